@@ -1,0 +1,151 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { TerabagError } from '../errors.js';
+import { type Plan, writePlan } from '../plan/plan.js';
+
+export interface LaunchOptions {
+  readonly bundle: string;
+  readonly logLevel?: string;
+  /** Listen on free ports of loopback instead of the plan's endpoints. */
+  readonly ephemeralPorts?: boolean;
+  /** Start a shard that dies again, after a growing pause; default true. */
+  readonly restart?: boolean;
+  readonly verify?: 'full' | 'size';
+  readonly onEvent?: (event: { readonly shard: string; readonly what: 'ready' | 'exited' | 'restarting'; readonly detail: string }) => void;
+}
+
+export interface Cluster {
+  /** The plan with the endpoints that the shards listen on. */
+  readonly plan: Plan;
+  readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
+  kill(name: string, signal: NodeJS.Signals): void;
+  /** Drains and ends all shards; those that do not end in 5 s are killed. */
+  stop(): Promise<void>;
+}
+
+const READY_MS = 300_000;
+const STOP_MS = 5_000;
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+const HEALTHY_MS = 10_000;
+
+/** Launches every shard of the plan as a process on this machine, and watches them. */
+export async function launchCluster(plan: Plan, options: LaunchOptions): Promise<Cluster> {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
+  const planPath = join(dir, 'plan.json');
+  await writePlan(planPath, plan);
+  const shards = plan.shards.map(({ name, endpoints }) => new ShardProcess(name, options.ephemeralPorts ? 'tcp://127.0.0.1:*' : (endpoints[0] ?? ''), planPath, options));
+  const stop = async (): Promise<void> => {
+    await Promise.all(shards.map((shard) => shard.stop()));
+    await rm(dir, { recursive: true, force: true });
+  };
+  try {
+    await Promise.all(shards.map((shard) => shard.start()));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return {
+    plan: { ...plan, shards: shards.map(({ name, endpoint }) => ({ name, endpoints: [endpoint] })) },
+    get shards() {
+      return shards.map(({ name, pid, endpoint }) => ({ name, pid, endpoint }));
+    },
+    kill: (name, signal) => {
+      const shard = shards.find((candidate) => candidate.name === name);
+      if (shard === undefined) throw new TerabagError('invalid_argument', `no such shard: ${name}`);
+      shard.kill(signal);
+    },
+    stop,
+  };
+}
+
+/** The command line that runs a shard: the compiled one, also when this file runs from source. */
+function cliPath(): string {
+  const beside = fileURLToPath(new URL('../cli/main.js', import.meta.url));
+  return existsSync(beside) ? beside : fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+}
+
+class ShardProcess {
+  #child: ChildProcess | null = null;
+  #stopping = false;
+  #pauseMs = FIRST_PAUSE_MS;
+  #restartTimer: NodeJS.Timeout | null = null;
+
+  constructor(
+    readonly name: string,
+    public endpoint: string,
+    private readonly planPath: string,
+    private readonly options: LaunchOptions,
+  ) {}
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
+  }
+
+  /** Resolves when the shard listens; rejects when it ends before. */
+  start(): Promise<void> {
+    const { bundle, logLevel = 'warn', verify = 'full' } = this.options;
+    const child = fork(cliPath(), ['shard', this.planPath, '--name', this.name, '--bundle', bundle, '--listen', this.endpoint, '--log-level', logLevel, '--verify', verify], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      execArgv: [],
+    });
+    this.#child = child;
+    const startedAt = performance.now();
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        child.kill('SIGKILL');
+        reject(new TerabagError('shard_unavailable', `shard was not ready in ${READY_MS / 1000} s: ${this.name}`, { shard: this.name }));
+      }, READY_MS);
+      child.on('message', (message: { ready?: boolean; endpoint?: string }) => {
+        if (message.ready !== true || message.endpoint === undefined) return;
+        clearTimeout(timer);
+        this.endpoint = message.endpoint;
+        this.options.onEvent?.({ shard: this.name, what: 'ready', detail: message.endpoint });
+        resolve();
+      });
+      child.once('error', (error) => reject(TerabagError.from(error)));
+      child.once('exit', (code, signal) => {
+        clearTimeout(timer);
+        const detail = signal ?? `code ${code}`;
+        this.options.onEvent?.({ shard: this.name, what: 'exited', detail });
+        reject(new TerabagError('shard_unavailable', `shard ended before it was ready: ${this.name}, ${detail}`, { shard: this.name }));
+        if (performance.now() - startedAt > HEALTHY_MS) this.#pauseMs = FIRST_PAUSE_MS;
+        if (this.endpoint.endsWith('*')) return;
+        this.#restartLater();
+      });
+    });
+  }
+
+  #restartLater(): void {
+    if (this.#stopping || this.options.restart === false) return;
+    this.options.onEvent?.({ shard: this.name, what: 'restarting', detail: `in ${this.#pauseMs} ms` });
+    this.#restartTimer = setTimeout(() => {
+      // A failed start ends in the exit handler, which tries again.
+      this.start().catch(() => undefined);
+    }, this.#pauseMs);
+    this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2);
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child?.kill(signal);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
+    const child = this.#child;
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
+      child.once('exit', () => {
+        clearTimeout(timer);
+        resolve();
+      });
+      child.kill('SIGTERM');
+    });
+  }
+}

@@ -1,0 +1,49 @@
+import { TerabagError } from '../errors.js';
+import type { ResolvedModel } from '../model/graph.js';
+import { type NativeDenseNet, type NativeWorkspace, native } from './native.js';
+
+/** A stage below this many multiply-adds per request takes less than about 40 us even at batch 1, and runs on the calling thread. */
+const SYNC_BUDGET_MACS = 400_000;
+
+/** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; stage 1 gives the scores. */
+export class DenseNet {
+  readonly #net: NativeDenseNet;
+  readonly #macsPerItem: [number, number] = [0, 0];
+
+  /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
+  constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>) {
+    const inputDims = [...model.dense.map((feature) => feature.dim), ...model.bags.map((bag) => bag.dim)];
+    const dims = [...inputDims, ...model.layers.map((layer) => layer.dim)];
+    const tensor = (name: string | null): Float32Array | null => {
+      if (name === null) return null;
+      const found = weights.get(name);
+      if (found === undefined) throw new TerabagError('bad_model', `no such tensor in dense.safetensors: ${name}`, { tensor: name });
+      return found.data;
+    };
+    const layers = model.layers.map((layer) => ({
+      op: layer.op, inputs: layer.inputs, dim: layer.dim, stage: layer.stage, activation: layer.activation, diagonal: layer.diagonal,
+      weight: tensor(layer.weight), bias: tensor(layer.bias),
+    }));
+    for (const layer of layers) {
+      const inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
+      this.#macsPerItem[layer.stage === 0 ? 0 : 1] += layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
+    }
+    try {
+      this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output);
+    } catch (error) {
+      throw TerabagError.from(error, 'bad_model');
+    }
+  }
+
+  /** Buffers of one request at a time; reuse it for the next. */
+  createWorkspace(): NativeWorkspace {
+    return this.#net.createWorkspace();
+  }
+
+  /** Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. */
+  run(workspace: NativeWorkspace, stage: 0 | 1, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): Promise<void> | undefined {
+    if (this.#macsPerItem[stage] * items > SYNC_BUDGET_MACS) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
+    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output);
+    return undefined;
+  }
+}

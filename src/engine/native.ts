@@ -1,0 +1,126 @@
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { TerabagError } from '../errors.js';
+
+/** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
+export interface NativeTable {
+  /** Index of the table in the model, as in segments. */
+  readonly table: number;
+  /** Part of a row-wise split: rows r with r mod parts == part. 0 of 1 when not split. */
+  readonly part: number;
+  readonly parts: number;
+  /** File that holds the rows; mapped read-only and shared between tables of the same path. */
+  readonly path: string;
+  /** Where file row 0 starts, bytes from the start of the file. */
+  readonly byteOffset: number;
+  /** Logical rows of this part. */
+  readonly rows: number;
+  readonly dim: number;
+  readonly format: 'fp32' | 'fp16' | 'bf16';
+  readonly firstRow: number;
+  readonly rowStep: number;
+}
+
+/**
+ * Pools whole requests. A batch of bags is:
+ * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 0 mean, bit 1 weighted);
+ * - indices: int32 or int64 (indexBytes 4 or 8) of all segments one after another;
+ * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
+ * - weights: float32 of the weighted segments only, one per index of these.
+ * All are byte views of any alignment. Everything is checked before memory is read through it.
+ * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly.
+ * Errors carry {status, segment, bag, position, value, limit}; position counts from the segment's first index.
+ */
+export interface NativeSparseEngine {
+  /** [sync] */
+  poolSync(segments: Uint8Array, indexBytes: number, indices: Uint8Array, offsets: Uint8Array, weights: Uint8Array | null, out: Float32Array): void;
+  /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. */
+  pool(segments: Uint8Array, indexBytes: number, indices: Uint8Array, offsets: Uint8Array, weights: Uint8Array | null, out: Float32Array): Promise<void>;
+  /** [sync] Refuses new work; memory is unmapped when running jobs have ended. */
+  close(): void;
+}
+
+export interface NativeStatusError extends Error {
+  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | closed */
+  readonly status: string;
+  readonly segment: number;
+  readonly bag: number;
+  readonly position: number;
+  readonly value: string;
+  readonly limit: string;
+}
+
+/** One layer; values are numbered: inputs first (dense features, then bags, in model order), then one per layer. */
+export interface NativeLayer {
+  readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum';
+  readonly inputs: readonly number[];
+  /** Output dim. */
+  readonly dim: number;
+  /** Layers of stage 0 run before the embeddings are there, those of stage 1 after. */
+  readonly stage: number;
+  readonly activation: 'none' | 'relu' | 'sigmoid';
+  /** dot_interaction: whether pairs (i, i) are part of the output. */
+  readonly diagonal: boolean;
+  /** fc: [dim, input dim] row-major, copied and packed. */
+  readonly weight: Float32Array | null;
+  /** fc: [dim], copied. */
+  readonly bias: Float32Array | null;
+}
+
+/** Runs the layers on batches. A value has 1 row (the same for every item) or `items` rows. */
+export interface NativeDenseNet {
+  /** [sync] Buffers of one request, reused from request to request. Not for two runs at once. */
+  createWorkspace(): NativeWorkspace;
+  /**
+   * Runs the layers of one stage. dense: the dense features' rows one after another; pooled: likewise the bags' (null in stage 0);
+   * perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (stage 1): [items, dim of the output] float32.
+   */
+  runSync(workspace: NativeWorkspace, stage: number, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): void;
+  run(workspace: NativeWorkspace, stage: number, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): Promise<void>;
+}
+
+export type NativeWorkspace = object;
+
+export interface NativeAddon {
+  /** Name of the kernels in use: scalar, avx2, avx512, neon. */
+  readonly isa: string;
+  availableKernels(): string[];
+  SparseEngine: new (tables: readonly NativeTable[]) => NativeSparseEngine;
+  /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
+  DenseNet: new (inputDims: readonly number[], numDense: number, layers: readonly NativeLayer[], output: number) => NativeDenseNet;
+}
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+const musl = process.platform === 'linux' && !(process.report?.getReport() as { header: { glibcVersionRuntime?: string } }).header.glibcVersionRuntime;
+
+function load(): NativeAddon {
+  const candidates = [
+    process.env['TERABAG_ADDON'],
+    join(root, 'native', 'build', 'Release', 'terabag.node'),
+    join(root, 'prebuilds', `${process.platform}-${process.arch}${musl ? '-musl' : ''}.node`),
+  ].filter((path) => path !== undefined);
+  const attempts: string[] = [];
+  const require = createRequire(import.meta.url);
+  for (const path of candidates) {
+    if (!existsSync(path)) {
+      attempts.push(`${path}: not there`);
+      continue;
+    }
+    try {
+      return require(path) as NativeAddon;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (message.includes('TERABAG_ISA')) throw new TerabagError('native_addon', message);
+      attempts.push(`${path}: ${message}`);
+    }
+  }
+  throw new TerabagError(
+    'native_addon',
+    `the native addon of terabag cannot be loaded on ${process.platform}-${process.arch}; build it with: npm rebuild terabag (in a checkout: npm run build:native), which needs a C++20 compiler and cmake (Debian: apt-get install g++ cmake). Tried:\n  ${attempts.join('\n  ')}`,
+  );
+}
+
+/** The addon, loaded once per environment. */
+export const native: NativeAddon = load();

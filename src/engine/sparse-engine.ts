@@ -1,0 +1,99 @@
+import { TerabagError } from '../errors.js';
+import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
+import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
+
+/** A mapped table with the name that errors use. */
+export interface EngineTable extends NativeTable {
+  readonly name: string;
+}
+
+/** A wake-up of another thread costs 20 to 55 us, so that jobs below this run on the calling thread. */
+const SYNC_BUDGET_NS = 40_000;
+/** One random row costs a memory access plus its bytes at about 16 bytes a nanosecond. */
+const lookupNs = (rowBytes: number): number => 15 + rowBytes / 16;
+
+/** A set of tables, or parts of tables, that pools whole requests. */
+export class SparseEngine {
+  readonly #engine: NativeSparseEngine;
+  readonly #tables = new Map<number, EngineTable>();
+  readonly #nsPerLookup: number;
+
+  /** Maps the tables; a file shorter than its table is refused (bad_table). */
+  constructor(tables: readonly EngineTable[]) {
+    for (const table of tables) this.#tables.set(table.table, table);
+    const rowBytes = tables.map((table) => table.dim * (table.format === 'fp32' ? 4 : 2));
+    this.#nsPerLookup = lookupNs(Math.max(0, ...rowBytes));
+    try {
+      this.#engine = new native.SparseEngine(tables);
+    } catch (error) {
+      throw TerabagError.from(error, 'bad_table');
+    }
+  }
+
+  /** Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table that is not here is refused. */
+  outputLength(segments: Uint8Array): number {
+    const view = new DataView(segments.buffer, segments.byteOffset, segments.byteLength);
+    const stride = SEGMENT_FIELDS * 4;
+    if (segments.byteLength % stride !== 0) {
+      throw new TerabagError('bad_message', `segments have a partial entry: ${segments.byteLength} bytes`, { bytes: segments.byteLength });
+    }
+    let length = 0;
+    for (let at = 0; at < segments.byteLength; at += stride) {
+      const id = view.getUint32(at, true);
+      const table = this.#tables.get(id);
+      if (table === undefined) throw new TerabagError('bad_message', `table is not on this shard: ${id}`, { table: id });
+      length += view.getUint32(at + 12, true) * table.dim;
+    }
+    return length;
+  }
+
+  /**
+   * Pools the batch into out (outputLength floats): [bags, dim] per segment, one after another. Small batches are done on return (undefined);
+   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles.
+   */
+  pool(batch: SparseBatch, out: Float32Array): Promise<void> | undefined {
+    const numIndices = batch.indices.byteLength / batch.indexBytes;
+    const estimate = numIndices * this.#nsPerLookup + out.length / 8;
+    if (estimate > SYNC_BUDGET_NS) {
+      return this.#engine
+        .pool(batch.segments, batch.indexBytes, batch.indices, batch.offsets, batch.weights, out)
+        .catch((error: unknown) => {
+          throw this.#named(error, batch.segments);
+        });
+    }
+    try {
+      this.#engine.poolSync(batch.segments, batch.indexBytes, batch.indices, batch.offsets, batch.weights, out);
+    } catch (error) {
+      throw this.#named(error, batch.segments);
+    }
+    return undefined;
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+
+  #named(error: unknown, segments: Uint8Array): TerabagError {
+    const native = error as Partial<NativeStatusError>;
+    if (native.status === undefined) return TerabagError.from(error);
+    const { status, segment = 0, bag = 0, position = 0, value = '', limit = '' } = native;
+    if (status !== 'index_out_of_range' && status !== 'bad_offsets') {
+      return new TerabagError(status === 'closed' ? 'closed' : 'bad_message', native.message ?? status, { status, segment, bag, position, value, limit });
+    }
+    const at = segment * SEGMENT_FIELDS * 4;
+    const view = new DataView(segments.buffer, segments.byteOffset, segments.byteLength);
+    const table = at + 4 <= segments.byteLength ? this.#tables.get(view.getUint32(at, true))?.name : undefined;
+    const name = table ?? `segment ${segment}`;
+    if (status === 'bad_offsets') {
+      return new TerabagError('bad_offsets', `offsets do not fit the indices for table: ${name}, bag ${bag}, offset ${value}, limit ${limit}`, { table: name, bag, value, limit });
+    }
+    return indexOutOfRange(name, bag, position, value, limit);
+  }
+}
+
+/** The error of every id that a table does not have, wherever it is found. */
+export function indexOutOfRange(table: string, bag: number, position: number, index: string, rows: string): TerabagError {
+  return new TerabagError('index_out_of_range', `index out of range for table: ${table}, bag ${bag}, position ${position}, index ${index}, rows ${rows}`, {
+    table, bag, position, index, rows,
+  });
+}

@@ -1,0 +1,44 @@
+/** What went wrong, as a stable word that programs can test for. */
+export type ErrorCode =
+  | 'invalid_argument'
+  | 'index_out_of_range'
+  | 'bad_offsets'
+  | 'bad_model'
+  | 'bad_table'
+  | 'bad_plan'
+  | 'checksum_mismatch'
+  | 'model_mismatch'
+  | 'does_not_fit'
+  | 'deadline_exceeded'
+  | 'aborted'
+  | 'overloaded'
+  | 'draining'
+  | 'shard_unavailable'
+  | 'bad_message'
+  | 'closed'
+  | 'native_addon'
+  | 'internal';
+
+/** Fields that locate an error: table, bag, position, shard, path... Plain JSON values, so that they travel on the wire. */
+export type ErrorDetails = Readonly<Record<string, string | number | boolean>>;
+
+/** The one error class of Terabag. The message ends with the run-time values. */
+export class TerabagError extends Error {
+  override readonly name = 'TerabagError';
+
+  constructor(
+    readonly code: ErrorCode,
+    message: string,
+    readonly details: ErrorDetails = {},
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+
+  /** Wraps anything thrown; a TerabagError passes through unchanged. */
+  static from(thrown: unknown, code: ErrorCode = 'internal'): TerabagError {
+    if (thrown instanceof TerabagError) return thrown;
+    const message = thrown instanceof Error ? thrown.message : String(thrown);
+    return new TerabagError(code, message, {}, { cause: thrown });
+  }
+}

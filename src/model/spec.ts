@@ -1,0 +1,63 @@
+import { z } from 'zod';
+
+/**
+ * model.json. A model has dense features, tables, and nets that run in order. A net is a list of named layers; embedding bags are layers
+ * that read ids of the request from one table. A layer reads dense features and earlier layers of this net or of earlier nets, by name.
+ */
+const name = z.string().min(1).max(256);
+const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+const dim = z.number().int().min(1).max(65_536);
+
+export const tableSchema = z.strictObject({
+  name,
+  rows: count,
+  dim,
+  format: z.enum(['fp32', 'fp16', 'bf16']),
+  /** Path of the safetensors file, relative to the bundle, inside it. */
+  file: z.string().min(1),
+  tensor: z.string().min(1),
+});
+
+const embeddingBagSchema = z.strictObject({
+  type: z.literal('embedding_bag'), name, table: name,
+  pooling: z.enum(['sum', 'mean']).default('sum'),
+  weighted: z.boolean().default(false),
+});
+const fcSchema = z.strictObject({
+  type: z.literal('fc'), name, input: name,
+  /** Tensor [out, in] F32 of dense.safetensors; bias [out] or null. */
+  weight: z.string().min(1), bias: z.string().min(1).nullable().default(null),
+  activation: z.enum(['none', 'relu', 'sigmoid']).default('none'),
+});
+const dotInteractionSchema = z.strictObject({
+  /** Concat of the first input with the dot products of all pairs, row-major lower triangle; diagonal adds the pairs (i, i). */
+  type: z.literal('dot_interaction'), name, inputs: z.array(name).min(2), diagonal: z.boolean().default(false),
+});
+const concatSchema = z.strictObject({ type: z.literal('concat'), name, inputs: z.array(name).min(1) });
+const sumSchema = z.strictObject({ type: z.literal('sum'), name, inputs: z.array(name).min(1) });
+export const layerSchema = z.discriminatedUnion('type', [embeddingBagSchema, fcSchema, dotInteractionSchema, concatSchema, sumSchema]);
+
+export const fileSchema = z.strictObject({
+  bytes: count,
+  /** zlib's crc32 of each chunk of 64 MiB, 8 lower-case hex digits. */
+  crc32: z.array(z.string().regex(/^[0-9a-f]{8}$/)).min(1),
+});
+
+export const modelSchema = z.strictObject({
+  terabag: z.literal(1),
+  name,
+  version: z.string().min(1),
+  dense: z.array(z.strictObject({ name, dim })),
+  tables: z.array(tableSchema),
+  nets: z.array(z.strictObject({ name, layers: z.array(layerSchema).min(1) })).min(1),
+  /** The layer whose value is returned as scores. */
+  output: name,
+  /** By path relative to the bundle. */
+  files: z.record(z.string(), fileSchema),
+});
+
+export type ModelSpec = z.output<typeof modelSchema>;
+export type TableSpec = z.output<typeof tableSchema>;
+export type LayerSpec = z.output<typeof layerSchema>;
+export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;
+export type FileSpec = z.output<typeof fileSchema>;

@@ -1,0 +1,82 @@
+import { TerabagError } from '../errors.js';
+import type { PredictOptions } from './predictor.js';
+import { Scratch } from './scratch.js';
+
+const DEFAULT_DEADLINE_MS = 1000;
+
+/** Lets a bounded number of requests in, lends each a scratch, and ends each by its deadline. */
+export class Admission<T> {
+  readonly #idle: { scratch: Scratch; extra: T }[] = [];
+  #inFlight = 0;
+  #closed = false;
+  #drained: (() => void) | null = null;
+  readonly counts = { requests: 0, errors: 0 };
+
+  constructor(
+    private readonly maxInFlight: number,
+    private readonly makeExtra: () => T,
+  ) {}
+
+  /**
+   * Runs work with a scratch. The caller's promise settles by the deadline or the abort; the scratch returns to the pool only when work
+   * itself has ended, since native threads may still read it.
+   */
+  async run<R>(options: PredictOptions, work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>): Promise<R> {
+    this.counts.requests++;
+    const deadlineMs = options.deadlineMs ?? DEFAULT_DEADLINE_MS;
+    const { signal } = options;
+    try {
+      if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
+      if (!(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1) throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
+      if (signal?.aborted) throw new TerabagError('aborted', 'the request was aborted', {}, { cause: signal.reason });
+      if (this.#inFlight >= this.maxInFlight) {
+        throw new TerabagError('overloaded', `too many requests in flight: ${this.#inFlight}; raise maxInFlight or send fewer`, { inFlight: this.#inFlight });
+      }
+      return await this.#bounded(deadlineMs, signal, work);
+    } catch (error) {
+      this.counts.errors++;
+      throw TerabagError.from(error);
+    }
+  }
+
+  #bounded<R>(deadlineMs: number, signal: AbortSignal | undefined, work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>): Promise<R> {
+    const lent = this.#idle.pop() ?? { scratch: new Scratch(), extra: this.makeExtra() };
+    this.#inFlight++;
+    return new Promise<R>((resolve, reject) => {
+      const onAbort = (): void => settle(() => reject(new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason })));
+      // Shards that are away name themselves a moment before this last resort.
+      const timer = setTimeout(() => settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }))), deadlineMs);
+      const settle = (end: () => void): void => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', onAbort);
+        end();
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
+      work(lent.scratch, lent.extra, performance.now() + deadlineMs).then(
+        (result) => this.#return(lent, () => settle(() => resolve(result))),
+        (error: unknown) => this.#return(lent, () => settle(() => reject(error))),
+      );
+    });
+  }
+
+  #return(lent: { scratch: Scratch; extra: T }, then: () => void): void {
+    this.#idle.push(lent);
+    this.#inFlight--;
+    then();
+    if (this.#inFlight === 0) this.#drained?.();
+  }
+
+  /** Refuses new requests and waits for those in flight. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        this.#drained = resolve;
+      });
+    }
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+}

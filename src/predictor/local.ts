@@ -1,0 +1,77 @@
+import { DenseNet } from '../engine/dense-net.js';
+import type { NativeWorkspace } from '../engine/native.js';
+import { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables } from '../engine/tables.js';
+import type { Bundle } from '../model/bundle.js';
+import { openBundle } from '../model/bundle.js';
+import type { ResolvedModel } from '../model/graph.js';
+import { Admission } from './admission.js';
+import { gatherPooled } from './gather.js';
+import { Partitioner } from './partition.js';
+import type { PredictOptions, Prediction, Predictor, PredictRequest } from './predictor.js';
+import { checkRequest } from './request.js';
+import { bytesOf } from './scratch.js';
+
+export interface LocalOptions {
+  /** full (default) checks the checksums of all files. */
+  readonly verify?: 'full' | 'size';
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Requests beyond are refused as overloaded; default 1024. */
+  readonly maxInFlight?: number;
+}
+
+/** Opens a bundle in this process: the singular predictor, all tables here. */
+export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
+  const { verify = 'full', onProgress } = options;
+  const bundle = await openBundle(bundleDir, { verify, ...(onProgress && { onProgress }) });
+  return new LocalPredictor(bundle, bundle.model as ResolvedModel, options.maxInFlight ?? 1024);
+}
+
+class LocalPredictor implements Predictor {
+  readonly modelHash: string;
+  readonly #model: ResolvedModel;
+  readonly #engine: SparseEngine;
+  readonly #net: DenseNet;
+  readonly #partitioner: Partitioner;
+  readonly #admission: Admission<NativeWorkspace>;
+
+  constructor(bundle: Bundle, model: ResolvedModel, maxInFlight: number) {
+    this.modelHash = bundle.hash;
+    this.#model = model;
+    this.#engine = new SparseEngine(engineTables(bundle, () => [{ part: 0, parts: 1 }]));
+    this.#net = new DenseNet(model, bundle.dense);
+    this.#partitioner = new Partitioner(model, [model.bags.map((_, bag) => ({ bag, part: 0, parts: 1 }))]);
+    this.#admission = new Admission(maxInFlight, () => this.#net.createWorkspace());
+  }
+
+  predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
+    return this.#admission.run(options, async (scratch, workspace) => {
+      const model = this.#model;
+      const checked = checkRequest(model, request, scratch);
+      const { items, perItem, dense } = checked;
+      const scores = new Float32Array(items * model.outputDim);
+      const partitions = this.#partitioner.partition(checked, scratch);
+      const [partition = null] = partitions;
+      let answer: Float32Array | null = null;
+      if (partition !== null) {
+        answer = scratch.f32('answer', this.#engine.outputLength(partition.batch.segments));
+        await this.#engine.pool(partition.batch, answer);
+      }
+      if (items > 0) {
+        await this.#net.run(workspace, 0, items, perItem, dense, null, null);
+        const pooled = gatherPooled(model, checked, partitions, [answer === null ? null : bytesOf(answer)], scratch);
+        await this.#net.run(workspace, 1, items, perItem, dense, pooled, scores);
+      }
+      return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
+    });
+  }
+
+  stats(): Readonly<Record<string, number>> {
+    return { ...this.#admission.counts, inFlight: this.#admission.inFlight };
+  }
+
+  async close(): Promise<void> {
+    await this.#admission.close();
+    this.#engine.close();
+  }
+}

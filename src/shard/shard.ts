@@ -1,0 +1,165 @@
+import type { Logger } from 'pino';
+import { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables } from '../engine/tables.js';
+import { TerabagError } from '../errors.js';
+import { openBundle } from '../model/bundle.js';
+import { checkPlan, type Plan } from '../plan/plan.js';
+import { decodeClientMessage, encodeShardMessage } from '../wire/codec.js';
+import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
+import { MAX_MESSAGE_BYTES, type ServerTransport } from '../wire/transport.js';
+import { listenZeromq } from '../wire/zeromq.js';
+
+export interface ShardOptions {
+  readonly plan: Plan;
+  /** Name of the shard in the plan. */
+  readonly shard: string;
+  readonly bundle: string;
+  /** Listens here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port. */
+  readonly endpoint?: string;
+  readonly log: Logger;
+  readonly verify?: 'full' | 'size';
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Requests beyond are answered with overloaded; default 1024. */
+  readonly maxInFlight?: number;
+}
+
+/** Opens the shard's tables, listens, and serves until drained. */
+export async function startShard(options: ShardOptions): Promise<Shard> {
+  const { plan, shard, bundle: dir, verify = 'full', onProgress } = options;
+  const placed = plan.shards.find(({ name }) => name === shard);
+  if (placed === undefined) {
+    throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, { shard });
+  }
+  const mine = new Map(plan.tables.map(({ table, parts }) => [table, parts.flatMap((name, part) => (name === shard ? [{ part, parts: parts.length }] : []))]));
+  const tables = new Set([...mine].filter(([, parts]) => parts.length > 0).map(([table]) => table));
+  const bundle = await openBundle(dir, { verify, tables, dense: false, ...(onProgress && { onProgress }) });
+  checkPlan(plan, bundle.spec, bundle.hash);
+  const engine = new SparseEngine(engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []));
+  const running = new Shard(shard, bundle.hash, engine, options.maxInFlight ?? 1024, options.log);
+  try {
+    await running.listen(options.endpoint ?? placed.endpoints[0] ?? '');
+  } catch (error) {
+    engine.close();
+    throw error;
+  }
+  options.log.info({ shard, endpoint: running.endpoint, tables: tables.size, model: bundle.spec.name, hash: bundle.hash }, 'ready');
+  return running;
+}
+
+/** A sparse shard: holds tables, pools, answers; keeps no state of a request after its answer. */
+export class Shard {
+  state: ShardState = 'ready';
+  #transport: ServerTransport | null = null;
+  #inFlight = 0;
+  #idle: (() => void) | null = null;
+  readonly #startedAt = performance.now();
+  readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, undeliverable: 0 };
+
+  constructor(
+    private readonly name: string,
+    private readonly modelHash: string,
+    private readonly engine: SparseEngine,
+    private readonly maxInFlight: number,
+    private readonly log: Logger,
+  ) {}
+
+  get endpoint(): string {
+    return this.#transport?.endpoint ?? '';
+  }
+
+  async listen(endpoint: string): Promise<void> {
+    this.#transport = await listenZeromq(endpoint, (peer, bytes) => this.#receive(peer, bytes));
+  }
+
+  /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
+  async drain(ms: number): Promise<void> {
+    this.state = 'draining';
+    this.log.info({ inFlight: this.#inFlight }, 'draining');
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, ms);
+        this.#idle = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    await this.#transport?.close();
+    this.engine.close();
+    this.log.info(this.#counts, 'closed');
+  }
+
+  #receive(peer: Uint8Array, bytes: Uint8Array): void {
+    const receivedAt = performance.now();
+    let message: ClientMessage;
+    try {
+      message = decodeClientMessage(bytes);
+    } catch (error) {
+      // Without an id nobody can be answered.
+      this.#counts.malformed++;
+      this.log.warn({ reason: TerabagError.from(error).message }, 'malformed message');
+      return;
+    }
+    switch (message.kind) {
+      case 'hello':
+        this.#reply(peer, { kind: 'welcome', shard: this.name, modelHash: this.modelHash, state: this.state });
+        return;
+      case 'ping':
+        this.#reply(peer, { kind: 'pong', id: message.id, state: this.state });
+        return;
+      case 'stats':
+        this.#reply(peer, { kind: 'stats', id: message.id, stats: this.stats() });
+        return;
+      case 'pool':
+        this.#serve(peer, message, receivedAt);
+    }
+  }
+
+  #serve(peer: Uint8Array, message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): void {
+    this.#counts.requests++;
+    this.#inFlight++;
+    this.#pool(message, receivedAt)
+      .then(
+        (answer) => this.#reply(peer, answer),
+        (thrown: unknown) => {
+          this.#counts.errors++;
+          const { code, message: text, details } = TerabagError.from(thrown);
+          this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
+        },
+      )
+      .finally(() => {
+        this.#inFlight--;
+        if (this.#inFlight === 0) this.#idle?.();
+      });
+  }
+
+  async #pool(message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): Promise<ShardMessage> {
+    if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${this.name}`);
+    if (this.#inFlight > this.maxInFlight) throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
+    const { batch, id, remainingMs } = message;
+    const length = this.engine.outputLength(batch.segments);
+    if (length * 4 > MAX_MESSAGE_BYTES) throw new TerabagError('bad_message', `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_MESSAGE_BYTES}`);
+    const out = new Float32Array(length);
+    await this.engine.pool(batch, out);
+    const serviceMs = performance.now() - receivedAt;
+    if (serviceMs > remainingMs) {
+      this.#counts.expired++;
+      throw new TerabagError('deadline_exceeded', `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`);
+    }
+    return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer) };
+  }
+
+  #reply(peer: Uint8Array, message: ShardMessage): void {
+    void this.#transport?.send(peer, encodeShardMessage(message)).then((delivered) => {
+      if (!delivered) this.#counts.undeliverable++;
+    });
+  }
+
+  stats(): ShardStats {
+    const { user, system } = process.cpuUsage();
+    return {
+      shard: this.name, model: this.modelHash, state: this.state, uptimeMs: performance.now() - this.#startedAt, ...this.#counts,
+      inFlight: this.#inFlight, cpuUserUs: user, cpuSystemUs: system, rssBytes: process.memoryUsage.rss(),
+    };
+  }
+}

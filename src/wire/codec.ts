@@ -1,0 +1,161 @@
+import { Packr } from 'msgpackr';
+import { TerabagError } from '../errors.js';
+import { type ClientMessage, type ShardMessage, type ShardStats, WIRE_VERSION } from './messages.js';
+
+/** No message has more fields; a longer array is refused before it is decoded, so that a lying length reserves nothing. */
+const MAX_FIELDS = 12;
+const FIXARRAY = 0x90;
+const packr = new Packr({ useRecords: false, moreTypes: false });
+
+/** Binaries have to be Buffers: other typed arrays would be encoded element by element. */
+const binary = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
+function malformed(field: string, expected: string): TerabagError {
+  return new TerabagError('bad_message', `malformed message: ${field} has to be ${expected}`, { field });
+}
+
+class Fields {
+  #at = 2;
+  constructor(private readonly values: readonly unknown[]) {}
+
+  text(field: string): string {
+    const value = this.values[this.#at++];
+    if (typeof value !== 'string') throw malformed(field, 'a string');
+    return value;
+  }
+  oneOf<T extends string>(field: string, words: readonly T[]): T {
+    const value = this.text(field);
+    const word = words.find((candidate) => candidate === value);
+    if (word === undefined) throw malformed(field, `one of ${words.join(', ')}`);
+    return word;
+  }
+  number(field: string): number {
+    const value = this.values[this.#at++];
+    if (typeof value !== 'number' || !Number.isFinite(value) || value < 0) throw malformed(field, 'a number, 0 or more');
+    return value;
+  }
+  id(): number {
+    const value = this.number('id');
+    if (!Number.isSafeInteger(value)) throw malformed('id', 'a safe integer');
+    return value;
+  }
+  bytes(field: string): Uint8Array {
+    const value = this.values[this.#at++];
+    if (!(value instanceof Uint8Array)) throw malformed(field, 'a binary');
+    return value;
+  }
+  bytesOrNull(field: string): Uint8Array | null {
+    return this.values[this.#at] === null ? (this.#at++, null) : this.bytes(field);
+  }
+  record(field: string): Record<string, string | number | boolean> {
+    const value = this.values[this.#at++];
+    if (typeof value !== 'object' || value === null || Array.isArray(value) || value instanceof Uint8Array) throw malformed(field, 'a map');
+    for (const entry of Object.values(value)) {
+      if (!['string', 'number', 'boolean'].includes(typeof entry)) throw malformed(field, 'a map of strings, numbers and booleans');
+    }
+    return value as Record<string, string | number | boolean>;
+  }
+  end(): void {
+    if (this.#at !== this.values.length) throw malformed('fields', `${this.#at}, not ${this.values.length}`);
+  }
+}
+
+function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
+  const first = bytes[0];
+  if (first === undefined || first < FIXARRAY + 2 || first > FIXARRAY + MAX_FIELDS) throw malformed('message', 'a short msgpack array');
+  let values: unknown;
+  try {
+    values = packr.unpack(binary(bytes));
+  } catch (error) {
+    throw new TerabagError('bad_message', `malformed message: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  if (!Array.isArray(values)) throw malformed('message', 'an array');
+  if (values[0] !== WIRE_VERSION) {
+    throw new TerabagError('bad_message', `message of another version: ${String(values[0])}, this side speaks ${WIRE_VERSION}`);
+  }
+  return { kind: values[1], fields: new Fields(values) };
+}
+
+export function encodeClientMessage(message: ClientMessage): Buffer {
+  switch (message.kind) {
+    case 'hello':
+      return packr.pack([WIRE_VERSION, 'hello', message.modelHash]);
+    case 'pool': {
+      const { segments, indexBytes, indices, offsets, weights } = message.batch;
+      return packr.pack([
+        WIRE_VERSION, 'pool', message.id, message.remainingMs, indexBytes, binary(segments), binary(indices), binary(offsets), weights === null ? null : binary(weights),
+      ]);
+    }
+    case 'ping':
+    case 'stats':
+      return packr.pack([WIRE_VERSION, message.kind, message.id]);
+  }
+}
+
+/** Binaries of the result alias the given bytes. */
+export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
+  const { kind, fields } = open(bytes);
+  const message = ((): ClientMessage => {
+    switch (kind) {
+      case 'hello':
+        return { kind, modelHash: fields.text('modelHash') };
+      case 'pool': {
+        const id = fields.id();
+        const remainingMs = fields.number('remainingMs');
+        const indexBytes = fields.number('indexBytes');
+        if (indexBytes !== 4 && indexBytes !== 8) throw malformed('indexBytes', '4 or 8');
+        return {
+          kind, id, remainingMs,
+          batch: { indexBytes, segments: fields.bytes('segments'), indices: fields.bytes('indices'), offsets: fields.bytes('offsets'), weights: fields.bytesOrNull('weights') },
+        };
+      }
+      case 'ping':
+      case 'stats':
+        return { kind, id: fields.id() };
+      default:
+        throw malformed('kind', 'hello, pool, ping or stats');
+    }
+  })();
+  fields.end();
+  return message;
+}
+
+export function encodeShardMessage(message: ShardMessage): Buffer {
+  switch (message.kind) {
+    case 'welcome':
+      return packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state]);
+    case 'pooled':
+      return packr.pack([WIRE_VERSION, 'pooled', message.id, message.serviceUs, binary(message.pooled)]);
+    case 'error':
+      return packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details]);
+    case 'pong':
+      return packr.pack([WIRE_VERSION, 'pong', message.id, message.state]);
+    case 'stats':
+      return packr.pack([WIRE_VERSION, 'stats', message.id, message.stats]);
+  }
+}
+
+const STATES = ['ready', 'draining'] as const;
+
+/** Binaries of the result alias the given bytes. */
+export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
+  const { kind, fields } = open(bytes);
+  const message = ((): ShardMessage => {
+    switch (kind) {
+      case 'welcome':
+        return { kind, shard: fields.text('shard'), modelHash: fields.text('modelHash'), state: fields.oneOf('state', STATES) };
+      case 'pooled':
+        return { kind, id: fields.id(), serviceUs: fields.number('serviceUs'), pooled: fields.bytes('pooled') };
+      case 'error':
+        return { kind, id: fields.id(), code: fields.text('code'), message: fields.text('message'), details: fields.record('details') };
+      case 'pong':
+        return { kind, id: fields.id(), state: fields.oneOf('state', STATES) };
+      case 'stats':
+        return { kind, id: fields.id(), stats: fields.record('stats') as unknown as ShardStats };
+      default:
+        throw malformed('kind', 'welcome, pooled, error, pong or stats');
+    }
+  })();
+  fields.end();
+  return message;
+}

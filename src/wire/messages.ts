@@ -1,0 +1,41 @@
+import type { SparseBatch } from '../engine/sparse-batch.js';
+
+/**
+ * What travels between main shard and sparse shard: one msgpack array per message, [version, kind, ...fields].
+ * Tensors are little-endian binaries of any alignment. No sockets here.
+ */
+export const WIRE_VERSION = 1;
+
+export type ShardState = 'ready' | 'draining';
+
+export type ClientMessage =
+  /** Opens a connection: which model and plan the main shard serves. */
+  | { readonly kind: 'hello'; readonly modelHash: string }
+  /** remainingMs: what is left of the deadline when it was sent. */
+  | { readonly kind: 'pool'; readonly id: number; readonly remainingMs: number; readonly batch: SparseBatch }
+  | { readonly kind: 'ping'; readonly id: number }
+  | { readonly kind: 'stats'; readonly id: number };
+
+export interface ShardStats {
+  readonly shard: string;
+  readonly model: string;
+  readonly state: ShardState;
+  readonly uptimeMs: number;
+  readonly requests: number;
+  readonly errors: number;
+  readonly malformed: number;
+  readonly expired: number;
+  readonly undeliverable: number;
+  readonly inFlight: number;
+  readonly cpuUserUs: number;
+  readonly cpuSystemUs: number;
+  readonly rssBytes: number;
+}
+
+export type ShardMessage =
+  | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
+  /** pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. */
+  | { readonly kind: 'pooled'; readonly id: number; readonly serviceUs: number; readonly pooled: Uint8Array }
+  | { readonly kind: 'error'; readonly id: number; readonly code: string; readonly message: string; readonly details: Readonly<Record<string, string | number | boolean>> }
+  | { readonly kind: 'pong'; readonly id: number; readonly state: ShardState }
+  | { readonly kind: 'stats'; readonly id: number; readonly stats: ShardStats };
