@@ -1,15 +1,61 @@
+import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { TerabagError } from '../errors.js';
+import type { ModelSpec } from '../model/spec.js';
+import { writeFileAtomic } from '../tables/atomic.js';
 
 const name = z.string().min(1).max(256);
+const endpoint = z.string().regex(/^(tcp|ipc):\/\/.+/, 'has to be tcp://host:port or ipc://path');
 
 /** The plan file: which shard holds which table, or which part of a row-wise split table. The source of truth; nothing is elected at run time. */
 export const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
-  /** One endpoint today; replicas are further endpoints of the same shard. */
-  shards: z.array(z.strictObject({ name, endpoints: z.array(z.string().regex(/^(tcp|ipc):\/\/.+/)).length(1, 'exactly one endpoint per shard: replicas are not served yet') })).min(1),
+  shards: z.array(z.strictObject({ name, endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet') })).min(1),
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
 });
 export type Plan = z.output<typeof planSchema>;
+
+const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
+
+export async function readPlan(path: string): Promise<Plan> {
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'));
+  } catch (error) {
+    throw new TerabagError('bad_plan', `plan cannot be read: ${path}, ${error instanceof Error ? error.message : String(error)}`, { path }, { cause: error });
+  }
+  const parsed = planSchema.safeParse(json);
+  if (!parsed.success) throw bad(`plan: ${parsed.error.issues[0]?.path.join('.') || 'root'}: ${parsed.error.issues[0]?.message}: ${path}`);
+  return parsed.data;
+}
+
+export async function writePlan(path: string, plan: Plan): Promise<void> {
+  await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);
+}
+
+/** Refuses a plan of another model, and one that does not place every table exactly once. */
+export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
+  if (plan.model.hash !== hash) {
+    throw new TerabagError('model_mismatch', `plan is of another model: ${plan.model.name} ${plan.model.version} (${plan.model.hash.slice(0, 12)}), the bundle is ${spec.name} ${spec.version} (${hash.slice(0, 12)}); plan again`);
+  }
+  const shards = new Set(plan.shards.map((shard) => shard.name));
+  if (shards.size !== plan.shards.length) throw bad('plan: shard names have to differ');
+  if (new Set(plan.shards.flatMap(({ endpoints }) => endpoints)).size !== plan.shards.length) throw bad('plan: endpoints have to differ');
+  const placed = new Set<string>();
+  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  for (const { table, parts } of plan.tables) {
+    const known = tables.get(table);
+    if (known === undefined) throw bad(`plan: places a table that the model does not have: ${table}`);
+    if (placed.has(table)) throw bad(`plan: places a table twice: ${table}`);
+    placed.add(table);
+    const unknown = parts.find((part) => !shards.has(part));
+    if (unknown !== undefined) throw bad(`plan: table ${table} is on a shard that the plan does not have: ${unknown}`);
+    if (new Set(parts).size !== parts.length) throw bad(`plan: two parts of a table are on one shard: ${table}`);
+    if (parts.length > known.rows) throw bad(`plan: table has fewer rows than parts: ${table}, rows ${known.rows}, parts ${parts.length}`);
+  }
+  const missed = spec.tables.find((table) => !placed.has(table.name));
+  if (missed !== undefined) throw bad(`plan: misses a table: ${missed.name}`);
+}

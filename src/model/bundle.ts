@@ -1,0 +1,149 @@
+import { readFile, stat } from 'node:fs/promises';
+import { isAbsolute, join, normalize } from 'node:path';
+import { TerabagError } from '../errors.js';
+import { writeFileAtomic } from '../tables/atomic.js';
+import { CHUNK_BYTES, checksumFile } from '../tables/checksum.js';
+import { readSafetensorsHeader, readTensor } from '../tables/safetensors.js';
+import { type ResolvedModel, resolveModel } from './graph.js';
+import { modelHash } from './hash.js';
+import { type FileSpec, type ModelSpec, modelSchema, type TableSpec } from './spec.js';
+
+export const DENSE_FILE = 'dense.safetensors';
+const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
+
+export interface OpenTable {
+  readonly spec: TableSpec;
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly rowBytes: number;
+  readonly bytes: number;
+}
+
+export interface Bundle {
+  readonly dir: string;
+  readonly spec: ModelSpec;
+  readonly hash: string;
+  /** Null when opened without the dense weights. */
+  readonly model: ResolvedModel | null;
+  readonly dense: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
+  /** Aligned with spec.tables; null where not opened. */
+  readonly tables: readonly (OpenTable | null)[];
+}
+
+export interface OpenOptions {
+  /** full (default): lengths and checksums; size: lengths only. */
+  readonly verify?: 'full' | 'size';
+  /** Only these tables; default all. */
+  readonly tables?: ReadonlySet<string>;
+  /** Whether the dense weights are read; default true. */
+  readonly dense?: boolean;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
+export async function readModelSpec(dir: string): Promise<ModelSpec> {
+  const path = join(dir, 'model.json');
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    throw new TerabagError('bad_model', `no bundle here, model.json cannot be read (${error.code}): ${path}`, { path }, { cause: error });
+  });
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new TerabagError('bad_model', `model.json is not JSON: ${path}`, { path }, { cause: error });
+  }
+  const parsed = modelSchema.safeParse(json);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const at = issue?.path.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`)).join('') ?? '';
+    throw new TerabagError('bad_model', `model.json: ${at.replace(/^\./, '') || 'root'}: ${issue?.message}`, { path: at });
+  }
+  return parsed.data;
+}
+
+/** Writes model.json, the last file of a bundle: before it there is no bundle. */
+export async function writeModelJson(dir: string, spec: ModelSpec): Promise<void> {
+  await writeFileAtomic(join(dir, 'model.json'), `${JSON.stringify(spec, null, 2)}\n`);
+}
+
+/** Opens and checks a bundle's files; nothing of the tables is read into memory. */
+export async function openBundle(dir: string, options: OpenOptions = {}): Promise<Bundle> {
+  const spec = await readModelSpec(dir);
+  const wanted = spec.tables.filter(({ name }) => options.tables?.has(name) ?? true);
+  const files = new Set(wanted.map(({ file }) => file));
+  if (options.dense !== false) files.add(DENSE_FILE);
+  await checkFiles(dir, spec, [...files], options);
+  const tables: (OpenTable | null)[] = [];
+  for (const table of spec.tables) tables.push(wanted.includes(table) ? await openTable(dir, table) : null);
+  const dense = options.dense === false ? new Map<string, { shape: readonly number[]; data: Float32Array }>() : await readDense(dir);
+  const shapes = new Map([...dense].map(([name, { shape }]) => [name, shape]));
+  return { dir, spec, hash: modelHash(spec), model: options.dense === false ? null : resolveModel(spec, shapes), dense, tables };
+}
+
+/** Checks every file and returns what is wrong, one line per file. */
+export async function verifyBundle(dir: string, onProgress?: OpenOptions['onProgress']): Promise<string[]> {
+  const spec = await readModelSpec(dir);
+  const problems: string[] = [];
+  const total = Object.values(spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
+  let before = 0;
+  for (const [file, { bytes }] of Object.entries(spec.files)) {
+    const base = before;
+    await checkFiles(dir, spec, [file], onProgress ? { onProgress: (done) => onProgress(base + done, total) } : {}).catch((error: unknown) => problems.push(TerabagError.from(error).message));
+    before += bytes;
+  }
+  if (problems.length === 0) await openBundle(dir, { verify: 'size' }).catch((error: unknown) => problems.push(TerabagError.from(error).message));
+  return problems;
+}
+
+function pathInside(dir: string, file: string): string {
+  const clean = normalize(file);
+  if (isAbsolute(clean) || clean.startsWith('..')) throw new TerabagError('bad_model', `file has to lie inside the bundle: ${file}`, { file });
+  return join(dir, clean);
+}
+
+async function checkFiles(dir: string, spec: ModelSpec, files: readonly string[], options: OpenOptions): Promise<void> {
+  const listed = files.map((file): [string, FileSpec] => {
+    const entry = Object.hasOwn(spec.files, file) ? spec.files[file] : undefined;
+    if (entry === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${file}`, { file });
+    return [file, entry];
+  });
+  const total = listed.reduce((sum, [, { bytes }]) => sum + bytes, 0);
+  let done = 0;
+  for (const [file, expected] of listed) {
+    const path = pathInside(dir, file);
+    const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
+      throw new TerabagError('bad_table', `file of the bundle is missing (${error.code}): ${path}`, { file }, { cause: error });
+    });
+    if (info.size !== expected.bytes) throw new TerabagError('bad_table', `file has another length than model.json says (truncated?): ${path}, ${info.size} bytes, expected ${expected.bytes}`, { file });
+    if (options.verify === 'size') continue;
+    const found = await checksumFile(path, (bytes) => {
+      done += bytes;
+      options.onProgress?.(done, total);
+    });
+    const chunk = found.crc32.findIndex((value, index) => value !== expected.crc32[index]);
+    if (chunk >= 0 || found.crc32.length !== expected.crc32.length) {
+      throw new TerabagError('checksum_mismatch', `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found.crc32[chunk]}, expected ${expected.crc32[chunk]}`, { file, chunk });
+    }
+  }
+}
+
+async function openTable(dir: string, spec: TableSpec): Promise<OpenTable> {
+  const path = pathInside(dir, spec.file);
+  const header = await readSafetensorsHeader(path);
+  const tensor = header.tensors.get(spec.tensor);
+  const wrong = (what: string): TerabagError => new TerabagError('bad_table', `table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });
+  if (tensor === undefined) throw wrong(`no tensor ${spec.tensor} in the file, it has ${[...header.tensors.keys()].join(', ')}`);
+  const { dtype, shape } = tensor;
+  if (dtype !== DTYPES[spec.format]) throw wrong(`tensor is ${dtype}, model.json says ${spec.format}`);
+  if (shape.length !== 2 || shape[0] !== spec.rows || shape[1] !== spec.dim) throw wrong(`tensor is ${shape.join('x')}, model.json says ${spec.rows}x${spec.dim}`);
+  return { spec, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / spec.rows, bytes: tensor.bytes };
+}
+
+async function readDense(dir: string): Promise<Map<string, { shape: readonly number[]; data: Float32Array }>> {
+  const header = await readSafetensorsHeader(join(dir, DENSE_FILE));
+  const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
+  for (const [name, tensor] of header.tensors) {
+    if (tensor.dtype !== 'F32') throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}`, { tensor: name });
+    tensors.set(name, { shape: tensor.shape, data: new Float32Array((await readTensor(header, tensor)).buffer) });
+  }
+  return tensors;
+}
