@@ -28,13 +28,17 @@ export class ChunkedCrc32 {
   }
 
   #closeChunk(): void {
-    this.#chunks.push((this.#value >>> 0).toString(16).padStart(8, '0'));
+    this.#chunks.push(this.#hex());
     this.#value = 0;
   }
 
+  #hex(): string {
+    return (this.#value >>> 0).toString(16).padStart(8, '0');
+  }
+
+  /** The sums so far; more bytes may follow. */
   digest(): FileChecksum {
-    if (this.#bytes % CHUNK_BYTES !== 0) this.#closeChunk();
-    return { bytes: this.#bytes, crc32: [...this.#chunks] };
+    return { bytes: this.#bytes, crc32: this.#bytes % CHUNK_BYTES === 0 ? [...this.#chunks] : [...this.#chunks, this.#hex()] };
   }
 }
 

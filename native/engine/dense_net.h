@@ -1,0 +1,52 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+
+namespace terabag {
+
+enum class Op { kFc, kDotInteraction, kConcat, kSum };
+enum class Activation { kNone, kRelu, kSigmoid };
+
+struct Layer {
+  Op op;
+  std::vector<uint32_t> inputs;
+  uint32_t dim;
+  uint32_t stage;
+  Activation activation;
+  bool diagonal;
+  std::vector<float> weight;  // packed in panels once the net took it
+  std::vector<float> bias;
+};
+
+// Buffers of one request at a time, kept from request to request.
+struct Workspace {
+  std::vector<std::vector<float>> values;  // one per layer
+  std::vector<uint8_t> per_item;           // one per value
+};
+
+class DenseNet {
+ public:
+  // Empty *error means that the net is sound.
+  DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers, uint32_t output,
+           std::string* error);
+  // Floats that the dense features and the pooled bags of a request have.
+  uint64_t input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const;
+  // Lengths were checked by the caller. pooled and scores are null in stage 0.
+  void run(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, const float* dense, const float* pooled,
+           float* scores) const;
+  uint32_t num_inputs() const { return static_cast<uint32_t>(input_dims_.size()); }
+  uint32_t num_dense() const { return num_dense_; }
+  uint32_t output_dim() const { return layers_[output_ - num_inputs()].dim; }
+
+ private:
+  const KernelTable& kernels_;
+  std::vector<uint32_t> input_dims_;
+  uint32_t num_dense_;
+  std::vector<Layer> layers_;
+  uint32_t output_;
+};
+
+}  // namespace terabag

@@ -1,0 +1,30 @@
+// npm's install script: builds the addon unless a prebuilt one fits.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { missing } from './preflight.mjs';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const require = createRequire(import.meta.url);
+
+function resolves(name) {
+  try {
+    return require.resolve(name);
+  } catch {
+    return null;
+  }
+}
+
+const prebuilt = join(root, 'prebuilds', `${process.platform}-${process.arch}.node`);
+// Without dependencies (npm install --package-lock-only) there is nothing to build with, and nothing to do.
+if (!existsSync(prebuilt) && resolves('cmake-js/package.json') !== null && resolves('node-addon-api') !== null) {
+  const lines = missing();
+  if (lines.length > 0) {
+    console.error(`terabag cannot build its native addon:\n  ${lines.join('\n  ')}`);
+    process.exit(1);
+  }
+  const cmakeJs = join(dirname(resolves('cmake-js/package.json')), 'bin', 'cmake-js');
+  process.exit(spawnSync(process.execPath, [cmakeJs, 'compile', '--out', 'native/build'], { cwd: root, stdio: 'inherit' }).status ?? 1);
+}

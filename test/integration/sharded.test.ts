@@ -1,0 +1,132 @@
+import { rm, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Cluster, connect, launchCluster, openLocal, type Plan, planCapacityBalanced, type Predictor, type ShardedPredictor, TerabagError } from '../../src/index.js';
+import { readModelSpec } from '../../src/model/bundle.js';
+import { modelHash } from '../../src/model/hash.js';
+import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+
+let model: SmallModel;
+let local: Predictor;
+beforeAll(async () => {
+  model = await writeSmallModel(7);
+  local = await openLocal(model.dir);
+});
+afterAll(async () => {
+  await local.close();
+  await rm(model.dir, { recursive: true });
+});
+
+async function capacityPlan(shards: number): Promise<Plan> {
+  const spec = await readModelSpec(model.dir);
+  return planCapacityBalanced(spec, modelHash(spec), { shards });
+}
+
+async function withShards(plan: Plan, use: (predictor: ShardedPredictor, cluster: Cluster) => Promise<void>): Promise<void> {
+  const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
+  try {
+    const predictor = await connect(cluster.plan, { bundle: model.dir });
+    try {
+      await use(predictor, cluster);
+    } finally {
+      await predictor.close();
+    }
+  } finally {
+    await cluster.stop();
+  }
+}
+
+test('local scores equal the float64 reference', async () => {
+  const next = random(3);
+  for (const items of [1, 2, 5, 33]) {
+    const request = smallRequest(next, items);
+    const { scores } = await local.predict(request);
+    const expected = referenceScores(model, request, items);
+    scores.forEach((score, item) => expect(Math.abs(score - (expected[item] as number))).toBeLessThan(1e-5 * (expected[item] as number)));
+  }
+});
+
+test.each([1, 2, 3])('%i shards give the bits of the local predictor', async (shards) => {
+  await withShards(await capacityPlan(shards), async (predictor) => {
+    const next = random(11);
+    for (let n = 0; n < 100; n++) {
+      const request = smallRequest(next, 1 + (n % 17));
+      expect((await predictor.predict(request)).scores).toEqual((await local.predict(request)).scores);
+    }
+  });
+});
+
+test('a table split by rows gives the same scores up to the order of additions, and always the same bits', async () => {
+  const plan = await capacityPlan(2);
+  const split = { ...plan, tables: plan.tables.map(({ table }) => ({ table, parts: ['shard-0', 'shard-1'] })) };
+  await withShards(split, async (predictor) => {
+    const next = random(5);
+    for (let n = 0; n < 50; n++) {
+      const items = 1 + (n % 9);
+      const request = smallRequest(next, items);
+      const { scores } = await predictor.predict(request);
+      const expected = referenceScores(model, request, items);
+      scores.forEach((score, item) => expect(Math.abs(score - (expected[item] as number))).toBeLessThan(1e-5 * (expected[item] as number)));
+      expect((await predictor.predict(request)).scores).toEqual(scores);
+    }
+  });
+});
+
+test('bad ids end in a typed error that names table and position, local and sharded alike', async () => {
+  const request = smallRequest(random(2), 2);
+  const withIds = (indices: Int32Array | (number | bigint)[] | BigInt64Array) => ({ ...request, sparse: { ...request.sparse, sum: { indices, offsets: [0, 1, indices.length] } } });
+  await withShards(await capacityPlan(2), async (predictor) => {
+    for (const target of [local, predictor]) {
+      const code = (bad: ReturnType<typeof withIds>) => target.predict(bad).then(() => 'none', (error: TerabagError) => `${error.code} ${error.details['table']} ${error.details['position']}`);
+      expect(await code(withIds(Int32Array.of(1, 2, 50)))).toBe('index_out_of_range t0 2');
+      expect(await code(withIds(Int32Array.of(1, -1, 3)))).toBe('index_out_of_range t0 1');
+      expect(await code(withIds(BigInt64Array.of(1n, 2n ** 62n)))).toBe('index_out_of_range t0 1');
+      expect(await code(withIds([1, 2n ** 63n]))).toBe('index_out_of_range t0 1');
+      expect(await code(withIds([1, 1.5]))).toBe('invalid_argument t0 1');
+      expect(await code({ ...request, sparse: { ...request.sparse, sum: { indices: [1, 2], offsets: [0, 3, 2] } } })).toBe('bad_offsets sum undefined');
+    }
+  });
+});
+
+test('10,000 requests with a shard killed in the middle each end right or typed by their deadline, and recover', async () => {
+  await withShards(await capacityPlan(2), async (predictor, cluster) => {
+    const next = random(9);
+    const requests = Array.from({ length: 50 }, () => smallRequest(next, 4));
+    const expected = await Promise.all(requests.map((request) => local.predict(request)));
+    const outcomes = { right: 0, typed: 0 };
+    const one = async (n: number): Promise<void> => {
+      const startedAt = performance.now();
+      try {
+        const { scores } = await predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs: 2000 });
+        expect(scores).toEqual(expected[n % 50]?.scores);
+        outcomes.right++;
+      } catch (error) {
+        expect(error).toBeInstanceOf(TerabagError);
+        expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
+        outcomes.typed++;
+      }
+      expect(performance.now() - startedAt).toBeLessThan(4000);
+    };
+    let sent = 0;
+    const lane = async (): Promise<void> => {
+      while (sent < 10_000) {
+        if (sent === 5000) cluster.kill('shard-1', 'SIGKILL');
+        await one(sent++);
+      }
+    };
+    await Promise.all(Array.from({ length: 16 }, lane));
+    expect(outcomes.right + outcomes.typed).toBe(10_000);
+    expect(outcomes.right).toBeGreaterThan(9000);
+    expect(predictor.stats()['lost']).toBeGreaterThan(0);
+    expect((await predictor.predict(requests[0] as (typeof requests)[number], { deadlineMs: 5000 })).scores).toEqual(expected[0]?.scores);
+  });
+});
+
+test('a truncated or missing table is refused at open with the reason', async () => {
+  const damaged = await writeSmallModel(8);
+  await truncate(join(damaged.dir, 'tables/t1.safetensors'), 100);
+  await expect(openLocal(damaged.dir)).rejects.toThrow(/another length.*t1/);
+  await rm(join(damaged.dir, 'tables/t1.safetensors'));
+  await expect(openLocal(damaged.dir)).rejects.toThrow(/missing.*t1/);
+  await rm(damaged.dir, { recursive: true });
+});
