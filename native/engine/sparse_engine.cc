@@ -72,7 +72,7 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
     }
     const bool weighted = (flags & kWeighted) != 0;
     const uint64_t used = previous - first;
-    if (weighted && (request.weights == nullptr || used > request.weights_bytes / 4 - at_weight)) return fail("bad_weights", used, request.weights_bytes / 4);
+    if (weighted && used > request.weights_bytes / 4 - at_weight) return fail("bad_weights", used, request.weights_bytes / 4);
 
     BagJob job;
     job.rows = view.rows;

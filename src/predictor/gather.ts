@@ -29,7 +29,7 @@ export function gatherPooled(model: ResolvedModel, request: CheckedRequest, part
       at += bytes;
       if (at > answer.byteLength) throw answerLength(answer.byteLength, at);
       if (sent === null) pooledBytes.set(rows, (starts[assignment.bag] as number) * 4);
-      else rowWise.push({ bag: assignment.bag, part: assignment.part, sent, rows: new Float32Array(rows.slice().buffer) });
+      else rowWise.push({ bag: assignment.bag, part: assignment.part, sent, rows: new Float32Array(Uint8Array.from(rows).buffer) });
     }
     if (at !== answer.byteLength) throw answerLength(answer.byteLength, at);
   });
