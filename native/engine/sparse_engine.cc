@@ -1,5 +1,7 @@
 #include "engine/sparse_engine.h"
 
+#include <vector>
+
 #include "kernels/row_values.h"
 
 namespace terabag {
@@ -45,6 +47,9 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
   if (load<uint32_t>(request.offsets + (num_offsets - 1) * 4) != num_indices) {
     return fail("bad_offsets", load<uint32_t>(request.offsets + (num_offsets - 1) * 4), num_indices);
   }
+  // Copied before they are checked: the caller's buffer may change while a thread pools.
+  const std::vector<unsigned char> checked_offsets(request.offsets, request.offsets + request.offsets_bytes);
+  if (load<uint32_t>(checked_offsets.data() + (num_offsets - 1) * 4) != num_indices) return fail("bad_offsets", 0, num_indices);
   const uint64_t num_segments = request.segments_bytes / (kSegmentFields * 4);
   uint64_t at_bag = 0, at_weight = 0, at_out = 0;
   for (uint64_t s = 0; s < num_segments; ++s) {
@@ -59,7 +64,7 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
     const TableView& view = found->second;
     if (static_cast<uint64_t>(num_bags) * view.dim > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
 
-    const unsigned char* offsets = request.offsets + at_bag * 4;
+    const unsigned char* offsets = checked_offsets.data() + at_bag * 4;
     uint32_t previous = load<uint32_t>(offsets);
     const uint32_t first = previous;
     for (uint32_t b = 1; b <= num_bags; ++b) {
