@@ -17,7 +17,7 @@ if (lines.length > 0) {
   console.error(`the tests need more on this machine:\n  ${lines.join('\n  ')}`);
   process.exit(1);
 }
-if (!existsSync(join(root, 'node_modules', '.package-lock.json'))) run('npm', 'ci', '--ignore-scripts');
+if (!existsSync(join(root, 'node_modules', '.package-lock.json'))) run('npm', 'install', '--no-save', '--ignore-scripts');
 run('npm', 'run', 'build:native');
 run('npm', 'run', 'build:ts');
 run('npx', 'vitest', 'run', ...process.argv.slice(2));
