@@ -1,11 +1,14 @@
 // Bindings: check, convert, call. The interface is documented in src/engine/native.ts.
 #include <napi.h>
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
+#include <mutex>
 
 #include "engine/dense_net.h"
 #include "engine/sparse_engine.h"
+#include "engine/thread_pool.h"
 #include "kernels/kernel_table.h"
 
 namespace terabag {
@@ -42,34 +45,85 @@ T typed(const Napi::CallbackInfo& info, size_t at, napi_typedarray_type type, co
 Napi::Uint8Array bytes(const Napi::CallbackInfo& info, size_t at, const char* name) { return typed<Napi::Uint8Array>(info, at, napi_uint8_array, name); }
 Napi::Float32Array floats(const Napi::CallbackInfo& info, size_t at, const char* name) { return typed<Napi::Float32Array>(info, at, napi_float32_array, name); }
 
-// Runs a job off the event loop; the arguments stay referenced until it is settled.
-class Job : public Napi::AsyncWorker {
+// State of one environment: the way back to its thread, and its jobs in flight.
+class Environment {
  public:
-  Job(const Napi::CallbackInfo& info, std::function<void()> work, std::function<Napi::Value(Napi::Env)> failure)
-      : Napi::AsyncWorker(info.Env()), deferred_(Napi::Promise::Deferred::New(info.Env())), work_(std::move(work)), failure_(std::move(failure)) {
-    Napi::Array kept = Napi::Array::New(info.Env(), info.Length() + 1);
+  // Settles on the environment's thread; env is null when it is being torn down, and nothing is to be called then.
+  struct Job {
+    Environment* environment;
+    std::function<void()> work;
+    std::function<void(napi_env)> settle;
+    napi_deferred deferred;
+    napi_ref arguments;  // Keeps typed arrays and workspaces until the job is settled.
+    std::function<Napi::Value(Napi::Env)> failure;
+  };
+
+  explicit Environment(Napi::Env env) {
+    napi_value name = Napi::String::New(env, "terabag");
+    napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, settle, &to_thread_);
+    napi_unref_threadsafe_function(env, to_thread_);
+    // Added after the function's own hook, so it runs before it: no thread uses the function, a buffer or this object afterwards.
+    napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->wait(); }, this);
+  }
+
+  Napi::Value run(const Napi::CallbackInfo& info, std::function<void()> work, std::function<Napi::Value(Napi::Env)> failure,
+                  std::function<void(napi_env)> settled = nullptr) {
+    const Napi::Env env = info.Env();
+    Napi::Array kept = Napi::Array::New(env, info.Length() + 1);
     for (uint32_t i = 0; i < info.Length(); ++i) kept.Set(i, info[i]);
     kept.Set(static_cast<uint32_t>(info.Length()), info.This());
-    arguments_ = Napi::Persistent(kept.As<Napi::Object>());
+    auto job = std::make_unique<Job>(Job{this, std::move(work), std::move(settled), nullptr, nullptr, std::move(failure)});
+    napi_value promise;
+    if (napi_create_promise(env, &job->deferred, &promise) != napi_ok || napi_create_reference(env, kept, 1, &job->arguments) != napi_ok) {
+      throw Napi::Error::New(env, "a job cannot be started");
+    }
+    if (unsettled_++ == 0) napi_ref_threadsafe_function(env, to_thread_);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ++running_;
+    }
+    ThreadPool::shared().submit([job = job.release()] {
+      job->work();
+      Environment* environment = job->environment;
+      if (napi_call_threadsafe_function(environment->to_thread_, job, napi_tsfn_nonblocking) != napi_ok) delete job;
+      // The lock is held while notifying: the waiter may destroy this object as soon as it is free.
+      std::lock_guard<std::mutex> lock(environment->mutex_);
+      --environment->running_;
+      environment->idle_.notify_all();
+    });
+    return {env, promise};
   }
-  Napi::Promise promise() const { return deferred_.Promise(); }
 
  private:
-  void Execute() override { work_(); }
-  void OnOK() override {
-    Napi::Value failure = failure_(Env());
-    if (failure.IsUndefined()) {
-      deferred_.Resolve(Env().Undefined());
-    } else {
-      deferred_.Reject(failure);
-    }
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    idle_.wait(lock, [this] { return running_ == 0; });
   }
-  void OnError(const Napi::Error& error) override { deferred_.Reject(error.Value()); }
 
-  Napi::Promise::Deferred deferred_;
-  std::function<void()> work_;
-  std::function<Napi::Value(Napi::Env)> failure_;
-  Napi::ObjectReference arguments_;
+  // No wrapper that throws is used for what can fail while a worker is being terminated.
+  static void settle(napi_env env, napi_value, void*, void* data) {
+    const std::unique_ptr<Job> job(static_cast<Job*>(data));
+    if (env == nullptr) return;
+    if (--job->environment->unsettled_ == 0) napi_unref_threadsafe_function(env, job->environment->to_thread_);
+    if (job->settle) job->settle(env);
+    napi_value value = nullptr;
+    bool failed = false;
+    try {
+      const Napi::Value failure = job->failure(Napi::Env(env));
+      failed = !failure.IsUndefined();
+      value = failure;
+    } catch (const Napi::Error&) {
+      value = nullptr;  // The environment runs no JavaScript any more.
+    }
+    if (value != nullptr) failed ? napi_reject_deferred(env, job->deferred, value) : napi_resolve_deferred(env, job->deferred, value);
+    napi_delete_reference(env, job->arguments);
+  }
+
+  napi_threadsafe_function to_thread_ = nullptr;
+  uint64_t unsettled_ = 0;  // On the environment's thread only.
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  uint64_t running_ = 0;
 };
 
 Napi::Value status_error(Napi::Env env, const PoolStatus& status) {
@@ -140,16 +194,16 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     return request;
   }
   void pool_sync(const Napi::CallbackInfo& info) {
-    const PoolStatus status = (request(info), engine_->pool(request(info)));
+    const PoolRequest checked = request(info);
+    const PoolStatus status = engine_->pool(checked);
     const Napi::Value error = status_error(info.Env(), status);
     if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
   }
   Napi::Value pool(const Napi::CallbackInfo& info) {
     auto status = std::make_shared<PoolStatus>();
-    auto* job = new Job(info, [engine = engine_, request = request(info), status] { *status = engine->pool(request); }, [status](Napi::Env env) { return status_error(env, *status); });
-    const Napi::Promise promise = job->promise();
-    job->Queue();
-    return promise;
+    const PoolRequest checked = request(info);
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [engine = engine_, checked, status] { *status = engine->pool(checked); }, [status](Napi::Env env) { return status_error(env, *status); });
   }
   void close(const Napi::CallbackInfo&) { engine_.reset(); }
 
@@ -240,13 +294,18 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       pooled = pooled_array.Data();
       scores = output.Data();
     }
+    // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
+    if (workspace->busy) throw argument_error(env, "workspace is in use by another run");
+    if (stage == 1 && !net_->staged(*workspace, items, flags.data())) throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
     return [net = net_, workspace, stage, items, flags = std::move(flags), dense = dense.Data(), pooled, scores] { net->run(*workspace, stage, items, flags.data(), dense, pooled, scores); };
   }
   void run_sync(const Napi::CallbackInfo& info) { work(info)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {
-    auto* job = new Job(info, work(info), [](Napi::Env env) { return env.Undefined(); });
-    const Napi::Promise promise = job->promise();
-    job->Queue();
+    std::function<void()> job = work(info);
+    Workspace* workspace = info[0].As<Napi::External<Workspace>>().Data();
+    const Napi::Value promise = info.Env().GetInstanceData<Environment>()->run(
+        info, std::move(job), [](Napi::Env env) { return env.Undefined(); }, [workspace](napi_env) { workspace->busy = false; });
+    workspace->busy = true;
     return promise;
   }
 
@@ -260,6 +319,7 @@ Napi::Value list_kernels(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment(env));
   exports.Set("isa", kernels(env).name);
   exports.Set("availableKernels", Napi::Function::New(env, list_kernels));
   exports.Set("SparseEngine", SparseEngineObject::define(env));

@@ -1,10 +1,13 @@
 #include "engine/dense_net.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 namespace terabag {
 namespace {
+
+std::atomic<uint64_t> numbers{0};
 
 struct Value {
   const float* data;
@@ -61,7 +64,7 @@ std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const s
 
 DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers,
                    uint32_t output, std::string* error)
-    : kernels_(kernels), input_dims_(std::move(input_dims)), num_dense_(num_dense), layers_(std::move(layers)), output_(output) {
+    : number_(++numbers), kernels_(kernels), input_dims_(std::move(input_dims)), num_dense_(num_dense), layers_(std::move(layers)), output_(output) {
   std::vector<uint32_t> dims = input_dims_;
   std::vector<uint32_t> stages(dims.size(), 1);
   if (num_dense_ > dims.size() || output_ < dims.size() || output_ >= dims.size() + layers_.size()) {
@@ -87,9 +90,20 @@ uint64_t DenseNet::input_length(uint32_t from, uint32_t to, uint32_t items, cons
   return length;
 }
 
+bool DenseNet::staged(const Workspace& workspace, uint32_t items, const uint8_t* per_item) const {
+  if (std::none_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.stage == 0; })) return true;
+  if (workspace.net != number_ || workspace.items != items) return false;
+  for (uint32_t input = 0; input < num_dense_; ++input) {
+    if (workspace.per_item[input] != (per_item[input] != 0)) return false;
+  }
+  return true;
+}
+
 void DenseNet::run(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, const float* dense, const float* pooled,
                    float* scores) const {
   const uint32_t inputs = num_inputs();
+  workspace.net = number_;
+  workspace.items = items;
   workspace.values.resize(layers_.size());
   workspace.per_item.resize(inputs + layers_.size());
   std::vector<Value> values(inputs + layers_.size());

@@ -22,7 +22,11 @@ struct Layer {
 };
 
 // Buffers of one request at a time, kept from request to request.
+class DenseNet;
 struct Workspace {
+  bool busy = false;               // an asynchronous run has it
+  uint64_t net = 0;                // net that ran stage 0, by its number
+  uint32_t items = 0;              // of that run
   std::vector<std::vector<float>> values;  // one per layer
   std::vector<uint8_t> per_item;           // one per value
 };
@@ -34,6 +38,8 @@ class DenseNet {
            std::string* error);
   // Floats that the dense features and the pooled bags of a request have.
   uint64_t input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const;
+  // Whether the workspace holds what stage 1 reads: stage 0 of this net for these items and dense features.
+  bool staged(const Workspace& workspace, uint32_t items, const uint8_t* per_item) const;
   // Lengths were checked by the caller. pooled and scores are null in stage 0.
   void run(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, const float* dense, const float* pooled,
            float* scores) const;
@@ -42,6 +48,7 @@ class DenseNet {
   uint32_t output_dim() const { return layers_[output_ - num_inputs()].dim; }
 
  private:
+  const uint64_t number_;  // never 0, and never given twice
   const KernelTable& kernels_;
   std::vector<uint32_t> input_dims_;
   uint32_t num_dense_;

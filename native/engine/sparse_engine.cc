@@ -24,6 +24,7 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
              ", offset " + std::to_string(byte_offset) + ", file bytes " + std::to_string(file->size());
     return false;
   }
+  file->populate(byte_offset + first_row * row_bytes, static_cast<uint64_t>(end));
   view.rows = file->data() + byte_offset + first_row * row_bytes;
   view.row_pitch = row_step * row_bytes;
   tables_[{view.table, view.part, view.parts}] = view;

@@ -1,0 +1,63 @@
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { deserialize, serialize } from 'node:v8';
+import type { NativeLayer, NativeTable } from '../../src/engine/native.js';
+
+export interface PoolJob {
+  readonly segments: Uint8Array;
+  readonly indexBytes: number;
+  readonly indices: Uint8Array;
+  readonly offsets: Uint8Array;
+  readonly weights: Uint8Array | null;
+  readonly outLength: number;
+}
+export interface NetJob {
+  readonly inputDims: number[];
+  readonly numDense: number;
+  readonly layers: NativeLayer[];
+  readonly output: number;
+  readonly runs: { items: number; perItem: Uint8Array; dense: Float32Array; pooled: Float32Array; outLength: number }[];
+}
+export interface Failure {
+  readonly message: string;
+  readonly status?: string;
+  readonly segment?: number;
+  readonly bag?: number;
+  readonly position?: number;
+  readonly value?: string;
+  readonly limit?: string;
+}
+export interface Answer {
+  readonly isa: string;
+  readonly available: string[];
+  readonly pools: { out?: Float32Array; error?: Failure }[];
+  readonly nets: { outs?: Float32Array[]; error?: Failure }[];
+}
+
+/** Runs the jobs in a child process; a child that dies fails the test with what it said. */
+export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[] }): Answer {
+  const { TERABAG_ISA: _, ...env } = process.env;
+  const child = spawnSync(process.execPath, [fileURLToPath(new URL('run-jobs.mjs', import.meta.url))], {
+    input: serialize({ pools: [], nets: [], ...jobs }),
+    env: isa === null ? env : { ...env, TERABAG_ISA: isa },
+    maxBuffer: 2 ** 30,
+  });
+  if (child.status !== 0) throw new Error(`child ended with ${child.status ?? child.signal}: ${child.stderr.toString()}`);
+  return deserialize(child.stdout) as Answer;
+}
+
+/** Kernels that run here, as a child lists them. */
+export const availableKernels = runJobs(null, { tables: [] }).available;
+
+/** Numbers in [0, 1), the same for a seed (mulberry32). */
+export function randomFrom(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+export const bytesOf = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
