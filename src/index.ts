@@ -3,5 +3,5 @@ export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { planCapacityBalanced } from './plan/capacity-balanced.js';
 export { type Plan, readPlan, writePlan } from './plan/plan.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
-export type { BagsInput, PredictOptions, Prediction, Predictor, PredictRequest } from './predictor/predictor.js';
+export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';

@@ -42,8 +42,12 @@ T typed(const Napi::CallbackInfo& info, size_t at, napi_typedarray_type type, co
   }
   return info[at].As<T>();
 }
-Napi::Uint8Array bytes(const Napi::CallbackInfo& info, size_t at, const char* name) { return typed<Napi::Uint8Array>(info, at, napi_uint8_array, name); }
-Napi::Float32Array floats(const Napi::CallbackInfo& info, size_t at, const char* name) { return typed<Napi::Float32Array>(info, at, napi_float32_array, name); }
+Napi::Uint8Array bytes(const Napi::CallbackInfo& info, size_t at, const char* name) {
+  return typed<Napi::Uint8Array>(info, at, napi_uint8_array, name);
+}
+Napi::Float32Array floats(const Napi::CallbackInfo& info, size_t at, const char* name) {
+  return typed<Napi::Float32Array>(info, at, napi_float32_array, name);
+}
 
 // State of one environment: the way back to its thread, and its jobs in flight.
 class Environment {
@@ -129,7 +133,8 @@ class Environment {
 Napi::Value status_error(Napi::Env env, const PoolStatus& status) {
   if (status.status == nullptr) return env.Undefined();
   Napi::Object error = Napi::Error::New(env, std::string(status.status) + ": segment " + std::to_string(status.segment) + ", value " +
-                                                 std::to_string(status.value) + ", limit " + std::to_string(status.limit)).Value();
+                                                 std::to_string(status.value) + ", limit " + std::to_string(status.limit))
+                           .Value();
   error.Set("status", status.status);
   error.Set("segment", Napi::Number::New(env, status.segment));
   error.Set("bag", Napi::Number::New(env, status.bag));
@@ -150,7 +155,9 @@ const KernelTable& kernels(Napi::Env env) {
 class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "SparseEngine", {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"), InstanceMethod<&SparseEngineObject::close>("close")});
+    return DefineClass(env, "SparseEngine",
+                       {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
+                        InstanceMethod<&SparseEngineObject::close>("close")});
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
@@ -168,10 +175,12 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.num_rows = integer(table, "rows", kSafe);
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
       const std::string format = text(table, "format");
-      if (format != "fp32" && format != "fp16" && format != "bf16") throw argument_error(info.Env(), "format has to be fp32, fp16 or bf16: " + format);
+      if (format != "fp32" && format != "fp16" && format != "bf16")
+        throw argument_error(info.Env(), "format has to be fp32, fp16 or bf16: " + format);
       view.format = format == "fp32" ? RowFormat::kFp32 : format == "fp16" ? RowFormat::kFp16 : RowFormat::kBf16;
       std::string error;
-      if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe), integer(table, "rowStep", kSafe), &error)) {
+      if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
+                       integer(table, "rowStep", kSafe), &error)) {
         throw Napi::Error::New(info.Env(), error);
       }
     }
@@ -185,7 +194,17 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     const double index_bytes = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
     if (index_bytes != 4 && index_bytes != 8) throw argument_error(info.Env(), "indexBytes has to be 4 or 8");
     Napi::Float32Array out = floats(info, 5, "out");
-    PoolRequest request{segments.Data(), segments.ByteLength(), static_cast<uint32_t>(index_bytes), indices.Data(), indices.ByteLength(), offsets.Data(), offsets.ByteLength(), nullptr, 0, out.Data(), out.ElementLength()};
+    PoolRequest request{segments.Data(),
+                        segments.ByteLength(),
+                        static_cast<uint32_t>(index_bytes),
+                        indices.Data(),
+                        indices.ByteLength(),
+                        offsets.Data(),
+                        offsets.ByteLength(),
+                        nullptr,
+                        0,
+                        out.Data(),
+                        out.ElementLength()};
     if (!info[4].IsNull()) {
       Napi::Uint8Array weights = bytes(info, 4, "weights");
       request.weights = weights.Data();
@@ -203,7 +222,8 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     auto status = std::make_shared<PoolStatus>();
     const PoolRequest checked = request(info);
     return info.Env().GetInstanceData<Environment>()->run(
-        info, [engine = engine_, checked, status] { *status = engine->pool(checked); }, [status](Napi::Env env) { return status_error(env, *status); });
+        info, [engine = engine_, checked, status] { *status = engine->pool(checked); },
+        [status](Napi::Env env) { return status_error(env, *status); });
   }
   void close(const Napi::CallbackInfo&) { engine_.reset(); }
 
@@ -213,7 +233,8 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
 std::vector<float> copy_floats(const Napi::Object& layer, const char* name) {
   const Napi::Value value = member(layer, name);
   if (value.IsNull()) return {};
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array) throw argument_error(layer.Env(), std::string(name) + " has to be a Float32Array or null");
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+    throw argument_error(layer.Env(), std::string(name) + " has to be a Float32Array or null");
   const auto array = value.As<Napi::Float32Array>();
   return {array.Data(), array.Data() + array.ElementLength()};
 }
@@ -234,7 +255,8 @@ Layer layer_of(const Napi::Object& object) {
   const std::string op = text(object, "op"), activation = text(object, "activation");
   Layer layer{};
   if (op != "fc" && op != "dot_interaction" && op != "concat" && op != "sum") throw argument_error(object.Env(), "unknown op: " + op);
-  if (activation != "none" && activation != "relu" && activation != "sigmoid") throw argument_error(object.Env(), "unknown activation: " + activation);
+  if (activation != "none" && activation != "relu" && activation != "sigmoid")
+    throw argument_error(object.Env(), "unknown activation: " + activation);
   layer.op = op == "fc" ? Op::kFc : op == "dot_interaction" ? Op::kDotInteraction : op == "concat" ? Op::kConcat : Op::kSum;
   layer.activation = activation == "relu" ? Activation::kRelu : activation == "sigmoid" ? Activation::kSigmoid : Activation::kNone;
   layer.inputs = integers(member(object, "inputs"), "inputs");
@@ -249,11 +271,14 @@ Layer layer_of(const Napi::Object& object) {
 class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "DenseNet", {InstanceMethod<&DenseNetObject::create_workspace>("createWorkspace"), InstanceMethod<&DenseNetObject::run_sync>("runSync"), InstanceMethod<&DenseNetObject::run>("run")});
+    return DefineClass(env, "DenseNet",
+                       {InstanceMethod<&DenseNetObject::create_workspace>("createWorkspace"),
+                        InstanceMethod<&DenseNetObject::run_sync>("runSync"), InstanceMethod<&DenseNetObject::run>("run")});
   }
   explicit DenseNetObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DenseNetObject>(info) {
     std::vector<Layer> layers;
-    if (!info[2].IsArray() || !info[1].IsNumber() || !info[3].IsNumber()) throw argument_error(info.Env(), "DenseNet takes inputDims, numDense, layers, output");
+    if (!info[2].IsArray() || !info[1].IsNumber() || !info[3].IsNumber())
+      throw argument_error(info.Env(), "DenseNet takes inputDims, numDense, layers, output");
     const Napi::Array given = info[2].As<Napi::Array>();
     for (uint32_t i = 0; i < given.Length(); ++i) {
       const Napi::Value entry = given[i];
@@ -261,7 +286,8 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       layers.push_back(layer_of(entry.As<Napi::Object>()));
     }
     std::string error;
-    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims"), info[1].As<Napi::Number>().Uint32Value(), std::move(layers), info[3].As<Napi::Number>().Uint32Value(), &error);
+    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims"), info[1].As<Napi::Number>().Uint32Value(),
+                                      std::move(layers), info[3].As<Napi::Number>().Uint32Value(), &error);
     if (!error.empty()) throw Napi::Error::New(info.Env(), error);
   }
 
@@ -275,7 +301,8 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
   }
   std::function<void()> work(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag)) throw argument_error(env, "workspace has to come from createWorkspace");
+    if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
+      throw argument_error(env, "workspace has to come from createWorkspace");
     Workspace* workspace = info[0].As<Napi::External<Workspace>>().Data();
     const uint32_t stage = info[1].IsNumber() ? info[1].As<Napi::Number>().Uint32Value() : 2;
     const uint32_t items = info[2].IsNumber() ? info[2].As<Napi::Number>().Uint32Value() : 0;
@@ -284,20 +311,26 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     Napi::Float32Array dense = floats(info, 4, "dense");
     if (per_item.ElementLength() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
     std::vector<uint8_t> flags(per_item.Data(), per_item.Data() + per_item.ElementLength());
-    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags.data())) throw argument_error(env, "dense has another length than the features need");
+    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags.data()))
+      throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
     if (stage == 1) {
       Napi::Float32Array pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
-      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags.data())) throw argument_error(env, "pooled has another length than the bags need");
-      if (output.ElementLength() != static_cast<uint64_t>(items) * net_->output_dim()) throw argument_error(env, "output has to be [items, output dim]");
+      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags.data()))
+        throw argument_error(env, "pooled has another length than the bags need");
+      if (output.ElementLength() != static_cast<uint64_t>(items) * net_->output_dim())
+        throw argument_error(env, "output has to be [items, output dim]");
       pooled = pooled_array.Data();
       scores = output.Data();
     }
     // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
     if (workspace->busy) throw argument_error(env, "workspace is in use by another run");
-    if (stage == 1 && !net_->staged(*workspace, items, flags.data())) throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
-    return [net = net_, workspace, stage, items, flags = std::move(flags), dense = dense.Data(), pooled, scores] { net->run(*workspace, stage, items, flags.data(), dense, pooled, scores); };
+    if (stage == 1 && !net_->staged(*workspace, items, flags.data()))
+      throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
+    return [net = net_, workspace, stage, items, flags = std::move(flags), dense = dense.Data(), pooled, scores] {
+      net->run(*workspace, stage, items, flags.data(), dense, pooled, scores);
+    };
   }
   void run_sync(const Napi::CallbackInfo& info) { work(info)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {

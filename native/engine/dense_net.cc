@@ -21,7 +21,8 @@ void pack(Layer& layer, uint32_t num_inputs) {
   const uint64_t panels = (layer.dim + kPanel - 1) / kPanel;
   std::vector<float> packed(panels * num_inputs * kPanel, 0.0f);
   for (uint64_t n = 0; n < layer.dim; ++n) {
-    for (uint64_t k = 0; k < num_inputs; ++k) packed[((n / kPanel) * num_inputs + k) * kPanel + n % kPanel] = layer.weight[n * num_inputs + k];
+    for (uint64_t k = 0; k < num_inputs; ++k)
+      packed[((n / kPanel) * num_inputs + k) * kPanel + n % kPanel] = layer.weight[n * num_inputs + k];
   }
   layer.weight = std::move(packed);
   layer.bias.resize(panels * kPanel, 0.0f);
@@ -49,7 +50,8 @@ std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const s
   const uint64_t first = dims[layer.inputs[0]];
   switch (layer.op) {
     case Op::kFc:
-      if (count != 1 || layer.weight.size() != first * layer.dim || (!layer.bias.empty() && layer.bias.size() != layer.dim)) return "weight or bias has another length";
+      if (count != 1 || layer.weight.size() != first * layer.dim || (!layer.bias.empty() && layer.bias.size() != layer.dim))
+        return "weight or bias has another length";
       return "";
     case Op::kDotInteraction:
       if (!alike || layer.dim != first + count * (layer.diagonal ? count + 1 : count - 1) / 2) return "interaction dims do not fit";
@@ -64,7 +66,12 @@ std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const s
 
 DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers,
                    uint32_t output, std::string* error)
-    : number_(++numbers), kernels_(kernels), input_dims_(std::move(input_dims)), num_dense_(num_dense), layers_(std::move(layers)), output_(output) {
+    : number_(++numbers),
+      kernels_(kernels),
+      input_dims_(std::move(input_dims)),
+      num_dense_(num_dense),
+      layers_(std::move(layers)),
+      output_(output) {
   std::vector<uint32_t> dims = input_dims_;
   std::vector<uint32_t> stages(dims.size(), 1);
   if (num_dense_ > dims.size() || output_ < dims.size() || output_ >= dims.size() + layers_.size()) {

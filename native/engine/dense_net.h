@@ -24,9 +24,9 @@ struct Layer {
 // Buffers of one request at a time, kept from request to request.
 class DenseNet;
 struct Workspace {
-  bool busy = false;               // an asynchronous run has it
-  uint64_t net = 0;                // net that ran stage 0, by its number
-  uint32_t items = 0;              // of that run
+  bool busy = false;                       // an asynchronous run has it
+  uint64_t net = 0;                        // net that ran stage 0, by its number
+  uint32_t items = 0;                      // of that run
   std::vector<std::vector<float>> values;  // one per layer
   std::vector<uint8_t> per_item;           // one per value
 };

@@ -89,7 +89,8 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
     job.indices = request.indices;
     job.index_bytes = request.index_bytes;
     // Weights are numbered from the first index of their segment. Addresses are formed as integers: this one may lie before the buffer.
-    job.weights = weighted ? reinterpret_cast<const unsigned char*>(reinterpret_cast<uintptr_t>(request.weights) + (at_weight - first) * 4) : nullptr;
+    job.weights =
+        weighted ? reinterpret_cast<const unsigned char*>(reinterpret_cast<uintptr_t>(request.weights) + (at_weight - first) * 4) : nullptr;
     job.offsets = offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
@@ -106,7 +107,8 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
     at_out += static_cast<uint64_t>(num_bags) * view.dim;
   }
   if (at_bag != num_offsets - 1) return fail("bad_segments", at_bag, num_offsets - 1);
-  if (at_weight != request.weights_bytes / 4 || request.weights_bytes % 4 != 0) return fail("bad_weights", at_weight, request.weights_bytes / 4);
+  if (at_weight != request.weights_bytes / 4 || request.weights_bytes % 4 != 0)
+    return fail("bad_weights", at_weight, request.weights_bytes / 4);
   if (at_out != request.out_length) return fail("bad_output", at_out, request.out_length);
   return PoolStatus{};
 }

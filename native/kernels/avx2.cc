@@ -99,7 +99,8 @@ void fully_connected(const float* x, uint32_t num_rows, uint32_t num_inputs, con
     for (; row + 4 <= num_rows; row += 4) {
       panel_rows<4>(x + row * num_inputs, num_inputs, panel, bias + n, num_outputs, width, y + row * num_outputs + n);
     }
-    for (; row < num_rows; ++row) panel_rows<1>(x + row * num_inputs, num_inputs, panel, bias + n, num_outputs, width, y + row * num_outputs + n);
+    for (; row < num_rows; ++row)
+      panel_rows<1>(x + row * num_inputs, num_inputs, panel, bias + n, num_outputs, width, y + row * num_outputs + n);
   }
 }
 

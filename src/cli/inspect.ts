@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import { modelHash } from '../model/hash.js';
 import { readModelSpec } from '../model/bundle.js';
+import { modelHash } from '../model/hash.js';
 import { tableBytes } from '../plan/bytes.js';
 
 export const inspectCommand = new Command('inspect')
@@ -11,7 +11,13 @@ export const inspectCommand = new Command('inspect')
   .action(async (bundle: string, options: { json?: boolean }) => {
     const spec = await readModelSpec(bundle);
     const hash = modelHash(spec);
-    const tables = spec.tables.map((table) => ({ name: table.name, rows: table.rows, dim: table.dim, format: table.format, bytes: tableBytes(table) }));
+    const tables = spec.tables.map((table) => ({
+      name: table.name,
+      rows: table.rows,
+      dim: table.dim,
+      format: table.format,
+      bytes: tableBytes(table),
+    }));
     if (options.json) {
       console.log(JSON.stringify({ name: spec.name, version: spec.version, hash, tables }));
       return;

@@ -16,7 +16,9 @@ export const planCommand = new Command('plan')
   .argument('<bundle>', 'directory of the model')
   .requiredOption('--shards <n>', 'number of sparse shards', positiveInteger)
   .requiredOption('-o, --output <file>', 'the plan file to write')
-  .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', (text: string) => text.split(','))
+  .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', (text: string) =>
+    text.split(','),
+  )
   .option('--memory-limit <bytes>', 'bytes of tables that a shard may hold', positiveInteger)
   .addHelpText('after', '\nExample:\n  terabag plan ./model --shards 4 -o plan.json')
   .action(async (bundle: string, options: { shards: number; output: string; endpoints?: string[]; memoryLimit?: number }) => {

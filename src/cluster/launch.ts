@@ -38,7 +38,9 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
   const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
   const planPath = join(dir, 'plan.json');
   await writePlan(planPath, plan);
-  const shards = plan.shards.map(({ name, endpoints }) => new ShardProcess(name, options.ephemeralPorts ? 'tcp://127.0.0.1:*' : (endpoints[0] ?? ''), planPath, options));
+  const shards = plan.shards.map(
+    ({ name, endpoints }) => new ShardProcess(name, options.ephemeralPorts ? 'tcp://127.0.0.1:*' : (endpoints[0] ?? ''), planPath, options),
+  );
   const stop = async (): Promise<void> => {
     await Promise.all(shards.map((shard) => shard.stop()));
     await rm(dir, { recursive: true, force: true });
@@ -89,10 +91,27 @@ class ShardProcess {
   /** Resolves when the shard listens; rejects when it ends before. */
   start(): Promise<void> {
     const { bundle, logLevel = 'warn', verify = 'full' } = this.options;
-    const child = fork(cliPath(), ['shard', this.planPath, '--name', this.name, '--bundle', bundle, '--listen', this.endpoint, '--log-level', logLevel, '--verify', verify], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-      execArgv: [],
-    });
+    const child = fork(
+      cliPath(),
+      [
+        'shard',
+        this.planPath,
+        '--name',
+        this.name,
+        '--bundle',
+        bundle,
+        '--listen',
+        this.endpoint,
+        '--log-level',
+        logLevel,
+        '--verify',
+        verify,
+      ],
+      {
+        stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+        execArgv: [],
+      },
+    );
     this.#child = child;
     const startedAt = performance.now();
     return new Promise((resolve, reject) => {

@@ -21,12 +21,19 @@ export class DenseNet {
       return found.data;
     };
     const layers = model.layers.map((layer) => ({
-      op: layer.op, inputs: layer.inputs, dim: layer.dim, stage: layer.stage, activation: layer.activation, diagonal: layer.diagonal,
-      weight: tensor(layer.weight), bias: tensor(layer.bias),
+      op: layer.op,
+      inputs: layer.inputs,
+      dim: layer.dim,
+      stage: layer.stage,
+      activation: layer.activation,
+      diagonal: layer.diagonal,
+      weight: tensor(layer.weight),
+      bias: tensor(layer.bias),
     }));
     for (const layer of layers) {
       const inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
-      this.#macsPerItem[layer.stage === 0 ? 0 : 1] += layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
+      this.#macsPerItem[layer.stage === 0 ? 0 : 1] +=
+        layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
     }
     try {
       this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output);
@@ -41,7 +48,15 @@ export class DenseNet {
   }
 
   /** Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. */
-  run(workspace: NativeWorkspace, stage: 0 | 1, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): Promise<void> | undefined {
+  run(
+    workspace: NativeWorkspace,
+    stage: 0 | 1,
+    items: number,
+    perItem: Uint8Array,
+    dense: Float32Array,
+    pooled: Float32Array | null,
+    output: Float32Array | null,
+  ): Promise<void> | undefined {
     if (this.#macsPerItem[stage] * items > SYNC_BUDGET_MACS) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
     this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output);
     return undefined;

@@ -35,9 +35,23 @@ export interface NativeTable {
  */
 export interface NativeSparseEngine {
   /** [sync] */
-  poolSync(segments: Uint8Array, indexBytes: number, indices: Uint8Array, offsets: Uint8Array, weights: Uint8Array | null, out: Float32Array): void;
+  poolSync(
+    segments: Uint8Array,
+    indexBytes: number,
+    indices: Uint8Array,
+    offsets: Uint8Array,
+    weights: Uint8Array | null,
+    out: Float32Array,
+  ): void;
   /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. */
-  pool(segments: Uint8Array, indexBytes: number, indices: Uint8Array, offsets: Uint8Array, weights: Uint8Array | null, out: Float32Array): Promise<void>;
+  pool(
+    segments: Uint8Array,
+    indexBytes: number,
+    indices: Uint8Array,
+    offsets: Uint8Array,
+    weights: Uint8Array | null,
+    out: Float32Array,
+  ): Promise<void>;
   /** [sync] Refuses new work; memory is unmapped when running jobs have ended. */
   close(): void;
 }
@@ -77,8 +91,24 @@ export interface NativeDenseNet {
    * Runs the layers of one stage. dense: the dense features' rows one after another; pooled: likewise the bags' (null in stage 0);
    * perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (stage 1): [items, dim of the output] float32.
    */
-  runSync(workspace: NativeWorkspace, stage: number, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): void;
-  run(workspace: NativeWorkspace, stage: number, items: number, perItem: Uint8Array, dense: Float32Array, pooled: Float32Array | null, output: Float32Array | null): Promise<void>;
+  runSync(
+    workspace: NativeWorkspace,
+    stage: number,
+    items: number,
+    perItem: Uint8Array,
+    dense: Float32Array,
+    pooled: Float32Array | null,
+    output: Float32Array | null,
+  ): void;
+  run(
+    workspace: NativeWorkspace,
+    stage: number,
+    items: number,
+    perItem: Uint8Array,
+    dense: Float32Array,
+    pooled: Float32Array | null,
+    output: Float32Array | null,
+  ): Promise<void>;
 }
 
 export type NativeWorkspace = object;
@@ -89,17 +119,26 @@ export interface NativeAddon {
   availableKernels(): string[];
   SparseEngine: new (tables: readonly NativeTable[]) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
-  DenseNet: new (inputDims: readonly number[], numDense: number, layers: readonly NativeLayer[], output: number) => NativeDenseNet;
+  DenseNet: new (
+    inputDims: readonly number[],
+    numDense: number,
+    layers: readonly NativeLayer[],
+    output: number,
+  ) => NativeDenseNet;
 }
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-const musl = process.platform === 'linux' && !(process.report?.getReport() as { header: { glibcVersionRuntime?: string } }).header.glibcVersionRuntime;
+/** Alpine's C library is another one than glibc, and says no version of glibc in the process report. */
+function isMusl(): boolean {
+  const report = process.report?.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } } | undefined;
+  return process.platform === 'linux' && report?.header.glibcVersionRuntime === undefined;
+}
 
 function load(): NativeAddon {
   const candidates = [
     process.env['TERABAG_ADDON'],
     join(root, 'native', 'build', 'Release', 'terabag.node'),
-    join(root, 'prebuilds', `${process.platform}-${process.arch}${musl ? '-musl' : ''}.node`),
+    join(root, 'prebuilds', `${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}.node`),
   ].filter((path) => path !== undefined);
   const attempts: string[] = [];
   const require = createRequire(import.meta.url);

@@ -78,14 +78,25 @@ export class SparseEngine {
     if (native.status === undefined) return TerabagError.from(error);
     const { status, segment = 0, bag = 0, position = 0, value = '', limit = '' } = native;
     if (status !== 'index_out_of_range' && status !== 'bad_offsets') {
-      return new TerabagError(status === 'closed' ? 'closed' : 'bad_message', native.message ?? status, { status, segment, bag, position, value, limit });
+      return new TerabagError(status === 'closed' ? 'closed' : 'bad_message', native.message ?? status, {
+        status,
+        segment,
+        bag,
+        position,
+        value,
+        limit,
+      });
     }
     const at = segment * SEGMENT_FIELDS * 4;
     const view = new DataView(segments.buffer, segments.byteOffset, segments.byteLength);
     const table = at + 4 <= segments.byteLength ? this.#tables.get(view.getUint32(at, true))?.name : undefined;
     const name = table ?? `segment ${segment}`;
     if (status === 'bad_offsets') {
-      return new TerabagError('bad_offsets', `offsets do not fit the indices for table: ${name}, bag ${bag}, offset ${value}, limit ${limit}`, { table: name, bag, value, limit });
+      return new TerabagError(
+        'bad_offsets',
+        `offsets do not fit the indices for table: ${name}, bag ${bag}, offset ${value}, limit ${limit}`,
+        { table: name, bag, value, limit },
+      );
     }
     return indexOutOfRange(name, bag, position, value, limit);
   }
@@ -93,7 +104,15 @@ export class SparseEngine {
 
 /** The error of every id that a table does not have, wherever it is found. */
 export function indexOutOfRange(table: string, bag: number, position: number, index: string, rows: string): TerabagError {
-  return new TerabagError('index_out_of_range', `index out of range for table: ${table}, bag ${bag}, position ${position}, index ${index}, rows ${rows}`, {
-    table, bag, position, index, rows,
-  });
+  return new TerabagError(
+    'index_out_of_range',
+    `index out of range for table: ${table}, bag ${bag}, position ${position}, index ${index}, rows ${rows}`,
+    {
+      table,
+      bag,
+      position,
+      index,
+      rows,
+    },
+  );
 }

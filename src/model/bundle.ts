@@ -87,16 +87,20 @@ export async function verifyBundle(dir: string, onProgress?: OpenOptions['onProg
   let before = 0;
   for (const [file, { bytes }] of Object.entries(spec.files)) {
     const base = before;
-    await checkFiles(dir, spec, [file], onProgress ? { onProgress: (done) => onProgress(base + done, total) } : {}).catch((error: unknown) => problems.push(TerabagError.from(error).message));
+    await checkFiles(dir, spec, [file], onProgress ? { onProgress: (done) => onProgress(base + done, total) } : {}).catch(
+      (error: unknown) => problems.push(TerabagError.from(error).message),
+    );
     before += bytes;
   }
-  if (problems.length === 0) await openBundle(dir, { verify: 'size' }).catch((error: unknown) => problems.push(TerabagError.from(error).message));
+  if (problems.length === 0)
+    await openBundle(dir, { verify: 'size' }).catch((error: unknown) => problems.push(TerabagError.from(error).message));
   return problems;
 }
 
 function pathInside(dir: string, file: string): string {
   const clean = normalize(file);
-  if (isAbsolute(clean) || clean.startsWith('..')) throw new TerabagError('bad_model', `file has to lie inside the bundle: ${file}`, { file });
+  if (isAbsolute(clean) || clean.startsWith('..'))
+    throw new TerabagError('bad_model', `file has to lie inside the bundle: ${file}`, { file });
   return join(dir, clean);
 }
 
@@ -113,7 +117,12 @@ async function checkFiles(dir: string, spec: ModelSpec, files: readonly string[]
     const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
       throw new TerabagError('bad_table', `file of the bundle is missing (${error.code}): ${path}`, { file }, { cause: error });
     });
-    if (info.size !== expected.bytes) throw new TerabagError('bad_table', `file has another length than model.json says (truncated?): ${path}, ${info.size} bytes, expected ${expected.bytes}`, { file });
+    if (info.size !== expected.bytes)
+      throw new TerabagError(
+        'bad_table',
+        `file has another length than model.json says (truncated?): ${path}, ${info.size} bytes, expected ${expected.bytes}`,
+        { file },
+      );
     if (options.verify === 'size') continue;
     const found = await checksumFile(path, (bytes) => {
       done += bytes;
@@ -121,7 +130,11 @@ async function checkFiles(dir: string, spec: ModelSpec, files: readonly string[]
     });
     const chunk = found.crc32.findIndex((value, index) => value !== expected.crc32[index]);
     if (chunk >= 0 || found.crc32.length !== expected.crc32.length) {
-      throw new TerabagError('checksum_mismatch', `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found.crc32[chunk]}, expected ${expected.crc32[chunk]}`, { file, chunk });
+      throw new TerabagError(
+        'checksum_mismatch',
+        `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found.crc32[chunk]}, expected ${expected.crc32[chunk]}`,
+        { file, chunk },
+      );
     }
   }
 }
@@ -130,11 +143,13 @@ async function openTable(dir: string, spec: TableSpec): Promise<OpenTable> {
   const path = pathInside(dir, spec.file);
   const header = await readSafetensorsHeader(path);
   const tensor = header.tensors.get(spec.tensor);
-  const wrong = (what: string): TerabagError => new TerabagError('bad_table', `table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });
+  const wrong = (what: string): TerabagError =>
+    new TerabagError('bad_table', `table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });
   if (tensor === undefined) throw wrong(`no tensor ${spec.tensor} in the file, it has ${[...header.tensors.keys()].join(', ')}`);
   const { dtype, shape } = tensor;
   if (dtype !== DTYPES[spec.format]) throw wrong(`tensor is ${dtype}, model.json says ${spec.format}`);
-  if (shape.length !== 2 || shape[0] !== spec.rows || shape[1] !== spec.dim) throw wrong(`tensor is ${shape.join('x')}, model.json says ${spec.rows}x${spec.dim}`);
+  if (shape.length !== 2 || shape[0] !== spec.rows || shape[1] !== spec.dim)
+    throw wrong(`tensor is ${shape.join('x')}, model.json says ${spec.rows}x${spec.dim}`);
   return { spec, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / spec.rows, bytes: tensor.bytes };
 }
 
@@ -142,7 +157,8 @@ async function readDense(dir: string): Promise<Map<string, { shape: readonly num
   const header = await readSafetensorsHeader(join(dir, DENSE_FILE));
   const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
   for (const [name, tensor] of header.tensors) {
-    if (tensor.dtype !== 'F32') throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}`, { tensor: name });
+    if (tensor.dtype !== 'F32')
+      throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}`, { tensor: name });
     tensors.set(name, { shape: tensor.shape, data: new Float32Array((await readTensor(header, tensor)).buffer) });
   }
   return tensors;

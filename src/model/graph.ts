@@ -52,7 +52,9 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
     const found = tables.get(layer.table);
     if (found === undefined) throw bad(`${path}.table`, `no such table: ${layer.table}`);
     const { dim, rows } = found.table;
-    return [{ name: layer.name, table: found.index, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net }];
+    return [
+      { name: layer.name, table: found.index, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
+    ];
   });
   const values = new Map<string, Value>();
   const define = (path: string, name: string, dim: number, stage: 0 | 1): void => {
@@ -71,17 +73,29 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
       if (value === undefined) throw bad(path, `reads a value that no dense feature and no earlier layer gives: ${name}`);
       return value;
     });
-    const dim = outputDim(layer, inputs.map((input) => input.dim), shapes, path);
+    const dim = outputDim(
+      layer,
+      inputs.map((input) => input.dim),
+      shapes,
+      path,
+    );
     const stage = inputs.some((input) => input.stage === 1) ? 1 : 0;
     layers.push({
-      name: layer.name, op: layer.type, inputs: inputs.map((input) => input.number), dim, stage,
-      activation: layer.type === 'fc' ? layer.activation : 'none', diagonal: layer.type === 'dot_interaction' && layer.diagonal,
-      weight: layer.type === 'fc' ? layer.weight : null, bias: layer.type === 'fc' ? layer.bias : null,
+      name: layer.name,
+      op: layer.type,
+      inputs: inputs.map((input) => input.number),
+      dim,
+      stage,
+      activation: layer.type === 'fc' ? layer.activation : 'none',
+      diagonal: layer.type === 'dot_interaction' && layer.diagonal,
+      weight: layer.type === 'fc' ? layer.weight : null,
+      bias: layer.type === 'fc' ? layer.bias : null,
     });
     define(`${path}.name`, layer.name, dim, stage);
   }
   const output = values.get(spec.output);
-  if (output === undefined || output.number < spec.dense.length + bags.length) throw bad('output', `has to name a layer that is no embedding bag: ${spec.output}`);
+  if (output === undefined || output.number < spec.dense.length + bags.length)
+    throw bad('output', `has to name a layer that is no embedding bag: ${spec.output}`);
   return { dense: spec.dense, bags, layers, output: output.number, outputDim: output.dim };
 }
 
@@ -95,9 +109,11 @@ function outputDim(layer: DenseLayer, dims: readonly number[], shapes: ReadonlyM
     case 'fc': {
       const shape = shapes.get(layer.weight);
       const [out = 0, width] = shape ?? [];
-      if (shape?.length !== 2 || out < 1 || width !== first) throw bad(`${path}.weight`, `${layer.weight} has to be [out, ${first}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`);
+      if (shape?.length !== 2 || out < 1 || width !== first)
+        throw bad(`${path}.weight`, `${layer.weight} has to be [out, ${first}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`);
       const bias = layer.bias === null ? [out] : shapes.get(layer.bias);
-      if (bias?.length !== 1 || bias[0] !== out) throw bad(`${path}.bias`, `${layer.bias} has to be [${out}] in dense.safetensors: ${bias?.join('x') ?? 'missing'}`);
+      if (bias?.length !== 1 || bias[0] !== out)
+        throw bad(`${path}.bias`, `${layer.bias} has to be [${out}] in dense.safetensors: ${bias?.join('x') ?? 'missing'}`);
       return out;
     }
     case 'dot_interaction':

@@ -19,19 +19,27 @@ export const tableSchema = z.strictObject({
 });
 
 const embeddingBagSchema = z.strictObject({
-  type: z.literal('embedding_bag'), name, table: name,
+  type: z.literal('embedding_bag'),
+  name,
+  table: name,
   pooling: z.enum(['sum', 'mean']).default('sum'),
   weighted: z.boolean().default(false),
 });
 const fcSchema = z.strictObject({
-  type: z.literal('fc'), name, input: name,
+  type: z.literal('fc'),
+  name,
+  input: name,
   /** Tensor [out, in] F32 of dense.safetensors; bias [out] or null. */
-  weight: z.string().min(1), bias: z.string().min(1).nullable().default(null),
+  weight: z.string().min(1),
+  bias: z.string().min(1).nullable().default(null),
   activation: z.enum(['none', 'relu', 'sigmoid']).default('none'),
 });
 const dotInteractionSchema = z.strictObject({
   /** Concat of the first input with the dot products of all pairs, row-major lower triangle; diagonal adds the pairs (i, i). */
-  type: z.literal('dot_interaction'), name, inputs: z.array(name).min(2), diagonal: z.boolean().default(false),
+  type: z.literal('dot_interaction'),
+  name,
+  inputs: z.array(name).min(2),
+  diagonal: z.boolean().default(false),
 });
 const concatSchema = z.strictObject({ type: z.literal('concat'), name, inputs: z.array(name).min(1) });
 const sumSchema = z.strictObject({ type: z.literal('sum'), name, inputs: z.array(name).min(1) });

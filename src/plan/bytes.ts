@@ -11,7 +11,11 @@ export function planSummary(plan: Plan, spec: ModelSpec): { shard: string; endpo
   return plan.shards.map(({ name, endpoints }) => {
     const held = plan.tables.flatMap(({ table, parts }) => {
       const spec = tables.get(table);
-      return spec === undefined ? [] : parts.flatMap((shard, part) => (shard === name ? [(tableBytes(spec) / spec.rows) * Math.ceil((spec.rows - part) / parts.length)] : []));
+      return spec === undefined
+        ? []
+        : parts.flatMap((shard, part) =>
+            shard === name ? [(tableBytes(spec) / spec.rows) * Math.ceil((spec.rows - part) / parts.length)] : [],
+          );
     });
     return { shard: name, endpoint: endpoints[0] ?? '', tables: held.length, bytes: held.reduce((sum, bytes) => sum + bytes, 0) };
   });

@@ -12,7 +12,9 @@ export const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
-  shards: z.array(z.strictObject({ name, endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet') })).min(1),
+  shards: z
+    .array(z.strictObject({ name, endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet') }))
+    .min(1),
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
 });
@@ -25,7 +27,12 @@ export async function readPlan(path: string): Promise<Plan> {
   try {
     json = JSON.parse(await readFile(path, 'utf8'));
   } catch (error) {
-    throw new TerabagError('bad_plan', `plan cannot be read: ${path}, ${error instanceof Error ? error.message : String(error)}`, { path }, { cause: error });
+    throw new TerabagError(
+      'bad_plan',
+      `plan cannot be read: ${path}, ${error instanceof Error ? error.message : String(error)}`,
+      { path },
+      { cause: error },
+    );
   }
   const parsed = planSchema.safeParse(json);
   if (!parsed.success) throw bad(`plan: ${parsed.error.issues[0]?.path.join('.') || 'root'}: ${parsed.error.issues[0]?.message}: ${path}`);
@@ -39,7 +46,10 @@ export async function writePlan(path: string, plan: Plan): Promise<void> {
 /** Refuses a plan of another model, and one that does not place every table exactly once. */
 export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
   if (plan.model.hash !== hash) {
-    throw new TerabagError('model_mismatch', `plan is of another model: ${plan.model.name} ${plan.model.version} (${plan.model.hash.slice(0, 12)}), the bundle is ${spec.name} ${spec.version} (${hash.slice(0, 12)}); plan again`);
+    throw new TerabagError(
+      'model_mismatch',
+      `plan is of another model: ${plan.model.name} ${plan.model.version} (${plan.model.hash.slice(0, 12)}), the bundle is ${spec.name} ${spec.version} (${hash.slice(0, 12)}); plan again`,
+    );
   }
   const shards = new Set(plan.shards.map((shard) => shard.name));
   if (shards.size !== plan.shards.length) throw bad('plan: shard names have to differ');

@@ -27,10 +27,13 @@ export class Admission<T> {
     const { signal } = options;
     try {
       if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
-      if (!(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1) throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
+      if (!(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1)
+        throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
       if (signal?.aborted) throw new TerabagError('aborted', 'the request was aborted', {}, { cause: signal.reason });
       if (this.#inFlight >= this.maxInFlight) {
-        throw new TerabagError('overloaded', `too many requests in flight: ${this.#inFlight}; raise maxInFlight or send fewer`, { inFlight: this.#inFlight });
+        throw new TerabagError('overloaded', `too many requests in flight: ${this.#inFlight}; raise maxInFlight or send fewer`, {
+          inFlight: this.#inFlight,
+        });
       }
       return await this.#bounded(deadlineMs, signal, work);
     } catch (error) {
@@ -39,13 +42,21 @@ export class Admission<T> {
     }
   }
 
-  #bounded<R>(deadlineMs: number, signal: AbortSignal | undefined, work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>): Promise<R> {
+  #bounded<R>(
+    deadlineMs: number,
+    signal: AbortSignal | undefined,
+    work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>,
+  ): Promise<R> {
     const lent = this.#idle.pop() ?? { scratch: new Scratch(), extra: this.makeExtra() };
     this.#inFlight++;
     return new Promise<R>((resolve, reject) => {
-      const onAbort = (): void => settle(() => reject(new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason })));
+      const onAbort = (): void =>
+        settle(() => reject(new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason })));
       // Shards that are away name themselves a moment before this last resort.
-      const timer = setTimeout(() => settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }))), deadlineMs);
+      const timer = setTimeout(
+        () => settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }))),
+        deadlineMs,
+      );
       const settle = (end: () => void): void => {
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);

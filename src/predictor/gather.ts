@@ -8,7 +8,13 @@ import { bytesOf, type Scratch } from './scratch.js';
  * Puts the answers of all destinations where the dense net reads them: [bags, dim] per bag layer, in model order. Parts of row-wise tables
  * are added in ascending order of the part, whatever the order of arrival, so that the same plan always gives the same bits.
  */
-export function gatherPooled(model: ResolvedModel, request: CheckedRequest, partitions: readonly (Partition | null)[], answers: readonly (Uint8Array | null)[], scratch: Scratch): Float32Array {
+export function gatherPooled(
+  model: ResolvedModel,
+  request: CheckedRequest,
+  partitions: readonly (Partition | null)[],
+  answers: readonly (Uint8Array | null)[],
+  scratch: Scratch,
+): Float32Array {
   const starts: number[] = [];
   let length = 0;
   request.bags.forEach((bags, bag) => {
@@ -40,14 +46,25 @@ export function gatherPooled(model: ResolvedModel, request: CheckedRequest, part
 }
 
 function answerLength(bytes: number, expected: number): TerabagError {
-  return new TerabagError('bad_message', `answer of another length than the request asks for: ${bytes} bytes, expected ${expected}`, { bytes, expected });
+  return new TerabagError('bad_message', `answer of another length than the request asks for: ${bytes} bytes, expected ${expected}`, {
+    bytes,
+    expected,
+  });
 }
 
 function addRowWise(
-  model: ResolvedModel, request: CheckedRequest, pooled: Float32Array, starts: readonly number[],
-  rowWise: readonly { bag: number; sent: Uint32Array; rows: Float32Array }[], partitions: readonly (Partition | null)[],
+  model: ResolvedModel,
+  request: CheckedRequest,
+  pooled: Float32Array,
+  starts: readonly number[],
+  rowWise: readonly { bag: number; sent: Uint32Array; rows: Float32Array }[],
+  partitions: readonly (Partition | null)[],
 ): void {
-  const tableWise = new Set(partitions.flatMap((partition) => partition?.segments.filter(({ sent }) => sent === null).map(({ assignment }) => assignment.bag) ?? []));
+  const tableWise = new Set(
+    partitions.flatMap(
+      (partition) => partition?.segments.filter(({ sent }) => sent === null).map(({ assignment }) => assignment.bag) ?? [],
+    ),
+  );
   model.bags.forEach(({ dim, pooling }, bag) => {
     if (tableWise.has(bag)) return;
     const start = starts[bag] as number;

@@ -8,7 +8,7 @@ import type { ResolvedModel } from '../model/graph.js';
 import { Admission } from './admission.js';
 import { gatherPooled } from './gather.js';
 import { Partitioner } from './partition.js';
-import type { PredictOptions, Prediction, Predictor, PredictRequest } from './predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { checkRequest } from './request.js';
 import { bytesOf } from './scratch.js';
 

@@ -1,5 +1,5 @@
-import { indexOutOfRange } from '../engine/sparse-engine.js';
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../engine/sparse-batch.js';
+import { indexOutOfRange } from '../engine/sparse-engine.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
@@ -63,13 +63,27 @@ export class Partitioner {
     return request.bags[assignment.bag] as CheckedBags;
   }
 
-  #batch(assignments: readonly Assignment[], request: CheckedRequest, partsOf: (assignment: Assignment) => RowPart, scratch: Scratch, key: number): Partition | null {
+  #batch(
+    assignments: readonly Assignment[],
+    request: CheckedRequest,
+    partsOf: (assignment: Assignment) => RowPart,
+    scratch: Scratch,
+    key: number,
+  ): Partition | null {
     const pieces = assignments
-      .map((assignment) => ({ assignment, bag: this.#bag(assignment), input: this.#input(request, assignment), rows: assignment.parts > 1 ? partsOf(assignment) : null }))
+      .map((assignment) => ({
+        assignment,
+        bag: this.#bag(assignment),
+        input: this.#input(request, assignment),
+        rows: assignment.parts > 1 ? partsOf(assignment) : null,
+      }))
       .filter((piece) => (piece.rows === null ? piece.input.numBags > 0 : piece.rows.sent.length > 0));
     if (pieces.length === 0) return null;
     const numIndices = pieces.reduce((sum, { rows, input }) => sum + (rows?.indices ?? input.input.indices).length, 0);
-    const numWeights = pieces.reduce((sum, { rows, input, bag }) => sum + (bag.weighted ? (rows?.indices ?? input.input.indices).length : 0), 0);
+    const numWeights = pieces.reduce(
+      (sum, { rows, input, bag }) => sum + (bag.weighted ? (rows?.indices ?? input.input.indices).length : 0),
+      0,
+    );
     const numBags = pieces.reduce((sum, { rows, input }) => sum + (rows?.sent.length ?? input.numBags), 0);
     if (numIndices > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${numIndices}`);
 
@@ -85,7 +99,10 @@ export class Partitioner {
       const bags = rows?.sent.length ?? input.numBags;
       // The main shard divides the sum of all parts of a row-wise mean.
       const mean = bag.pooling === 'mean' && rows === null ? SEGMENT_MEAN : 0;
-      segments.set([bag.table, assignment.part, assignment.parts, bags, mean | (bag.weighted ? SEGMENT_WEIGHTED : 0)], segment * SEGMENT_FIELDS);
+      segments.set(
+        [bag.table, assignment.part, assignment.parts, bags, mean | (bag.weighted ? SEGMENT_WEIGHTED : 0)],
+        segment * SEGMENT_FIELDS,
+      );
       const given = rows?.indices ?? input.input.indices;
       copyIndices(given, indices, atIndex, bag, input);
       if (rows !== null) {
@@ -130,7 +147,13 @@ const bagOf = (offsets: BagsOffsets, position: number): number => {
 type BagsOffsets = CheckedBags['input']['offsets'];
 
 function outOfRange(bag: ModelBag, input: CheckedBags, position: number): TerabagError {
-  return indexOutOfRange(bag.tableName, bagOf(input.input.offsets, position), position, String(input.input.indices[position]), String(bag.rows));
+  return indexOutOfRange(
+    bag.tableName,
+    bagOf(input.input.offsets, position),
+    position,
+    String(input.input.indices[position]),
+    String(bag.rows),
+  );
 }
 
 /** The id at a position as a number below rows; anything else is refused with its place. */
@@ -141,16 +164,28 @@ function rowAt(bag: ModelBag, input: CheckedBags, position: number): number {
     return Number(index);
   }
   if (!Number.isInteger(index)) {
-    throw new TerabagError('invalid_argument', `index has to be an integer for table: ${bag.tableName}, position ${position}, index ${String(index)}`, {
-      table: bag.tableName, bag: bagOf(input.input.offsets, position), position,
-    });
+    throw new TerabagError(
+      'invalid_argument',
+      `index has to be an integer for table: ${bag.tableName}, position ${position}, index ${String(index)}`,
+      {
+        table: bag.tableName,
+        bag: bagOf(input.input.offsets, position),
+        position,
+      },
+    );
   }
   if (index < 0 || index >= bag.rows) throw outOfRange(bag, input, position);
   return index;
 }
 
 /** Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. */
-function copyIndices(given: CheckedBags['input']['indices'] | number[], target: Int32Array | BigInt64Array, at: number, bag: ModelBag, input: CheckedBags): void {
+function copyIndices(
+  given: CheckedBags['input']['indices'] | number[],
+  target: Int32Array | BigInt64Array,
+  at: number,
+  bag: ModelBag,
+  input: CheckedBags,
+): void {
   if (target instanceof Int32Array && given instanceof Int32Array) {
     target.set(given, at);
     return;

@@ -23,7 +23,8 @@ export interface CheckedBags {
   readonly input: BagsInput;
 }
 
-const invalid = (message: string, details: Record<string, string | number>): TerabagError => new TerabagError('invalid_argument', message, details);
+const invalid = (message: string, details: Record<string, string | number>): TerabagError =>
+  new TerabagError('invalid_argument', message, details);
 
 /** Checks names, lengths, offsets and dense values against the model; dense and perItem live in the scratch. */
 export function checkRequest(model: ResolvedModel, request: PredictRequest, scratch: Scratch): CheckedRequest {
@@ -40,7 +41,11 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
   rows.forEach((count, input) => {
     if (count !== items && count !== 1) {
       const name = names[input]?.name ?? '';
-      throw invalid(`a feature has 1 row (of the user) or one per item: ${name} has ${count}, items ${items}`, { field: name, rows: count, items });
+      throw invalid(`a feature has 1 row (of the user) or one per item: ${name} has ${count}, items ${items}`, {
+        field: name,
+        rows: count,
+        items,
+      });
     }
     perItem[input] = count === items ? 1 : 0;
   });
@@ -55,7 +60,9 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
 function refuseUnknown(field: string, given: readonly string[], known: readonly { readonly name: string }[]): void {
   for (const name of given) {
     if (!known.some((entry) => entry.name === name)) {
-      throw invalid(`no such ${field} feature in the model: ${name}; it has ${known.map((entry) => entry.name).join(', ') || 'none'}`, { field: `${field}.${name}` });
+      throw invalid(`no such ${field} feature in the model: ${name}; it has ${known.map((entry) => entry.name).join(', ') || 'none'}`, {
+        field: `${field}.${name}`,
+      });
     }
   }
 }
@@ -64,7 +71,9 @@ function denseRows(feature: { readonly name: string; readonly dim: number }, req
   const values = request.dense[feature.name];
   if (values === undefined) throw invalid(`dense feature is missing: ${feature.name}`, { field: `dense.${feature.name}` });
   if (values.length % feature.dim !== 0) {
-    throw invalid(`dense feature has to have a multiple of its dim: ${feature.name}, dim ${feature.dim}, length ${values.length}`, { field: `dense.${feature.name}` });
+    throw invalid(`dense feature has to have a multiple of its dim: ${feature.name}, dim ${feature.dim}, length ${values.length}`, {
+      field: `dense.${feature.name}`,
+    });
   }
   return values.length / feature.dim;
 }
@@ -80,7 +89,9 @@ function concatDense(model: ResolvedModel, request: PredictRequest, scratch: Scr
     if (!(values instanceof Float32Array)) {
       values.forEach((value, position) => {
         if (typeof value !== 'number') {
-          throw invalid(`dense values have to be numbers: ${model.dense[feature]?.name}, position ${position}, ${String(value)}`, { field: `dense.${model.dense[feature]?.name}` });
+          throw invalid(`dense values have to be numbers: ${model.dense[feature]?.name}, position ${position}, ${String(value)}`, {
+            field: `dense.${model.dense[feature]?.name}`,
+          });
         }
       });
     }
@@ -97,7 +108,10 @@ function checkBags(bag: { readonly name: string; readonly weighted: boolean }, r
   const { indices, offsets, weights } = input;
   const count = indices.length;
   const bad = (message: string, at: number): TerabagError =>
-    new TerabagError('bad_offsets', `${message} for table: ${bag.name}, bag ${at}, offset ${String(offsets[at])}, indices ${count}`, { table: bag.name, bag: at });
+    new TerabagError('bad_offsets', `${message} for table: ${bag.name}, bag ${at}, offset ${String(offsets[at])}, indices ${count}`, {
+      table: bag.name,
+      bag: at,
+    });
   if (offsets.length === 0) throw bad('offsets need B + 1 entries, at least [0],', 0);
   if (offsets[0] !== 0) throw bad('offsets have to start at 0', 0);
   let previous = 0;
@@ -107,8 +121,10 @@ function checkBags(bag: { readonly name: string; readonly weighted: boolean }, r
     previous = offset;
   }
   if (previous !== count) throw bad('offsets have to end at the number of indices', offsets.length - 1);
-  if (bag.weighted && weights === undefined) throw invalid(`weights are missing for a weighted bag: ${bag.name}`, { field: `${field}.weights` });
-  if (!bag.weighted && weights !== undefined) throw invalid(`weights for a bag that takes none: ${bag.name}`, { field: `${field}.weights` });
+  if (bag.weighted && weights === undefined)
+    throw invalid(`weights are missing for a weighted bag: ${bag.name}`, { field: `${field}.weights` });
+  if (!bag.weighted && weights !== undefined)
+    throw invalid(`weights for a bag that takes none: ${bag.name}`, { field: `${field}.weights` });
   if (weights !== undefined && weights.length !== count) {
     throw invalid(`one weight per index: ${bag.name}, indices ${count}, weights ${weights.length}`, { field: `${field}.weights` });
   }

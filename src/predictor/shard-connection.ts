@@ -1,7 +1,7 @@
+import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../wire/codec.js';
 import type { ShardMessage, ShardStats } from '../wire/messages.js';
-import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { ClientHandlers, ClientTransport } from '../wire/transport.js';
 
 /** How often a ready shard is asked for a sign of life, and after how long without one it counts as gone. */
@@ -75,7 +75,13 @@ export class ShardConnection {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#pending.delete(id);
-        reject(this.ready ? new TerabagError('deadline_exceeded', `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`, { shard: this.name }) : this.#why);
+        reject(
+          this.ready
+            ? new TerabagError('deadline_exceeded', `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`, {
+                shard: this.name,
+              })
+            : this.#why,
+        );
       }, remainingMs);
       this.#pending.set(id, { message, deadlineAt, timer, resolve, reject });
       if (this.ready) this.#send(message);
@@ -116,7 +122,10 @@ export class ShardConnection {
   }
 
   #unavailable(what: string): TerabagError {
-    return new TerabagError('shard_unavailable', `shard ${what}: ${this.name} at ${this.endpoint}`, { shard: this.name, endpoint: this.endpoint });
+    return new TerabagError('shard_unavailable', `shard ${what}: ${this.name} at ${this.endpoint}`, {
+      shard: this.name,
+      endpoint: this.endpoint,
+    });
   }
 
   #send(message: Uint8Array): void {
@@ -166,7 +175,11 @@ export class ShardConnection {
       }
       case 'error':
         if (message.code === 'draining') this.#retryLater('drains');
-        else this.#fail(message.id, new TerabagError(message.code as ErrorCode, message.message, { ...message.details, shard: this.name } as ErrorDetails));
+        else
+          this.#fail(
+            message.id,
+            new TerabagError(message.code as ErrorCode, message.message, { ...message.details, shard: this.name } as ErrorDetails),
+          );
         return;
       case 'stats':
         this.#statsWaiting.get(message.id)?.(message.stats);

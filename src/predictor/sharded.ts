@@ -8,7 +8,7 @@ import { connectZeromq } from '../wire/zeromq.js';
 import { Admission } from './admission.js';
 import { gatherPooled } from './gather.js';
 import { type Assignment, Partitioner } from './partition.js';
-import type { PredictOptions, Prediction, Predictor, PredictRequest } from './predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { checkRequest } from './request.js';
 import { type Connect, ShardConnection } from './shard-connection.js';
 
@@ -68,7 +68,9 @@ class MainShard implements ShardedPredictor {
     private readonly net: DenseNet,
     options: ConnectOptions,
   ) {
-    this.#shards = plan.shards.map(({ name, endpoints }) => new ShardConnection(name, endpoints[0] ?? '', modelHash, options.transport ?? connectZeromq));
+    this.#shards = plan.shards.map(
+      ({ name, endpoints }) => new ShardConnection(name, endpoints[0] ?? '', modelHash, options.transport ?? connectZeromq),
+    );
     this.#partitioner = new Partitioner(model, assignments(plan, model));
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => net.createWorkspace());
   }
@@ -84,7 +86,11 @@ class MainShard implements ShardedPredictor {
       const { items, perItem, dense } = checked;
       const scores = new Float32Array(items * model.outputDim);
       const partitions = this.#partitioner.partition(checked, scratch);
-      const answered = Promise.all(partitions.map((partition, shard) => (partition === null ? null : (this.#shards[shard] as ShardConnection).pool(partition.batch, deadlineAt))));
+      const answered = Promise.all(
+        partitions.map((partition, shard) =>
+          partition === null ? null : (this.#shards[shard] as ShardConnection).pool(partition.batch, deadlineAt),
+        ),
+      );
       // Mark it handled: a shard may fail while the bottom layers still run.
       answered.catch(() => undefined);
       if (items > 0) await net.run(workspace, 0, items, perItem, dense, null, null);

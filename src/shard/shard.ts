@@ -28,9 +28,13 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   const { plan, shard, bundle: dir, verify = 'full', onProgress } = options;
   const placed = plan.shards.find(({ name }) => name === shard);
   if (placed === undefined) {
-    throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, { shard });
+    throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, {
+      shard,
+    });
   }
-  const mine = new Map(plan.tables.map(({ table, parts }) => [table, parts.flatMap((name, part) => (name === shard ? [{ part, parts: parts.length }] : []))]));
+  const mine = new Map(
+    plan.tables.map(({ table, parts }) => [table, parts.flatMap((name, part) => (name === shard ? [{ part, parts: parts.length }] : []))]),
+  );
   const tables = new Set([...mine].filter(([, parts]) => parts.length > 0).map(([table]) => table));
   const bundle = await openBundle(dir, { verify, tables, dense: false, ...(onProgress && { onProgress }) });
   checkPlan(plan, bundle.spec, bundle.hash);
@@ -135,16 +139,24 @@ export class Shard {
 
   async #pool(message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): Promise<ShardMessage> {
     if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${this.name}`);
-    if (this.#inFlight > this.maxInFlight) throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
+    if (this.#inFlight > this.maxInFlight)
+      throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
     const { batch, id, remainingMs } = message;
     const length = this.engine.outputLength(batch.segments);
-    if (length * 4 > MAX_MESSAGE_BYTES) throw new TerabagError('bad_message', `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_MESSAGE_BYTES}`);
+    if (length * 4 > MAX_MESSAGE_BYTES)
+      throw new TerabagError(
+        'bad_message',
+        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_MESSAGE_BYTES}`,
+      );
     const out = new Float32Array(length);
     await this.engine.pool(batch, out);
     const serviceMs = performance.now() - receivedAt;
     if (serviceMs > remainingMs) {
       this.#counts.expired++;
-      throw new TerabagError('deadline_exceeded', `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`);
+      throw new TerabagError(
+        'deadline_exceeded',
+        `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`,
+      );
     }
     return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer) };
   }
@@ -158,8 +170,15 @@ export class Shard {
   stats(): ShardStats {
     const { user, system } = process.cpuUsage();
     return {
-      shard: this.name, model: this.modelHash, state: this.state, uptimeMs: performance.now() - this.#startedAt, ...this.#counts,
-      inFlight: this.#inFlight, cpuUserUs: user, cpuSystemUs: system, rssBytes: process.memoryUsage.rss(),
+      shard: this.name,
+      model: this.modelHash,
+      state: this.state,
+      uptimeMs: performance.now() - this.#startedAt,
+      ...this.#counts,
+      inFlight: this.#inFlight,
+      cpuUserUs: user,
+      cpuSystemUs: system,
+      rssBytes: process.memoryUsage.rss(),
     };
   }
 }

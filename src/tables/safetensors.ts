@@ -6,7 +6,21 @@ import { ChunkedCrc32, type FileChecksum } from './checksum.js';
 /** The safetensors format: u64 header length, JSON header, data. https://huggingface.co/docs/safetensors */
 const LENGTH_BYTES = 8;
 const MAX_HEADER_BYTES = 100_000_000;
-const DTYPE_BYTES: Readonly<Record<string, number>> = { F64: 8, I64: 8, U64: 8, F32: 4, I32: 4, U32: 4, F16: 2, BF16: 2, I16: 2, U16: 2, I8: 1, U8: 1, BOOL: 1 };
+const DTYPE_BYTES: Readonly<Record<string, number>> = {
+  F64: 8,
+  I64: 8,
+  U64: 8,
+  F32: 4,
+  I32: 4,
+  U32: 4,
+  F16: 2,
+  BF16: 2,
+  I16: 2,
+  U16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+};
 
 export interface TensorInfo {
   readonly dtype: string;
@@ -35,7 +49,8 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
     const start = Buffer.alloc(LENGTH_BYTES);
     if ((await file.read(start, 0, LENGTH_BYTES, 0)).bytesRead !== LENGTH_BYTES) throw bad(`shorter than its first ${LENGTH_BYTES} bytes`);
     const headerBytes = start.readBigUInt64LE();
-    if (headerBytes < 2n || headerBytes > MAX_HEADER_BYTES || headerBytes > fileBytes - LENGTH_BYTES) throw bad(`header of ${headerBytes} bytes in a file of ${fileBytes}`);
+    if (headerBytes < 2n || headerBytes > MAX_HEADER_BYTES || headerBytes > fileBytes - LENGTH_BYTES)
+      throw bad(`header of ${headerBytes} bytes in a file of ${fileBytes}`);
     const header = Buffer.alloc(Number(headerBytes));
     if ((await file.read(header, 0, header.length, LENGTH_BYTES)).bytesRead !== header.length) throw bad('header is cut off');
     let json: unknown;
@@ -47,7 +62,8 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
     if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('header is not a JSON object');
     const dataStart = LENGTH_BYTES + header.length;
     const { __metadata__: metadata = {}, ...entries } = json as Record<string, unknown>;
-    if (typeof metadata !== 'object' || metadata === null || Object.values(metadata).some((value) => typeof value !== 'string')) throw bad('__metadata__ is not a map of strings');
+    if (typeof metadata !== 'object' || metadata === null || Object.values(metadata).some((value) => typeof value !== 'string'))
+      throw bad('__metadata__ is not a map of strings');
     const tensors = new Map(Object.entries(entries).map(([name, entry]) => [name, tensorInfo(name, entry, dataStart, bad)]));
     let end = dataStart;
     for (const [name, tensor] of [...tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset || a.bytes - b.bytes)) {
@@ -66,12 +82,14 @@ function tensorInfo(name: string, entry: unknown, dataStart: number, bad: (what:
   const { dtype, shape, data_offsets: offsets } = entry as Record<string, unknown>;
   const size = typeof dtype === 'string' && Object.hasOwn(DTYPE_BYTES, dtype) ? DTYPE_BYTES[dtype] : undefined;
   if (typeof dtype !== 'string' || size === undefined) throw bad(`tensor ${name} has an unknown dtype ${String(dtype)}`);
-  const counts = (value: unknown): value is number[] => Array.isArray(value) && value.every((count) => Number.isSafeInteger(count) && count >= 0);
+  const counts = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.every((count) => Number.isSafeInteger(count) && count >= 0);
   if (!counts(shape)) throw bad(`tensor ${name} has no sound shape`);
   if (!counts(offsets) || offsets.length !== 2) throw bad(`tensor ${name} has no sound data_offsets`);
   const [from = 0, to = 0] = offsets;
   const bytes = shape.reduce((product, count) => product * BigInt(count), BigInt(size));
-  if (to < from || BigInt(to - from) !== bytes) throw bad(`tensor ${name} of shape ${shape.join('x')} needs ${bytes} bytes, data_offsets give ${to - from}`);
+  if (to < from || BigInt(to - from) !== bytes)
+    throw bad(`tensor ${name} of shape ${shape.join('x')} needs ${bytes} bytes, data_offsets give ${to - from}`);
   return { dtype, shape, byteOffset: dataStart + from, bytes: to - from };
 }
 
@@ -100,13 +118,16 @@ export interface TensorToWrite {
 
 /** Streams tensors into a file, atomically. The data starts on a multiple of align (the header is padded with spaces). */
 export async function writeSafetensors(
-  path: string, tensors: readonly TensorToWrite[], options: { readonly metadata?: Readonly<Record<string, string>>; readonly align?: number } = {},
+  path: string,
+  tensors: readonly TensorToWrite[],
+  options: { readonly metadata?: Readonly<Record<string, string>>; readonly align?: number } = {},
 ): Promise<FileChecksum> {
   const header: Record<string, unknown> = options.metadata === undefined ? {} : { __metadata__: options.metadata };
   let end = 0;
   for (const { name, dtype, shape } of tensors) {
     const bytes = shape.reduce((product, count) => product * count, DTYPE_BYTES[dtype] ?? Number.NaN);
-    if (!Number.isSafeInteger(bytes)) throw new TerabagError('invalid_argument', `tensor has an unknown dtype or is too large: ${name}, ${dtype} ${shape.join('x')}`);
+    if (!Number.isSafeInteger(bytes))
+      throw new TerabagError('invalid_argument', `tensor has an unknown dtype or is too large: ${name}, ${dtype} ${shape.join('x')}`);
     header[name] = { dtype, shape, data_offsets: [end, end + bytes] };
     end += bytes;
   }
@@ -124,7 +145,11 @@ export async function writeSafetensors(
     };
     await put(start);
     for (const { data } of tensors) for (const piece of data instanceof Uint8Array ? [data] : data) await put(piece);
-    if (sum.digest().bytes !== start.length + end) throw new TerabagError('invalid_argument', `data and shapes differ: ${path}, ${sum.digest().bytes} bytes, expected ${start.length + end}`);
+    if (sum.digest().bytes !== start.length + end)
+      throw new TerabagError(
+        'invalid_argument',
+        `data and shapes differ: ${path}, ${sum.digest().bytes} bytes, expected ${start.length + end}`,
+      );
   });
   return sum.digest();
 }

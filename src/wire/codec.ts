@@ -45,7 +45,9 @@ class Fields {
     return value;
   }
   bytesOrNull(field: string): Uint8Array | null {
-    return this.values[this.#at] === null ? (this.#at++, null) : this.bytes(field);
+    if (this.values[this.#at] !== null) return this.bytes(field);
+    this.#at++;
+    return null;
   }
   record(field: string): Record<string, string | number | boolean> {
     const value = this.values[this.#at++];
@@ -83,7 +85,15 @@ export function encodeClientMessage(message: ClientMessage): Buffer {
     case 'pool': {
       const { segments, indexBytes, indices, offsets, weights } = message.batch;
       return packr.pack([
-        WIRE_VERSION, 'pool', message.id, message.remainingMs, indexBytes, binary(segments), binary(indices), binary(offsets), weights === null ? null : binary(weights),
+        WIRE_VERSION,
+        'pool',
+        message.id,
+        message.remainingMs,
+        indexBytes,
+        binary(segments),
+        binary(indices),
+        binary(offsets),
+        weights === null ? null : binary(weights),
       ]);
     }
     case 'ping':
@@ -105,8 +115,16 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
         const indexBytes = fields.number('indexBytes');
         if (indexBytes !== 4 && indexBytes !== 8) throw malformed('indexBytes', '4 or 8');
         return {
-          kind, id, remainingMs,
-          batch: { indexBytes, segments: fields.bytes('segments'), indices: fields.bytes('indices'), offsets: fields.bytes('offsets'), weights: fields.bytesOrNull('weights') },
+          kind,
+          id,
+          remainingMs,
+          batch: {
+            indexBytes,
+            segments: fields.bytes('segments'),
+            indices: fields.bytes('indices'),
+            offsets: fields.bytes('offsets'),
+            weights: fields.bytesOrNull('weights'),
+          },
         };
       }
       case 'ping':

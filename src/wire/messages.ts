@@ -36,6 +36,12 @@ export type ShardMessage =
   | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
   /** pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. */
   | { readonly kind: 'pooled'; readonly id: number; readonly serviceUs: number; readonly pooled: Uint8Array }
-  | { readonly kind: 'error'; readonly id: number; readonly code: string; readonly message: string; readonly details: Readonly<Record<string, string | number | boolean>> }
+  | {
+      readonly kind: 'error';
+      readonly id: number;
+      readonly code: string;
+      readonly message: string;
+      readonly details: Readonly<Record<string, string | number | boolean>>;
+    }
   | { readonly kind: 'pong'; readonly id: number; readonly state: ShardState }
   | { readonly kind: 'stats'; readonly id: number; readonly stats: ShardStats };

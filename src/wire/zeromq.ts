@@ -53,7 +53,12 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
   } catch (error) {
     socket.close();
     const reason = error instanceof Error ? error.message : String(error);
-    throw new TerabagError('invalid_argument', `cannot listen (is the port taken?): ${endpoint}, ${reason}`, { endpoint }, { cause: error });
+    throw new TerabagError(
+      'invalid_argument',
+      `cannot listen (is the port taken?): ${endpoint}, ${reason}`,
+      { endpoint },
+      { cause: error },
+    );
   }
   const receive = async (): Promise<void> => {
     for await (const [peer, bytes] of socket) if (peer !== undefined && bytes !== undefined) handler(peer, bytes);

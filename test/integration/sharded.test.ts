@@ -1,7 +1,17 @@
 import { rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Cluster, connect, launchCluster, openLocal, type Plan, planCapacityBalanced, type Predictor, type ShardedPredictor, TerabagError } from '../../src/index.js';
+import {
+  type Cluster,
+  connect,
+  launchCluster,
+  openLocal,
+  type Plan,
+  type Predictor,
+  planCapacityBalanced,
+  type ShardedPredictor,
+  TerabagError,
+} from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
 import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
@@ -74,16 +84,25 @@ test('a table split by rows gives the same scores up to the order of additions, 
 
 test('bad ids end in a typed error that names table and position, local and sharded alike', async () => {
   const request = smallRequest(random(2), 2);
-  const withIds = (indices: Int32Array | (number | bigint)[] | BigInt64Array) => ({ ...request, sparse: { ...request.sparse, sum: { indices, offsets: [0, 1, indices.length] } } });
+  const withIds = (indices: Int32Array | (number | bigint)[] | BigInt64Array) => ({
+    ...request,
+    sparse: { ...request.sparse, sum: { indices, offsets: [0, 1, indices.length] } },
+  });
   await withShards(await capacityPlan(2), async (predictor) => {
     for (const target of [local, predictor]) {
-      const code = (bad: ReturnType<typeof withIds>) => target.predict(bad).then(() => 'none', (error: TerabagError) => `${error.code} ${error.details['table']} ${error.details['position']}`);
+      const code = (bad: ReturnType<typeof withIds>) =>
+        target.predict(bad).then(
+          () => 'none',
+          (error: TerabagError) => `${error.code} ${error.details['table']} ${error.details['position']}`,
+        );
       expect(await code(withIds(Int32Array.of(1, 2, 50)))).toBe('index_out_of_range t0 2');
       expect(await code(withIds(Int32Array.of(1, -1, 3)))).toBe('index_out_of_range t0 1');
       expect(await code(withIds(BigInt64Array.of(1n, 2n ** 62n)))).toBe('index_out_of_range t0 1');
       expect(await code(withIds([1, 2n ** 63n]))).toBe('index_out_of_range t0 1');
       expect(await code(withIds([1, 1.5]))).toBe('invalid_argument t0 1');
-      expect(await code({ ...request, sparse: { ...request.sparse, sum: { indices: [1, 2], offsets: [0, 3, 2] } } })).toBe('bad_offsets sum undefined');
+      expect(await code({ ...request, sparse: { ...request.sparse, sum: { indices: [1, 2], offsets: [0, 3, 2] } } })).toBe(
+        'bad_offsets sum undefined',
+      );
     }
   });
 });

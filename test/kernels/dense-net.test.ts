@@ -5,7 +5,15 @@ import { availableKernels, bytesOf, type NetJob, randomFrom, runJobs } from './j
 const random = randomFrom(11);
 const floats = (length: number): Float32Array => Float32Array.from({ length }, () => random() * 2 - 1);
 const layer = (op: NativeLayer['op'], inputs: number[], dim: number, stage: number, more: Partial<NativeLayer> = {}): NativeLayer => ({
-  op, inputs, dim, stage, activation: 'none', diagonal: false, weight: null, bias: null, ...more,
+  op,
+  inputs,
+  dim,
+  stage,
+  activation: 'none',
+  diagonal: false,
+  weight: null,
+  bias: null,
+  ...more,
 });
 
 /** The net by definition, in float64, for one item. */
@@ -17,13 +25,17 @@ function score({ inputDims, layers, output }: NetJob, inputs: ArrayLike<number>[
     if (op === 'concat') values.push(given.flat());
     else if (op === 'sum') values.push(given[0]!.map((_, d) => given.reduce((sum, value) => sum + value[d]!, 0)));
     else if (op === 'dot_interaction') {
-      const pairs = given.flatMap((a, i) => given.slice(0, diagonal ? i + 1 : i).map((b) => a.reduce((sum, value, d) => sum + value * b[d]!, 0)));
+      const pairs = given.flatMap((a, i) =>
+        given.slice(0, diagonal ? i + 1 : i).map((b) => a.reduce((sum, value, d) => sum + value * b[d]!, 0)),
+      );
       values.push([...given[0]!, ...pairs]);
     } else {
-      values.push(Array.from({ length: dim }, (_, n) => {
-        const sum = given[0]!.reduce((total, value, k) => total + value * weight![n * given[0]!.length + k]!, bias?.[n] ?? 0);
-        return activation === 'relu' ? Math.max(0, sum) : activation === 'sigmoid' ? 1 / (1 + Math.exp(-sum)) : sum;
-      }));
+      values.push(
+        Array.from({ length: dim }, (_, n) => {
+          const sum = given[0]!.reduce((total, value, k) => total + value * weight![n * given[0]!.length + k]!, bias?.[n] ?? 0);
+          return activation === 'relu' ? Math.max(0, sum) : activation === 'sigmoid' ? 1 / (1 + Math.exp(-sum)) : sum;
+        }),
+      );
     }
   }
   return values[output]!;
@@ -44,7 +56,8 @@ function makeNet(width: number, wide: number, diagonal: boolean, activation: 'si
   ];
   const runs = [1, 2, 3, 5, 8, 13, 33].map((items, n) => {
     const perItem = Uint8Array.from([n & 1, (n >> 1) & 1, (n >> 2) & 1, n % 3 === 0 ? 1 : 0]);
-    const length = (from: number, to: number): number => inputDims.slice(from, to).reduce((sum, dim, i) => sum + dim * (perItem[from + i] === 1 ? items : 1), 0);
+    const length = (from: number, to: number): number =>
+      inputDims.slice(from, to).reduce((sum, dim, i) => sum + dim * (perItem[from + i] === 1 ? items : 1), 0);
     return { items, perItem, dense: floats(length(0, 2)), pooled: floats(length(2, 4)), outLength: items * 2 };
   });
   return { inputDims, numDense: 2, layers, output: 10, runs };
@@ -64,14 +77,24 @@ function inputsOf({ inputDims, numDense, runs }: NetJob, run: number, item: numb
 
 describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
   it('equal the float64 reference for random widths, batches and values of one row', () => {
-    const nets = [[1, 1], [5, 16], [8, 17], [16, 64], [31, 33], [64, 130], [129, 257]].map(([width, wide], n) => makeNet(width!, wide!, n % 2 === 0, n % 3 === 0 ? 'none' : 'sigmoid'));
+    const nets = [
+      [1, 1],
+      [5, 16],
+      [8, 17],
+      [16, 64],
+      [31, 33],
+      [64, 130],
+      [129, 257],
+    ].map(([width, wide], n) => makeNet(width!, wide!, n % 2 === 0, n % 3 === 0 ? 'none' : 'sigmoid'));
     const answer = runJobs(isa, { tables: [], nets });
     nets.forEach((net, n) => {
       expect(answer.nets[n]?.error).toBeUndefined();
       net.runs.forEach(({ items }, r) => {
         for (let item = 0; item < items; ++item) {
           const want = score(net, inputsOf(net, r, item));
-          want.forEach((value, d) => expect(Math.abs(answer.nets[n]!.outs![r]![item * 2 + d]! - value)).toBeLessThan(1e-4 * (1 + Math.abs(value))));
+          want.forEach((value, d) =>
+            expect(Math.abs(answer.nets[n]!.outs![r]![item * 2 + d]! - value)).toBeLessThan(1e-4 * (1 + Math.abs(value))),
+          );
         }
       });
     });
@@ -83,7 +106,13 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     const batch = { ...net, runs: [together] };
     const alone = Array.from({ length: 33 }, (_, item) => {
       const [a, b, c, d] = inputsOf(batch, 0, item) as [Float32Array, Float32Array, Float32Array, Float32Array];
-      return { items: 1, perItem: together.perItem, dense: Float32Array.from([...a, ...b]), pooled: Float32Array.from([...c, ...d]), outLength: 2 };
+      return {
+        items: 1,
+        perItem: together.perItem,
+        dense: Float32Array.from([...a, ...b]),
+        pooled: Float32Array.from([...c, ...d]),
+        outLength: 2,
+      };
     });
     const outs = runJobs(isa, { tables: [], nets: [{ ...net, runs: [together, ...alone] }] }).nets[0]!.outs!;
     alone.forEach((_, item) => expect(Buffer.compare(bytesOf(outs[item + 1]!), bytesOf(outs[0]!.slice(item * 2, item * 2 + 2)))).toBe(0));
@@ -93,14 +122,21 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     const good = makeNet(5, 6, true, 'none');
     const run = good.runs[3]!;
     const bad: NetJob[] = [
-      { ...good, output: 11 }, { ...good, output: -1 }, { ...good, numDense: 5 }, { ...good, numDense: 1 },
+      { ...good, output: 11 },
+      { ...good, output: -1 },
+      { ...good, numDense: 5 },
+      { ...good, numDense: 1 },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, inputs: [5, 2, 9] } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, dim: l.dim + 1 } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, weight: floats(3) } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, weight: null } : l)) },
-      { ...good, runs: [{ ...run, items: 0 }] }, { ...good, runs: [{ ...run, items: 2 ** 24 + 1 }] }, { ...good, runs: [{ ...run, items: 6 }] },
-      { ...good, runs: [{ ...run, perItem: run.perItem.subarray(1) }] }, { ...good, runs: [{ ...run, dense: floats(1) }] },
-      { ...good, runs: [{ ...run, pooled: floats(0) }] }, { ...good, runs: [{ ...run, outLength: 9 }] },
+      { ...good, runs: [{ ...run, items: 0 }] },
+      { ...good, runs: [{ ...run, items: 2 ** 24 + 1 }] },
+      { ...good, runs: [{ ...run, items: 6 }] },
+      { ...good, runs: [{ ...run, perItem: run.perItem.subarray(1) }] },
+      { ...good, runs: [{ ...run, dense: floats(1) }] },
+      { ...good, runs: [{ ...run, pooled: floats(0) }] },
+      { ...good, runs: [{ ...run, outLength: 9 }] },
     ];
     runJobs(isa, { tables: [], nets: bad }).nets.forEach(({ error }, n) => expect(error, `case ${n}`).toBeDefined());
   });

@@ -30,14 +30,19 @@ interface Table extends NativeTable {
 }
 
 let files = 0;
-function makeTable(id: number, random: () => number, options: { dim: number; rows: number; format: (typeof FORMATS)[number]; part?: number; parts?: number; special?: boolean }): Table {
+function makeTable(
+  id: number,
+  random: () => number,
+  options: { dim: number; rows: number; format: (typeof FORMATS)[number]; part?: number; parts?: number; special?: boolean },
+): Table {
   const { dim, rows, format, part = 0, parts = 1, special = false } = options;
   const byteOffset = Math.floor(random() * 40);
   const fileRows = rows * parts;
   const size = format === 'fp32' ? 4 : 2;
   const bytes = new DataView(new ArrayBuffer(byteOffset + fileRows * dim * size));
   for (let i = 0; i < fileRows * dim; ++i) {
-    if (format === 'fp32') bytes.setFloat32(byteOffset + i * 4, special && i % 17 === 0 ? [NaN, Infinity, -0][i % 3]! : random() * 2 - 1, true);
+    if (format === 'fp32')
+      bytes.setFloat32(byteOffset + i * 4, special && i % 17 === 0 ? [NaN, Infinity, -0][i % 3]! : random() * 2 - 1, true);
     // Any sign, an exponent that keeps sums in range, any fraction; or any bits at all.
     else if (special) bytes.setUint16(byteOffset + i * 2, Math.floor(random() * 65536), true);
     else if (format === 'fp16') bytes.setUint16(byteOffset + i * 2, (random() < 0.5 ? 0x8000 : 0) | Math.floor(random() * 0x3c00), true);
@@ -52,10 +57,21 @@ function makeTable(id: number, random: () => number, options: { dim: number; row
   return { table: id, part, parts, path, byteOffset, rows, dim, format, firstRow: part, rowStep: parts, at };
 }
 
-interface Segment { readonly table: Table; readonly bags: bigint[][]; readonly mean: boolean; readonly weights: number[] | null }
+interface Segment {
+  readonly table: Table;
+  readonly bags: bigint[][];
+  readonly mean: boolean;
+  readonly weights: number[] | null;
+}
 
 function makeJob(segments: Segment[], indexBytes: number): PoolJob {
-  const header = segments.flatMap(({ table, bags, mean, weights }) => [table.table, table.part, table.parts, bags.length, (mean ? 1 : 0) | (weights === null ? 0 : 2)]);
+  const header = segments.flatMap(({ table, bags, mean, weights }) => [
+    table.table,
+    table.part,
+    table.parts,
+    bags.length,
+    (mean ? 1 : 0) | (weights === null ? 0 : 2),
+  ]);
   const ids = segments.flatMap(({ bags }) => bags.flat());
   const offsets = [0];
   for (const { bags } of segments) for (const bag of bags) offsets.push(offsets.at(-1)! + bag.length);
@@ -110,7 +126,8 @@ function expectClose(out: Float32Array | undefined, { sums, scales }: { sums: nu
 
 function randomSegment(table: Table, random: () => number, maxBag: number): Segment {
   const bags = Array.from({ length: Math.floor(random() * 6) }, () =>
-    Array.from({ length: random() < 0.3 ? 0 : Math.floor(random() * maxBag) }, () => BigInt(Math.floor(random() * table.rows))));
+    Array.from({ length: random() < 0.3 ? 0 : Math.floor(random() * maxBag) }, () => BigInt(Math.floor(random() * table.rows))),
+  );
   const count = bags.flat().length;
   return { table, bags, mean: random() < 0.5, weights: random() < 0.5 ? Array.from({ length: count }, () => random() * 4 - 2) : null };
 }
@@ -120,11 +137,21 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const random = randomFrom(1);
     const tables = Array.from({ length: 60 }, (_, id) =>
       makeTable(id, random, {
-        dim: id < 40 ? id + 1 : 1 + Math.floor(random() * 300), rows: 1 + Math.floor(random() * 50),
-        format: FORMATS[id % 3]!, parts: 1 + (id % 4), part: id % (1 + (id % 4)), special: id % 10 === 9,
-      }));
-    const jobs = Array.from({ length: 120 }, () => Array.from({ length: Math.floor(random() * 6) }, () => randomSegment(tables[Math.floor(random() * tables.length)]!, random, 40)));
-    const answer = runJobs(isa, { tables: tables.map(({ at: _, ...table }) => table), pools: jobs.map((segments, n) => makeJob(segments, n % 3 === 0 ? 4 : 8)) });
+        dim: id < 40 ? id + 1 : 1 + Math.floor(random() * 300),
+        rows: 1 + Math.floor(random() * 50),
+        format: FORMATS[id % 3]!,
+        parts: 1 + (id % 4),
+        part: id % (1 + (id % 4)),
+        special: id % 10 === 9,
+      }),
+    );
+    const jobs = Array.from({ length: 120 }, () =>
+      Array.from({ length: Math.floor(random() * 6) }, () => randomSegment(tables[Math.floor(random() * tables.length)]!, random, 40)),
+    );
+    const answer = runJobs(isa, {
+      tables: tables.map(({ at: _, ...table }) => table),
+      pools: jobs.map((segments, n) => makeJob(segments, n % 3 === 0 ? 4 : 8)),
+    });
     expect(answer.isa).toBe(isa);
     jobs.forEach((segments, n) => {
       expect(answer.pools[n]?.error).toBeUndefined();
@@ -135,18 +162,27 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
   it('give a bag the same bits alone and in a batch', () => {
     const random = randomFrom(2);
     const table = makeTable(0, random, { dim: 77, rows: 300, format: 'fp16' });
-    const bags = Array.from({ length: 30 }, () => Array.from({ length: Math.floor(random() * 90) }, () => BigInt(Math.floor(random() * 300))));
-    const pools = [makeJob([{ table, bags, mean: true, weights: null }], 8), ...bags.map((bag) => makeJob([{ table, bags: [bag], mean: true, weights: null }], 4))];
+    const bags = Array.from({ length: 30 }, () =>
+      Array.from({ length: Math.floor(random() * 90) }, () => BigInt(Math.floor(random() * 300))),
+    );
+    const pools = [
+      makeJob([{ table, bags, mean: true, weights: null }], 8),
+      ...bags.map((bag) => makeJob([{ table, bags: [bag], mean: true, weights: null }], 4)),
+    ];
     const { at: _, ...plain } = table;
     const answer = runJobs(isa, { tables: [plain], pools });
     const together = answer.pools[0]!.out!;
-    bags.forEach((_bag, b) => expect(Buffer.compare(bytesOf(answer.pools[b + 1]!.out!), bytesOf(together.slice(b * 77, (b + 1) * 77)))).toBe(0));
+    bags.forEach((_bag, b) =>
+      expect(Buffer.compare(bytesOf(answer.pools[b + 1]!.out!), bytesOf(together.slice(b * 77, (b + 1) * 77)))).toBe(0),
+    );
   });
 
   it('pool one bag of 10^6 ids', () => {
     const random = randomFrom(3);
     const table = makeTable(0, random, { dim: 3, rows: 1000, format: 'fp32' });
-    const segments: Segment[] = [{ table, bags: [Array.from({ length: 1_000_000 }, () => BigInt(Math.floor(random() * 1000)))], mean: true, weights: null }];
+    const segments: Segment[] = [
+      { table, bags: [Array.from({ length: 1_000_000 }, () => BigInt(Math.floor(random() * 1000)))], mean: true, weights: null },
+    ];
     const { at: _, ...plain } = table;
     expectClose(runJobs(isa, { tables: [plain], pools: [makeJob(segments, 8)] }).pools[0]!.out, reference(segments), 1_000_000);
   });
@@ -157,7 +193,11 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const other = makeTable(1, random, { dim: 5, rows: 900, format: 'fp32' });
     const { at: _a, ...first } = table;
     const { at: _b, ...second } = other;
-    const good = (): Segment[] => [randomSegment(table, random, 20), randomSegment(other, random, 20), { table, bags: [[1n, 2n], [], [3n]], mean: false, weights: [1, 2, 3] }];
+    const good = (): Segment[] => [
+      randomSegment(table, random, 20),
+      randomSegment(other, random, 20),
+      { table, bags: [[1n, 2n], [], [3n]], mean: false, weights: [1, 2, 3] },
+    ];
     const pools: PoolJob[] = [];
     const expected: (string | undefined)[] = [];
     const refused: (bigint | undefined)[] = [];
@@ -173,17 +213,47 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
       let value: bigint | undefined;
       let changed = job;
       switch (n % 11) {
-        case 0: value = ids[last - 1] = -1n; status = 'index_out_of_range'; break;
-        case 1: value = ids[last] = 13n; status = 'index_out_of_range'; break;
-        case 2: value = ids[last] = 2n ** 63n - 1n; status = 'index_out_of_range'; break;
-        case 3: value = ids[last - 2] = -(2n ** 63n); status = 'index_out_of_range'; break;
-        case 4: offsets[numOffsets - 2] = 2 ** 32 - 1; status = 'bad_offsets'; break;
-        case 5: changed = { ...job, offsets: job.offsets.subarray(0, job.offsets.length - 4) }; status = 'bad_offsets'; break;
-        case 6: changed = { ...job, indices: job.indices.subarray(0, job.indices.length - 1 - Math.floor(random() * 20)) }; break;
-        case 7: changed = { ...job, outLength: Math.max(0, job.outLength + (random() < 0.5 ? 1 : -1)) }; status = 'bad_output'; break;
-        case 8: header[Math.floor(random() * header.length)] = Math.floor(random() * 2 ** 32); break;
-        case 9: changed = { ...job, weights: null }; status = 'bad_weights'; break;
-        default: changed = { ...job, segments: job.segments.subarray(0, Math.floor(random() * job.segments.length)) }; break;
+        case 0:
+          value = ids[last - 1] = -1n;
+          status = 'index_out_of_range';
+          break;
+        case 1:
+          value = ids[last] = 13n;
+          status = 'index_out_of_range';
+          break;
+        case 2:
+          value = ids[last] = 2n ** 63n - 1n;
+          status = 'index_out_of_range';
+          break;
+        case 3:
+          value = ids[last - 2] = -(2n ** 63n);
+          status = 'index_out_of_range';
+          break;
+        case 4:
+          offsets[numOffsets - 2] = 2 ** 32 - 1;
+          status = 'bad_offsets';
+          break;
+        case 5:
+          changed = { ...job, offsets: job.offsets.subarray(0, job.offsets.length - 4) };
+          status = 'bad_offsets';
+          break;
+        case 6:
+          changed = { ...job, indices: job.indices.subarray(0, job.indices.length - 1 - Math.floor(random() * 20)) };
+          break;
+        case 7:
+          changed = { ...job, outLength: Math.max(0, job.outLength + (random() < 0.5 ? 1 : -1)) };
+          status = 'bad_output';
+          break;
+        case 8:
+          header[Math.floor(random() * header.length)] = Math.floor(random() * 2 ** 32);
+          break;
+        case 9:
+          changed = { ...job, weights: null };
+          status = 'bad_weights';
+          break;
+        default:
+          changed = { ...job, segments: job.segments.subarray(0, Math.floor(random() * job.segments.length)) };
+          break;
       }
       pools.push(changed);
       expected.push(status);
@@ -210,7 +280,18 @@ describe('loading', () => {
   it('refuses tables that do not lie in their file', () => {
     const random = randomFrom(5);
     const { at: _, ...table } = makeTable(0, random, { dim: 8, rows: 10, format: 'fp32' });
-    for (const lie of [{ rows: 11 }, { rows: 2 ** 53 - 1 }, { dim: 9 }, { byteOffset: 41 }, { firstRow: 1 }, { rowStep: 2 ** 53 - 1 }, { rows: 0 }, { rowStep: 0 }, { byteOffset: 2 ** 53 - 1 }, { path: join(directory, 'none') }]) {
+    for (const lie of [
+      { rows: 11 },
+      { rows: 2 ** 53 - 1 },
+      { dim: 9 },
+      { byteOffset: 41 },
+      { firstRow: 1 },
+      { rowStep: 2 ** 53 - 1 },
+      { rows: 0 },
+      { rowStep: 0 },
+      { byteOffset: 2 ** 53 - 1 },
+      { path: join(directory, 'none') },
+    ]) {
       expect(() => runJobs(null, { tables: [{ ...table, ...lie }] }), JSON.stringify(lie)).toThrow(/table|rows|dim/);
     }
   });

@@ -1,6 +1,7 @@
 // Runs jobs from stdin on the addon with the kernels that TERABAG_ISA names; results to stdout. A process of its own, as the addon chooses its kernels at load.
-import { createRequire } from 'node:module';
+
 import { readFileSync, writeSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { deserialize, serialize } from 'node:v8';
 
@@ -30,26 +31,30 @@ const poolResults = [];
 for (const [n, job] of pools.entries()) {
   const out = new Float32Array(job.outLength).fill(7);
   const args = [unaligned(job.segments), job.indexBytes, unaligned(job.indices), unaligned(job.offsets), unaligned(job.weights), out];
-  poolResults.push(await attempt(async () => {
-    if (n % 2 === 0) engine.poolSync(...args);
-    else await engine.pool(...args);
-    return { out };
-  }));
+  poolResults.push(
+    await attempt(async () => {
+      if (n % 2 === 0) engine.poolSync(...args);
+      else await engine.pool(...args);
+      return { out };
+    }),
+  );
 }
 const netResults = [];
 for (const { inputDims, numDense, layers, output, runs } of nets) {
-  netResults.push(await attempt(async () => {
-    const net = new native.DenseNet(inputDims, numDense, layers, output);
-    const workspace = net.createWorkspace();
-    const outs = [];
-    for (const { items, perItem, dense, pooled, outLength } of runs) {
-      const out = new Float32Array(outLength);
-      net.runSync(workspace, 0, items, perItem, dense, null, null);
-      await net.run(workspace, 1, items, perItem, dense, pooled, out);
-      outs.push(out);
-    }
-    return { outs };
-  }));
+  netResults.push(
+    await attempt(async () => {
+      const net = new native.DenseNet(inputDims, numDense, layers, output);
+      const workspace = net.createWorkspace();
+      const outs = [];
+      for (const { items, perItem, dense, pooled, outLength } of runs) {
+        const out = new Float32Array(outLength);
+        net.runSync(workspace, 0, items, perItem, dense, null, null);
+        await net.run(workspace, 1, items, perItem, dense, pooled, out);
+        outs.push(out);
+      }
+      return { outs };
+    }),
+  );
 }
 const answer = serialize({ isa: native.isa, available: native.availableKernels(), pools: poolResults, nets: netResults });
 for (let at = 0; at < answer.length; ) at += writeSync(1, answer, at);

@@ -35,27 +35,50 @@ export async function writeSmallModel(seed: number): Promise<SmallModel> {
   const files: Record<string, unknown> = {};
   const tables = ROWS.map((rows) => values(rows * DIM));
   for (const [t, rows] of ROWS.entries()) {
-    files[`tables/t${t}.safetensors`] = await writeSafetensors(join(dir, `tables/t${t}.safetensors`), [{ name: 'weight', dtype: 'F32', shape: [rows, DIM], data: bytes(tables[t] as Float32Array) }]);
+    files[`tables/t${t}.safetensors`] = await writeSafetensors(join(dir, `tables/t${t}.safetensors`), [
+      { name: 'weight', dtype: 'F32', shape: [rows, DIM], data: bytes(tables[t] as Float32Array) },
+    ]);
   }
   const pairs = DIM + (4 * 3) / 2;
   const weights = new Map(
-    Object.entries({ 'bottom.weight': [DIM, DENSE], 'bottom.bias': [DIM], 'top.weight': [1, pairs], 'top.bias': [1] }).map(([name, shape]) => [name, { shape, data: values(shape.reduce((a, b) => a * b, 1)) }]),
+    Object.entries({ 'bottom.weight': [DIM, DENSE], 'bottom.bias': [DIM], 'top.weight': [1, pairs], 'top.bias': [1] }).map(
+      ([name, shape]) => [name, { shape, data: values(shape.reduce((a, b) => a * b, 1)) }],
+    ),
   );
-  files['dense.safetensors'] = await writeSafetensors(join(dir, 'dense.safetensors'), [...weights].map(([name, { shape, data }]) => ({ name, dtype: 'F32', shape, data: bytes(data) })));
+  files['dense.safetensors'] = await writeSafetensors(
+    join(dir, 'dense.safetensors'),
+    [...weights].map(([name, { shape, data }]) => ({ name, dtype: 'F32', shape, data: bytes(data) })),
+  );
   await writeModelJson(
     dir,
     modelSchema.parse({
-      terabag: 1, name: 'small', version: '1', dense: [{ name: 'dense', dim: DENSE }],
-      tables: ROWS.map((rows, t) => ({ name: `t${t}`, rows, dim: DIM, format: 'fp32', file: `tables/t${t}.safetensors`, tensor: 'weight' })),
-      nets: [{ name: 'net', layers: [
-        { type: 'embedding_bag', name: 'sum', table: 't0' },
-        { type: 'embedding_bag', name: 'mean', table: 't1', pooling: 'mean' },
-        { type: 'embedding_bag', name: 'weighted', table: 't2', weighted: true },
-        { type: 'fc', name: 'bottom', input: 'dense', weight: 'bottom.weight', bias: 'bottom.bias', activation: 'relu' },
-        { type: 'dot_interaction', name: 'interaction', inputs: ['bottom', 'sum', 'mean', 'weighted'] },
-        { type: 'fc', name: 'top', input: 'interaction', weight: 'top.weight', bias: 'top.bias', activation: 'sigmoid' },
-      ] }],
-      output: 'top', files,
+      terabag: 1,
+      name: 'small',
+      version: '1',
+      dense: [{ name: 'dense', dim: DENSE }],
+      tables: ROWS.map((rows, t) => ({
+        name: `t${t}`,
+        rows,
+        dim: DIM,
+        format: 'fp32',
+        file: `tables/t${t}.safetensors`,
+        tensor: 'weight',
+      })),
+      nets: [
+        {
+          name: 'net',
+          layers: [
+            { type: 'embedding_bag', name: 'sum', table: 't0' },
+            { type: 'embedding_bag', name: 'mean', table: 't1', pooling: 'mean' },
+            { type: 'embedding_bag', name: 'weighted', table: 't2', weighted: true },
+            { type: 'fc', name: 'bottom', input: 'dense', weight: 'bottom.weight', bias: 'bottom.bias', activation: 'relu' },
+            { type: 'dot_interaction', name: 'interaction', inputs: ['bottom', 'sum', 'mean', 'weighted'] },
+            { type: 'fc', name: 'top', input: 'interaction', weight: 'top.weight', bias: 'top.bias', activation: 'sigmoid' },
+          ],
+        },
+      ],
+      output: 'top',
+      files,
     }),
   );
   return { dir, tables, weights };
@@ -71,7 +94,11 @@ export function smallRequest(next: () => number, items: number): PredictRequest 
   return {
     items,
     dense: { dense: Float32Array.from({ length: items * DENSE }, () => next() * 2 - 1) },
-    sparse: { sum: bags(50, items), mean: bags(7, items), weighted: { ...weighted, weights: Float32Array.from(weighted.indices, () => next()) } },
+    sparse: {
+      sum: bags(50, items),
+      mean: bags(7, items),
+      weighted: { ...weighted, weights: Float32Array.from(weighted.indices, () => next()) },
+    },
   };
 }
 
@@ -83,18 +110,26 @@ export function referenceScores(model: SmallModel, request: PredictRequest, item
     const [from, to] = [offsets[bag] as number, offsets[bag + 1] as number];
     return Array.from({ length: DIM }, (_, d) => {
       let sum = 0;
-      for (let i = from; i < to; i++) sum += (weights?.[i] ?? 1) * ((model.tables[table] as Float32Array)[(indices[i] as number) * DIM + d] as number);
+      for (let i = from; i < to; i++)
+        sum += (weights?.[i] ?? 1) * ((model.tables[table] as Float32Array)[(indices[i] as number) * DIM + d] as number);
       return name === 'mean' && to > from ? sum / (to - from) : sum;
     });
   };
   const fc = (name: string, x: number[]): number[] => {
     const { shape, data } = model.weights.get(`${name}.weight`) as { shape: number[]; data: Float32Array };
     const bias = (model.weights.get(`${name}.bias`) as { data: Float32Array }).data;
-    return Array.from({ length: shape[0] as number }, (_, n) => x.reduce((sum, value, k) => sum + value * (data[n * x.length + k] as number), bias[n] as number));
+    return Array.from({ length: shape[0] as number }, (_, n) =>
+      x.reduce((sum, value, k) => sum + value * (data[n * x.length + k] as number), bias[n] as number),
+    );
   };
   return Array.from({ length: items }, (_, item) => {
     const dense = Array.from((request.dense['dense'] as Float32Array).subarray(item * DENSE, (item + 1) * DENSE));
-    const vectors = [fc('bottom', dense).map((value) => Math.max(0, value)), pool(0, 'sum', item), pool(1, 'mean', item), pool(2, 'weighted', item)];
+    const vectors = [
+      fc('bottom', dense).map((value) => Math.max(0, value)),
+      pool(0, 'sum', item),
+      pool(1, 'mean', item),
+      pool(2, 'weighted', item),
+    ];
     const dots = vectors.flatMap((a, i) => vectors.slice(0, i).map((b) => a.reduce((sum, value, d) => sum + value * (b[d] as number), 0)));
     return 1 / (1 + Math.exp(-(fc('top', [...(vectors[0] as number[]), ...dots])[0] as number)));
   });

@@ -1,0 +1,51 @@
+// Holds the rooms of src/ to the levels of ARCHITECTURE.md: a room imports its own level and those below, without cycles.
+const levels = [
+  ['cli'],
+  ['report', 'workload', 'cluster'],
+  ['predictor', 'shard'],
+  ['trace', 'wire', 'plan', 'engine'],
+  ['model'],
+  ['tables'],
+];
+
+const downwards = levels.slice(1).map((rooms, level) => ({
+  name: `${rooms.join('-')}-import-downwards`,
+  severity: 'error',
+  from: { path: `^src/(${rooms.join('|')})/` },
+  to: {
+    path: `^src/((${levels
+      .slice(0, level + 1)
+      .flat()
+      .join('|')})/|index\\.ts$)`,
+  },
+}));
+
+module.exports = {
+  forbidden: [
+    ...downwards,
+    { name: 'predictor-not-shard', severity: 'error', from: { path: '^src/predictor/' }, to: { path: '^src/shard/' } },
+    { name: 'shard-not-predictor', severity: 'error', from: { path: '^src/shard/' }, to: { path: '^src/predictor/' } },
+    { name: 'engine-not-wire', severity: 'error', from: { path: '^src/engine/' }, to: { path: '^src/(wire|plan|trace)/' } },
+    { name: 'errors-import-nothing', severity: 'error', from: { path: '^src/errors\\.ts$' }, to: { path: '^src/' } },
+    { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
+    { name: 'no-orphans', severity: 'error', from: { orphan: true, path: '^src/' }, to: {} },
+    {
+      name: 'only-the-addon-file-loads-the-addon',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/engine/native\\.ts$' },
+      to: { path: '\\.node$' },
+    },
+    {
+      name: 'sockets-only-in-the-transport',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/wire/zeromq\\.ts$' },
+      to: { path: 'node_modules/zeromq' },
+    },
+    { name: 'no-undeclared-packages', severity: 'error', from: { path: '^src/' }, to: { dependencyTypes: ['npm-no-pkg', 'npm-unknown'] } },
+  ],
+  options: {
+    tsConfig: { fileName: 'tsconfig.json' },
+    tsPreCompilationDeps: true,
+    doNotFollow: { path: 'node_modules' },
+  },
+};
