@@ -1,20 +1,54 @@
 #!/usr/bin/env node
+import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
+import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
 import { planCommand } from './plan.js';
+import { predictCommand } from './predict.js';
 import { shardCommand } from './shard.js';
+import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
+
+/** Exit codes: 0 done, 1 it went wrong, 2 wrong usage. */
+const FAILED = 1;
+const USAGE = 2;
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
 const program = new Command('terabag')
   .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
-  .addCommand(inspectCommand)
-  .addCommand(verifyCommand)
-  .addCommand(planCommand)
-  .addCommand(shardCommand);
+  .version(version)
+  .addHelpText(
+    'after',
+    `
+Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usage.
 
-program.parseAsync().catch((error: unknown) => {
+Examples:
+  terabag demo
+  terabag inspect ./model
+  terabag plan ./model --shards 4 -o plan.json
+  terabag up plan.json --bundle ./model
+  terabag predict requests.jsonl --bundle ./model --plan plan.json`,
+  );
+for (const command of [inspectCommand, verifyCommand, planCommand, shardCommand, upCommand, predictCommand, demoCommand]) {
+  command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
+  command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
+  program.addCommand(command);
+}
+program.exitOverride((error) => process.exit(error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE));
+program.showHelpAfterError('(terabag --help lists the commands)');
+
+// A reader that closed the pipe (head, less) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
   const { code, message } = TerabagError.from(error);
   process.stderr.write(`terabag: ${message} (${code})\n`);
-  process.exitCode = 1;
-});
+  process.exitCode = FAILED;
+}

@@ -1,13 +1,16 @@
 import { Command } from 'commander';
 import { verifyBundle } from '../model/bundle.js';
+import { withProgress } from './progress.js';
 
 export const verifyCommand = new Command('verify')
-  .description('checks every file of a bundle against model.json: lengths, checksums, headers; exit code 1 when something is wrong')
+  .description('check every file of a bundle against model.json: lengths, checksums, headers')
   .argument('<bundle>', 'directory of the model')
-  .addHelpText('after', '\nExample:\n  terabag verify ./model')
-  .action(async (bundle: string) => {
-    const problems = await verifyBundle(bundle);
-    for (const problem of problems) process.stderr.write(`${problem}\n`);
-    if (problems.length === 0) console.log('all files are sound');
-    else process.exitCode = 1;
+  .option('--json', 'print JSON')
+  .addHelpText('after', '\nExits with 1 when something is wrong.\n\nExamples:\n  terabag verify ./model\n  terabag verify ./model --json')
+  .action(async (bundle: string, options: { json?: boolean }) => {
+    const problems = await withProgress('verifying', 'bytes', (onProgress) => verifyBundle(bundle, onProgress));
+    if (options.json) console.log(JSON.stringify({ bundle, sound: problems.length === 0, problems }));
+    else if (problems.length === 0) console.log('all files are sound');
+    for (const problem of options.json ? [] : problems) process.stderr.write(`terabag: ${problem}\n`);
+    if (problems.length > 0) process.exitCode = 1;
   });

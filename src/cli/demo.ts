@@ -1,0 +1,237 @@
+import { mkdir, rm, statfs } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { Command } from 'commander';
+import { type Cluster, launchCluster } from '../cluster/launch.js';
+import { TerabagError } from '../errors.js';
+import { modelHash } from '../model/hash.js';
+import type { ModelSpec } from '../model/spec.js';
+import { planSummary, tableBytes } from '../plan/bytes.js';
+import { planCapacityBalanced } from '../plan/capacity-balanced.js';
+import type { Plan } from '../plan/plan.js';
+import { openLocal } from '../predictor/local.js';
+import type { Predictor } from '../predictor/predictor.js';
+import { connect } from '../predictor/sharded.js';
+import { Charts } from '../report/charts.js';
+import { describeMachine, machineLine } from '../report/machine.js';
+import { renderPage } from '../report/page.js';
+import { type LatencySummary, summarize } from '../report/quantiles.js';
+import { writeFileAtomic } from '../tables/atomic.js';
+import { demoShape, type ModelShape } from '../workload/model-shape.js';
+import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
+import { SyntheticRequests } from '../workload/synthetic-requests.js';
+import { byteSize, formatBytes, positiveInteger } from './options.js';
+import { withProgress } from './progress.js';
+
+interface DemoOptions {
+  readonly size: number;
+  readonly shards: number;
+  readonly requests: number;
+  readonly output: string;
+  readonly keep?: boolean;
+  readonly json?: boolean;
+}
+
+const GIB = 2 ** 30;
+const WARM_UP = 20;
+const FEWEST_ITEMS = 16;
+const MOST_ITEMS = 128;
+const REQUEST_SEED = 7;
+/** Generous, since the demo also runs on machines that are busy. */
+const DEADLINE_MS = 10_000;
+
+export const demoCommand = new Command('demo')
+  .description('make a model, shard it, rank requests, compare sharded with local scores, draw a picture')
+  .option('--size <bytes>', 'bytes of the tables', byteSize, GIB)
+  .option('--shards <n>', 'sparse shards, one process each', positiveInteger, 4)
+  .option('--requests <n>', 'requests to rank', positiveInteger, 300)
+  .option('-o, --output <dir>', 'where the model and the picture go', 'demo-output')
+  .option('--keep', 'keep the model and its plan, to try the other commands on')
+  .option('--json', 'print the results as JSON')
+  .addHelpText(
+    'after',
+    '\nExamples:\n  terabag demo\n  terabag demo --size 100M --shards 2 --requests 50\n  terabag demo --keep && terabag inspect demo-output/model',
+  )
+  .action(async (options: DemoOptions) => {
+    const say = (line: string): void => (options.json ? undefined : console.log(line));
+    const machine = describeMachine();
+    say(machineLine(machine));
+    const shape = demoShape(options.size);
+    const modelDir = join(options.output, 'model');
+    await checkRoom(options.output, options.size);
+    await rm(modelDir, { recursive: true, force: true });
+    try {
+      const spec = await withProgress('making the model', 'bytes', (onProgress) => writeSyntheticBundle(modelDir, shape, onProgress));
+      say(
+        `model: ${spec.tables.length} tables, ${formatBytes(spec.tables.reduce((sum, table) => sum + tableBytes(table), 0))} in ${modelDir}`,
+      );
+      const plan = planCapacityBalanced(spec, modelHash(spec), { shards: options.shards });
+      if (!options.json)
+        console.table(planSummary(plan, spec).map(({ shard, tables, bytes }) => ({ shard, tables, bytes: formatBytes(bytes) })));
+      const results = await rank(plan, modelDir, shape, options, say);
+      const report = await draw(options, spec, results.plan, results.latencies, machineLine(machine));
+      if (report !== null) say(`picture: ${report}`);
+      if (options.json) {
+        const latencies = Object.fromEntries(results.latencies.map(({ name, milliseconds }) => [name, summarize(milliseconds)]));
+        console.log(
+          JSON.stringify({
+            machine,
+            plan: planSummary(results.plan, spec),
+            requests: options.requests,
+            equal: results.equal,
+            latenciesMs: latencies,
+            report,
+          }),
+        );
+      }
+      if (results.equal !== options.requests)
+        throw new TerabagError(
+          'internal',
+          `sharded and local scores differ: ${options.requests - results.equal} of ${options.requests} requests`,
+        );
+      if (options.keep) say(`kept: ${modelDir}; try: terabag inspect ${modelDir}`);
+    } finally {
+      if (!options.keep) await rm(modelDir, { recursive: true, force: true });
+    }
+  });
+
+async function checkRoom(dir: string, bytes: number): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  const { bavail, bsize } = await statfs(dir);
+  if (bavail * bsize < bytes * 1.1) {
+    throw new TerabagError(
+      'invalid_argument',
+      `not enough room on the disk: ${dir} has ${formatBytes(bavail * bsize)}, the model needs ${formatBytes(bytes)}; choose --size or --output`,
+    );
+  }
+}
+
+interface Results {
+  readonly plan: Plan;
+  readonly equal: number;
+  readonly latencies: { readonly name: string; readonly milliseconds: number[] }[];
+}
+
+async function rank(plan: Plan, bundle: string, shape: ModelShape, options: DemoOptions, say: (line: string) => void): Promise<Results> {
+  const cluster = await withProgress('launching shards', 'shards', (onProgress) => {
+    let ready = 0;
+    return launchCluster(plan, {
+      bundle,
+      ephemeralPorts: true,
+      onEvent: ({ what }) => what === 'ready' && onProgress(++ready, plan.shards.length),
+    });
+  });
+  try {
+    say(describePlan(cluster));
+    const local = await withProgress('opening the model', 'bytes', (onProgress) => openLocal(bundle, { onProgress }));
+    const sharded = await connect(cluster.plan, { bundle });
+    try {
+      const results = await withProgress('ranking', 'requests', (onProgress) =>
+        compare(local, sharded, shape, options.requests, onProgress),
+      );
+      sayResults(results, options, say);
+      return { plan: cluster.plan, ...results };
+    } finally {
+      await sharded.close();
+      await local.close();
+    }
+  } finally {
+    await cluster.stop();
+  }
+}
+
+const describePlan = ({ shards }: Cluster): string =>
+  `shards: ${shards.map(({ name, pid, endpoint }) => `${name} (pid ${pid}) at ${endpoint}`).join(', ')}`;
+
+/** Each request goes to both predictors, one after the other, in alternating order. */
+async function compare(
+  local: Predictor,
+  sharded: Predictor,
+  shape: ModelShape,
+  requests: number,
+  onProgress: (done: number, total: number) => void,
+): Promise<Omit<Results, 'plan'>> {
+  const generator = new SyntheticRequests(shape, REQUEST_SEED);
+  const latencies = [
+    { name: 'local', predictor: local, milliseconds: [] as number[] },
+    { name: 'sharded', predictor: sharded, milliseconds: [] as number[] },
+  ];
+  let equal = 0;
+  for (let n = -WARM_UP; n < requests; n++) {
+    const request = generator.next(FEWEST_ITEMS + (((n + WARM_UP) * 37) % (MOST_ITEMS - FEWEST_ITEMS + 1)));
+    const scores: Float32Array[] = [];
+    for (const { predictor, milliseconds } of n % 2 === 0 ? latencies : latencies.toReversed()) {
+      const startedAt = performance.now();
+      scores.push((await predictor.predict(request, { deadlineMs: DEADLINE_MS })).scores);
+      if (n >= 0) milliseconds.push(performance.now() - startedAt);
+    }
+    if (n >= 0 && sameBits(scores[0] as Float32Array, scores[1] as Float32Array)) equal++;
+    onProgress(Math.max(0, n + 1), requests);
+  }
+  return { equal, latencies: latencies.map(({ name, milliseconds }) => ({ name, milliseconds })) };
+}
+
+function sameBits(a: Float32Array, b: Float32Array): boolean {
+  return Buffer.from(a.buffer, a.byteOffset, a.byteLength).equals(Buffer.from(b.buffer, b.byteOffset, b.byteLength));
+}
+
+const milliseconds = (value: number): string => value.toFixed(2);
+const latencyRow = (name: string, { p50, p90, p99, max }: LatencySummary): string[] => [name, ...[p50, p90, p99, max].map(milliseconds)];
+
+function sayResults({ equal, latencies }: Omit<Results, 'plan'>, { requests }: DemoOptions, say: (line: string) => void): void {
+  say(`${requests} requests of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time, ms: P50 P90 P99 max`);
+  for (const { name, milliseconds } of latencies) say(`  ${latencyRow(name.padEnd(8), summarize(milliseconds)).join('  ')}`);
+  say(`scores of sharded and local are the same bits: ${equal} of ${requests} requests`);
+}
+
+/** Writes the page; without ECharts there is no picture, and the demo goes on. */
+async function draw(
+  options: DemoOptions,
+  spec: ModelSpec,
+  plan: Plan,
+  latencies: Results['latencies'],
+  ranOn: string,
+): Promise<string | null> {
+  let charts: Charts;
+  try {
+    charts = await Charts.load();
+  } catch (error) {
+    process.stderr.write(`terabag: no picture: ${TerabagError.from(error).message}\n`);
+    return null;
+  }
+  const bytes = new Map(spec.tables.map((table) => [table.name, tableBytes(table)]));
+  const loads = plan.shards.map(({ name }) => ({
+    shard: name,
+    tables: plan.tables.flatMap(({ table, parts }) =>
+      parts.includes(name) ? [{ table, bytes: (bytes.get(table) ?? 0) / parts.length }] : [],
+    ),
+  }));
+  const page = renderPage({
+    title: `Terabag demo: ${spec.tables.length} tables on ${plan.shards.length} sparse shards`,
+    ranOn,
+    facts: [
+      ['model', `${spec.name} ${spec.version}, ${formatBytes([...bytes.values()].reduce((sum, held) => sum + held, 0))}`],
+      ['plan', `${plan.strategy}, ${plan.shards.length} shards`],
+      ['requests', `${options.requests} of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time`],
+    ],
+    charts: [charts.plan(loads), charts.latencies(latencies)],
+    tables: [
+      {
+        caption: 'Latency, ms',
+        rows: [
+          ['predictor', 'P50', 'P90', 'P99', 'max'],
+          ...latencies.map(({ name, milliseconds }) => latencyRow(name, summarize(milliseconds))),
+        ],
+      },
+      {
+        caption: 'Shards',
+        rows: [
+          ['shard', 'tables', 'bytes'],
+          ...planSummary(plan, spec).map(({ shard, tables, bytes }) => [shard, String(tables), formatBytes(bytes)]),
+        ],
+      },
+    ],
+  });
+  const path = resolve(options.output, 'report.html');
+  await writeFileAtomic(path, page);
+  return path;
+}

@@ -1,0 +1,135 @@
+import { once } from 'node:events';
+import { Command } from 'commander';
+import { TerabagError } from '../errors.js';
+import { readPlan } from '../plan/plan.js';
+import { openLocal } from '../predictor/local.js';
+import type { Prediction, Predictor } from '../predictor/predictor.js';
+import { connect } from '../predictor/sharded.js';
+import { writeAtomic } from '../tables/atomic.js';
+import { writeSafetensors } from '../tables/safetensors.js';
+import { type ReadRequest, readJsonlRequests, readSafetensorsRequest } from '../workload/request-file.js';
+import { positiveInteger, verifyOption } from './options.js';
+import { type OnProgress, withProgress } from './progress.js';
+
+interface PredictCommandOptions {
+  readonly bundle: string;
+  readonly plan?: string;
+  readonly output?: string;
+  readonly deadlineMs: number;
+  readonly concurrency: number;
+  readonly verify: 'full' | 'size';
+  readonly json?: boolean;
+}
+
+export const predictCommand = new Command('predict')
+  .description('score the requests of a file: JSONL (one request a line; - is stdin) or safetensors (one request)')
+  .argument('<requests>', 'requests.jsonl, request.safetensors, or -')
+  .requiredOption('--bundle <dir>', 'directory of the model')
+  .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
+  .option('-o, --output <file>', 'where scores go (default for JSONL: stdout)')
+  .option('--deadline-ms <ms>', 'of each request', positiveInteger, 10_000)
+  .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
+  .addOption(verifyOption())
+  .option('--json', 'print the summary as JSON (needs --output)')
+  .addHelpText(
+    'after',
+    `
+A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed.
+A request: {"dense": {"dense": [0.5, 1]}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2], "weights": [1, 0.5]}}}
+Safetensors: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
+
+Examples:
+  terabag predict requests.jsonl --bundle ./model > scores.jsonl
+  terabag predict requests.jsonl --bundle ./model --plan plan.json -o scores.jsonl
+  terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
+  )
+  .action(async (path: string, options: PredictCommandOptions, command: Command) => {
+    const tensors = path.endsWith('.safetensors');
+    if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
+    if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
+    const startedAt = performance.now();
+    const predictor = await openPredictor(options);
+    try {
+      const counts = tensors ? await predictTensors(predictor, path, options) : await predictLines(predictor, path, options);
+      const seconds = (performance.now() - startedAt) / 1000;
+      if (options.json) console.log(JSON.stringify({ ...counts, seconds, output: options.output }));
+      else if (options.output !== undefined)
+        console.log(`${counts.scored} requests scored, ${counts.failed} failed, ${seconds.toFixed(1)} s: ${options.output}`);
+      if (counts.failed > 0) {
+        process.stderr.write(`terabag: ${counts.failed} of ${counts.scored + counts.failed} requests failed; their lines say why\n`);
+        process.exitCode = 1;
+      }
+    } finally {
+      await predictor.close();
+    }
+  });
+
+function openPredictor({ bundle, plan, verify }: PredictCommandOptions): Promise<Predictor> {
+  if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle }));
+  return withProgress('checking tables', 'bytes', (onProgress) => openLocal(bundle, { verify, onProgress }));
+}
+
+interface Counts {
+  scored: number;
+  failed: number;
+}
+
+async function predictTensors(predictor: Predictor, path: string, { output = '', deadlineMs }: PredictCommandOptions): Promise<Counts> {
+  const { scores, items, scoreDim } = await predictor.predict(await readSafetensorsRequest(path), { deadlineMs });
+  const data = new Uint8Array(scores.buffer, scores.byteOffset, scores.byteLength);
+  await writeSafetensors(output, [{ name: 'scores', dtype: 'F32', shape: [items, scoreDim], data }]);
+  return { scored: 1, failed: 0 };
+}
+
+type Put = (line: string) => Promise<unknown>;
+
+async function putStdout(line: string): Promise<void> {
+  if (!process.stdout.write(line)) await once(process.stdout, 'drain');
+}
+
+async function predictLines(predictor: Predictor, path: string, options: PredictCommandOptions): Promise<Counts> {
+  const { output } = options;
+  if (output === undefined) return answerLines(predictor, path, options, putStdout, () => undefined);
+  return withProgress('scoring', 'bytes', async (onProgress) => {
+    let counts: Counts = { scored: 0, failed: 0 };
+    await writeAtomic(output, async (file) => {
+      counts = await answerLines(predictor, path, options, (line) => file.write(line), onProgress);
+    });
+    return counts;
+  });
+}
+
+/** Keeps a number of requests in flight and puts their answers in the order of the lines. */
+async function answerLines(
+  predictor: Predictor,
+  path: string,
+  { deadlineMs, concurrency }: PredictCommandOptions,
+  put: Put,
+  onProgress: OnProgress,
+): Promise<Counts> {
+  const counts: Counts = { scored: 0, failed: 0 };
+  const answer = async (read: ReadRequest): Promise<string> => {
+    try {
+      if ('error' in read) throw read.error;
+      const prediction = await predictor.predict(read.request, { deadlineMs });
+      counts.scored++;
+      return `${JSON.stringify(scoresOf(prediction))}\n`;
+    } catch (error) {
+      const { code, message, details } = TerabagError.from(error);
+      counts.failed++;
+      return `${JSON.stringify({ error: { code, message, line: read.line, ...details } })}\n`;
+    }
+  };
+  const inFlight: Promise<string>[] = [];
+  for await (const read of readJsonlRequests(path, onProgress)) {
+    inFlight.push(answer(read));
+    if (inFlight.length >= concurrency) await put(await (inFlight.shift() as Promise<string>));
+  }
+  for (const answered of inFlight) await put(await answered);
+  return counts;
+}
+
+/** Scores are [items, scoreDim] row-major; scoreDim is told when it is not 1. */
+function scoresOf({ scores, scoreDim }: Prediction): object {
+  return { ...(scoreDim > 1 && { scoreDim }), scores: Array.from(scores) };
+}

@@ -1,0 +1,66 @@
+import { Command } from 'commander';
+import { launchCluster } from '../cluster/launch.js';
+import { readPlan, writePlan } from '../plan/plan.js';
+import { logLevelOption, verifyOption } from './options.js';
+
+interface UpOptions {
+  readonly bundle: string;
+  readonly freePorts?: string;
+  readonly restart: boolean;
+  readonly logLevel: string;
+  readonly verify: 'full' | 'size';
+  readonly json?: boolean;
+}
+
+/** Resolves at the first of the signals that ask a process to end. */
+function asked(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, resolve);
+  });
+}
+
+export const upCommand = new Command('up')
+  .description('launch all shards of a plan on this machine and watch them until SIGINT or SIGTERM')
+  .argument('<plan>', 'the plan file')
+  .requiredOption('--bundle <dir>', 'directory of the model')
+  .option('--free-ports <file>', "listen on free ports instead of the plan's endpoints, and write the plan with them to this file")
+  .option('--no-restart', 'do not start a shard again that died')
+  .addOption(logLevelOption('warn'))
+  .addOption(verifyOption())
+  .option('--json', 'print events as JSON, one a line')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  terabag up plan.json --bundle ./model
+  terabag up plan.json --bundle ./model --free-ports live-plan.json &
+  terabag predict requests.jsonl --bundle ./model --plan live-plan.json`,
+  )
+  .action(async (planPath: string, options: UpOptions) => {
+    const ended = asked();
+    const say = (event: Record<string, unknown>): void => {
+      const { shard, what, detail } = event;
+      console.log(options.json ? JSON.stringify(event) : `${String(shard)}: ${String(what)}${detail ? `, ${String(detail)}` : ''}`);
+    };
+    const launching = launchCluster(await readPlan(planPath), {
+      bundle: options.bundle,
+      ephemeralPorts: options.freePorts !== undefined,
+      restart: options.restart,
+      logLevel: options.logLevel,
+      verify: options.verify,
+      onEvent: say,
+    });
+    const first = await Promise.race([launching, ended]);
+    const cluster = await launching;
+    if (typeof first !== 'string') {
+      if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
+      say({
+        shard: 'all',
+        what: 'up',
+        detail: cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`).join('; '),
+      });
+      await ended;
+    }
+    await cluster.stop();
+    say({ shard: 'all', what: 'stopped', detail: '' });
+  });

@@ -1,0 +1,105 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+import { TerabagError } from '../errors.js';
+import type { BagsInput, PredictRequest } from '../predictor/predictor.js';
+import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
+
+/**
+ * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
+ * Safetensors: one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64), sparse.BAG.offsets (I32 or U32) and
+ * sparse.BAG.weights (F32).
+ */
+const numbers = z.array(z.number());
+const requestSchema = z.strictObject({
+  items: z.number().int().optional(),
+  dense: z.record(z.string(), numbers).default({}),
+  sparse: z.record(z.string(), z.strictObject({ indices: numbers, offsets: numbers, weights: numbers.optional() })).default({}),
+});
+
+/** One line's request, or what is wrong with the line. */
+export type ReadRequest =
+  | { readonly line: number; readonly request: PredictRequest }
+  | { readonly line: number; readonly error: TerabagError };
+
+/** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
+export async function* readJsonlRequests(
+  path: string,
+  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
+): AsyncGenerator<ReadRequest> {
+  const file = path === '-' ? null : await openToRead(path);
+  const totalBytes = file === null ? 0 : (await file.stat()).size;
+  const lines = createInterface({ input: file?.createReadStream() ?? process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
+  let line = 0;
+  let doneBytes = 0;
+  for await (const text of lines) {
+    line++;
+    doneBytes += Buffer.byteLength(text) + 1;
+    if (file !== null) onProgress(doneBytes, totalBytes);
+    if (text.trim() !== '') yield parseLine(text, line);
+  }
+}
+
+function openToRead(path: string): Promise<FileHandle> {
+  return open(path, 'r').catch((error: NodeJS.ErrnoException) => {
+    throw new TerabagError('invalid_argument', `requests cannot be read (${error.code}): ${path}`, { path }, { cause: error });
+  });
+}
+
+function parseLine(text: string, line: number): ReadRequest {
+  const bad = (what: string): ReadRequest => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    return bad(error instanceof Error ? error.message : String(error));
+  }
+  const parsed = requestSchema.safeParse(json);
+  if (!parsed.success) return bad(`${parsed.error.issues[0]?.path.join('.') || 'request'}: ${parsed.error.issues[0]?.message}`);
+  const { items, dense, sparse } = parsed.data;
+  const bags = Object.entries(sparse).map(([name, { indices, offsets, weights }]): [string, BagsInput] => [
+    name,
+    weights === undefined ? { indices, offsets } : { indices, offsets, weights },
+  ]);
+  return { line, request: { ...(items !== undefined && { items }), dense, sparse: Object.fromEntries(bags) } };
+}
+
+/** Reads a safetensors file as one request. */
+export async function readSafetensorsRequest(path: string): Promise<PredictRequest> {
+  const header = await readSafetensorsHeader(path);
+  const dense: Record<string, Float32Array> = {};
+  const sparse: Record<string, Record<string, unknown>> = {};
+  for (const name of header.tensors.keys()) {
+    const [, feature] = /^dense\.(.+)$/.exec(name) ?? [];
+    const [, bag, field] = /^sparse\.(.+)\.(indices|offsets|weights)$/.exec(name) ?? [];
+    if (feature !== undefined) dense[feature] = (await readArray(header, name, ['F32'])) as Float32Array;
+    else if (bag !== undefined && field !== undefined) {
+      sparse[bag] = { ...sparse[bag], [field]: await readArray(header, name, DTYPES_OF[field as keyof typeof DTYPES_OF]) };
+    } else {
+      throw new TerabagError('invalid_argument', `tensors have to be dense.NAME or sparse.BAG.indices, .offsets, .weights: ${name}`, {
+        path,
+      });
+    }
+  }
+  for (const [bag, fields] of Object.entries(sparse)) {
+    for (const field of ['indices', 'offsets']) {
+      if (fields[field] === undefined)
+        throw new TerabagError('invalid_argument', `tensor is missing: sparse.${bag}.${field}: ${path}`, { path });
+    }
+  }
+  return { dense, sparse: sparse as unknown as Record<string, BagsInput> };
+}
+
+const DTYPES_OF = { indices: ['I32', 'I64'], offsets: ['I32', 'U32'], weights: ['F32'] } as const;
+const ARRAYS = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array } as const;
+
+async function readArray(header: SafetensorsHeader, name: string, dtypes: readonly (keyof typeof ARRAYS)[]) {
+  const tensor = header.tensors.get(name);
+  const dtype = dtypes.find((candidate) => candidate === tensor?.dtype);
+  if (tensor === undefined || dtype === undefined) {
+    throw new TerabagError('invalid_argument', `tensor has to be ${dtypes.join(' or ')}: ${name} is ${tensor?.dtype}`, {
+      path: header.path,
+    });
+  }
+  return new ARRAYS[dtype]((await readTensor(header, tensor)).buffer);
+}
