@@ -1,0 +1,124 @@
+import { join } from 'node:path';
+import { launchCluster } from '../../src/cluster/launch.js';
+import { modelHash } from '../../src/model/hash.js';
+import { planCapacityBalanced } from '../../src/plan/capacity-balanced.js';
+import { openLocal } from '../../src/predictor/local.js';
+import type { Predictor, PredictRequest } from '../../src/predictor/predictor.js';
+import { connect, type ShardedPredictor } from '../../src/predictor/sharded.js';
+import { summarize } from '../../src/report/quantiles.js';
+import { demoShape } from '../../src/workload/model-shape.js';
+import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
+import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
+import { median, type Row, type Suite } from '../suite.js';
+
+const FULL = { bytes: 2 ** 30, rounds: 7, requestsPerRound: 200 };
+const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, requestsPerRound: 30 };
+const ITEMS = [1, 64] as const;
+const SHARDS = [1, 2, 4] as const;
+const DEADLINE_MS = 10_000;
+
+interface Target {
+  readonly name: string;
+  readonly predictor: Predictor;
+  /** CPU of all shard processes so far, us. */
+  shardCpuUs(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export const predictSuite: Suite = {
+  name: 'predict',
+  description: 'whole requests, one at a time: all tables in this process, and 1, 2 and 4 sparse shards on this machine',
+  columns: {
+    items: 'candidates of a request',
+    p50: 'ms, median over rounds of the percentile within a round; p90 and p99 likewise',
+    'cpu/request': 'ms of CPU of this process and all shards, median over rounds',
+    'p50/local': 'p50 over that of the local predictor in the same rounds; p99/local likewise',
+  },
+  async *run({ quick, dir }) {
+    const { bytes, rounds, requestsPerRound } = quick ? QUICK : FULL;
+    const shape = demoShape(bytes);
+    const bundle = join(dir, 'model');
+    const spec = await writeSyntheticBundle(bundle, shape);
+    const targets: Target[] = [];
+    try {
+      targets.push(await openLocalTarget(bundle));
+      for (const shards of SHARDS) targets.push(await openShardedTarget(planCapacityBalanced(spec, modelHash(spec), { shards }), bundle));
+      for (const items of ITEMS) {
+        const generator = new SyntheticRequests(shape, items);
+        const samples = targets.map((): Round[] => []);
+        for (let round = -1; round < rounds; round++) {
+          const requests = Array.from({ length: requestsPerRound }, () => generator.next(items));
+          for (const [index, target] of targets.entries()) {
+            const measured = await measure(target, requests);
+            if (round >= 0) samples[index]?.push(measured);
+          }
+        }
+        const of = (index: number, pick: (round: Round) => number): number => median((samples[index] ?? []).map(pick));
+        for (const [index, { name }] of targets.entries()) {
+          const local = samples[0] ?? [];
+          const ratio = (pick: (round: Round) => number): number =>
+            median((samples[index] ?? []).map((round, r) => pick(round) / pick(local[r] as Round)));
+          yield {
+            trial: name,
+            items,
+            p50: of(index, ({ p50 }) => p50),
+            p90: of(index, ({ p90 }) => p90),
+            p99: of(index, ({ p99 }) => p99),
+            'cpu/request': of(index, ({ cpuMs }) => cpuMs),
+            'p50/local': ratio(({ p50 }) => p50),
+            'p99/local': ratio(({ p99 }) => p99),
+          } satisfies Row;
+        }
+      }
+    } finally {
+      for (const target of targets) await target.close();
+    }
+  },
+};
+
+interface Round {
+  readonly p50: number;
+  readonly p90: number;
+  readonly p99: number;
+  readonly cpuMs: number;
+}
+
+async function measure({ predictor, shardCpuUs }: Target, requests: readonly PredictRequest[]): Promise<Round> {
+  const milliseconds: number[] = [];
+  const shardsBefore = await shardCpuUs();
+  const before = process.cpuUsage();
+  for (const request of requests) {
+    const startedAt = performance.now();
+    await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+    milliseconds.push(performance.now() - startedAt);
+  }
+  const { user, system } = process.cpuUsage(before);
+  const cpuUs = user + system + (await shardCpuUs()) - shardsBefore;
+  const { p50, p90, p99 } = summarize(milliseconds);
+  return { p50, p90, p99, cpuMs: cpuUs / 1000 / requests.length };
+}
+
+async function openLocalTarget(bundle: string): Promise<Target> {
+  const predictor = await openLocal(bundle);
+  return { name: 'local', predictor, shardCpuUs: async () => 0, close: () => predictor.close() };
+}
+
+async function openShardedTarget(plan: Parameters<typeof launchCluster>[0], bundle: string): Promise<Target> {
+  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
+  let predictor: ShardedPredictor;
+  try {
+    predictor = await connect(cluster.plan, { bundle });
+  } catch (error) {
+    await cluster.stop();
+    throw error;
+  }
+  return {
+    name: `${plan.shards.length} shards`,
+    predictor,
+    shardCpuUs: async () => (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0),
+    close: async () => {
+      await predictor.close();
+      await cluster.stop();
+    },
+  };
+}
