@@ -39,10 +39,9 @@ for (const command of [inspectCommand, verifyCommand, planCommand, shardCommand,
 program.exitOverride((error) => process.exit(error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE));
 program.showHelpAfterError('(terabag --help lists the commands)');
 
-// A reader that closed the pipe (head, less) is no failure.
+// A reader that closed the pipe (head, less) ends no daemon; what is left to print is dropped.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code === 'EPIPE') process.exit(0);
-  throw error;
+  if (error.code !== 'EPIPE') throw error;
 });
 
 try {

@@ -84,7 +84,13 @@ async function predictTensors(predictor: Predictor, path: string, { output = '',
 type Put = (line: string) => Promise<unknown>;
 
 async function putStdout(line: string): Promise<void> {
-  if (!process.stdout.write(line)) await once(process.stdout, 'drain');
+  const closed = (cause?: unknown): TerabagError =>
+    new TerabagError('aborted', 'nobody reads the scores any more: stdout was closed', {}, { cause });
+  if (process.stdout.destroyed) throw closed();
+  if (process.stdout.write(line)) return;
+  await once(process.stdout, 'drain').catch((error: unknown) => {
+    throw closed(error);
+  });
 }
 
 async function predictLines(predictor: Predictor, path: string, options: PredictCommandOptions): Promise<Counts> {

@@ -1,0 +1,196 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { openLocal } from '../../src/index.js';
+import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
+import { demoShape } from '../../src/workload/model-shape.js';
+import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
+import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
+
+const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+const shape = demoShape(2 ** 20);
+let dir: string;
+let bundle: string;
+let requests: ReturnType<SyntheticRequests['next']>[];
+
+function terabag(args: string[], input = ''): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8', input, maxBuffer: 2 ** 28 });
+}
+
+beforeAll(async () => {
+  dir = mkdtempSync(join(tmpdir(), 'terabag-cli-'));
+  bundle = join(dir, 'model');
+  await writeSyntheticBundle(bundle, shape);
+  const generator = new SyntheticRequests(shape, 5);
+  requests = Array.from({ length: 40 }, (_, n) => generator.next(1 + (n % 7)));
+  const plain = (_key: string, value: unknown): unknown => (ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value);
+  writeFileSync(join(dir, 'requests.jsonl'), requests.map((request) => `${JSON.stringify(request, plain)}\n`).join(''));
+});
+afterAll(() => rmSync(dir, { recursive: true }));
+
+test.each(['inspect', 'verify', 'plan', 'shard', 'up', 'predict', 'demo'])('%s --help has examples and exits with 0', (command) => {
+  const { status, stdout } = terabag([command, '--help']);
+  expect(status).toBe(0);
+  expect(stdout).toMatch(new RegExp(`Examples:\n {2}terabag ${command}`));
+});
+
+test('wrong usage exits with 2, failures with 1 and one line that says what to do', () => {
+  expect(terabag(['plan', 'model'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/--shards.*not specified/) });
+  expect(terabag(['plan', 'model', '--shards', '0', '-o', 'x'])).toMatchObject({
+    status: 2,
+    stderr: expect.stringMatching(/integer, 1 or more/),
+  });
+  expect(terabag(['nothing'])).toMatchObject({ status: 2 });
+  expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '--json'])).toMatchObject({ status: 2 });
+  const failed = terabag(['inspect', 'elsewhere']);
+  expect(failed.status).toBe(1);
+  expect(failed.stderr).toMatch(/^terabag: no bundle here.*\(bad_model\)\n$/);
+  const tight = terabag(['plan', 'model', '--shards', '2', '--memory-limit', '100K', '-o', 'tight.json']);
+  expect(tight).toMatchObject({ status: 1, stderr: expect.stringMatching(/does not fit.*needs \d+ bytes.*room for/) });
+  expect(existsSync(join(dir, 'tight.json'))).toBe(false);
+});
+
+test('inspect, verify and plan print JSON that says what the bundle and the plan hold', () => {
+  const inspected = JSON.parse(terabag(['inspect', 'model', '--json']).stdout);
+  expect(inspected.tables.map(({ rows, dim }: { rows: number; dim: number }) => [rows, dim])).toEqual(
+    shape.tables.map(({ rows, dim }) => [rows, dim]),
+  );
+  expect(JSON.parse(terabag(['verify', 'model', '--json']).stdout)).toMatchObject({ sound: true, problems: [] });
+  const planned = JSON.parse(terabag(['plan', 'model', '--shards', '3', '-o', 'plan.json', '--json']).stdout);
+  expect(planned.shards.reduce((sum: number, { tables }: { tables: number }) => sum + tables, 0)).toBe(26);
+  expect(planned.model.hash).toBe(inspected.hash);
+});
+
+test('verify names a damaged file and exits with 1', async () => {
+  const path = join(bundle, 'tables/table_03.safetensors');
+  const sound = readFileSync(path);
+  const damaged = Buffer.from(sound);
+  damaged[damaged.length - 1] = (damaged.at(-1) as number) ^ 4;
+  writeFileSync(path, damaged);
+  expect(terabag(['verify', 'model'])).toMatchObject({ status: 1, stderr: expect.stringMatching(/^terabag: file is damaged: .*table_03/) });
+  writeFileSync(path, sound);
+  expect(terabag(['verify', 'model'])).toMatchObject({ status: 0, stdout: 'all files are sound\n', stderr: '' });
+});
+
+test('predict gives a line of scores for each line, in order, as the API does', async () => {
+  const { status, stdout, stderr } = terabag(['predict', 'requests.jsonl', '--bundle', 'model']);
+  expect([status, stderr]).toEqual([0, '']);
+  const local = await openLocal(bundle);
+  const lines = stdout.trimEnd().split('\n');
+  expect(lines.length).toBe(requests.length);
+  for (const [n, request] of requests.entries()) {
+    expect(JSON.parse(lines[n] as string)).toEqual({ scores: Array.from((await local.predict(request)).scores) });
+  }
+  await local.close();
+});
+
+test('predict answers a bad line with its error, scores the others, and exits with 1', () => {
+  const good = readFileSync(join(dir, 'requests.jsonl'), 'utf8').split('\n')[0] as string;
+  const outOfRange = JSON.parse(good);
+  outOfRange.sparse.table_02_bag.indices[0] = 10 ** 9;
+  const { status, stdout, stderr } = terabag(
+    ['predict', '-', '--bundle', 'model'],
+    `${good}\n{ nonsense\n\n{"sparse":{},"extra":1}\n${JSON.stringify(outOfRange)}\n${good}`,
+  );
+  const [first, nonsense, extra, bad, last, ...rest] = stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  expect(rest).toEqual([]);
+  expect(first).toEqual(last);
+  expect(nonsense.error).toMatchObject({ code: 'invalid_argument', line: 2 });
+  expect(extra.error).toMatchObject({ code: 'invalid_argument', line: 4, message: expect.stringContaining('extra') });
+  expect(bad.error).toMatchObject({ code: 'index_out_of_range', table: 'table_02', position: 0, line: 5 });
+  expect([status, stderr]).toEqual([1, 'terabag: 3 of 5 requests failed; their lines say why\n']);
+});
+
+test('predict takes a safetensors request and writes its scores', async () => {
+  const request = requests[6] as (typeof requests)[number];
+  const bytes = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  const dense = request.dense['dense'] as Float32Array;
+  const tensors = Object.entries(request.sparse).flatMap(([bag, { indices, offsets, weights }]) => [
+    { name: `sparse.${bag}.indices`, dtype: 'I32', shape: [indices.length], data: bytes(indices as Int32Array) },
+    { name: `sparse.${bag}.offsets`, dtype: 'U32', shape: [offsets.length], data: bytes(offsets as Uint32Array) },
+    ...(weights === undefined
+      ? []
+      : [{ name: `sparse.${bag}.weights`, dtype: 'F32', shape: [weights.length], data: bytes(weights as Float32Array) }]),
+  ]);
+  await writeSafetensors(join(dir, 'request.safetensors'), [
+    { name: 'dense.dense', dtype: 'F32', shape: [7, 13], data: bytes(dense) },
+    ...tensors,
+  ]);
+  const done = terabag(['predict', 'request.safetensors', '--bundle', 'model', '-o', 'scores.safetensors', '--json']);
+  expect(JSON.parse(done.stdout)).toMatchObject({ scored: 1, failed: 0 });
+  const header = await readSafetensorsHeader(join(dir, 'scores.safetensors'));
+  const tensor = header.tensors.get('scores');
+  expect(tensor?.shape).toEqual([7, 1]);
+  const local = await openLocal(bundle);
+  expect(new Float32Array((await readTensor(header, tensor as NonNullable<typeof tensor>)).buffer)).toEqual(
+    (await local.predict(request)).scores,
+  );
+  await local.close();
+});
+
+test('predict ends when its reader goes away', () => {
+  const lines = Array.from({ length: 200 }, () => readFileSync(join(dir, 'requests.jsonl'), 'utf8')).join('');
+  writeFileSync(join(dir, 'many.jsonl'), lines);
+  const piped = spawnSync(
+    'bash',
+    ['-c', `"$0" "$1" predict many.jsonl --bundle model | head -n 1; exit "\${PIPESTATUS[0]}"`, process.execPath, main],
+    { cwd: dir, encoding: 'utf8' },
+  );
+  expect(piped).toMatchObject({ status: 1, stderr: expect.stringMatching(/nobody reads the scores/) });
+  expect(piped.stdout.trimEnd().split('\n').length).toBe(1);
+});
+
+/** Starts `terabag up` and waits until all shards are up; gives the process and the shards' pids. */
+async function up(...args: string[]): Promise<{ child: ChildProcess; pids: number[] }> {
+  const child = spawn(process.execPath, [main, 'up', ...args, '--json'], { cwd: dir, stdio: ['ignore', 'pipe', 'inherit'] });
+  let text = '';
+  for await (const piece of child.stdout as NonNullable<typeof child.stdout>) {
+    text += String(piece);
+    if (text.includes('"what":"up"')) break;
+  }
+  return { child, pids: [...text.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid)) };
+}
+
+function runs(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+test('up serves a plan until SIGTERM: predict over its shards writes the same file as local, and no shard stays', async () => {
+  terabag(['plan', 'model', '--shards', '3', '-o', 'plan.json']);
+  const { child, pids } = await up('plan.json', '--bundle', 'model', '--free-ports', 'live.json');
+  try {
+    expect(pids.length).toBe(3);
+    expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '--plan', 'live.json', '-o', 'sharded.jsonl'])).toMatchObject({
+      status: 0,
+      stderr: '',
+    });
+    expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '-o', 'local.jsonl'])).toMatchObject({ status: 0, stderr: '' });
+    expect(readFileSync(join(dir, 'sharded.jsonl'), 'utf8')).toBe(readFileSync(join(dir, 'local.jsonl'), 'utf8'));
+  } finally {
+    child.kill('SIGTERM');
+  }
+  expect(await once(child, 'exit')).toEqual([0, null]);
+  expect(pids.filter(runs)).toEqual([]);
+});
+
+test('demo compares sharded with local scores, draws the picture, and removes the model', () => {
+  const { status, stdout, stderr } = terabag(['demo', '--size', '4M', '--shards', '2', '--requests', '10', '--json']);
+  expect([status, stderr]).toEqual([0, '']);
+  const { equal, latenciesMs, report } = JSON.parse(stdout);
+  expect(equal).toBe(10);
+  expect(latenciesMs.sharded.count).toBe(10);
+  expect(readFileSync(report, 'utf8')).toMatch(/<svg[\s\S]*shard-1[\s\S]*<svg[\s\S]*percentile/);
+  expect(existsSync(join(dir, 'demo-output/model'))).toBe(false);
+});
