@@ -3,8 +3,17 @@ import { pino } from 'pino';
 import { readPlan } from '../plan/plan.js';
 import { startShard } from '../shard/shard.js';
 import { logLevelOption, verifyOption } from './options.js';
+import { withProgress } from './progress.js';
 
 const DRAIN_MS = 3000;
+
+interface ShardCommandOptions {
+  readonly name: string;
+  readonly bundle: string;
+  readonly listen?: string;
+  readonly logLevel: string;
+  readonly verify: 'full' | 'size';
+}
 
 export const shardCommand = new Command('shard')
   .description('run one sparse shard of a plan until SIGTERM or SIGINT')
@@ -23,33 +32,40 @@ Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
   terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size`,
   )
-  .action(
-    async (planPath: string, options: { name: string; bundle: string; listen?: string; logLevel: string; verify: 'full' | 'size' }) => {
-      const log = pino({ name: options.name, level: options.logLevel }, pino.destination(2));
-      const shard = await startShard({
-        plan: await readPlan(planPath),
-        shard: options.name,
-        bundle: options.bundle,
+  .action(async (planPath: string, options: ShardCommandOptions) => {
+    const { name: shard, bundle, listen, logLevel, verify } = options;
+    const log = pino({ name: shard, level: logLevel }, pino.destination(2));
+    // Before it serves, a shard has nothing to drain.
+    let drain = async (): Promise<void> => undefined;
+    let ending = false;
+    const end = (): void => {
+      if (ending) return;
+      ending = true;
+      drain().then(
+        () => process.exit(0),
+        (error: unknown) => {
+          log.error(error);
+          process.exit(1);
+        },
+      );
+    };
+    process.on('SIGTERM', end);
+    process.on('SIGINT', end);
+    // A launcher that died must not leave shards behind.
+    process.on('disconnect', end);
+    const plan = await readPlan(planPath);
+    const running = await withProgress('checking tables', 'bytes', (onProgress) =>
+      startShard({
+        plan,
+        shard,
+        bundle,
         log,
-        verify: options.verify,
-        ...(options.listen && { endpoint: options.listen }),
-      });
-      let ending = false;
-      const end = (): void => {
-        if (ending) return;
-        ending = true;
-        shard.drain(DRAIN_MS).then(
-          () => process.exit(0),
-          (error: unknown) => {
-            log.error(error);
-            process.exit(1);
-          },
-        );
-      };
-      process.on('SIGTERM', end);
-      process.on('SIGINT', end);
-      // A launcher that died must not leave shards behind.
-      process.on('disconnect', end);
-      process.send?.({ ready: true, endpoint: shard.endpoint });
-    },
-  );
+        verify,
+        // A launcher shows progress of its own.
+        ...(process.send === undefined && { onProgress }),
+        ...(listen !== undefined && { endpoint: listen }),
+      }),
+    );
+    drain = () => running.drain(DRAIN_MS);
+    process.send?.({ ready: true, endpoint: running.endpoint });
+  });

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { Command } from 'commander';
 import { launchCluster } from '../cluster/launch.js';
 import { readPlan, writePlan } from '../plan/plan.js';
@@ -10,13 +11,6 @@ interface UpOptions {
   readonly logLevel: string;
   readonly verify: 'full' | 'size';
   readonly json?: boolean;
-}
-
-/** Resolves at the first of the signals that ask a process to end. */
-function asked(): Promise<NodeJS.Signals> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, resolve);
-  });
 }
 
 export const upCommand = new Command('up')
@@ -37,30 +31,29 @@ Examples:
   terabag predict requests.jsonl --bundle ./model --plan live-plan.json`,
   )
   .action(async (planPath: string, options: UpOptions) => {
-    const ended = asked();
+    const ended = new AbortController();
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ended.abort(signal));
     const say = (event: Record<string, unknown>): void => {
       const { shard, what, detail } = event;
       console.log(options.json ? JSON.stringify(event) : `${String(shard)}: ${String(what)}${detail ? `, ${String(detail)}` : ''}`);
     };
-    const launching = launchCluster(await readPlan(planPath), {
+    const plan = await readPlan(planPath);
+    const cluster = await launchCluster(plan, {
       bundle: options.bundle,
       ephemeralPorts: options.freePorts !== undefined,
       restart: options.restart,
       logLevel: options.logLevel,
       verify: options.verify,
+      signal: ended.signal,
       onEvent: say,
     });
-    const first = await Promise.race([launching, ended]);
-    const cluster = await launching;
-    if (typeof first !== 'string') {
+    try {
       if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
-      say({
-        shard: 'all',
-        what: 'up',
-        detail: cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`).join('; '),
-      });
-      await ended;
+      const shards = cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`);
+      say({ shard: 'all', what: 'up', detail: shards.join('; ') });
+      if (!ended.signal.aborted) await once(ended.signal, 'abort');
+    } finally {
+      await cluster.stop();
     }
-    await cluster.stop();
     say({ shard: 'all', what: 'stopped', detail: '' });
   });

@@ -15,6 +15,8 @@ export interface LaunchOptions {
   /** Start a shard that dies again, after a growing pause; default true. */
   readonly restart?: boolean;
   readonly verify?: 'full' | 'size';
+  /** Ends the launch: what was started is stopped, and the call rejects (aborted). Of no effect once all shards are ready. */
+  readonly signal?: AbortSignal;
   readonly onEvent?: (event: { readonly shard: string; readonly what: 'ready' | 'exited' | 'restarting'; readonly detail: string }) => void;
 }
 
@@ -46,7 +48,8 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
     await rm(dir, { recursive: true, force: true });
   };
   try {
-    await Promise.all(shards.map((shard) => shard.start()));
+    const started = Promise.all(shards.map((shard) => shard.start()));
+    await Promise.race([started, ...(options.signal ? [aborted(options.signal)] : [])]);
   } catch (error) {
     await stop();
     throw error;
@@ -63,6 +66,14 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
     },
     stop,
   };
+}
+
+function aborted(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    const onAbort = (): void => reject(new TerabagError('aborted', 'the launch was aborted', {}, { cause: signal.reason }));
+    if (signal.aborted) onAbort();
+    else signal.addEventListener('abort', onAbort, { once: true });
+  });
 }
 
 /** The command line that runs a shard: the compiled one, also when this file runs from source. */
@@ -126,7 +137,10 @@ class ShardProcess {
         this.options.onEvent?.({ shard: this.name, what: 'ready', detail: message.endpoint });
         resolve();
       });
-      child.once('error', (error) => reject(TerabagError.from(error)));
+      child.once('error', (error) => {
+        clearTimeout(timer);
+        reject(TerabagError.from(error));
+      });
       child.once('exit', (code, signal) => {
         clearTimeout(timer);
         const detail = signal ?? `code ${code}`;
