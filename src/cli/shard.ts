@@ -53,6 +53,8 @@ Examples:
     process.on('SIGINT', end);
     // A launcher that died must not leave shards behind.
     process.on('disconnect', end);
+    // Listening keeps the channel open, and with it a shard that failed to start.
+    process.channel?.unref();
     const plan = await readPlan(planPath);
     const running = await withProgress('checking tables', 'bytes', (onProgress) =>
       startShard({

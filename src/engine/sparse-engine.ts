@@ -30,19 +30,36 @@ export class SparseEngine {
     }
   }
 
-  /** Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table that is not here is refused. */
-  outputLength(segments: Uint8Array): number {
+  /**
+   * Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table that is not here is refused, and so are
+   * more bags than offsets: what is reserved for the output never exceeds what the batch can fill.
+   */
+  outputLength(segments: Uint8Array, offsets: Uint8Array): number {
     const view = new DataView(segments.buffer, segments.byteOffset, segments.byteLength);
     const stride = SEGMENT_FIELDS * 4;
     if (segments.byteLength % stride !== 0) {
       throw new TerabagError('bad_message', `segments have a partial entry: ${segments.byteLength} bytes`, { bytes: segments.byteLength });
     }
     let length = 0;
+    let bags = 0;
     for (let at = 0; at < segments.byteLength; at += stride) {
       const id = view.getUint32(at, true);
       const table = this.#tables.get(id);
       if (table === undefined) throw new TerabagError('bad_message', `table is not on this shard: ${id}`, { table: id });
-      length += view.getUint32(at + 12, true) * table.dim;
+      const numBags = view.getUint32(at + 12, true);
+      bags += numBags;
+      length += numBags * table.dim;
+    }
+    const expected = (bags + 1) * 4;
+    if (offsets.byteLength !== expected) {
+      throw new TerabagError(
+        'bad_message',
+        `segments and offsets differ: ${bags} bags, ${offsets.byteLength} bytes, expected ${expected}`,
+        {
+          bags,
+          bytes: offsets.byteLength,
+        },
+      );
     }
     return length;
   }

@@ -129,7 +129,13 @@ async function checkFiles(dir: string, spec: ModelSpec, files: readonly string[]
       options.onProgress?.(done, total);
     });
     const chunk = found.crc32.findIndex((value, index) => value !== expected.crc32[index]);
-    if (chunk >= 0 || found.crc32.length !== expected.crc32.length) {
+    if (chunk < 0 && found.crc32.length !== expected.crc32.length)
+      throw new TerabagError(
+        'bad_model',
+        `model.json: files: more checksums than the file has chunks: ${file}, ${expected.crc32.length}, expected ${found.crc32.length}`,
+        { file },
+      );
+    if (chunk >= 0) {
       throw new TerabagError(
         'checksum_mismatch',
         `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found.crc32[chunk]}, expected ${expected.crc32[chunk]}`,

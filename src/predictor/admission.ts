@@ -9,7 +9,7 @@ export class Admission<T> {
   readonly #idle: { scratch: Scratch; extra: T }[] = [];
   #inFlight = 0;
   #closed = false;
-  #drained: (() => void) | null = null;
+  readonly #drained: (() => void)[] = [];
   readonly counts = { requests: 0, errors: 0 };
 
   constructor(
@@ -23,11 +23,10 @@ export class Admission<T> {
    */
   async run<R>(options: PredictOptions, work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>): Promise<R> {
     this.counts.requests++;
-    const deadlineMs = options.deadlineMs ?? DEFAULT_DEADLINE_MS;
-    const { signal } = options;
     try {
+      const { deadlineMs = DEFAULT_DEADLINE_MS, signal } = options;
       if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
-      if (!(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1)
+      if (typeof deadlineMs !== 'number' || !(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1)
         throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
       if (signal?.aborted) throw new TerabagError('aborted', 'the request was aborted', {}, { cause: signal.reason });
       if (this.#inFlight >= this.maxInFlight) {
@@ -52,11 +51,10 @@ export class Admission<T> {
     return new Promise<R>((resolve, reject) => {
       const onAbort = (): void =>
         settle(() => reject(new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason })));
-      // Shards that are away name themselves a moment before this last resort.
-      const timer = setTimeout(
-        () => settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }))),
-        deadlineMs,
-      );
+      // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard.
+      const late = (): void =>
+        settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs })));
+      const timer = setTimeout(() => setImmediate(late), deadlineMs);
       const settle = (end: () => void): void => {
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);
@@ -74,7 +72,7 @@ export class Admission<T> {
     this.#idle.push(lent);
     this.#inFlight--;
     then();
-    if (this.#inFlight === 0) this.#drained?.();
+    if (this.#inFlight === 0) for (const drained of this.#drained.splice(0)) drained();
   }
 
   /** Refuses new requests and waits for those in flight. */
@@ -82,7 +80,7 @@ export class Admission<T> {
     this.#closed = true;
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
-        this.#drained = resolve;
+        this.#drained.push(resolve);
       });
     }
   }

@@ -4,6 +4,13 @@ import type { Partition } from './partition.js';
 import type { CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
 
+interface RowWisePart {
+  readonly bag: number;
+  readonly part: number;
+  readonly sent: NonNullable<Partition['segments'][number]['sent']>;
+  readonly rows: Float32Array;
+}
+
 /**
  * Puts the answers of all destinations where the dense net reads them: [bags, dim] per bag layer, in model order. Parts of row-wise tables
  * are added in ascending order of the part, whatever the order of arrival, so that the same plan always gives the same bits.
@@ -23,7 +30,7 @@ export function gatherPooled(
   });
   const pooled = scratch.f32('pooled', length);
   const pooledBytes = bytesOf(pooled);
-  const rowWise: { bag: number; part: number; sent: Uint32Array; rows: Float32Array }[] = [];
+  const rowWise: RowWisePart[] = [];
 
   partitions.forEach((partition, destination) => {
     const answer = answers[destination];
@@ -57,7 +64,7 @@ function addRowWise(
   request: CheckedRequest,
   pooled: Float32Array,
   starts: readonly number[],
-  rowWise: readonly { bag: number; sent: Uint32Array; rows: Float32Array }[],
+  rowWise: readonly RowWisePart[],
   partitions: readonly (Partition | null)[],
 ): void {
   const tableWise = new Set(
@@ -71,18 +78,18 @@ function addRowWise(
     const bags = request.bags[bag];
     if (bags === undefined) return;
     pooled.fill(0, start, start + bags.numBags * dim);
+    const ids = new Uint32Array(pooling === 'mean' ? bags.numBags : 0);
     for (const part of rowWise) {
       if (part.bag !== bag) continue;
-      part.sent.forEach((target, row) => {
+      part.sent.bags.forEach((target, row) => {
+        if (pooling === 'mean') ids[target] = (ids[target] as number) + (part.sent.lengths[row] as number);
         const to = start + target * dim;
         for (let d = 0; d < dim; d++) pooled[to + d] = (pooled[to + d] as number) + (part.rows[row * dim + d] as number);
       });
     }
     if (pooling !== 'mean') return;
-    const { offsets } = bags.input;
-    for (let b = 0; b < bags.numBags; b++) {
-      const ids = (offsets[b + 1] as number) - (offsets[b] as number);
-      for (let d = 0; ids > 0 && d < dim; d++) pooled[start + b * dim + d] = (pooled[start + b * dim + d] as number) / ids;
-    }
+    ids.forEach((count, b) => {
+      for (let d = 0; count > 0 && d < dim; d++) pooled[start + b * dim + d] = (pooled[start + b * dim + d] as number) / count;
+    });
   });
 }

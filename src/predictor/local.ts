@@ -54,7 +54,7 @@ class LocalPredictor implements Predictor {
       const [partition = null] = partitions;
       let answer: Float32Array | null = null;
       if (partition !== null) {
-        answer = scratch.f32('answer', this.#engine.outputLength(partition.batch.segments));
+        answer = scratch.f32('answer', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets));
         await this.#engine.pool(partition.batch, answer);
       }
       if (items > 0) {

@@ -13,10 +13,15 @@ export interface Assignment {
   readonly parts: number;
 }
 
-/** The bags of a request for one destination; bags[s] lists the bags of segment s that were sent, null when all were. */
+/** The bags of a request for one destination, copied: the caller's arrays are not read again. */
 export interface Partition {
   readonly batch: SparseBatch;
-  readonly segments: readonly { readonly assignment: Assignment; readonly numBags: number; readonly sent: Uint32Array | null }[];
+  readonly segments: readonly {
+    readonly assignment: Assignment;
+    readonly numBags: number;
+    /** The bags that have ids on this part of a row-wise table, and how many; null when the table is not split. */
+    readonly sent: { readonly bags: Uint32Array; readonly lengths: Uint32Array } | null;
+  }[];
 }
 
 type ModelBag = ResolvedModel['bags'][number];
@@ -133,7 +138,7 @@ export class Partitioner {
       segments: pieces.map(({ assignment, input, rows }) => ({
         assignment,
         numBags: rows?.sent.length ?? input.numBags,
-        sent: rows === null ? null : Uint32Array.from(rows.sent),
+        sent: rows === null ? null : { bags: Uint32Array.from(rows.sent), lengths: Uint32Array.from(rows.lengths) },
       })),
     };
   }
@@ -166,7 +171,7 @@ function rowAt(bag: ModelBag, input: CheckedBags, position: number): number {
   if (!Number.isInteger(index)) {
     throw new TerabagError(
       'invalid_argument',
-      `index has to be an integer for table: ${bag.tableName}, position ${position}, index ${String(index)}`,
+      `index has to be an integer for table: ${bag.tableName}, position ${position}, index ${typeof index === 'number' ? index : typeof index}`,
       {
         table: bag.tableName,
         bag: bagOf(input.input.offsets, position),

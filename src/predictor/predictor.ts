@@ -12,6 +12,7 @@ export interface BagsInput {
 /**
  * One request: N candidate items for one user. A dense feature has dim numbers (the same for all items) or N x dim, row-major;
  * a bag layer gets 1 bag (of the user, pooled and sent once) or N.
+ * All arrays are copied before predict() returns its promise: the caller may change, reuse or transfer them at once.
  */
 export interface PredictRequest {
   /** N; when left out, the largest number of rows or bags given. */

@@ -28,6 +28,9 @@ const invalid = (message: string, details: Record<string, string | number>): Ter
 
 /** Checks names, lengths, offsets and dense values against the model; dense and perItem live in the scratch. */
 export function checkRequest(model: ResolvedModel, request: PredictRequest, scratch: Scratch): CheckedRequest {
+  for (const field of ['dense', 'sparse'] as const) {
+    if (!isObject(request?.[field])) throw invalid(`request.${field} has to be an object: ${typeof request?.[field]}`, { field });
+  }
   refuseUnknown('dense', Object.keys(request.dense), model.dense);
   refuseUnknown('sparse', Object.keys(request.sparse), model.bags);
   const rows = [...model.dense.map((feature) => denseRows(feature, request)), ...model.bags.map((bag) => checkBags(bag, request).numBags)];
@@ -70,6 +73,7 @@ function refuseUnknown(field: string, given: readonly string[], known: readonly 
 function denseRows(feature: { readonly name: string; readonly dim: number }, request: PredictRequest): number {
   const values = request.dense[feature.name];
   if (values === undefined) throw invalid(`dense feature is missing: ${feature.name}`, { field: `dense.${feature.name}` });
+  refuseNoArray(`dense.${feature.name}`, values);
   if (values.length % feature.dim !== 0) {
     throw invalid(`dense feature has to have a multiple of its dim: ${feature.name}, dim ${feature.dim}, length ${values.length}`, {
       field: `dense.${feature.name}`,
@@ -87,13 +91,7 @@ function concatDense(model: ResolvedModel, request: PredictRequest, scratch: Scr
   let at = 0;
   given.forEach((values, feature) => {
     if (!(values instanceof Float32Array)) {
-      values.forEach((value, position) => {
-        if (typeof value !== 'number') {
-          throw invalid(`dense values have to be numbers: ${model.dense[feature]?.name}, position ${position}, ${String(value)}`, {
-            field: `dense.${model.dense[feature]?.name}`,
-          });
-        }
-      });
+      refuseNoNumbers(`dense.${model.dense[feature]?.name}`, values);
     }
     dense.set(values, at);
     at += values.length;
@@ -101,17 +99,40 @@ function concatDense(model: ResolvedModel, request: PredictRequest, scratch: Scr
   return dense;
 }
 
-function checkBags(bag: { readonly name: string; readonly weighted: boolean }, request: PredictRequest): CheckedBags {
+const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
+
+function refuseNoArray(field: string, value: unknown): void {
+  if (!Array.isArray(value) && !(ArrayBuffer.isView(value) && 'length' in value))
+    throw invalid(`${field} has to be an array or a typed array: ${typeof value}`, { field });
+}
+
+/** Visits holes too, which forEach would skip. */
+function refuseNoNumbers(field: string, values: ArrayLike<unknown>): void {
+  for (let position = 0; position < values.length; position++) {
+    if (typeof values[position] !== 'number')
+      throw invalid(`${field} has to hold numbers: position ${position}, ${typeof values[position]}`, { field, position });
+  }
+}
+
+function checkBags(bag: ResolvedModel['bags'][number], request: PredictRequest): CheckedBags {
   const field = `sparse.${bag.name}`;
   const input = request.sparse[bag.name];
   if (input === undefined) throw invalid(`bags are missing: ${bag.name}`, { field });
+  if (!isObject(input)) throw invalid(`bags have to be an object: ${bag.name}`, { field });
   const { indices, offsets, weights } = input;
+  refuseNoArray(`${field}.indices`, indices);
+  refuseNoArray(`${field}.offsets`, offsets);
   const count = indices.length;
-  const bad = (message: string, at: number): TerabagError =>
-    new TerabagError('bad_offsets', `${message} for table: ${bag.name}, bag ${at}, offset ${String(offsets[at])}, indices ${count}`, {
-      table: bag.name,
-      bag: at,
-    });
+  // The offset at a position ends the bag before it.
+  const bad = (message: string, position: number): TerabagError => {
+    const at = Math.max(0, position - 1);
+    const value = typeof offsets[position] === 'object' ? 'an object' : String(offsets[position]);
+    return new TerabagError(
+      'bad_offsets',
+      `${message} for table: ${bag.tableName}, layer ${bag.name}, bag ${at}, position ${position}, offset ${value}, indices ${count}`,
+      { table: bag.tableName, layer: bag.name, bag: at, position },
+    );
+  };
   if (offsets.length === 0) throw bad('offsets need B + 1 entries, at least [0],', 0);
   if (offsets[0] !== 0) throw bad('offsets have to start at 0', 0);
   let previous = 0;
@@ -125,8 +146,11 @@ function checkBags(bag: { readonly name: string; readonly weighted: boolean }, r
     throw invalid(`weights are missing for a weighted bag: ${bag.name}`, { field: `${field}.weights` });
   if (!bag.weighted && weights !== undefined)
     throw invalid(`weights for a bag that takes none: ${bag.name}`, { field: `${field}.weights` });
-  if (weights !== undefined && weights.length !== count) {
-    throw invalid(`one weight per index: ${bag.name}, indices ${count}, weights ${weights.length}`, { field: `${field}.weights` });
+  if (weights !== undefined) {
+    refuseNoArray(`${field}.weights`, weights);
+    if (weights.length !== count)
+      throw invalid(`one weight per index: ${bag.name}, indices ${count}, weights ${weights.length}`, { field: `${field}.weights` });
+    if (!(weights instanceof Float32Array)) refuseNoNumbers(`${field}.weights`, weights);
   }
   return { name: bag.name, numBags: offsets.length - 1, input };
 }

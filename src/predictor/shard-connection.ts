@@ -2,13 +2,23 @@ import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../wire/codec.js';
 import type { ShardMessage, ShardStats } from '../wire/messages.js';
-import type { ClientHandlers, ClientTransport } from '../wire/transport.js';
+import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from '../wire/transport.js';
 
-/** How often a ready shard is asked for a sign of life, and after how long without one it counts as gone. */
-const PING_MS = 250;
-const SILENT_MS = 1500;
-/** A shard that serves another model, or drains, is asked again after this. */
-const HELLO_AGAIN_MS = 250;
+/** A ready shard is asked for a sign of life this often; one that is not (yet, or not any more) is greeted again this often. */
+const BEAT_MS = 250;
+/** After so many beats without a message the shard counts as gone. Beats, not time: in a blocked event loop nobody is heard. */
+const SILENT_BEATS = 6;
+/** Why a shard may refuse a request; another word in an error message is not passed on to programs that test for codes. */
+const SHARD_CODES: ReadonlySet<string> = new Set<ErrorCode>([
+  'invalid_argument',
+  'index_out_of_range',
+  'bad_offsets',
+  'bad_message',
+  'deadline_exceeded',
+  'overloaded',
+  'closed',
+  'internal',
+]);
 
 interface Pending {
   readonly message: Buffer;
@@ -29,9 +39,9 @@ export class ShardConnection {
   #state: 'connecting' | 'ready' | 'closed' = 'connecting';
   #why: TerabagError;
   #nextId = Math.floor(Math.random() * 2 ** 40);
-  #heardAt = performance.now();
+  #silentBeats = 0;
   readonly #pending = new Map<number, Pending>();
-  readonly #statsWaiting = new Map<number, (stats: ShardStats) => void>();
+  readonly #statsWaiting = new Map<number, { resolve: (stats: ShardStats) => void; reject: (error: TerabagError) => void }>();
   readonly #readyWaiting = new Set<() => void>();
   readonly #heartbeat: NodeJS.Timeout;
   readonly counts = { sent: 0, resent: 0, unmatched: 0, malformed: 0, lost: 0 };
@@ -44,7 +54,7 @@ export class ShardConnection {
   ) {
     this.#why = this.#unavailable('has not answered yet');
     this.#transport = this.#open();
-    this.#heartbeat = setInterval(() => this.#checkAlive(), PING_MS);
+    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS);
   }
 
   get ready(): boolean {
@@ -70,9 +80,22 @@ export class ShardConnection {
   /** Asks for pooled vectors; settles by the deadline (performance.now() time). The batch is encoded before it returns. */
   pool(batch: SparseBatch, deadlineAt: number): Promise<Uint8Array> {
     const id = this.#nextId++;
-    const remainingMs = Math.max(0, deadlineAt - performance.now());
-    const message = encodeClientMessage({ kind: 'pool', id, remainingMs, batch });
+    const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
+      const message = encodeClientMessage({ kind: 'pool', id, remainingMs: remainingMs(), batch });
+      // A peer closes the connection on a longer message, and with it every request in flight.
+      if (message.byteLength > MAX_MESSAGE_BYTES) {
+        const bytes = message.byteLength;
+        throw new TerabagError(
+          'invalid_argument',
+          `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
+          {
+            shard: this.name,
+            bytes,
+          },
+        );
+      }
+      // A moment before the deadline of the whole request, whose error would not name the shard.
       const timer = setTimeout(() => {
         this.#pending.delete(id);
         reject(
@@ -82,22 +105,29 @@ export class ShardConnection {
               })
             : this.#why,
         );
-      }, remainingMs);
+      }, remainingMs() - 1);
       this.#pending.set(id, { message, deadlineAt, timer, resolve, reject });
       if (this.ready) this.#send(message);
     });
   }
 
+  /** What the shard says of itself; rejects at once with the reason when it is away. */
   stats(ms: number): Promise<ShardStats> {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
+      if (!this.ready) throw this.#why;
       const timer = setTimeout(() => {
         this.#statsWaiting.delete(id);
         reject(this.ready ? new TerabagError('deadline_exceeded', `shard sent no stats: ${this.name}`, { shard: this.name }) : this.#why);
       }, ms);
-      this.#statsWaiting.set(id, (stats) => {
+      const settle = (end: () => void): void => {
         clearTimeout(timer);
-        resolve(stats);
+        this.#statsWaiting.delete(id);
+        end();
+      };
+      this.#statsWaiting.set(id, {
+        resolve: (stats) => settle(() => resolve(stats)),
+        reject: (error) => settle(() => reject(error)),
       });
       this.#send(encodeClientMessage({ kind: 'stats', id }));
     });
@@ -105,8 +135,10 @@ export class ShardConnection {
 
   close(): void {
     this.#state = 'closed';
+    this.#why = new TerabagError('closed', 'the predictor is closed');
     clearInterval(this.#heartbeat);
-    for (const id of [...this.#pending.keys()]) this.#fail(id, new TerabagError('closed', 'the predictor is closed'));
+    for (const id of [...this.#pending.keys()]) this.#fail(id, this.#why);
+    for (const waiting of [...this.#statsWaiting.values()]) waiting.reject(this.#why);
     this.#transport.close();
   }
 
@@ -134,19 +166,22 @@ export class ShardConnection {
   }
 
   #hello(): void {
-    this.#heardAt = performance.now();
     this.#transport.send(encodeClientMessage({ kind: 'hello', modelHash: this.modelHash }));
   }
 
   #down(what: string): void {
+    if (this.#state === 'closed') return;
     if (this.#state === 'ready') this.counts.lost++;
     this.#state = 'connecting';
     this.#why = this.#unavailable(what);
   }
 
-  #checkAlive(): void {
-    if (!this.ready) return;
-    if (performance.now() - this.#heardAt > SILENT_MS) {
+  #beat(): void {
+    if (!this.ready) {
+      this.#hello();
+      return;
+    }
+    if (this.#silentBeats++ >= SILENT_BEATS) {
       this.#down('fell silent');
       this.#transport.close();
       this.#transport = this.#open();
@@ -163,7 +198,7 @@ export class ShardConnection {
       this.counts.malformed++;
       return;
     }
-    this.#heardAt = performance.now();
+    this.#silentBeats = 0;
     switch (message.kind) {
       case 'welcome':
         this.#welcome(message);
@@ -174,25 +209,28 @@ export class ShardConnection {
         return;
       }
       case 'error':
-        if (message.code === 'draining') this.#retryLater('drains');
-        else
-          this.#fail(
-            message.id,
-            new TerabagError(message.code as ErrorCode, message.message, { ...message.details, shard: this.name } as ErrorDetails),
-          );
+        // The request stays pending: the shard that takes its place may answer in time.
+        if (message.code === 'draining') this.#down('drains');
+        else {
+          const code = SHARD_CODES.has(message.code) ? (message.code as ErrorCode) : 'internal';
+          const details: ErrorDetails = { ...message.details, shard: this.name };
+          this.#fail(message.id, new TerabagError(code, message.message, details));
+        }
         return;
-      case 'stats':
-        this.#statsWaiting.get(message.id)?.(message.stats);
-        this.#statsWaiting.delete(message.id);
+      case 'stats': {
+        const waiting = this.#statsWaiting.get(message.id);
+        if (waiting === undefined) this.counts.unmatched++;
+        else waiting.resolve(message.stats);
         return;
+      }
       case 'pong':
-        if (message.state === 'draining') this.#retryLater('drains');
+        if (message.state === 'draining') this.#down('drains');
     }
   }
 
   #welcome(message: Extract<ShardMessage, { kind: 'welcome' }>): void {
     if (message.modelHash !== this.modelHash || message.shard !== this.name) {
-      this.#retryLater('serves something else');
+      this.#down('serves something else');
       this.#why = new TerabagError(
         'model_mismatch',
         `shard serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${message.modelHash.slice(0, 12)}, expected ${this.modelHash.slice(0, 12)}`,
@@ -201,9 +239,11 @@ export class ShardConnection {
       return;
     }
     if (message.state === 'draining') {
-      this.#retryLater('drains');
+      this.#down('drains');
       return;
     }
+    // A second greeting may have crossed the first answer: what was sent since is not sent again.
+    if (this.ready) return;
     this.#state = 'ready';
     for (const ready of this.#readyWaiting) ready();
     this.#readyWaiting.clear();
@@ -218,11 +258,6 @@ export class ShardConnection {
       this.counts.resent++;
       this.#send(encodeClientMessage({ kind: 'pool', id, remainingMs: Math.max(0, deadlineAt - performance.now()), batch: first.batch }));
     }
-  }
-
-  #retryLater(what: string): void {
-    this.#down(what);
-    setTimeout(() => this.#state === 'connecting' && this.#hello(), HELLO_AGAIN_MS).unref();
   }
 
   #take(id: number): Pending | undefined {

@@ -57,7 +57,7 @@ function assignments(plan: Plan, model: ResolvedModel): Assignment[][] {
 }
 
 class MainShard implements ShardedPredictor {
-  readonly #shards: ShardConnection[];
+  readonly #shards: ShardConnection[] = [];
   readonly #partitioner: Partitioner;
   readonly #admission: Admission<NativeWorkspace>;
 
@@ -68,9 +68,13 @@ class MainShard implements ShardedPredictor {
     private readonly net: DenseNet,
     options: ConnectOptions,
   ) {
-    this.#shards = plan.shards.map(
-      ({ name, endpoints }) => new ShardConnection(name, endpoints[0] ?? '', modelHash, options.transport ?? connectZeromq),
-    );
+    try {
+      for (const { name, endpoints } of plan.shards)
+        this.#shards.push(new ShardConnection(name, endpoints[0] ?? '', modelHash, options.transport ?? connectZeromq));
+    } catch (error) {
+      for (const shard of this.#shards) shard.close();
+      throw error;
+    }
     this.#partitioner = new Partitioner(model, assignments(plan, model));
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => net.createWorkspace());
   }

@@ -6,7 +6,7 @@ import { openBundle } from '../model/bundle.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
 import { decodeClientMessage, encodeShardMessage } from '../wire/codec.js';
 import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
-import { MAX_MESSAGE_BYTES, type ServerTransport } from '../wire/transport.js';
+import { MAX_POOLED_BYTES, type ServerTransport } from '../wire/transport.js';
 import { listenZeromq } from '../wire/zeromq.js';
 
 export interface ShardOptions {
@@ -142,22 +142,25 @@ export class Shard {
     if (this.#inFlight > this.maxInFlight)
       throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
     const { batch, id, remainingMs } = message;
-    const length = this.engine.outputLength(batch.segments);
-    if (length * 4 > MAX_MESSAGE_BYTES)
+    const expire = (): TerabagError => {
+      this.#counts.expired++;
+      return new TerabagError(
+        'deadline_exceeded',
+        `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`,
+      );
+    };
+    // Nobody waits for it any more: it was sent again, or waited, until its deadline.
+    if (remainingMs <= 0) throw expire();
+    const length = this.engine.outputLength(batch.segments, batch.offsets);
+    if (length * 4 > MAX_POOLED_BYTES)
       throw new TerabagError(
         'bad_message',
-        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_MESSAGE_BYTES}`,
+        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
       );
     const out = new Float32Array(length);
     await this.engine.pool(batch, out);
     const serviceMs = performance.now() - receivedAt;
-    if (serviceMs > remainingMs) {
-      this.#counts.expired++;
-      throw new TerabagError(
-        'deadline_exceeded',
-        `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`,
-      );
-    }
+    if (serviceMs > remainingMs) throw expire();
     return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer) };
   }
 

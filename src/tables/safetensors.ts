@@ -72,6 +72,9 @@ export async function readSafetensorsHeader(path: string): Promise<SafetensorsHe
     }
     if (end !== fileBytes) throw bad(`tensors end at ${end}, the file has ${fileBytes} bytes (truncated?)`);
     return { path, fileBytes, dataStart, metadata: metadata as Record<string, string>, tensors };
+  } catch (error) {
+    // A directory opens, but does not read.
+    throw TerabagError.from(error, 'bad_table');
   } finally {
     await file.close();
   }
@@ -81,7 +84,7 @@ function tensorInfo(name: string, entry: unknown, dataStart: number, bad: (what:
   if (typeof entry !== 'object' || entry === null) throw bad(`tensor ${name} is not an object`);
   const { dtype, shape, data_offsets: offsets } = entry as Record<string, unknown>;
   const size = typeof dtype === 'string' && Object.hasOwn(DTYPE_BYTES, dtype) ? DTYPE_BYTES[dtype] : undefined;
-  if (typeof dtype !== 'string' || size === undefined) throw bad(`tensor ${name} has an unknown dtype ${String(dtype)}`);
+  if (typeof dtype !== 'string' || size === undefined) throw bad(`tensor ${name} has an unknown dtype ${JSON.stringify(dtype)}`);
   const counts = (value: unknown): value is number[] =>
     Array.isArray(value) && value.every((count) => Number.isSafeInteger(count) && count >= 0);
   if (!counts(shape)) throw bad(`tensor ${name} has no sound shape`);

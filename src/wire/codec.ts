@@ -73,7 +73,10 @@ function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
   }
   if (!Array.isArray(values)) throw malformed('message', 'an array');
   if (values[0] !== WIRE_VERSION) {
-    throw new TerabagError('bad_message', `message of another version: ${String(values[0])}, this side speaks ${WIRE_VERSION}`);
+    throw new TerabagError(
+      'bad_message',
+      `message of another version: ${typeof values[0] === 'number' ? values[0] : typeof values[0]}, this side speaks ${WIRE_VERSION}`,
+    );
   }
   return { kind: values[1], fields: new Fields(values) };
 }

@@ -25,3 +25,5 @@ export type ServerHandler = (peer: Uint8Array, bytes: Uint8Array) => void;
 
 /** Longest message that either side accepts, bytes. */
 export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
+/** Longest answer: what a message may hold, less room for its other fields. */
+export const MAX_POOLED_BYTES = MAX_MESSAGE_BYTES - 1024;

@@ -101,44 +101,79 @@ test('bad ids end in a typed error that names table and position, local and shar
       expect(await code(withIds([1, 2n ** 63n]))).toBe('index_out_of_range t0 1');
       expect(await code(withIds([1, 1.5]))).toBe('invalid_argument t0 1');
       expect(await code({ ...request, sparse: { ...request.sparse, sum: { indices: [1, 2], offsets: [0, 3, 2] } } })).toBe(
-        'bad_offsets sum undefined',
+        'bad_offsets t0 2',
       );
     }
   });
 });
 
-test('10,000 requests with a shard killed in the middle each end right or typed by their deadline, and recover', async () => {
-  await withShards(await capacityPlan(2), async (predictor, cluster) => {
-    const next = random(9);
-    const requests = Array.from({ length: 50 }, () => smallRequest(next, 4));
-    const expected = await Promise.all(requests.map((request) => local.predict(request)));
-    const outcomes = { right: 0, typed: 0 };
-    const one = async (n: number): Promise<void> => {
-      const startedAt = performance.now();
-      try {
-        const { scores } = await predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs: 2000 });
-        expect(scores).toEqual(expected[n % 50]?.scores);
-        outcomes.right++;
-      } catch (error) {
-        expect(error).toBeInstanceOf(TerabagError);
-        expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
-        outcomes.typed++;
-      }
-      expect(performance.now() - startedAt).toBeLessThan(4000);
-    };
-    let sent = 0;
-    const lane = async (): Promise<void> => {
-      while (sent < 10_000) {
-        if (sent === 5000) cluster.kill('shard-1', 'SIGKILL');
-        await one(sent++);
-      }
-    };
-    await Promise.all(Array.from({ length: 16 }, lane));
-    expect(outcomes.right + outcomes.typed).toBe(10_000);
-    expect(outcomes.right).toBeGreaterThan(9000);
-    expect(predictor.stats()['lost']).toBeGreaterThan(0);
-    expect((await predictor.predict(requests[0] as (typeof requests)[number], { deadlineMs: 5000 })).scores).toEqual(expected[0]?.scores);
+/** What a timer may be late in a busy event loop: these processes share the machine's cores, and the loop here serves 16 lanes. */
+const SCHEDULING_MS = 100;
+const DEADLINE_MS = 2000;
+const RECOVERY_MS = 1000;
+
+test('10,000 requests with a shard killed in the middle each end right or typed by their deadline, and recover within a second', async () => {
+  const plan = await capacityPlan(2);
+  let readyAgain: (at: number) => void;
+  const backAt = new Promise<number>((resolve) => {
+    readyAgain = resolve;
   });
+  let killed = false;
+  const cluster = await launchCluster(plan, {
+    bundle: model.dir,
+    ephemeralPorts: true,
+    logLevel: 'error',
+    onEvent: ({ what }) => what === 'ready' && killed && readyAgain(performance.now()),
+  });
+  const predictor = await connect(cluster.plan, { bundle: model.dir });
+  const next = random(9);
+  const requests = Array.from({ length: 50 }, () => smallRequest(next, 4));
+  const expected = await Promise.all(requests.map((request) => local.predict(request)));
+  const outcomes = { right: 0, typed: 0 };
+  let latestMs = 0;
+  const one = async (n: number, deadlineMs: number): Promise<boolean> => {
+    const startedAt = performance.now();
+    try {
+      const { scores } = await predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs });
+      expect(scores).toEqual(expected[n % 50]?.scores);
+      return true;
+    } catch (error) {
+      expect(error).toBeInstanceOf(TerabagError);
+      expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
+      return false;
+    } finally {
+      latestMs = Math.max(latestMs, performance.now() - startedAt - deadlineMs);
+    }
+  };
+  let sent = 0;
+  const lane = async (lane: number): Promise<void> => {
+    while (sent < 10_000) {
+      if (sent === 5000) {
+        killed = true;
+        cluster.kill('shard-1', 'SIGKILL');
+      }
+      // Some deadlines pass while the shard is away, others are long enough to see it come back.
+      const right = await one(sent++, lane % 2 === 0 ? 20 : DEADLINE_MS);
+      outcomes[right ? 'right' : 'typed']++;
+    }
+  };
+  try {
+    await Promise.all(Array.from({ length: 16 }, (_, number) => lane(number)));
+    const back = await backAt;
+    let recoveredMs = Number.POSITIVE_INFINITY;
+    while (performance.now() - back < 2 * RECOVERY_MS && recoveredMs === Number.POSITIVE_INFINITY)
+      if (await one(0, 50)) recoveredMs = Math.max(0, performance.now() - back);
+    expect(recoveredMs).toBeLessThan(RECOVERY_MS);
+    expect(outcomes.right + outcomes.typed).toBe(10_000);
+    expect(outcomes.right).toBeGreaterThan(2000);
+    expect(outcomes.typed).toBeGreaterThan(0);
+    expect(latestMs).toBeLessThan(SCHEDULING_MS);
+    expect(predictor.stats()['lost']).toBeGreaterThan(0);
+    expect(predictor.stats()['inFlight']).toBe(0);
+  } finally {
+    await predictor.close();
+    await cluster.stop();
+  }
 });
 
 test('a truncated or missing table is refused at open with the reason', async () => {

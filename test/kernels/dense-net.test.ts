@@ -54,7 +54,7 @@ function makeNet(width: number, wide: number, diagonal: boolean, activation: 'si
     layer('fc', [8], wide, 1, { weight: floats(wide * (interaction + width)).map((w) => w / 8), bias: null, activation: 'relu' }),
     layer('fc', [9], 2, 1, { weight: floats(2 * wide).map((w) => w / 8), bias: floats(2), activation }),
   ];
-  const runs = [1, 2, 3, 5, 8, 13, 33].map((items, n) => {
+  const runs = [1, 2, 3, 5, 8, 13, 33, 112, 113, 230].map((items, n) => {
     const perItem = Uint8Array.from([n & 1, (n >> 1) & 1, (n >> 2) & 1, n % 3 === 0 ? 1 : 0]);
     const length = (from: number, to: number): number =>
       inputDims.slice(from, to).reduce((sum, dim, i) => sum + dim * (perItem[from + i] === 1 ? items : 1), 0);
@@ -116,6 +116,144 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     });
     const outs = runJobs(isa, { tables: [], nets: [{ ...net, runs: [together, ...alone] }] }).nets[0]!.outs!;
     alone.forEach((_, item) => expect(Buffer.compare(bytesOf(outs[item + 1]!), bytesOf(outs[0]!.slice(item * 2, item * 2 + 2)))).toBe(0));
+  });
+
+  it('give every item of every batch size the bits that it has alone, whatever the width', () => {
+    const widths = [1, 3, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 95, 96, 97, 128, 129, 161, 200];
+    const numItems = 40;
+    const nets = widths.map((dim, n): NetJob => {
+      const inputDim = [1, 3, 16, 37, 100, 1024][n % 6]!;
+      const x = floats(numItems * inputDim);
+      const run = (from: number, items: number): NetJob['runs'][number] => ({
+        items,
+        perItem: Uint8Array.of(1),
+        dense: floats(0),
+        pooled: x.slice(from * inputDim, (from + items) * inputDim),
+        outLength: items * dim,
+      });
+      return {
+        inputDims: [inputDim],
+        numDense: 0,
+        layers: [
+          layer('fc', [0], dim, 1, { weight: floats(dim * inputDim), bias: floats(dim), activation: n % 2 === 0 ? 'relu' : 'none' }),
+        ],
+        output: 1,
+        runs: [
+          ...Array.from({ length: numItems }, (_, item) => run(item, 1)),
+          ...Array.from({ length: numItems }, (_, i) => run(0, i + 1)),
+        ],
+      };
+    });
+    const answer = runJobs(isa, { tables: [], nets });
+    nets.forEach((net, n) => {
+      const outs = answer.nets[n]!.outs ?? expect.fail(answer.nets[n]!.error!.message);
+      const alone = outs.slice(0, numItems).map((out) => Buffer.from(bytesOf(out)));
+      for (let items = 1; items <= numItems; ++items) {
+        expect(Buffer.compare(bytesOf(outs[numItems + items - 1]!), Buffer.concat(alone.slice(0, items)))).toBe(0);
+      }
+      outs.slice(0, 3).forEach((out, item) => {
+        const want = score(net, inputsOf(net, item, 0));
+        want.forEach((value, d) => expect(Math.abs(out[d]! - value)).toBeLessThan(1e-6 * (net.inputDims[0]! + 8)));
+      });
+    });
+  });
+
+  it('give every pair of an interaction the bits that it has alone, for 1 to 40 inputs with and without the diagonal', () => {
+    const nets = Array.from({ length: 80 }, (_, n): NetJob => {
+      const count = 1 + (n >> 1);
+      const diagonal = n % 2 === 0;
+      const dim = [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 85, 128][n % 16]!;
+      const all = layer('dot_interaction', [...Array(count).keys()], dim + (count * (diagonal ? count + 1 : count - 1)) / 2, 1, {
+        diagonal,
+      });
+      // The last, the first and a middle vector with one other each.
+      const pairs = [count - 1, 0, count >> 1].map((i, p) => layer('dot_interaction', [(i * 7 + p) % count, i], dim + 1, 1));
+      const layers = [
+        all,
+        ...pairs,
+        layer(
+          'concat',
+          [0, 1, 2, 3].map((l) => count + l),
+          all.dim + 3 * (dim + 1),
+          1,
+        ),
+      ];
+      const perItem = Uint8Array.from({ length: count }, (_, i) => (i % 3 === 1 ? 0 : 1));
+      const pooled = floats(perItem.reduce((sum, many) => sum + dim * (many === 1 ? 3 : 1), 0));
+      const runs = [{ items: 3, perItem, dense: floats(0), pooled, outLength: 3 * layers[4]!.dim }];
+      return { inputDims: Array(count).fill(dim), numDense: 0, layers, output: count + 4, runs };
+    });
+    const answer = runJobs(isa, { tables: [], nets });
+    nets.forEach((net, n) => {
+      const [out] = answer.nets[n]!.outs ?? expect.fail(answer.nets[n]!.error!.message);
+      const [all, ...rest] = net.layers;
+      const pairs = rest.slice(0, 3);
+      const width = net.layers[4]!.dim;
+      const dim = net.inputDims[0]!;
+      for (let item = 0; item < 3; ++item) {
+        const got = out!.subarray(item * width, (item + 1) * width);
+        score(net, inputsOf(net, 0, item)).forEach((value, d) => expect(Math.abs(got[d]! - value)).toBeLessThan(1e-6 * (dim + 8)));
+        pairs.forEach(({ inputs }, p) => {
+          const [i, j] = [Math.max(...inputs), Math.min(...inputs)];
+          if (i === j && !all!.diagonal) return;
+          const at = dim + (all!.diagonal ? (i * (i + 1)) / 2 : (i * (i - 1)) / 2) + j;
+          expect(got[at]).toBe(got[all!.dim + (p + 1) * (dim + 1) - 1]);
+        });
+      }
+    });
+  });
+
+  it('carry NaN and infinity through layers and ReLU', () => {
+    const inputDims = [2];
+    const weight = Float32Array.from([1, 0, 0, 1, 1, 1, -1, -1]);
+    const inputs = [
+      [NaN, 1],
+      [Infinity, 1],
+      [-Infinity, 1],
+      [Infinity, -Infinity],
+      [3e38, 3e38],
+    ];
+    const want = [
+      [NaN, NaN, NaN, NaN],
+      [Infinity, NaN, Infinity, 0],
+      [0, NaN, 0, Infinity],
+      [NaN, NaN, NaN, NaN],
+      [Math.fround(3e38), Math.fround(3e38), Infinity, 0],
+    ];
+    const run = {
+      items: 5,
+      perItem: Uint8Array.of(1),
+      dense: floats(0),
+      pooled: Float32Array.from(inputs.flat()),
+      outLength: 20,
+    };
+    const layers = [layer('fc', [0], 4, 1, { weight, activation: 'relu' })];
+    const [out] = runJobs(isa, { tables: [], nets: [{ inputDims, numDense: 0, layers, output: 1, runs: [run] }] }).nets[0]!.outs!;
+    expect(Array.from(out!)).toEqual(want.flat());
+  });
+
+  it('refuse every number that is not an integer in its range', () => {
+    const good = makeNet(5, 6, true, 'none');
+    const run = good.runs[3]!;
+    expect(runJobs(isa, { tables: [], nets: [good] }).nets[0]!.error).toBeUndefined();
+    const wrong = [1.5, NaN, Infinity, -1, 2 ** 32, 2 ** 32 + 1, '1', null, undefined, true, 1n] as unknown as number[];
+    const cases = wrong.flatMap((value): [string, NetJob][] => [
+      ['inputDims', { ...good, inputDims: [value, ...good.inputDims.slice(1)] }],
+      ['numDense', { ...good, numDense: value }],
+      ['output', { ...good, output: value }],
+      ['inputs', { ...good, layers: good.layers.map((l, n) => (n === 0 ? { ...l, inputs: [0, value] } : l)) }],
+      ['dim', { ...good, layers: good.layers.map((l, n) => (n === 0 ? { ...l, dim: value } : l)) }],
+      ['stage', { ...good, layers: good.layers.map((l, n) => (n === 0 ? { ...l, stage: value } : l)) }],
+      ['items', { ...good, runs: [{ ...run, items: value }] }],
+      // Left out means 1.
+      ['stage', { ...good, runs: [{ ...run, lastStage: value === undefined ? 2 : value }] }],
+    ]);
+    cases.push(['inputDims', { ...good, inputDims: [0, ...good.inputDims.slice(1)] }]);
+    const answer = runJobs(isa, { tables: [], nets: cases.map(([, net]) => net) });
+    cases.forEach(([name], n) => {
+      // A whole number in range, such as the input 2^32, may be refused for what it names.
+      expect(answer.nets[n]?.error?.message, `${name}, case ${n}`).toMatch(new RegExp(`${name} has to be an integer`));
+    });
   });
 
   it('refuse nets and batches that do not fit', () => {

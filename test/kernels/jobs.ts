@@ -16,7 +16,15 @@ export interface NetJob {
   readonly numDense: number;
   readonly layers: NativeLayer[];
   readonly output: number;
-  readonly runs: { items: number; perItem: Uint8Array; dense: Float32Array; pooled: Float32Array; outLength: number }[];
+  readonly runs: {
+    items: number;
+    perItem: Uint8Array;
+    dense: Float32Array;
+    pooled: Float32Array;
+    outLength: number;
+    /** What run is called with after stage 0; 1 unless a test is about others. */
+    lastStage?: number;
+  }[];
 }
 export interface Failure {
   readonly message: string;

@@ -17,6 +17,19 @@ function unaligned(bytes) {
   return copy;
 }
 
+/** Floats of a result between two rows of others: a kernel that writes past its end is found out. */
+const GUARD = 32;
+function guarded(length) {
+  return new Float32Array(new ArrayBuffer((length + 2 * GUARD) * 4), GUARD * 4, length);
+}
+function checkGuards(out) {
+  const all = new Float32Array(out.buffer);
+  if (all.subarray(0, GUARD).some((value) => value !== 7) || all.subarray(GUARD + out.length).some((value) => value !== 7)) {
+    throw new Error('a kernel wrote outside its output');
+  }
+  return out.slice();
+}
+
 async function attempt(run) {
   try {
     return await run();
@@ -29,13 +42,14 @@ async function attempt(run) {
 const engine = new native.SparseEngine(tables);
 const poolResults = [];
 for (const [n, job] of pools.entries()) {
-  const out = new Float32Array(job.outLength).fill(7);
+  const out = guarded(job.outLength);
+  new Float32Array(out.buffer).fill(7);
   const args = [unaligned(job.segments), job.indexBytes, unaligned(job.indices), unaligned(job.offsets), unaligned(job.weights), out];
   poolResults.push(
     await attempt(async () => {
       if (n % 2 === 0) engine.poolSync(...args);
       else await engine.pool(...args);
-      return { out };
+      return { out: checkGuards(out) };
     }),
   );
 }
@@ -46,11 +60,12 @@ for (const { inputDims, numDense, layers, output, runs } of nets) {
       const net = new native.DenseNet(inputDims, numDense, layers, output);
       const workspace = net.createWorkspace();
       const outs = [];
-      for (const { items, perItem, dense, pooled, outLength } of runs) {
-        const out = new Float32Array(outLength);
+      for (const { items, perItem, dense, pooled, outLength, lastStage = 1 } of runs) {
+        const out = guarded(outLength);
+        new Float32Array(out.buffer).fill(7);
         net.runSync(workspace, 0, items, perItem, dense, null, null);
-        await net.run(workspace, 1, items, perItem, dense, pooled, out);
-        outs.push(out);
+        await net.run(workspace, lastStage, items, perItem, dense, pooled, out);
+        outs.push(checkGuards(out));
       }
       return { outs };
     }),

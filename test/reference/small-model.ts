@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeModelJson } from '../../src/model/bundle.js';
 import { modelSchema } from '../../src/model/spec.js';
-import type { PredictRequest } from '../../src/predictor/predictor.js';
+import type { BagsInput, PredictRequest } from '../../src/predictor/predictor.js';
 import { writeSafetensors } from '../../src/tables/safetensors.js';
 
 /** Small deterministic generator (Park and Miller's), good enough for weights. */
@@ -25,8 +25,27 @@ export interface SmallModel {
   readonly weights: ReadonlyMap<string, { shape: number[]; data: Float32Array }>;
 }
 
+export interface SmallModelOptions {
+  readonly format?: 'fp32' | 'fp16' | 'bf16';
+  /** Rounds the tables to multiples of 1/128, which every format holds exactly; always so when the format is not fp32. */
+  readonly exact?: boolean;
+  /** Of the top layer; default sigmoid. */
+  readonly activation?: 'sigmoid' | 'none';
+  readonly version?: string;
+}
+
+const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
+
+/** Bits of a multiple of 1/128 between -1 and 1. */
+function halfBits(value: number, format: 'fp16' | 'bf16'): number {
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0] as number;
+  if (format === 'bf16' || value === 0) return bits >>> 16;
+  return ((bits >>> 16) & 0x8000) | ((((bits >>> 23) & 0xff) - 112) << 10) | ((bits >>> 13) & 0x3ff);
+}
+
 /** Writes a DLRM: sum, mean and weighted bags, bottom layer, interaction, top layer. */
-export async function writeSmallModel(seed: number): Promise<SmallModel> {
+export async function writeSmallModel(seed: number, options: SmallModelOptions = {}): Promise<SmallModel> {
+  const { format = 'fp32', exact = false, activation = 'sigmoid', version = '1' } = options;
   const dir = await mkdtemp(join(tmpdir(), 'terabag-test-'));
   await mkdir(join(dir, 'tables'));
   const next = random(seed);
@@ -34,9 +53,12 @@ export async function writeSmallModel(seed: number): Promise<SmallModel> {
   const bytes = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer);
   const files: Record<string, unknown> = {};
   const tables = ROWS.map((rows) => values(rows * DIM));
+  if (exact || format !== 'fp32') for (const table of tables) table.forEach((value, at) => (table[at] = Math.round(value * 128) / 128));
+  const stored = (table: Float32Array): Uint8Array =>
+    format === 'fp32' ? bytes(table) : new Uint8Array(Uint16Array.from(table, (value) => halfBits(value, format)).buffer);
   for (const [t, rows] of ROWS.entries()) {
     files[`tables/t${t}.safetensors`] = await writeSafetensors(join(dir, `tables/t${t}.safetensors`), [
-      { name: 'weight', dtype: 'F32', shape: [rows, DIM], data: bytes(tables[t] as Float32Array) },
+      { name: 'weight', dtype: DTYPES[format], shape: [rows, DIM], data: stored(tables[t] as Float32Array) },
     ]);
   }
   const pairs = DIM + (4 * 3) / 2;
@@ -54,13 +76,13 @@ export async function writeSmallModel(seed: number): Promise<SmallModel> {
     modelSchema.parse({
       terabag: 1,
       name: 'small',
-      version: '1',
+      version,
       dense: [{ name: 'dense', dim: DENSE }],
       tables: ROWS.map((rows, t) => ({
         name: `t${t}`,
         rows,
         dim: DIM,
-        format: 'fp32',
+        format,
         file: `tables/t${t}.safetensors`,
         tensor: 'weight',
       })),
@@ -73,7 +95,7 @@ export async function writeSmallModel(seed: number): Promise<SmallModel> {
             { type: 'embedding_bag', name: 'weighted', table: 't2', weighted: true },
             { type: 'fc', name: 'bottom', input: 'dense', weight: 'bottom.weight', bias: 'bottom.bias', activation: 'relu' },
             { type: 'dot_interaction', name: 'interaction', inputs: ['bottom', 'sum', 'mean', 'weighted'] },
-            { type: 'fc', name: 'top', input: 'interaction', weight: 'top.weight', bias: 'top.bias', activation: 'sigmoid' },
+            { type: 'fc', name: 'top', input: 'interaction', weight: 'top.weight', bias: 'top.bias', activation },
           ],
         },
       ],
@@ -104,14 +126,24 @@ export function smallRequest(next: () => number, items: number): PredictRequest 
 
 /** Scores in float64, one plain loop a layer, sharing no code with src/. */
 export function referenceScores(model: SmallModel, request: PredictRequest, items: number): number[] {
+  return scoresOf(model, request, items, (value) => value).map((score) => 1 / (1 + Math.exp(-score)));
+}
+
+/** The scores of a model without activation on top, and the sums of the absolute values of what they add up: rounding errors are relative to these. */
+export function referenceLogits(model: SmallModel, request: PredictRequest, items: number): { logits: number[]; scales: number[] } {
+  return { logits: scoresOf(model, request, items, (value) => value), scales: scoresOf(model, request, items, Math.abs) };
+}
+
+function scoresOf(model: SmallModel, request: PredictRequest, items: number, read: (value: number) => number): number[] {
+  const f32 = (values: ArrayLike<number>, at: number): number => read(Math.fround(values[at] as number));
   const pool = (table: number, name: string, item: number): number[] => {
-    const { indices, offsets, weights } = request.sparse[name] as { indices: Int32Array; offsets: number[]; weights?: Float32Array };
+    const { indices, offsets, weights } = request.sparse[name] as BagsInput;
     const bag = offsets.length === 2 ? 0 : item;
     const [from, to] = [offsets[bag] as number, offsets[bag + 1] as number];
     return Array.from({ length: DIM }, (_, d) => {
       let sum = 0;
       for (let i = from; i < to; i++)
-        sum += (weights?.[i] ?? 1) * ((model.tables[table] as Float32Array)[(indices[i] as number) * DIM + d] as number);
+        sum += (weights === undefined ? 1 : f32(weights, i)) * f32(model.tables[table] as Float32Array, Number(indices[i]) * DIM + d);
       return name === 'mean' && to > from ? sum / (to - from) : sum;
     });
   };
@@ -119,11 +151,12 @@ export function referenceScores(model: SmallModel, request: PredictRequest, item
     const { shape, data } = model.weights.get(`${name}.weight`) as { shape: number[]; data: Float32Array };
     const bias = (model.weights.get(`${name}.bias`) as { data: Float32Array }).data;
     return Array.from({ length: shape[0] as number }, (_, n) =>
-      x.reduce((sum, value, k) => sum + value * (data[n * x.length + k] as number), bias[n] as number),
+      x.reduce((sum, value, k) => sum + value * f32(data, n * x.length + k), f32(bias, n)),
     );
   };
+  const given = request.dense['dense'] as ArrayLike<number>;
   return Array.from({ length: items }, (_, item) => {
-    const dense = Array.from((request.dense['dense'] as Float32Array).subarray(item * DENSE, (item + 1) * DENSE));
+    const dense = Array.from({ length: DENSE }, (__, k) => f32(given, given.length === DENSE ? k : item * DENSE + k));
     const vectors = [
       fc('bottom', dense).map((value) => Math.max(0, value)),
       pool(0, 'sum', item),
@@ -131,6 +164,6 @@ export function referenceScores(model: SmallModel, request: PredictRequest, item
       pool(2, 'weighted', item),
     ];
     const dots = vectors.flatMap((a, i) => vectors.slice(0, i).map((b) => a.reduce((sum, value, d) => sum + value * (b[d] as number), 0)));
-    return 1 / (1 + Math.exp(-(fc('top', [...(vectors[0] as number[]), ...dots])[0] as number)));
+    return fc('top', [...(vectors[0] as number[]), ...dots])[0] as number;
   });
 }

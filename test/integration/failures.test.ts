@@ -1,0 +1,275 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { rm } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import {
+  type Cluster,
+  connect,
+  launchCluster,
+  openLocal,
+  type Plan,
+  type Predictor,
+  type PredictRequest,
+  planCapacityBalanced,
+  type ShardedPredictor,
+  TerabagError,
+} from '../../src/index.js';
+import { readModelSpec } from '../../src/model/bundle.js';
+import { modelHash } from '../../src/model/hash.js';
+import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+
+/** What a timer may be late: the processes share the machine's cores with other tests. */
+const SCHEDULING_MS = 100;
+
+let model: SmallModel;
+let plan: Plan;
+let local: Predictor;
+beforeAll(async () => {
+  model = await writeSmallModel(51);
+  local = await openLocal(model.dir);
+  const spec = await readModelSpec(model.dir);
+  plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+});
+afterAll(async () => {
+  await local?.close();
+  await rm(model.dir, { recursive: true });
+});
+
+interface Running {
+  readonly cluster: Cluster;
+  readonly predictor: ShardedPredictor;
+  readonly events: string[];
+}
+
+async function running(restart: boolean, use: (running: Running) => Promise<void>): Promise<void> {
+  const events: string[] = [];
+  const cluster = await launchCluster(plan, {
+    bundle: model.dir,
+    ephemeralPorts: true,
+    logLevel: 'error',
+    restart,
+    onEvent: ({ shard, what, detail }) => events.push(`${shard} ${what} ${detail}`),
+  });
+  try {
+    const predictor = await connect(cluster.plan, { bundle: model.dir });
+    try {
+      await use({ cluster, predictor, events });
+    } finally {
+      await predictor.close();
+    }
+  } finally {
+    await cluster.stop();
+  }
+}
+
+const small = (): PredictRequest => smallRequest(random(8), 3);
+/** Enough ids that the shard pools it on a thread for tens of milliseconds. */
+function large(): PredictRequest {
+  const next = random(8);
+  const indices = Int32Array.from({ length: 2_000_000 }, () => Math.floor(next() * 50));
+  return { ...smallRequest(next, 3), sparse: { ...smallRequest(next, 3).sparse, sum: { indices, offsets: [0, indices.length] } } };
+}
+
+async function rejection(promise: Promise<unknown>): Promise<TerabagError> {
+  const error = await promise.then(
+    () => expect.fail('answered'),
+    (thrown: unknown) => thrown,
+  );
+  expect(error).toBeInstanceOf(TerabagError);
+  return error as TerabagError;
+}
+
+test('a stalled shard makes requests end typed by their deadline, and answers right when it goes on', async () => {
+  await running(false, async ({ cluster, predictor }) => {
+    const expected = (await local.predict(small())).scores;
+    cluster.kill('shard-1', 'SIGSTOP');
+    try {
+      // The first wait for an answer; later ones find the shard silent, and still wait for it until their deadline.
+      for (let n = 0; n < 10; n++) {
+        const startedAt = performance.now();
+        const error = await rejection(predictor.predict(small(), { deadlineMs: 250 }));
+        expect(['deadline_exceeded', 'shard_unavailable']).toContain(error.code);
+        expect(error.details['shard']).toBe('shard-1');
+        expect(performance.now() - startedAt).toBeLessThan(250 + SCHEDULING_MS);
+      }
+      expect(predictor.stats()['lost']).toBe(1);
+      await expect(predictor.shardStats()).rejects.toMatchObject({ code: 'shard_unavailable' });
+    } finally {
+      cluster.kill('shard-1', 'SIGCONT');
+    }
+    expect((await predictor.predict(small(), { deadlineMs: 10_000 })).scores).toEqual(expected);
+    expect(predictor.stats()['inFlight']).toBe(0);
+  });
+});
+
+test('a shard that gets SIGTERM answers what is in flight and ends with exit code 0', async () => {
+  const request = large();
+  const expected = (await local.predict(request, { deadlineMs: 20_000 })).scores;
+  await running(false, async ({ cluster, predictor, events }) => {
+    const home = plan.tables.find(({ table }) => table === 't0')?.parts[0] as string;
+    const shard = plan.shards.findIndex(({ name }) => name === home);
+    const outcomes = { right: 0, typed: 0 };
+    const requests = Array.from({ length: 12 }, () =>
+      predictor.predict(request, { deadlineMs: 3000 }).then(
+        ({ scores }) => {
+          expect(scores).toEqual(expected);
+          outcomes.right++;
+        },
+        (error: TerabagError) => {
+          expect(['shard_unavailable', 'deadline_exceeded']).toContain(error.code);
+          outcomes.typed++;
+        },
+      ),
+    );
+    let inFlight = 0;
+    while (inFlight === 0 && outcomes.right + outcomes.typed < 12) inFlight = (await predictor.shardStats())[shard]?.inFlight ?? 0;
+    expect(inFlight).toBeGreaterThan(0);
+    cluster.kill(home, 'SIGTERM');
+    await expect.poll(() => events.filter((event) => event.includes('exited')), { timeout: 10_000 }).toEqual([`${home} exited code 0`]);
+    await Promise.all(requests);
+    expect(outcomes.right).toBeGreaterThanOrEqual(inFlight);
+  });
+});
+
+test('a shard that is restarted for an update costs requests nothing but time', async () => {
+  await running(true, async ({ cluster, predictor, events }) => {
+    const expected = (await local.predict(small())).scores;
+    let going = true;
+    const lane = async (): Promise<void> => {
+      while (going) expect((await predictor.predict(small(), { deadlineMs: 20_000 })).scores).toEqual(expected);
+    };
+    const lanes = Promise.all([lane(), lane(), lane()]);
+    cluster.kill('shard-0', 'SIGTERM');
+    await expect.poll(() => events.filter((event) => event.startsWith('shard-0 ready')).length, { timeout: 20_000 }).toBe(2);
+    await sleep(50);
+    going = false;
+    await lanes;
+    expect(predictor.stats()['errors']).toBe(0);
+  });
+});
+
+test('two predictors share a cluster, and one may close while the other serves', async () => {
+  await running(false, async ({ cluster, predictor }) => {
+    const other = await connect(cluster.plan, { bundle: model.dir });
+    const expected = (await local.predict(small())).scores;
+    const answers = Array.from({ length: 200 }, (_, n) => (n % 2 === 0 ? predictor : other).predict(small()));
+    for (const { scores } of await Promise.all(answers)) expect(scores).toEqual(expected);
+    await other.close();
+    expect((await predictor.predict(small())).scores).toEqual(expected);
+  });
+});
+
+test('an abort ends a request at once, and the scratch of one that still runs is not lent to the next', async () => {
+  await running(false, async ({ predictor }) => {
+    const request = large();
+    const expected = (await local.predict(small())).scores;
+    for (const target of [local, predictor]) {
+      const already = AbortSignal.abort('changed my mind');
+      expect(await rejection(target.predict(small(), { signal: already }))).toMatchObject({ code: 'aborted', cause: 'changed my mind' });
+      for (let n = 0; n < 5; n++) {
+        const controller = new AbortController();
+        const aborted = rejection(target.predict(request, { signal: controller.signal, deadlineMs: 20_000 }));
+        controller.abort();
+        expect((await aborted).code).toBe('aborted');
+        // The large one still runs on a thread, in buffers that nobody else may have.
+        expect(target.stats()['inFlight']).toBeGreaterThan(0);
+        expect((await target.predict(small(), { deadlineMs: 20_000 })).scores).toEqual(expected);
+      }
+      await expect.poll(() => target.stats()['inFlight'], { timeout: 20_000 }).toBe(0);
+    }
+  });
+});
+
+test('close during requests ends each right or as closed, also when it is called twice', async () => {
+  await running(false, async ({ predictor }) => {
+    const expected = (await local.predict(small())).scores;
+    const another = await openLocal(model.dir);
+    for (const target of [another, predictor]) {
+      const requests = Array.from({ length: 20 }, (_, n) =>
+        target.predict(n === 0 ? large() : small(), { deadlineMs: 20_000 }).then(
+          ({ scores }) => n > 0 && expect(scores).toEqual(expected),
+          (error: unknown) => expect(error).toMatchObject({ code: 'closed' }),
+        ),
+      );
+      await Promise.all([target.close(), target.close()]);
+      expect(target.stats()['inFlight']).toBe(0);
+      await Promise.all(requests);
+      await expect(target.predict(small())).rejects.toMatchObject({ code: 'closed' });
+      await target.close();
+    }
+    await expect(predictor.shardStats()).rejects.toMatchObject({ code: 'closed' });
+  });
+});
+
+test('requests beyond maxInFlight are refused as overloaded, and deadlines that are none as invalid', async () => {
+  const narrow = await openLocal(model.dir, { maxInFlight: 2 });
+  const outcomes = await Promise.allSettled(Array.from({ length: 4 }, () => narrow.predict(large(), { deadlineMs: 20_000 })));
+  expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected']);
+  expect((outcomes[2] as PromiseRejectedResult).reason).toMatchObject({ code: 'overloaded' });
+  for (const deadlineMs of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, '5' as unknown as number])
+    await expect(narrow.predict(small(), { deadlineMs })).rejects.toMatchObject({
+      code: 'invalid_argument',
+      details: { field: 'deadlineMs' },
+    });
+  await expect(narrow.predict(small(), null as never)).rejects.toBeInstanceOf(TerabagError);
+  expect((await narrow.predict(small())).items).toBe(3);
+  await narrow.close();
+});
+
+test('a model that differs from the plan is refused on both sides', async () => {
+  const other = await writeSmallModel(52, { version: '2' });
+  await running(false, async ({ cluster }) => {
+    await expect(connect(cluster.plan, { bundle: other.dir })).rejects.toMatchObject({ code: 'model_mismatch' });
+    // A plan of the other model at the endpoints of these shards.
+    const spec = await readModelSpec(other.dir);
+    const wrong = { ...cluster.plan, model: { name: spec.name, version: spec.version, hash: modelHash(spec) } };
+    await expect(connect(wrong, { bundle: other.dir, readyMs: 400 })).rejects.toMatchObject({ code: 'model_mismatch' });
+    const [first, second] = cluster.plan.shards;
+    const swapped = {
+      ...cluster.plan,
+      shards: [
+        { ...first!, endpoints: second!.endpoints },
+        { ...second!, endpoints: first!.endpoints },
+      ],
+    };
+    await expect(connect(swapped, { bundle: model.dir, readyMs: 400 })).rejects.toMatchObject({ code: 'model_mismatch' });
+  });
+  await expect(launchCluster(plan, { bundle: other.dir, ephemeralPorts: true, logLevel: 'silent' })).rejects.toMatchObject({
+    code: 'shard_unavailable',
+  });
+  await rm(other.dir, { recursive: true });
+});
+
+const alive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+test('stopping a cluster leaves no process behind, not even a stalled one', async () => {
+  const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
+  const pids = cluster.shards.map(({ pid }) => pid);
+  expect(pids.map(alive)).toEqual([true, true]);
+  cluster.kill('shard-0', 'SIGSTOP');
+  await cluster.stop();
+  expect(pids.map(alive)).toEqual([false, false]);
+});
+
+test('shards end when the process that launched them is killed', async () => {
+  const script = `
+    import { launchCluster } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+    const cluster = await launchCluster(${JSON.stringify(plan)}, { bundle: ${JSON.stringify(model.dir)}, ephemeralPorts: true });
+    console.log(cluster.shards.map(({ pid }) => pid).join(' '));
+    setInterval(() => {}, 1000);`;
+  const parent = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const [line] = (await once(createInterface({ input: parent.stdout }), 'line')) as [string];
+  const pids = line.split(' ').map(Number);
+  expect(pids.map(alive)).toEqual([true, true]);
+  parent.kill('SIGKILL');
+  await expect.poll(() => pids.map(alive), { timeout: 10_000 }).toEqual([false, false]);
+});

@@ -1,0 +1,153 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
+import type { ResolvedModel } from '../../../src/model/graph.js';
+import { gatherPooled } from '../../../src/predictor/gather.js';
+import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
+import type { BagsInput } from '../../../src/predictor/predictor.js';
+import { checkRequest } from '../../../src/predictor/request.js';
+import { Scratch } from '../../../src/predictor/scratch.js';
+
+const DIM = 2;
+
+function modelOf(bags: readonly { rows: number; pooling: 'sum' | 'mean'; weighted: boolean }[]): ResolvedModel {
+  return {
+    dense: [],
+    bags: bags.map((bag, at) => ({ ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: 'net' })),
+    layers: [],
+    output: 0,
+    outputDim: 1,
+  };
+}
+
+/** Row r of a table is [r mod 97, 1]: sums of small integers are exact, so that every order of additions gives the same bits. */
+const row = (id: bigint): number[] => [Number(id % 97n), 1];
+
+/** What a shard would answer, from the bytes of the batch alone. */
+function naiveAnswer({ batch }: Partition): Uint8Array {
+  const bytes = (part: Uint8Array): ArrayBuffer => Uint8Array.from(part).buffer;
+  const segments = new Uint32Array(bytes(batch.segments));
+  const offsets = new Uint32Array(bytes(batch.offsets));
+  const indices =
+    batch.indexBytes === 4 ? Array.from(new Int32Array(bytes(batch.indices)), BigInt) : [...new BigInt64Array(bytes(batch.indices))];
+  const weights = batch.weights === null ? [] : [...new Float32Array(bytes(batch.weights))];
+  const out: number[] = [];
+  let bag = 0;
+  for (let s = 0; s < segments.length; s += SEGMENT_FIELDS) {
+    const [, part = 0, parts = 0, numBags = 0, flags = 0] = segments.subarray(s, s + SEGMENT_FIELDS);
+    for (const end = bag + numBags; bag < end; bag++) {
+      const pooled = new Array<number>(DIM).fill(0);
+      const [from, to] = [offsets[bag] as number, offsets[bag + 1] as number];
+      for (let i = from; i < to; i++) {
+        const weight = flags & SEGMENT_WEIGHTED ? (weights.shift() as number) : 1;
+        row((indices[i] as bigint) * BigInt(parts) + BigInt(part)).forEach(
+          (value, d) => (pooled[d] = (pooled[d] as number) + weight * value),
+        );
+      }
+      out.push(...pooled.map((value) => (flags & SEGMENT_MEAN && to > from ? value / (to - from) : value)));
+    }
+  }
+  expect([bag, weights.length]).toEqual([offsets.length - 1, 0]);
+  return new Uint8Array(Float32Array.from(out).buffer);
+}
+
+function naivePooled(model: ResolvedModel, sparse: Record<string, BagsInput>): number[] {
+  return model.bags.flatMap(({ name, pooling }) => {
+    const { indices, offsets, weights } = sparse[name] as BagsInput;
+    return Array.from({ length: offsets.length - 1 }, (_, b) => {
+      const [from, to] = [offsets[b] as number, offsets[b + 1] as number];
+      const pooled = new Array<number>(DIM).fill(0);
+      for (let i = from; i < to; i++)
+        row(BigInt(indices[i] as number)).forEach((value, d) => (pooled[d] = (pooled[d] as number) + (weights?.[i] ?? 1) * value));
+      return pooled.map((value) => Math.fround(pooling === 'mean' && to > from ? value / (to - from) : value));
+    }).flat();
+  });
+}
+
+const LARGE = 2 ** 40;
+const layers = fc.array(
+  fc.record({
+    rows: fc.constantFrom(5, 6, 1000, 2 ** 31, LARGE),
+    pooling: fc.constantFrom<'sum' | 'mean'>('sum', 'mean'),
+    weighted: fc.boolean(),
+    parts: fc.integer({ min: 1, max: 4 }),
+    first: fc.nat(3),
+    form: fc.nat(3),
+    bags: fc.array(
+      fc.array(fc.tuple(fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), fc.integer({ min: -4, max: 4 })), { maxLength: 5 }),
+      {
+        minLength: 1,
+        maxLength: 4,
+      },
+    ),
+  }),
+  { minLength: 1, maxLength: 4 },
+);
+
+test('what is cut for any plan, pooled apart and put together equals pooling in one place, with a scratch that is used again', () => {
+  const scratch = new Scratch();
+  fc.assert(
+    fc.property(layers, (given) => {
+      const items = Math.max(...given.map(({ bags }) => bags.length));
+      const model = modelOf(given);
+      const sparse: Record<string, BagsInput> = {};
+      given.forEach(({ rows, weighted, form, bags }, at) => {
+        // The user's bag, or one per item.
+        const own = bags.length === 1 ? bags : Array.from({ length: items }, (_, item) => bags[item] ?? []);
+        const ids = own.flat().map(([place]) => Math.floor(place * rows));
+        const offsets = [0];
+        for (const bag of own) offsets.push((offsets.at(-1) as number) + bag.length);
+        const indices = [
+          () => (rows <= 2 ** 31 ? Int32Array.from(ids) : ids),
+          () => BigInt64Array.from(ids, BigInt),
+          () => ids,
+          () => ids.map(BigInt),
+        ][form] as () => BagsInput['indices'];
+        sparse[`bag${at}`] = { indices: indices(), offsets, ...(weighted && { weights: own.flat().map(([, weight]) => weight) }) };
+      });
+      const destinations = Array.from({ length: 4 }, (_, destination) =>
+        given.flatMap(({ parts, first }, bag) =>
+          Array.from({ length: parts }, (__, part) => part).flatMap((part) =>
+            (first + part) % 4 === destination ? [{ bag, part, parts }] : [],
+          ),
+        ),
+      );
+      const checked = checkRequest(model, { items, dense: {}, sparse }, scratch);
+      const partitions = new Partitioner(model, destinations).partition(checked, scratch);
+      const pooled = gatherPooled(
+        model,
+        checked,
+        partitions,
+        partitions.map((partition) => (partition === null ? null : naiveAnswer(partition))),
+        scratch,
+      );
+      expect(Array.from(pooled, (value) => value + 0)).toEqual(naivePooled(model, sparse).map((value) => value + 0));
+    }),
+    { numRuns: 500 },
+  );
+});
+
+test('a bag without ids on a part of a table is not sent to it', () => {
+  const model = modelOf([{ rows: 10, pooling: 'sum', weighted: false }]);
+  const destinations = [0, 1, 2].map((part) => [{ bag: 0, part, parts: 3 }]);
+  const scratch = new Scratch();
+  const checked = checkRequest(model, { dense: {}, sparse: { bag0: { indices: [0, 3, 1, 9], offsets: [0, 2, 2, 4] } } }, scratch);
+  const [zero, one, two] = new Partitioner(model, destinations).partition(checked, scratch);
+  expect([...(zero?.segments[0]?.sent?.bags ?? [])]).toEqual([0, 2]);
+  expect([...(one?.segments[0]?.sent?.bags ?? [])]).toEqual([2]);
+  expect(two).toBeNull();
+});
+
+test('answers of another length than asked for are refused', () => {
+  const model = modelOf([{ rows: 10, pooling: 'sum', weighted: false }]);
+  const scratch = new Scratch();
+  const checked = checkRequest(model, { dense: {}, sparse: { bag0: { indices: [0, 3], offsets: [0, 1, 2] } } }, scratch);
+  for (const parts of [1, 2]) {
+    const destinations = Array.from({ length: parts }, (_, part) => [{ bag: 0, part, parts }]);
+    const partitions = new Partitioner(model, destinations).partition(checked, scratch);
+    for (const change of [-1, 1, -4, 4]) {
+      const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(partition as Partition).byteLength + change));
+      expect(() => gatherPooled(model, checked, partitions, answers, scratch)).toThrow(expect.objectContaining({ code: 'bad_message' }));
+    }
+  }
+});

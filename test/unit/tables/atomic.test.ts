@@ -1,0 +1,41 @@
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { writeAtomic, writeFileAtomic } from '../../../src/tables/atomic.js';
+import { writeSafetensors } from '../../../src/tables/safetensors.js';
+
+let dir: string;
+let path: string;
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'terabag-unit-'));
+  path = join(dir, 'file');
+  await writeFileAtomic(path, 'old');
+});
+afterAll(() => rm(dir, { recursive: true }));
+
+const left = async (): Promise<[string[], string]> => [await readdir(dir), await readFile(path, 'utf8')];
+
+test('a write that fails in the middle leaves the old file and no other', async () => {
+  const fail = writeAtomic(path, async (file) => {
+    await file.writeFile('half of the ne');
+    expect(await readFile(path, 'utf8')).toBe('old');
+    throw new Error('disk full');
+  });
+  await expect(fail).rejects.toThrow('disk full');
+  expect(await left()).toEqual([['file'], 'old']);
+});
+
+test('tensors whose data differ from their shape leave the old file', async () => {
+  for (const data of [new Uint8Array(15), new Uint8Array(17), [new Uint8Array(8), new Uint8Array(4)]]) {
+    await expect(writeSafetensors(path, [{ name: 'w', dtype: 'F32', shape: [2, 2], data }])).rejects.toMatchObject({
+      code: 'invalid_argument',
+    });
+    expect(await left()).toEqual([['file'], 'old']);
+  }
+});
+
+test('a write that ends replaces the file', async () => {
+  await writeFileAtomic(path, 'new');
+  expect(await left()).toEqual([['file'], 'new']);
+});
