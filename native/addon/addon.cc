@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "engine/dense_net.h"
 #include "engine/sparse_engine.h"
@@ -15,19 +16,23 @@ namespace terabag {
 namespace {
 
 constexpr uint32_t kMaxItems = 1u << 24;
+constexpr uint32_t kMaxDim = 1u << 30;
 
 Napi::Error argument_error(Napi::Env env, const std::string& what) { return Napi::TypeError::New(env, what); }
 
 Napi::Value member(const Napi::Object& object, const char* name) { return object.Get(name); }
 
-uint64_t integer(const Napi::Object& object, const char* name, uint64_t most) {
-  const Napi::Value value = member(object, name);
+// A whole number in [least, most], never a truncated one.
+uint64_t integer(const Napi::Value& value, const char* name, uint64_t least, uint64_t most) {
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
-  if (!(number >= 0) || number > static_cast<double>(most) || number != static_cast<double>(static_cast<uint64_t>(number))) {
-    throw argument_error(object.Env(), std::string(name) + " has to be an integer between 0 and " + std::to_string(most));
+  if (!(number >= static_cast<double>(least)) || number > static_cast<double>(most) ||
+      number != static_cast<double>(static_cast<uint64_t>(number))) {
+    throw argument_error(value.Env(),
+                         std::string(name) + " has to be an integer between " + std::to_string(least) + " and " + std::to_string(most));
   }
   return static_cast<uint64_t>(number);
 }
+uint64_t integer(const Napi::Object& object, const char* name, uint64_t most) { return integer(member(object, name), name, 0, most); }
 
 std::string text(const Napi::Object& object, const char* name) {
   const Napi::Value value = member(object, name);
@@ -230,7 +235,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   std::shared_ptr<const SparseEngine> engine_;
 };
 
-std::vector<float> copy_floats(const Napi::Object& layer, const char* name) {
+AlignedFloats copy_floats(const Napi::Object& layer, const char* name) {
   const Napi::Value value = member(layer, name);
   if (value.IsNull()) return {};
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
@@ -239,15 +244,11 @@ std::vector<float> copy_floats(const Napi::Object& layer, const char* name) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
-std::vector<uint32_t> integers(const Napi::Value& value, const char* name) {
+std::vector<uint32_t> integers(const Napi::Value& value, const char* name, uint64_t least, uint64_t most) {
   if (!value.IsArray()) throw argument_error(value.Env(), std::string(name) + " has to be an array");
   const auto array = value.As<Napi::Array>();
   std::vector<uint32_t> result;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Value entry = array[i];
-    if (!entry.IsNumber()) throw argument_error(value.Env(), std::string(name) + " has to hold integers");
-    result.push_back(entry.As<Napi::Number>().Uint32Value());
-  }
+  for (uint32_t i = 0; i < array.Length(); ++i) result.push_back(static_cast<uint32_t>(integer(array[i], name, least, most)));
   return result;
 }
 
@@ -259,8 +260,8 @@ Layer layer_of(const Napi::Object& object) {
     throw argument_error(object.Env(), "unknown activation: " + activation);
   layer.op = op == "fc" ? Op::kFc : op == "dot_interaction" ? Op::kDotInteraction : op == "concat" ? Op::kConcat : Op::kSum;
   layer.activation = activation == "relu" ? Activation::kRelu : activation == "sigmoid" ? Activation::kSigmoid : Activation::kNone;
-  layer.inputs = integers(member(object, "inputs"), "inputs");
-  layer.dim = static_cast<uint32_t>(integer(object, "dim", 1u << 30));
+  layer.inputs = integers(member(object, "inputs"), "inputs", 0, UINT32_MAX);
+  layer.dim = static_cast<uint32_t>(integer(object, "dim", kMaxDim));
   layer.stage = static_cast<uint32_t>(integer(object, "stage", 1));
   layer.diagonal = member(object, "diagonal").ToBoolean();
   layer.weight = copy_floats(object, "weight");
@@ -277,8 +278,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
   }
   explicit DenseNetObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DenseNetObject>(info) {
     std::vector<Layer> layers;
-    if (!info[2].IsArray() || !info[1].IsNumber() || !info[3].IsNumber())
-      throw argument_error(info.Env(), "DenseNet takes inputDims, numDense, layers, output");
+    if (!info[2].IsArray()) throw argument_error(info.Env(), "layers have to be an array");
     const Napi::Array given = info[2].As<Napi::Array>();
     for (uint32_t i = 0; i < given.Length(); ++i) {
       const Napi::Value entry = given[i];
@@ -286,8 +286,9 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       layers.push_back(layer_of(entry.As<Napi::Object>()));
     }
     std::string error;
-    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims"), info[1].As<Napi::Number>().Uint32Value(),
-                                      std::move(layers), info[3].As<Napi::Number>().Uint32Value(), &error);
+    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims", 1, kMaxDim),
+                                      static_cast<uint32_t>(integer(info[1], "numDense", 0, UINT32_MAX)), std::move(layers),
+                                      static_cast<uint32_t>(integer(info[3], "output", 0, UINT32_MAX)), &error);
     if (!error.empty()) throw Napi::Error::New(info.Env(), error);
   }
 
@@ -299,25 +300,34 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     external.TypeTag(&kWorkspaceTag);
     return external;
   }
-  std::function<void()> work(const Napi::CallbackInfo& info) {
+  // A checked run. All of it that allocates was done before.
+  struct Run {
+    const DenseNet& net;
+    Workspace& workspace;
+    uint32_t stage;
+    const float* dense;
+    const float* pooled;
+    float* scores;
+    void operator()() const { net.run(workspace, stage, dense, pooled, scores); }
+  };
+  Run checked_run(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
       throw argument_error(env, "workspace has to come from createWorkspace");
-    Workspace* workspace = info[0].As<Napi::External<Workspace>>().Data();
-    const uint32_t stage = info[1].IsNumber() ? info[1].As<Napi::Number>().Uint32Value() : 2;
-    const uint32_t items = info[2].IsNumber() ? info[2].As<Napi::Number>().Uint32Value() : 0;
-    if (stage > 1 || items < 1 || items > kMaxItems) throw argument_error(env, "stage has to be 0 or 1 and items between 1 and 2^24");
+    Workspace& workspace = *info[0].As<Napi::External<Workspace>>().Data();
+    const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, 1));
+    const auto items = static_cast<uint32_t>(integer(info[2], "items", 1, kMaxItems));
     Napi::Uint8Array per_item = bytes(info, 3, "perItem");
     Napi::Float32Array dense = floats(info, 4, "dense");
     if (per_item.ElementLength() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
-    std::vector<uint8_t> flags(per_item.Data(), per_item.Data() + per_item.ElementLength());
-    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags.data()))
+    const uint8_t* flags = per_item.Data();
+    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags))
       throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
     if (stage == 1) {
       Napi::Float32Array pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
-      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags.data()))
+      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
         throw argument_error(env, "pooled has another length than the bags need");
       if (output.ElementLength() != static_cast<uint64_t>(items) * net_->output_dim())
         throw argument_error(env, "output has to be [items, output dim]");
@@ -325,20 +335,23 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       scores = output.Data();
     }
     // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
-    if (workspace->busy) throw argument_error(env, "workspace is in use by another run");
-    if (stage == 1 && !net_->staged(*workspace, items, flags.data()))
+    if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
+    if (stage == 1 && !net_->staged(workspace, items, flags))
       throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
-    return [net = net_, workspace, stage, items, flags = std::move(flags), dense = dense.Data(), pooled, scores] {
-      net->run(*workspace, stage, items, flags.data(), dense, pooled, scores);
-    };
+    try {
+      net_->prepare(workspace, stage, items, flags);
+    } catch (const std::bad_alloc&) {
+      throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
+    }
+    return {*net_, workspace, stage, dense.Data(), pooled, scores};
   }
-  void run_sync(const Napi::CallbackInfo& info) { work(info)(); }
+  void run_sync(const Napi::CallbackInfo& info) { checked_run(info)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {
-    std::function<void()> job = work(info);
-    Workspace* workspace = info[0].As<Napi::External<Workspace>>().Data();
+    const Run run = checked_run(info);
     const Napi::Value promise = info.Env().GetInstanceData<Environment>()->run(
-        info, std::move(job), [](Napi::Env env) { return env.Undefined(); }, [workspace](napi_env) { workspace->busy = false; });
-    workspace->busy = true;
+        info, [net = net_, run] { run(); }, [](Napi::Env env) { return env.Undefined(); },
+        [&workspace = run.workspace](napi_env) { workspace.busy = false; });
+    run.workspace.busy = true;
     return promise;
   }
 

@@ -9,31 +9,23 @@ namespace {
 
 std::atomic<uint64_t> numbers{0};
 
-struct Value {
-  const float* data;
-  uint32_t dim;
-  bool per_item;
-  const float* row(uint64_t item) const { return data + (per_item ? item * dim : 0); }
-};
+// Rows that go through all layers of a stage before the next ones do, so that activations stay in cache: 8 full tiles of the avx512 kernel,
+// enough to make the reading of the weights a small part.
+constexpr uint64_t kBlockRows = 112;
 
-// [outputs, inputs] row-major to panels of kPanel outputs, zero padded.
-void pack(Layer& layer, uint32_t num_inputs) {
-  const uint64_t panels = (layer.dim + kPanel - 1) / kPanel;
-  std::vector<float> packed(panels * num_inputs * kPanel, 0.0f);
+// Floats from row to row of a layer's buffer: an odd number of 64-byte cache lines, so that the rows of a tile spread over the L1 cache.
+uint64_t row_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 16 | 1) * 16; }
+
+// [outputs, inputs] row-major to panels of panel_width outputs, zero-padded.
+void pack(Layer& layer, uint64_t num_inputs, uint64_t panel_width) {
+  const uint64_t panels = (layer.dim + panel_width - 1) / panel_width;
+  AlignedFloats packed(panels * num_inputs * panel_width, 0.0f);
   for (uint64_t n = 0; n < layer.dim; ++n) {
-    for (uint64_t k = 0; k < num_inputs; ++k)
-      packed[((n / kPanel) * num_inputs + k) * kPanel + n % kPanel] = layer.weight[n * num_inputs + k];
+    float* column = packed.data() + n / panel_width * num_inputs * panel_width + n % panel_width;
+    for (uint64_t k = 0; k < num_inputs; ++k) column[k * panel_width] = layer.weight[n * num_inputs + k];
   }
   layer.weight = std::move(packed);
-  layer.bias.resize(panels * kPanel, 0.0f);
-}
-
-void activate(Activation activation, float* values, uint64_t length) {
-  if (activation == Activation::kRelu) {
-    for (uint64_t i = 0; i < length; ++i) values[i] = values[i] < 0.0f ? 0.0f : values[i];  // NaN stays NaN.
-  } else if (activation == Activation::kSigmoid) {
-    for (uint64_t i = 0; i < length; ++i) values[i] = 1.0f / (1.0f + std::exp(-values[i]));
-  }
+  layer.bias.resize(panels * panel_width, 0.0f);
 }
 
 std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages) {
@@ -85,7 +77,7 @@ DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims,
       *error = "layer " + std::to_string(dims.size() - input_dims_.size()) + " " + *error;
       return;
     }
-    if (layer.op == Op::kFc) pack(layer, dims[layer.inputs[0]]);
+    if (layer.op == Op::kFc) pack(layer, dims[layer.inputs[0]], kernels_.panel_width);
     dims.push_back(layer.dim);
     stages.push_back(layer.stage);
   }
@@ -101,68 +93,88 @@ bool DenseNet::staged(const Workspace& workspace, uint32_t items, const uint8_t*
   if (std::none_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.stage == 0; })) return true;
   if (workspace.net != number_ || workspace.items != items) return false;
   for (uint32_t input = 0; input < num_dense_; ++input) {
-    if (workspace.per_item[input] != (per_item[input] != 0)) return false;
+    if ((workspace.per_item[input] != 0) != (per_item[input] != 0)) return false;
   }
   return true;
 }
 
-void DenseNet::run(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, const float* dense, const float* pooled,
-                   float* scores) const {
+void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const {
   const uint32_t inputs = num_inputs();
-  workspace.net = number_;
+  workspace.net = 0;  // Stays so if memory runs out below.
   workspace.items = items;
-  workspace.values.resize(layers_.size());
-  workspace.per_item.resize(inputs + layers_.size());
-  std::vector<Value> values(inputs + layers_.size());
-  uint64_t at = 0;
+  workspace.per_item.assign(per_item, per_item + inputs);
+  workspace.values.resize(inputs + layers_.size());
+  workspace.buffers.resize(std::max(workspace.buffers.size(), layers_.size()));
   for (uint32_t input = 0; input < inputs; ++input) {
-    if (input == num_dense_) at = 0;
-    const float* block = input < num_dense_ ? dense : pooled;
-    workspace.per_item[input] = per_item[input] != 0;
-    values[input] = {block == nullptr ? nullptr : block + at, input_dims_[input], per_item[input] != 0};
-    at += static_cast<uint64_t>(input_dims_[input]) * (per_item[input] ? items : 1);
+    workspace.values[input] = {nullptr, input_dims_[input], input_dims_[input], per_item[input] != 0};
   }
   for (size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
     bool many = false;
-    for (uint32_t input : layer.inputs) many = many || workspace.per_item[input];
-    workspace.per_item[inputs + l] = many;
-    const uint32_t rows = many ? items : 1;
-    std::vector<float>& out = workspace.values[l];
-    if (layer.stage == stage) {
-      if (out.size() < static_cast<uint64_t>(rows) * layer.dim) out.resize(static_cast<uint64_t>(rows) * layer.dim);
-      if (layer.op == Op::kFc) {
-        const Value& x = values[layer.inputs[0]];
-        kernels_.fully_connected(x.data, rows, x.dim, layer.weight.data(), layer.bias.data(), layer.dim, out.data());
-        activate(layer.activation, out.data(), static_cast<uint64_t>(rows) * layer.dim);
-      } else {
-        for (uint64_t row = 0; row < rows; ++row) {
-          float* to = out.data() + row * layer.dim;
-          const Value& first = values[layer.inputs[0]];
-          if (layer.op == Op::kConcat) {
-            for (uint32_t input : layer.inputs) to = std::copy_n(values[input].row(row), values[input].dim, to);
-          } else if (layer.op == Op::kSum) {
-            std::copy_n(first.row(row), layer.dim, to);
-            for (size_t i = 1; i < layer.inputs.size(); ++i) {
-              const float* add = values[layer.inputs[i]].row(row);
-              for (uint32_t d = 0; d < layer.dim; ++d) to[d] += add[d];
-            }
-          } else {
-            to = std::copy_n(first.row(row), first.dim, to);
-            for (size_t i = 0; i < layer.inputs.size(); ++i) {
-              for (size_t j = 0; j < i + (layer.diagonal ? 1 : 0); ++j) {
-                *to++ = kernels_.dot(values[layer.inputs[i]].row(row), values[layer.inputs[j]].row(row), first.dim);
-              }
-            }
-          }
-        }
-      }
-    }
-    values[inputs + l] = {out.data(), layer.dim, many};
+    for (uint32_t input : layer.inputs) many = many || workspace.values[input].per_item;
+    AlignedFloats& buffer = workspace.buffers[l];
+    const uint64_t length = static_cast<uint64_t>(many ? items : 1) * row_stride(layer.dim);
+    if (layer.stage == stage && buffer.size() < length) buffer.resize(length);
+    workspace.values[inputs + l] = {buffer.data(), layer.dim, row_stride(layer.dim), many};
+    if (workspace.vectors.size() < layer.inputs.size()) workspace.vectors.resize(layer.inputs.size());
   }
-  if (scores == nullptr) return;
-  const Value& result = values[output_];
-  for (uint64_t item = 0; item < items; ++item) std::copy_n(result.row(item), result.dim, scores + item * result.dim);
+  workspace.net = number_;
+}
+
+void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
+  const uint32_t inputs = num_inputs();
+  const uint64_t items = workspace.items;
+  for (uint32_t input = 0; input < inputs; ++input) {
+    Value& value = workspace.values[input];
+    const float*& block = input < num_dense_ ? dense : pooled;
+    value.data = block;
+    if (block != nullptr) block += (value.per_item ? items : 1) * value.dim;
+  }
+  // What all items share is computed once, first: it reads nothing that is per item.
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(workspace, l, 0, 1);
+  }
+  for (uint64_t from = 0; from < items; from += kBlockRows) {
+    const uint64_t to = std::min(from + kBlockRows, items);
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      if (layers_[l].stage == stage && workspace.values[inputs + l].per_item) run_rows(workspace, l, from, to);
+    }
+    if (scores == nullptr) continue;
+    const Value& result = workspace.values[output_];
+    for (uint64_t item = from; item < to; ++item) std::copy_n(result.row(item), result.dim, scores + item * result.dim);
+  }
+}
+
+void DenseNet::run_rows(Workspace& workspace, size_t layer_number, uint64_t from, uint64_t to) const {
+  const Layer& layer = layers_[layer_number];
+  const std::vector<Value>& values = workspace.values;
+  const Value& first = values[layer.inputs[0]];
+  const uint64_t stride = row_stride(layer.dim);
+  float* out = workspace.buffers[layer_number].data() + from * stride;
+  if (layer.op == Op::kFc) {
+    kernels_.fully_connected({first.row(from), first.stride, static_cast<uint32_t>(to - from), first.dim, layer.weight.data(),
+                              layer.bias.data(), layer.dim, layer.activation == Activation::kRelu, out, stride});
+    if (layer.activation != Activation::kSigmoid) return;
+    for (uint64_t row = from; row < to; ++row, out += stride) {
+      for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+    }
+    return;
+  }
+  for (uint64_t row = from; row < to; ++row, out += stride) {
+    if (layer.op == Op::kConcat) {
+      float* at = out;
+      for (uint32_t input : layer.inputs) at = std::copy_n(values[input].row(row), values[input].dim, at);
+    } else if (layer.op == Op::kSum) {
+      std::copy_n(first.row(row), layer.dim, out);
+      for (size_t i = 1; i < layer.inputs.size(); ++i) {
+        const float* add = values[layer.inputs[i]].row(row);
+        for (uint32_t d = 0; d < layer.dim; ++d) out[d] += add[d];
+      }
+    } else {
+      for (size_t i = 0; i < layer.inputs.size(); ++i) workspace.vectors[i] = values[layer.inputs[i]].row(row);
+      kernels_.dot_interaction({workspace.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});
+    }
+  }
 }
 
 }  // namespace terabag

@@ -1,5 +1,8 @@
 #include "engine/sparse_engine.h"
 
+#include <algorithm>
+#include <cstring>
+#include <tuple>
 #include <vector>
 
 #include "kernels/row_values.h"
@@ -8,6 +11,8 @@ namespace terabag {
 namespace {
 constexpr uint32_t kSegmentFields = 5;
 constexpr uint32_t kMean = 1, kWeighted = 2;
+
+std::tuple<uint32_t, uint32_t, uint32_t> key(const TableView& view) { return {view.table, view.part, view.parts}; }
 }  // namespace
 
 bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step,
@@ -15,7 +20,7 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
   std::shared_ptr<MappedFile>& file = files_[path];
   if (file == nullptr) file = MappedFile::open(path, error);
   if (file == nullptr) return false;
-  const uint64_t row_bytes = static_cast<uint64_t>(view.dim) * (view.format == RowFormat::kFp32 ? 4 : 2);
+  const uint64_t row_bytes = static_cast<uint64_t>(view.dim) * bytes_per_value(view.format);
   // 128 bits hold every product of the fields, so that nothing wraps.
   const unsigned __int128 last = static_cast<unsigned __int128>(view.num_rows - 1) * row_step + first_row + 1;
   const unsigned __int128 end = last * row_bytes + byte_offset;
@@ -27,8 +32,27 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
   file->populate(byte_offset + first_row * row_bytes, static_cast<uint64_t>(end));
   view.rows = file->data() + byte_offset + first_row * row_bytes;
   view.row_pitch = row_step * row_bytes;
-  tables_[{view.table, view.part, view.parts}] = view;
+  const auto at =
+      std::lower_bound(tables_.begin(), tables_.end(), view, [](const TableView& a, const TableView& b) { return key(a) < key(b); });
+  if (at != tables_.end() && key(*at) == key(view)) {
+    *at = view;
+  } else {
+    tables_.insert(at, view);
+  }
   return true;
+}
+
+const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {
+  const std::tuple<uint32_t, uint32_t, uint32_t> wanted{table, part, parts};
+  size_t at = *hint;
+  if (at >= tables_.size() || key(tables_[at]) != wanted) {
+    at = static_cast<size_t>(
+        std::lower_bound(tables_.begin(), tables_.end(), wanted, [](const TableView& a, const auto& b) { return key(a) < b; }) -
+        tables_.begin());
+    if (at == tables_.size() || key(tables_[at]) != wanted) return nullptr;
+  }
+  *hint = at + 1;
+  return &tables_[at];
 }
 
 PoolStatus SparseEngine::pool(const PoolRequest& request) const {
@@ -49,68 +73,62 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
     return fail("bad_offsets", load<uint32_t>(request.offsets + (num_offsets - 1) * 4), num_indices);
   }
   // Copied before they are checked: the caller's buffer may change while a thread pools.
-  const std::vector<unsigned char> checked_offsets(request.offsets, request.offsets + request.offsets_bytes);
-  if (load<uint32_t>(checked_offsets.data() + (num_offsets - 1) * 4) != num_indices) return fail("bad_offsets", 0, num_indices);
+  std::vector<uint32_t> offsets(num_offsets);
+  std::memcpy(offsets.data(), request.offsets, request.offsets_bytes);
+  if (offsets.back() != num_indices) return fail("bad_offsets", offsets.back(), num_indices);
   const uint64_t num_segments = request.segments_bytes / (kSegmentFields * 4);
+  std::vector<BagJob> jobs(num_segments);
   uint64_t at_bag = 0, at_weight = 0, at_out = 0;
+  size_t hint = 0;
   for (uint64_t s = 0; s < num_segments; ++s) {
     const unsigned char* segment = request.segments + s * kSegmentFields * 4;
     uint32_t fields[kSegmentFields];
     for (uint32_t f = 0; f < kSegmentFields; ++f) fields[f] = load<uint32_t>(segment + f * 4);
     const auto [table, part, parts, num_bags, flags] = fields;
     bad.segment = static_cast<uint32_t>(s);
-    const auto found = tables_.find({table, part, parts});
-    if (found == tables_.end() || (flags & ~(kMean | kWeighted)) != 0) return fail("bad_segments", table, part);
+    const TableView* view = find(table, part, parts, &hint);
+    if (view == nullptr || (flags & ~(kMean | kWeighted)) != 0) return fail("bad_segments", table, part);
     if (num_bags > num_offsets - 1 - at_bag) return fail("bad_segments", num_bags, num_offsets - 1 - at_bag);
-    const TableView& view = found->second;
-    if (static_cast<uint64_t>(num_bags) * view.dim > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
+    if (static_cast<uint64_t>(num_bags) * view->dim > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
 
-    const unsigned char* offsets = checked_offsets.data() + at_bag * 4;
-    uint32_t previous = load<uint32_t>(offsets);
-    const uint32_t first = previous;
-    for (uint32_t b = 1; b <= num_bags; ++b) {
-      const uint32_t offset = load<uint32_t>(offsets + b * 4ull);
-      if (offset < previous || offset > num_indices) {
-        bad.bag = b - 1;
-        return fail("bad_offsets", offset, num_indices);
+    const uint32_t* segment_offsets = offsets.data() + at_bag;
+    for (uint32_t b = 0; b < num_bags; ++b) {
+      if (segment_offsets[b + 1] < segment_offsets[b] || segment_offsets[b + 1] > num_indices) {
+        bad.bag = b;
+        return fail("bad_offsets", segment_offsets[b + 1], num_indices);
       }
-      previous = offset;
     }
     const bool weighted = (flags & kWeighted) != 0;
-    const uint64_t used = previous - first;
+    const uint64_t used = segment_offsets[num_bags] - segment_offsets[0];
     if (weighted && used > request.weights_bytes / 4 - at_weight) return fail("bad_weights", used, request.weights_bytes / 4);
 
-    BagJob job;
-    job.rows = view.rows;
-    job.num_rows = view.num_rows;
-    job.row_pitch = view.row_pitch;
-    job.dim = view.dim;
-    job.format = view.format;
-    job.indices = request.indices;
+    BagJob& job = jobs[s];
+    job.rows = view->rows;
+    job.num_rows = view->num_rows;
+    job.row_pitch = view->row_pitch;
+    job.dim = view->dim;
+    job.format = view->format;
+    job.indices = request.indices + static_cast<uint64_t>(segment_offsets[0]) * request.index_bytes;
     job.index_bytes = request.index_bytes;
-    // Weights are numbered from the first index of their segment. Addresses are formed as integers: this one may lie before the buffer.
-    job.weights =
-        weighted ? reinterpret_cast<const unsigned char*>(reinterpret_cast<uintptr_t>(request.weights) + (at_weight - first) * 4) : nullptr;
-    job.offsets = offsets;
+    job.weights = weighted && used > 0 ? request.weights + at_weight * 4 : nullptr;
+    job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
     job.out = request.out + at_out;
-    uint32_t bad_bag = 0;
-    const int64_t position = num_bags == 0 ? -1 : kernels_.pool_bags(job, &bad_bag);
-    if (position >= 0) {
-      bad.bag = bad_bag;
-      bad.position = static_cast<uint64_t>(position) - first;
-      return fail("index_out_of_range", load_index(job, static_cast<uint64_t>(position)), view.num_rows);
-    }
     at_bag += num_bags;
     at_weight += weighted ? used : 0;
-    at_out += static_cast<uint64_t>(num_bags) * view.dim;
+    at_out += static_cast<uint64_t>(num_bags) * view->dim;
   }
   if (at_bag != num_offsets - 1) return fail("bad_segments", at_bag, num_offsets - 1);
   if (at_weight != request.weights_bytes / 4 || request.weights_bytes % 4 != 0)
     return fail("bad_weights", at_weight, request.weights_bytes / 4);
   if (at_out != request.out_length) return fail("bad_output", at_out, request.out_length);
-  return PoolStatus{};
+  BadIndex found;
+  if (kernels_.pool_bags(jobs.data(), static_cast<uint32_t>(num_segments), &found) == KernelStatus::kOk) return PoolStatus{};
+  bad.segment = found.job;
+  bad.bag = found.bag;
+  bad.position = found.position;
+  return fail("index_out_of_range", found.value, jobs[found.job].num_rows);
 }
 
 }  // namespace terabag

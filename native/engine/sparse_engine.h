@@ -3,7 +3,7 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <vector>
 
 #include "kernels/kernel_table.h"
 #include "tables/mapped_file.h"
@@ -46,12 +46,17 @@ class SparseEngine {
   explicit SparseEngine(const KernelTable& kernels) : kernels_(kernels) {}
   // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that.
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, std::string* error);
+  // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables. On an error
+  // the content of out is unspecified.
   PoolStatus pool(const PoolRequest& request) const;
 
  private:
+  // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
+  const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
+
   const KernelTable& kernels_;
   std::map<std::string, std::shared_ptr<MappedFile>> files_;
-  std::map<std::tuple<uint32_t, uint32_t, uint32_t>, TableView> tables_;
+  std::vector<TableView> tables_;  // in the order of (table, part, parts)
 };
 
 }  // namespace terabag

@@ -2,9 +2,9 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/kernel_table.h"
+#include "kernels/embedding_bag.h"
 
-// Plain reads shared by the kernels; static, so that each instruction set keeps its own copy.
+// Plain reads shared by the embedding bag kernels; static, so that each instruction set keeps its own copy.
 namespace terabag {
 
 template <typename T>
@@ -15,7 +15,14 @@ static inline T load(const unsigned char* from) {
 }
 
 static inline int64_t load_index(const BagJob& job, uint64_t position) {
-  return job.index_bytes == 4 ? load<int32_t>(job.indices + position * 4) : load<int64_t>(job.indices + position * 8);
+  int64_t index = job.index_bytes == 4 ? load<int32_t>(job.indices + position * 4) : load<int64_t>(job.indices + position * 8);
+  // Keeps the compiler from reading it a second time after the check: the buffer may change meanwhile.
+  __asm__("" : "+r"(index));
+  return index;
+}
+
+static inline float load_weight(const BagJob& job, uint64_t position) {
+  return job.weights == nullptr ? 1.0f : load<float>(job.weights + position * 4);
 }
 
 static inline float half_to_float(uint16_t half) {
@@ -38,8 +45,8 @@ static inline float half_to_float(uint16_t half) {
 }
 
 static inline float row_value(const unsigned char* row, RowFormat format, uint32_t d) {
-  if (format == RowFormat::kFp32) return load<float>(row + d * 4);
-  const uint16_t raw = load<uint16_t>(row + d * 2);
+  if (format == RowFormat::kFp32) return load<float>(row + static_cast<uint64_t>(d) * 4);
+  const uint16_t raw = load<uint16_t>(row + static_cast<uint64_t>(d) * 2);
   if (format == RowFormat::kFp16) return half_to_float(raw);
   const uint32_t bits = static_cast<uint32_t>(raw) << 16;
   float value;

@@ -1,0 +1,17 @@
+#include "kernels/dot_interaction.h"
+
+// The contract, word for word.
+namespace terabag::scalar {
+
+void dot_interaction(const DotInteractionJob& job) {
+  for (uint32_t d = 0; d < job.dim; ++d) job.out[d] = job.vectors[0][d];
+  for (uint32_t i = 0; i < job.num_vectors; ++i) {
+    for (uint32_t j = 0; j < (job.diagonal ? i + 1 : i); ++j) {
+      float sum = 0.0f;
+      for (uint32_t d = 0; d < job.dim; ++d) sum += job.vectors[i][d] * job.vectors[j][d];
+      pairs_of(job, i)[j] = sum;
+    }
+  }
+}
+
+}  // namespace terabag::scalar
