@@ -114,16 +114,16 @@ const RECOVERY_MS = 1000;
 
 test('10,000 requests with a shard killed in the middle each end right or typed by their deadline, and recover within a second', async () => {
   const plan = await capacityPlan(2);
-  let readyAgain: (at: number) => void;
-  const backAt = new Promise<number>((resolve) => {
-    readyAgain = resolve;
-  });
   let killed = false;
+  let backAt = Number.POSITIVE_INFINITY;
+  let recoveredMs = Number.POSITIVE_INFINITY;
   const cluster = await launchCluster(plan, {
     bundle: model.dir,
     ephemeralPorts: true,
     logLevel: 'error',
-    onEvent: ({ what }) => what === 'ready' && killed && readyAgain(performance.now()),
+    onEvent: ({ what }) => {
+      if (what === 'ready' && killed) backAt = performance.now();
+    },
   });
   const predictor = await connect(cluster.plan, { bundle: model.dir });
   const next = random(9);
@@ -136,6 +136,9 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
     try {
       const { scores } = await predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs });
       expect(scores).toEqual(expected[n % 50]?.scores);
+      // Every request needs both shards, so that one right answer after the shard is back shows that it serves again.
+      const sinceBackMs = performance.now() - backAt;
+      if (sinceBackMs >= 0) recoveredMs = Math.min(recoveredMs, sinceBackMs);
       return true;
     } catch (error) {
       expect(error).toBeInstanceOf(TerabagError);
@@ -159,10 +162,8 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
   };
   try {
     await Promise.all(Array.from({ length: 16 }, (_, number) => lane(number)));
-    const back = await backAt;
-    let recoveredMs = Number.POSITIVE_INFINITY;
-    while (performance.now() - back < 2 * RECOVERY_MS && recoveredMs === Number.POSITIVE_INFINITY)
-      if (await one(0, 50)) recoveredMs = Math.max(0, performance.now() - back);
+    const patience = performance.now() + 10_000;
+    while (recoveredMs === Number.POSITIVE_INFINITY && performance.now() < patience) await one(0, 50);
     expect(recoveredMs).toBeLessThan(RECOVERY_MS);
     expect(outcomes.right + outcomes.typed).toBe(10_000);
     expect(outcomes.right).toBeGreaterThan(2000);
