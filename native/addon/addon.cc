@@ -162,7 +162,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "SparseEngine",
                        {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
-                        InstanceMethod<&SparseEngineObject::close>("close")});
+                        InstanceMethod<&SparseEngineObject::populate>("populate"), InstanceMethod<&SparseEngineObject::close>("close")});
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
@@ -230,7 +230,16 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
         info, [engine = engine_, checked, status] { *status = engine->pool(checked); },
         [status](Napi::Env env) { return status_error(env, *status); });
   }
-  void close(const Napi::CallbackInfo&) { engine_.reset(); }
+  Napi::Value populate(const Napi::CallbackInfo& info) {
+    if (engine_ == nullptr) throw Napi::Error(info.Env(), status_error(info.Env(), {"closed", 0, 0, 0, 0, 0}));
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [engine = engine_] { engine->populate(); }, [](Napi::Env env) { return env.Undefined(); });
+  }
+  void close(const Napi::CallbackInfo&) {
+    // Unmapping gigabytes takes milliseconds, which the event loop does not have.
+    if (engine_ != nullptr) ThreadPool::shared().submit([engine = std::move(engine_)] {});
+    engine_.reset();
+  }
 
   std::shared_ptr<const SparseEngine> engine_;
 };

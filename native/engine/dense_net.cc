@@ -100,7 +100,7 @@ bool DenseNet::staged(const Workspace& workspace, uint32_t items, const uint8_t*
 
 void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const {
   const uint32_t inputs = num_inputs();
-  workspace.net = 0;  // Stays so if memory runs out below.
+  workspace.net = 0;  // Until the run that this is for.
   workspace.items = items;
   workspace.per_item.assign(per_item, per_item + inputs);
   workspace.values.resize(inputs + layers_.size());
@@ -118,12 +118,12 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     workspace.values[inputs + l] = {buffer.data(), layer.dim, row_stride(layer.dim), many};
     if (workspace.vectors.size() < layer.inputs.size()) workspace.vectors.resize(layer.inputs.size());
   }
-  workspace.net = number_;
 }
 
 void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
   const uint32_t inputs = num_inputs();
   const uint64_t items = workspace.items;
+  workspace.net = number_;
   for (uint32_t input = 0; input < inputs; ++input) {
     Value& value = workspace.values[input];
     const float*& block = input < num_dense_ ? dense : pooled;

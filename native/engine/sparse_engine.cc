@@ -29,7 +29,7 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
              ", offset " + std::to_string(byte_offset) + ", file bytes " + std::to_string(file->size());
     return false;
   }
-  file->populate(byte_offset + first_row * row_bytes, static_cast<uint64_t>(end));
+  extents_.push_back({file, byte_offset + first_row * row_bytes, static_cast<uint64_t>(end)});
   view.rows = file->data() + byte_offset + first_row * row_bytes;
   view.row_pitch = row_step * row_bytes;
   const auto at =
@@ -40,6 +40,10 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
     tables_.insert(at, view);
   }
   return true;
+}
+
+void SparseEngine::populate() const {
+  for (const Extent& extent : extents_) extent.file->populate(extent.from, extent.to);
 }
 
 const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {

@@ -46,6 +46,8 @@ class SparseEngine {
   explicit SparseEngine(const KernelTable& kernels) : kernels_(kernels) {}
   // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that.
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, std::string* error);
+  // Reads the rows of all tables ahead of use, file by file in order. Takes seconds for large tables that are not in the page cache.
+  void populate() const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables. On an error
   // the content of out is unspecified.
   PoolStatus pool(const PoolRequest& request) const;
@@ -55,7 +57,13 @@ class SparseEngine {
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
 
   const KernelTable& kernels_;
+  struct Extent {
+    std::shared_ptr<const MappedFile> file;
+    uint64_t from, to;
+  };
+
   std::map<std::string, std::shared_ptr<MappedFile>> files_;
+  std::vector<Extent> extents_;
   std::vector<TableView> tables_;  // in the order of (table, part, parts)
 };
 

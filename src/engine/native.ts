@@ -30,7 +30,8 @@ export interface NativeTable {
  * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
  * - weights: float32 of the weighted segments only, one per index of these.
  * All are byte views of any alignment. Everything is checked before memory is read through it.
- * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly.
+ * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly. On an error its content is unspecified.
+ * All segments are checked before the first is pooled, apart from the indices, which are checked one by one on the way.
  * Errors carry {status, segment, bag, position, value, limit}; position counts from the segment's first index.
  */
 export interface NativeSparseEngine {
@@ -52,7 +53,9 @@ export interface NativeSparseEngine {
     weights: Uint8Array | null,
     out: Float32Array,
   ): Promise<void>;
-  /** [sync] Refuses new work; memory is unmapped when running jobs have ended. */
+  /** [async] Reads all rows ahead of use on an addon thread, so that the first requests find them in memory. */
+  populate(): Promise<void>;
+  /** [sync] Refuses new work; memory is unmapped on an addon thread when running jobs have ended. */
   close(): void;
 }
 
@@ -83,7 +86,10 @@ export interface NativeLayer {
   readonly bias: Float32Array | null;
 }
 
-/** Runs the layers on batches. A value has 1 row (the same for every item) or `items` rows. */
+/**
+ * Runs the layers on batches. A value has 1 row (the same for every item) or `items` rows. An item's scores have the same bits in every batch.
+ * Numbers have to be integers in their range; nothing is truncated.
+ */
 export interface NativeDenseNet {
   /** [sync] Buffers of one request, reused from request to request. Not for two runs at once. */
   createWorkspace(): NativeWorkspace;

@@ -18,8 +18,14 @@ export class SparseEngine {
   readonly #tables = new Map<number, EngineTable>();
   readonly #nsPerLookup: number;
 
-  /** Maps the tables; a file shorter than its table is refused (bad_table). */
-  constructor(tables: readonly EngineTable[]) {
+  /** Maps the tables and brings their rows into memory; a file shorter than its table is refused (bad_table). */
+  static async open(tables: readonly EngineTable[]): Promise<SparseEngine> {
+    const engine = new SparseEngine(tables);
+    await engine.#engine.populate();
+    return engine;
+  }
+
+  private constructor(tables: readonly EngineTable[]) {
     for (const table of tables) this.#tables.set(table.table, table);
     const rowBytes = tables.map((table) => table.dim * (table.format === 'fp32' ? 4 : 2));
     this.#nsPerLookup = lookupNs(Math.max(0, ...rowBytes));

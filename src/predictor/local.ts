@@ -24,7 +24,9 @@ export interface LocalOptions {
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
   const { verify = 'full', onProgress } = options;
   const bundle = await openBundle(bundleDir, { verify, ...(onProgress && { onProgress }) });
-  return new LocalPredictor(bundle, bundle.model as ResolvedModel, options.maxInFlight ?? 1024);
+  const model = bundle.model as ResolvedModel;
+  const engine = await SparseEngine.open(engineTables(bundle, () => [{ part: 0, parts: 1 }]));
+  return new LocalPredictor(bundle, model, engine, options.maxInFlight ?? 1024);
 }
 
 class LocalPredictor implements Predictor {
@@ -35,10 +37,10 @@ class LocalPredictor implements Predictor {
   readonly #partitioner: Partitioner;
   readonly #admission: Admission<NativeWorkspace>;
 
-  constructor(bundle: Bundle, model: ResolvedModel, maxInFlight: number) {
+  constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, maxInFlight: number) {
     this.modelHash = bundle.hash;
     this.#model = model;
-    this.#engine = new SparseEngine(engineTables(bundle, () => [{ part: 0, parts: 1 }]));
+    this.#engine = engine;
     this.#net = new DenseNet(model, bundle.dense);
     this.#partitioner = new Partitioner(model, [model.bags.map((_, bag) => ({ bag, part: 0, parts: 1 }))]);
     this.#admission = new Admission(maxInFlight, () => this.#net.createWorkspace());

@@ -38,7 +38,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   const tables = new Set([...mine].filter(([, parts]) => parts.length > 0).map(([table]) => table));
   const bundle = await openBundle(dir, { verify, tables, dense: false, ...(onProgress && { onProgress }) });
   checkPlan(plan, bundle.spec, bundle.hash);
-  const engine = new SparseEngine(engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []));
+  const engine = await SparseEngine.open(engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []));
   const running = new Shard(shard, bundle.hash, engine, options.maxInFlight ?? 1024, options.log);
   try {
     await running.listen(options.endpoint ?? placed.endpoints[0] ?? '');

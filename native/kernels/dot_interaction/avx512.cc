@@ -53,8 +53,13 @@ inline void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
   for (uint32_t r = 0; r < kBlock; ++r) {
     const uint32_t end = job.diagonal ? i + r + 1 : i + r;
     if (i + r >= job.num_vectors || end <= j) continue;
-    const __mmask8 mask = end - j >= kBlock ? 0xf : static_cast<__mmask8>((1u << (end - j)) - 1);
-    _mm_mask_storeu_ps(pairs_of(job, i + r) + j, mask, lane_sums_f32x4(sum_f32x16[r]));
+    float* to = pairs_of(job, i + r) + j;
+    const __m128 dots_f32x4 = lane_sums_f32x4(sum_f32x16[r]);
+    if (end - j >= kBlock) {
+      _mm_storeu_ps(to, dots_f32x4);
+    } else {
+      _mm_mask_storeu_ps(to, static_cast<__mmask8>((1u << (end - j)) - 1), dots_f32x4);
+    }
   }
 }
 
