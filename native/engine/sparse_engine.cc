@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <tuple>
 #include <vector>
 
@@ -60,6 +61,18 @@ const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t part
 }
 
 PoolStatus SparseEngine::pool(const PoolRequest& request) const {
+  try {
+    return check_and_pool(request);
+  } catch (const std::bad_alloc&) {
+    // On an addon thread nobody would catch it, and a message may be as long as memory is short.
+    PoolStatus bad;
+    bad.status = "out_of_memory";
+    bad.value = static_cast<int64_t>(request.segments_bytes + request.offsets_bytes);
+    return bad;
+  }
+}
+
+PoolStatus SparseEngine::check_and_pool(const PoolRequest& request) const {
   PoolStatus bad;
   const auto fail = [&bad](const char* status, int64_t value, uint64_t limit) {
     bad.status = status;

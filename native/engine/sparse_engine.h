@@ -53,6 +53,7 @@ class SparseEngine {
   PoolStatus pool(const PoolRequest& request) const;
 
  private:
+  PoolStatus check_and_pool(const PoolRequest& request) const;
   // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
 

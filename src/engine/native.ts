@@ -60,7 +60,7 @@ export interface NativeSparseEngine {
 }
 
 export interface NativeStatusError extends Error {
-  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | closed */
+  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed */
   readonly status: string;
   readonly segment: number;
   readonly bag: number;

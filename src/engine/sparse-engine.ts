@@ -101,7 +101,8 @@ export class SparseEngine {
     if (native.status === undefined) return TerabagError.from(error);
     const { status, segment = 0, bag = 0, position = 0, value = '', limit = '' } = native;
     if (status !== 'index_out_of_range' && status !== 'bad_offsets') {
-      return new TerabagError(status === 'closed' ? 'closed' : 'bad_message', native.message ?? status, {
+      const code = status === 'closed' ? 'closed' : status === 'out_of_memory' ? 'overloaded' : 'bad_message';
+      return new TerabagError(code, native.message ?? status, {
         status,
         segment,
         bag,
