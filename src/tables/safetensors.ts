@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
 import { writeAtomic } from './atomic.js';
+import { BlockWriter } from './block-writer.js';
 import { ChunkedCrc32, type FileChecksum } from './checksum.js';
 
 /** The safetensors format: u64 header length, JSON header, data. https://huggingface.co/docs/safetensors */
@@ -142,12 +143,14 @@ export async function writeSafetensors(
   json.copy(start, LENGTH_BYTES);
   const sum = new ChunkedCrc32();
   await writeAtomic(path, async (file) => {
-    const put = async (bytes: Uint8Array): Promise<void> => {
+    const writer = new BlockWriter(file, start.length + end);
+    const put = (bytes: Uint8Array): Promise<void> => {
       sum.update(bytes);
-      for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at, bytes.length - at)).bytesWritten;
+      return writer.put(bytes);
     };
     await put(start);
     for (const { data } of tensors) for (const piece of data instanceof Uint8Array ? [data] : data) await put(piece);
+    await writer.flush();
     if (sum.digest().bytes !== start.length + end)
       throw new TerabagError(
         'invalid_argument',
