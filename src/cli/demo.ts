@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { mkdir, rm, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
@@ -32,6 +33,8 @@ interface DemoOptions {
 }
 
 const GIB = 2 ** 30;
+/** What shells say of a program that Ctrl-C ended. */
+const INTERRUPTED = 130;
 const WARM_UP = 20;
 const FEWEST_ITEMS = 16;
 const MOST_ITEMS = 128;
@@ -59,6 +62,12 @@ export const demoCommand = new Command('demo')
     const modelDir = join(options.output, 'model');
     await checkRoom(options.output, options.size);
     await rm(modelDir, { recursive: true, force: true });
+    // The shards end with this process; the model has to be removed.
+    const interrupted = (): void => {
+      if (!options.keep) rmSync(modelDir, { recursive: true, force: true });
+      process.exit(INTERRUPTED);
+    };
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, interrupted);
     try {
       const spec = await withProgress('making the model', 'bytes', (onProgress) => writeSyntheticBundle(modelDir, shape, onProgress));
       say(

@@ -16,9 +16,19 @@ const SOCKET_OPTIONS = {
   tcpMaxRetransmitTimeout: 1500,
 } as const;
 
+/** An IPv6 address stands in brackets. The option is off otherwise: with it, a name could resolve to an address that the other side does not use. */
+const usesIpv6 = (endpoint: string): boolean => endpoint.includes('[');
+
 /** A DEALER that reconnects by itself; `immediate` keeps it from queueing for a peer that is away. */
 export function connectZeromq(endpoint: string, handlers: ClientHandlers): ClientTransport {
-  const socket = new Dealer({ ...SOCKET_OPTIONS, immediate: true, reconnectInterval: 50, reconnectMaxInterval: 400, connectTimeout: 1000 });
+  const socket = new Dealer({
+    ...SOCKET_OPTIONS,
+    ipv6: usesIpv6(endpoint),
+    immediate: true,
+    reconnectInterval: 50,
+    reconnectMaxInterval: 400,
+    connectTimeout: 1000,
+  });
   socket.events.on('handshake', handlers.up);
   socket.events.on('disconnect', handlers.down);
   let closed = false;
@@ -47,7 +57,7 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
 
 /** A ROUTER; `mandatory` makes an unknown peer an error instead of a silent drop. */
 export async function listenZeromq(endpoint: string, handler: ServerHandler): Promise<ServerTransport> {
-  const socket = new Router({ ...SOCKET_OPTIONS, mandatory: true });
+  const socket = new Router({ ...SOCKET_OPTIONS, ipv6: usesIpv6(endpoint), mandatory: true });
   try {
     await socket.bind(endpoint);
   } catch (error) {

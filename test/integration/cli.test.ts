@@ -194,3 +194,22 @@ test('demo compares sharded with local scores, draws the picture, and removes th
   expect(readFileSync(report, 'utf8')).toMatch(/<svg[\s\S]*shard-1[\s\S]*<svg[\s\S]*percentile/);
   expect(existsSync(join(dir, 'demo-output/model'))).toBe(false);
 });
+
+test('a demo that is interrupted removes its model and leaves no shard', async () => {
+  const child = spawn(process.execPath, [main, 'demo', '--size', '4M', '--requests', '100000', '-o', 'interrupted'], {
+    cwd: dir,
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let text = '';
+  child.stdout.on('data', (piece) => {
+    text += String(piece);
+    // Printed when the shards are up and ranking begins.
+    if (text.includes('shards: ')) child.kill('SIGINT');
+  });
+  expect(await once(child, 'close')).toEqual([130, null]);
+  const pids = [...text.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid));
+  expect(pids.length).toBe(4);
+  for (let wait = 0; wait < 50 && pids.some(runs); wait++) await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(pids.filter(runs)).toEqual([]);
+  expect(existsSync(join(dir, 'interrupted/model'))).toBe(false);
+});
