@@ -1,6 +1,8 @@
 import { join } from 'node:path';
 import { type NativeTable, native } from '../../src/engine/native.js';
 import { SEGMENT_FIELDS } from '../../src/engine/sparse-batch.js';
+import { VALUE_BYTES } from '../../src/model/spec.js';
+import { bytesOf } from '../../src/predictor/scratch.js';
 import { readSafetensorsHeader, writeSafetensors } from '../../src/tables/safetensors.js';
 import { randomRows, SeededNumbers } from '../../src/workload/synthetic-values.js';
 import { alternate, median, nanosecondsPerCall, type Row, relativeSpread, type Suite } from '../suite.js';
@@ -10,7 +12,6 @@ const FULL = { bytes: 2 * 2 ** 30, rounds: 9, roundMs: 250 };
 const QUICK = { bytes: 64 * 2 ** 20, rounds: 3, roundMs: 30 };
 /** Different ids in turn, so that no call finds the rows of the one before in the caches. */
 const BATCHES = 16;
-const VALUE_BYTES = { fp32: 4, fp16: 2, bf16: 2 } as const;
 
 export const poolSuite: Suite = {
   name: 'pool',
@@ -85,7 +86,6 @@ function prepare(trial: PoolTrial, path: string, start: number, bytes: number): 
     const indices = BigInt64Array.from({ length: offsets[bags] as number }, () => BigInt(Math.floor(numbers.uniform() * rows)));
     return { indices, offsets };
   });
-  const bytesOf = (array: ArrayBufferView): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
   const calls = batches.map(({ indices, offsets }) => ({
     segments: bytesOf(segments),
     indices: bytesOf(indices),

@@ -9,7 +9,8 @@ import { modelHash } from './hash.js';
 import { type FileSpec, type ModelSpec, modelSchema, type TableSpec } from './spec.js';
 
 export const DENSE_FILE = 'dense.safetensors';
-const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
+/** Safetensors' name of each row format. */
+export const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
 
 export interface OpenTable {
   readonly spec: TableSpec;

@@ -65,6 +65,9 @@ export const modelSchema = z.strictObject({
 });
 
 export type ModelSpec = z.output<typeof modelSchema>;
+/** Bytes of one value of a row, by row format. */
+export const VALUE_BYTES = { fp32: 4, fp16: 2, bf16: 2 } as const;
+
 export type TableSpec = z.output<typeof tableSchema>;
 export type LayerSpec = z.output<typeof layerSchema>;
 export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;

@@ -1,7 +1,5 @@
-import type { ModelSpec, TableSpec } from '../model/spec.js';
+import { type ModelSpec, type TableSpec, VALUE_BYTES } from '../model/spec.js';
 import type { Plan } from './plan.js';
-
-const VALUE_BYTES = { fp32: 4, fp16: 2, bf16: 2 } as const;
 
 export const tableBytes = (table: TableSpec): number => table.rows * table.dim * VALUE_BYTES[table.format];
 

@@ -1,3 +1,5 @@
+import { VALUE_BYTES } from '../model/spec.js';
+
 /** A DLRM to measure with, as data: sizes only, the values follow from the seed. */
 export interface ModelShape {
   readonly name: string;
@@ -28,8 +30,6 @@ export interface TableShape {
   /** Exponent of the Zipf distribution of ids; 0 is uniform. */
   readonly skew: number;
 }
-
-const VALUE_BYTES = { fp32: 4, fp16: 2, bf16: 2 } as const;
 
 /** Bytes of all tables of a shape. */
 export const shapeBytes = (shape: ModelShape): number =>

@@ -1,6 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DENSE_FILE, writeModelJson } from '../model/bundle.js';
+import { DENSE_FILE, DTYPES, writeModelJson } from '../model/bundle.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../model/spec.js';
 import { type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 import { type ModelShape, shapeBytes } from './model-shape.js';
@@ -26,9 +26,8 @@ export async function writeSyntheticBundle(
       done += bytes;
       onProgress(done, total);
     });
-    const dtype = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' }[table.format];
     const file = `tables/${table.name}.safetensors`;
-    const tensor = { name: 'weight', dtype, shape: [table.rows, table.dim], data };
+    const tensor = { name: 'weight', dtype: DTYPES[table.format], shape: [table.rows, table.dim], data };
     files[file] = await writeSafetensors(join(dir, file), [tensor], { align: PAGE_BYTES });
   }
   files[DENSE_FILE] = await writeSafetensors(join(dir, DENSE_FILE), denseTensors(shape));
