@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type NativeTable, native } from '../../src/engine/native.js';
 import { SEGMENT_FIELDS } from '../../src/engine/sparse-batch.js';
-import { VALUE_BYTES } from '../../src/model/spec.js';
+import { rowBytes as bytesPerRow } from '../../src/model/row-format.js';
 import { bytesOf } from '../../src/predictor/scratch.js';
 import { readSafetensorsHeader, writeSafetensors } from '../../src/tables/safetensors.js';
 import { randomRows, SeededNumbers } from '../../src/workload/synthetic-values.js';
@@ -57,7 +57,7 @@ function sequentialRate(bytes: number, roundMs: number): number {
 
 function prepare(trial: PoolTrial, path: string, start: number, bytes: number): { call: () => void; lookups: number; rowBytes: number } {
   const { format, dim, tables: numTables, bagsPerTable, poolingFactor } = trial;
-  const rowBytes = dim * VALUE_BYTES[format];
+  const rowBytes = bytesPerRow(format, dim);
   const rows = Math.floor(bytes / numTables / rowBytes);
   const tables: NativeTable[] = Array.from({ length: numTables }, (_, table) => ({
     table,

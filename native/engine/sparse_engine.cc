@@ -21,7 +21,7 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
   std::shared_ptr<MappedFile>& file = files_[path];
   if (file == nullptr) file = MappedFile::open(path, error);
   if (file == nullptr) return false;
-  const uint64_t row_bytes = static_cast<uint64_t>(view.dim) * bytes_per_value(view.format);
+  const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
   // 128 bits hold every product of the fields, so that nothing wraps.
   const unsigned __int128 last = static_cast<unsigned __int128>(view.num_rows - 1) * row_step + first_row + 1;
   const unsigned __int128 end = last * row_bytes + byte_offset;
@@ -131,6 +131,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request) const {
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
+    job.prefetch_lines = kDefaultPrefetchLines;
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;

@@ -1,30 +1,64 @@
 #include "engine/thread_pool.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <thread>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace terabag {
 namespace {
 
-unsigned number_of_threads() {
-  if (const char* text = std::getenv("TERABAG_THREADS"); text != nullptr) {
-    char* end = nullptr;
-    const long number = std::strtol(text, &end, 10);
-    if (end != text && *end == '\0' && number >= 1 && number <= 256) return static_cast<unsigned>(number);
-  }
-  const unsigned cores = std::thread::hardware_concurrency();
-  return std::clamp(cores, 2u, 5u) - 1;
+unsigned from_environment(const char* name, long least, long most, unsigned otherwise) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return otherwise;
+  char* end = nullptr;
+  const long number = std::strtol(text, &end, 10);
+  return end != text && *end == '\0' && number >= least && number <= most ? static_cast<unsigned>(number) : otherwise;
 }
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// One call of parallel. Threads that come late find no part left, and touch nothing of the caller's.
+struct Parts {
+  Parts(const std::function<void(uint32_t)>& run, uint32_t number) : part(run), count(number) {}
+
+  const std::function<void(uint32_t)>& part;
+  const uint32_t count;
+  std::atomic<uint32_t> next{0};
+  std::mutex mutex;
+  std::condition_variable all_done;
+  uint32_t done = 0;
+
+  void take() {
+    uint32_t ran = 0;
+    for (uint32_t i = next++; i < count; i = next++, ++ran) part(i);
+    if (ran == 0) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    done += ran;
+    if (done == count) all_done.notify_all();
+  }
+};
 
 }  // namespace
 
 ThreadPool& ThreadPool::shared() {
-  static ThreadPool* const pool = new ThreadPool(number_of_threads());
+  const unsigned cores = std::thread::hardware_concurrency();
+  static ThreadPool* const pool = new ThreadPool(from_environment("TERABAG_THREADS", 1, 256, std::clamp(cores, 2u, 5u) - 1),
+                                                 from_environment("TERABAG_SPIN_US", 0, 1000, cores < 8 ? 0 : 20));
   return *pool;
 }
 
-ThreadPool::ThreadPool(unsigned num_threads) {
+ThreadPool::ThreadPool(unsigned num_threads, unsigned spin_us) : num_threads_(num_threads), spin_us_(spin_us) {
   for (unsigned i = 0; i < num_threads; ++i) std::thread([this] { work(); }).detach();
 }
 
@@ -32,16 +66,34 @@ void ThreadPool::submit(std::function<void()> job) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     jobs_.push_back(std::move(job));
+    ++num_jobs_;
   }
   ready_.notify_one();
 }
 
+void ThreadPool::parallel(uint32_t parts, const std::function<void(uint32_t)>& part) {
+  if (parts <= 1) {
+    if (parts == 1) part(0);
+    return;
+  }
+  const auto shared = std::make_shared<Parts>(part, parts);
+  for (uint32_t helper = 1; helper < std::min(parts, num_threads_); ++helper) submit([shared] { shared->take(); });
+  shared->take();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->all_done.wait(lock, [&] { return shared->done == parts; });
+}
+
 void ThreadPool::work() {
   for (;;) {
+    if (spin_us_ > 0) {
+      const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(spin_us_);
+      while (num_jobs_ == 0 && std::chrono::steady_clock::now() < until) pause();
+    }
     std::unique_lock<std::mutex> lock(mutex_);
     ready_.wait(lock, [this] { return !jobs_.empty(); });
     const std::function<void()> job = std::move(jobs_.front());
     jobs_.pop_front();
+    --num_jobs_;
     lock.unlock();
     job();
   }

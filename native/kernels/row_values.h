@@ -44,14 +44,38 @@ static inline float half_to_float(uint16_t half) {
   return value;
 }
 
-static inline float row_value(const unsigned char* row, RowFormat format, uint32_t d) {
-  if (format == RowFormat::kFp32) return load<float>(row + static_cast<uint64_t>(d) * 4);
-  const uint16_t raw = load<uint16_t>(row + static_cast<uint64_t>(d) * 2);
-  if (format == RowFormat::kFp16) return half_to_float(raw);
+static inline float bf16_to_float(uint16_t raw) {
   const uint32_t bits = static_cast<uint32_t>(raw) << 16;
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
+}
+
+static inline bool is_quantized(RowFormat format) { return format >= RowFormat::kInt8; }
+
+// Scale and bias of a quantized row.
+struct RowScale {
+  float scale;
+  float bias;
+};
+
+static inline RowScale row_scale(const unsigned char* row, RowFormat format, uint32_t dim) {
+  if (format == RowFormat::kInt8) return {load<float>(row + dim), load<float>(row + dim + 4)};
+  const unsigned char* at = row + (format == RowFormat::kInt8Fp16 ? dim : (dim + 1) / 2);
+  return {half_to_float(load<uint16_t>(at)), half_to_float(load<uint16_t>(at + 2))};
+}
+
+// Value d of a row; of a quantized one the integer q[d].
+static inline float row_value(const unsigned char* row, RowFormat format, uint32_t d) {
+  switch (format) {
+    case RowFormat::kFp32: return load<float>(row + static_cast<uint64_t>(d) * 4);
+    case RowFormat::kFp16: return half_to_float(load<uint16_t>(row + static_cast<uint64_t>(d) * 2));
+    case RowFormat::kBf16: return bf16_to_float(load<uint16_t>(row + static_cast<uint64_t>(d) * 2));
+    case RowFormat::kInt8:
+    case RowFormat::kInt8Fp16: return row[d];
+    case RowFormat::kInt4: return static_cast<float>(d % 2 == 0 ? row[d / 2] & 15 : row[d / 2] >> 4);
+  }
+  return 0.0f;
 }
 
 }  // namespace terabag

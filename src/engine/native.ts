@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
+import type { RowFormat } from '../model/row-format.js';
 
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
 export interface NativeTable {
@@ -18,7 +19,7 @@ export interface NativeTable {
   /** Logical rows of this part. */
   readonly rows: number;
   readonly dim: number;
-  readonly format: 'fp32' | 'fp16' | 'bf16';
+  readonly format: RowFormat;
   readonly firstRow: number;
   readonly rowStep: number;
 }

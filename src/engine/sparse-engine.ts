@@ -1,4 +1,5 @@
 import { TerabagError } from '../errors.js';
+import { rowBytes } from '../model/row-format.js';
 import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
 
@@ -27,8 +28,8 @@ export class SparseEngine {
 
   private constructor(tables: readonly EngineTable[]) {
     for (const table of tables) this.#tables.set(table.table, table);
-    const rowBytes = tables.map((table) => table.dim * (table.format === 'fp32' ? 4 : 2));
-    this.#nsPerLookup = lookupNs(Math.max(0, ...rowBytes));
+    const lengths = tables.map((table) => rowBytes(table.format, table.dim));
+    this.#nsPerLookup = lookupNs(Math.max(0, ...lengths));
     try {
       this.#engine = new native.SparseEngine(tables);
     } catch (error) {

@@ -6,11 +6,19 @@ import { CHUNK_BYTES, checksumFile } from '../tables/checksum.js';
 import { readSafetensorsHeader, readTensor } from '../tables/safetensors.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
+import { isPacked, type RowFormat, rowBytes, rowFormatMetadata } from './row-format.js';
 import { type FileSpec, type ModelSpec, modelSchema, type TableSpec } from './spec.js';
 
 export const DENSE_FILE = 'dense.safetensors';
-/** Safetensors' name of each row format. */
-export const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
+/** Safetensors' name of the values of each row format. */
+export const DTYPES: Readonly<Record<RowFormat, string>> = {
+  fp32: 'F32',
+  fp16: 'F16',
+  bf16: 'BF16',
+  int8: 'U8',
+  int8_fp16: 'U8',
+  int4: 'U8',
+};
 
 export interface OpenTable {
   readonly spec: TableSpec;
@@ -155,8 +163,14 @@ async function openTable(dir: string, spec: TableSpec): Promise<OpenTable> {
   if (tensor === undefined) throw wrong(`no tensor ${spec.tensor} in the file, it has ${[...header.tensors.keys()].join(', ')}`);
   const { dtype, shape } = tensor;
   if (dtype !== DTYPES[spec.format]) throw wrong(`tensor is ${dtype}, model.json says ${spec.format}`);
-  if (shape.length !== 2 || shape[0] !== spec.rows || shape[1] !== spec.dim)
-    throw wrong(`tensor is ${shape.join('x')}, model.json says ${spec.rows}x${spec.dim}`);
+  const packed = isPacked(spec.format);
+  const width = packed ? rowBytes(spec.format, spec.dim) : spec.dim;
+  if (shape.length !== 2 || shape[0] !== spec.rows || shape[1] !== width)
+    throw wrong(`tensor is ${shape.join('x')}, model.json says ${spec.rows}x${width}`);
+  // The bytes do not say what they are: a row of int8 with dim 4 is as long as one of int8_fp16 with dim 8.
+  const metadata = header.metadata[`${spec.tensor}.row_format`];
+  if (packed && metadata !== rowFormatMetadata(spec.format, spec.dim))
+    throw wrong(`the file says row format ${metadata ?? 'nothing'}, model.json says ${rowFormatMetadata(spec.format, spec.dim)}`);
   return { spec, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / spec.rows, bytes: tensor.bytes };
 }
 

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { ROW_FORMATS } from './row-format.js';
 
 /**
  * model.json. A model has dense features, tables, and nets that run in order. A net is a list of named layers; embedding bags are layers
@@ -12,7 +13,7 @@ export const tableSchema = z.strictObject({
   name,
   rows: count,
   dim,
-  format: z.enum(['fp32', 'fp16', 'bf16']),
+  format: z.enum(ROW_FORMATS),
   /** Path of the safetensors file, relative to the bundle, inside it. */
   file: z.string().min(1),
   tensor: z.string().min(1),
@@ -65,9 +66,6 @@ export const modelSchema = z.strictObject({
 });
 
 export type ModelSpec = z.output<typeof modelSchema>;
-/** Bytes of one value of a row, by row format. */
-export const VALUE_BYTES = { fp32: 4, fp16: 2, bf16: 2 } as const;
-
 export type TableSpec = z.output<typeof tableSchema>;
 export type LayerSpec = z.output<typeof layerSchema>;
 export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;

@@ -1,7 +1,8 @@
-import { type ModelSpec, type TableSpec, VALUE_BYTES } from '../model/spec.js';
+import { rowBytes } from '../model/row-format.js';
+import type { ModelSpec, TableSpec } from '../model/spec.js';
 import type { Plan } from './plan.js';
 
-export const tableBytes = (table: TableSpec): number => table.rows * table.dim * VALUE_BYTES[table.format];
+export const tableBytes = (table: TableSpec): number => table.rows * rowBytes(table.format, table.dim);
 
 /** What each shard of a plan holds; a part of a row-wise table counts its own rows. */
 export function planSummary(plan: Plan, spec: ModelSpec): { shard: string; endpoint: string; tables: number; bytes: number }[] {

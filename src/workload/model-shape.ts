@@ -1,4 +1,4 @@
-import { VALUE_BYTES } from '../model/spec.js';
+import { type PlainFormat, rowBytes } from '../model/row-format.js';
 
 /** A DLRM to measure with, as data: sizes only, the values follow from the seed. */
 export interface ModelShape {
@@ -20,7 +20,7 @@ export interface TableShape {
   /** Below 2^31: ids of synthetic requests are int32. */
   readonly rows: number;
   readonly dim: number;
-  readonly format: 'fp32' | 'fp16' | 'bf16';
+  readonly format: PlainFormat;
   /** user: one bag per request; item: one per candidate item. */
   readonly side: 'user' | 'item';
   readonly pooling: 'sum' | 'mean';
@@ -33,7 +33,7 @@ export interface TableShape {
 
 /** Bytes of all tables of a shape. */
 export const shapeBytes = (shape: ModelShape): number =>
-  shape.tables.reduce((sum, { rows, dim, format }) => sum + rows * dim * VALUE_BYTES[format], 0);
+  shape.tables.reduce((sum, { rows, dim, format }) => sum + rows * rowBytes(format, dim), 0);
 
 const DEMO_DIM = 64;
 const DEMO_TABLES = 26;
@@ -54,7 +54,7 @@ export function demoShape(tableBytes: number): ModelShape {
     topMlp: [512, 256, 1],
     tables: shares.map((share, table) => ({
       name: `table_${String(table).padStart(2, '0')}`,
-      rows: Math.max(DEMO_MIN_ROWS, Math.round((share / total) * (tableBytes / (DEMO_DIM * VALUE_BYTES.fp32)))),
+      rows: Math.max(DEMO_MIN_ROWS, Math.round((share / total) * (tableBytes / rowBytes('fp32', DEMO_DIM)))),
       dim: DEMO_DIM,
       format: 'fp32',
       side: table % 3 === 2 ? 'item' : 'user',

@@ -1,3 +1,5 @@
+import { type PlainFormat, rowBytes } from '../model/row-format.js';
+
 /** Numbers that follow from a seed alone: xorshift32 (Marsaglia, 2003). */
 export class SeededNumbers {
   #state: number;
@@ -36,13 +38,13 @@ const FP16_EXPONENT_BITS = 10;
 
 /** The bytes of `count` random values in [-2^exponent, 2^exponent), in pieces that share one buffer. */
 export function* randomRows(
-  format: 'fp32' | 'fp16' | 'bf16',
+  format: PlainFormat,
   count: number,
   exponent: number,
   numbers: SeededNumbers,
   onBytes: (bytes: number) => void = () => undefined,
 ): Generator<Uint8Array> {
-  const valueBytes = format === 'fp32' ? 4 : 2;
+  const valueBytes = rowBytes(format, 1);
   const piece = Math.min(count, PIECE_BYTES / valueBytes);
   const floats = new Float32Array(format === 'fp16' ? 0 : piece);
   const halves = new Uint16Array(format === 'fp32' ? 0 : piece);

@@ -5,9 +5,8 @@ namespace terabag {
 namespace {
 
 constexpr uint32_t kCacheLine = 64;
-// Lines in flight ahead of the row in work. 128 to 256 cover a DRAM access at a core's bandwidth (measured on Zen 5 for rows of 32 to 512
-// bytes); fewer wait for memory, more push each other out of a 32 KiB L1 cache of 512 lines.
-constexpr int64_t kPrefetchLines = 192;
+// Longer rows count as this many: the hardware goes on by itself within one.
+constexpr int64_t kMaxRowLines = 64;
 
 // Walks the ids of all jobs as one stream, ahead of the kernel, and fetches their rows: across bags and across tables, since the bags of a
 // small batch are too short for anything else to be ahead of.
@@ -18,7 +17,7 @@ class PrefetchCursor {
   // The kernel comes to an id of this job: keeps the distance. Lines are counted the same way for both ends of the stream.
   inline __attribute__((always_inline)) void run_ahead(const BagJob& consumed) {
     ahead_ -= lines_of(consumed);
-    while (ahead_ < kPrefetchLines && job_ != end_) {
+    while (job_ != end_ && ahead_ < distance_) {
       const uint64_t row = static_cast<uint64_t>(load_index(*job_, position_));
       if (row < job_->num_rows) fetch(reinterpret_cast<const char*>(job_->rows + row * job_->row_pitch));
       ahead_ += lines_;
@@ -30,10 +29,10 @@ class PrefetchCursor {
   }
 
  private:
-  static inline uint64_t row_bytes_of(const BagJob& job) { return static_cast<uint64_t>(job.dim) * bytes_per_value(job.format); }
+  static inline uint64_t row_bytes_of(const BagJob& job) { return bytes_per_row(job.format, job.dim); }
   static inline int64_t lines_of(const BagJob& job) {
     const int64_t lines = static_cast<int64_t>((row_bytes_of(job) + kCacheLine - 1) / kCacheLine);
-    return lines < kPrefetchLines ? lines : kPrefetchLines;  // The hardware goes on by itself in a row longer than that.
+    return lines < kMaxRowLines ? lines : kMaxRowLines;
   }
 
   inline __attribute__((always_inline)) void fetch(const char* row) const {
@@ -49,6 +48,7 @@ class PrefetchCursor {
     position_ = 0;
     num_ids_ = job_->offsets[job_->num_bags] - job_->offsets[0];
     lines_ = lines_of(*job_);
+    distance_ = job_->prefetch_lines;
     row_bytes_ = row_bytes_of(*job_);
     straddles_ = reinterpret_cast<uintptr_t>(job_->rows) % kCacheLine != 0 || job_->row_pitch % kCacheLine != 0;
   }
@@ -57,7 +57,7 @@ class PrefetchCursor {
   const BagJob* end_;
   int64_t ahead_ = 0;  // lines fetched, less those of rows that the kernel came to
   uint64_t position_ = 0, num_ids_ = 0;
-  int64_t lines_ = 0;
+  int64_t lines_ = 0, distance_ = 0;
   uint64_t row_bytes_ = 0;
   bool straddles_ = false;
 };

@@ -11,6 +11,7 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
       float* out = job.out + static_cast<uint64_t>(bag) * job.dim;
       const uint32_t count = job.offsets[bag + 1] - job.offsets[bag];
       for (uint32_t d = 0; d < job.dim; ++d) out[d] = 0.0f;
+      float biases = 0.0f;
       for (uint32_t i = 0; i < count; ++i, ++at) {
         const int64_t id = load_index(job, at);
         if (static_cast<uint64_t>(id) >= job.num_rows) {
@@ -18,8 +19,16 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
           return KernelStatus::kIndexOutOfRange;
         }
         const unsigned char* row = job.rows + static_cast<uint64_t>(id) * job.row_pitch;
-        const float weight = load_weight(job, at);
+        float weight = load_weight(job, at);
+        if (is_quantized(job.format)) {
+          const RowScale scale = row_scale(row, job.format, job.dim);
+          biases += weight * scale.bias;
+          weight *= scale.scale;
+        }
         for (uint32_t d = 0; d < job.dim; ++d) out[d] += weight * row_value(row, job.format, d);
+      }
+      if (is_quantized(job.format)) {
+        for (uint32_t d = 0; d < job.dim; ++d) out[d] += biases;
       }
       if (job.mean && count > 0) {
         for (uint32_t d = 0; d < job.dim; ++d) out[d] /= static_cast<float>(count);

@@ -1,0 +1,135 @@
+#include "addon/dense_net_object.h"
+
+#include <memory>
+#include <new>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "engine/dense_net.h"
+
+namespace terabag {
+namespace {
+
+constexpr uint32_t kMaxItems = 1u << 24;
+constexpr uint32_t kMaxDim = 1u << 30;
+
+AlignedFloats copy_floats(const Napi::Object& layer, const char* name) {
+  const Napi::Value value = member(layer, name);
+  if (value.IsNull()) return {};
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+    throw argument_error(layer.Env(), std::string(name) + " has to be a Float32Array or null");
+  const auto array = value.As<Napi::Float32Array>();
+  return {array.Data(), array.Data() + array.ElementLength()};
+}
+
+Layer layer_of(const Napi::Object& object) {
+  const std::string op = text(object, "op"), activation = text(object, "activation");
+  Layer layer{};
+  if (op != "fc" && op != "dot_interaction" && op != "concat" && op != "sum") throw argument_error(object.Env(), "unknown op: " + op);
+  if (activation != "none" && activation != "relu" && activation != "sigmoid")
+    throw argument_error(object.Env(), "unknown activation: " + activation);
+  layer.op = op == "fc" ? Op::kFc : op == "dot_interaction" ? Op::kDotInteraction : op == "concat" ? Op::kConcat : Op::kSum;
+  layer.activation = activation == "relu" ? Activation::kRelu : activation == "sigmoid" ? Activation::kSigmoid : Activation::kNone;
+  layer.inputs = integers(member(object, "inputs"), "inputs", 0, UINT32_MAX);
+  layer.dim = static_cast<uint32_t>(integer(object, "dim", kMaxDim));
+  layer.stage = static_cast<uint32_t>(integer(object, "stage", 1));
+  layer.diagonal = member(object, "diagonal").ToBoolean();
+  layer.weight = copy_floats(object, "weight");
+  layer.bias = copy_floats(object, "bias");
+  return layer;
+}
+
+class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "DenseNet",
+                       {InstanceMethod<&DenseNetObject::create_workspace>("createWorkspace"),
+                        InstanceMethod<&DenseNetObject::run_sync>("runSync"), InstanceMethod<&DenseNetObject::run>("run")});
+  }
+  explicit DenseNetObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<DenseNetObject>(info) {
+    std::vector<Layer> layers;
+    if (!info[2].IsArray()) throw argument_error(info.Env(), "layers have to be an array");
+    const Napi::Array given = info[2].As<Napi::Array>();
+    for (uint32_t i = 0; i < given.Length(); ++i) {
+      const Napi::Value entry = given[i];
+      if (!entry.IsObject()) throw argument_error(info.Env(), "a layer has to be an object");
+      layers.push_back(layer_of(entry.As<Napi::Object>()));
+    }
+    std::string error;
+    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims", 1, kMaxDim),
+                                      static_cast<uint32_t>(integer(info[1], "numDense", 0, UINT32_MAX)), std::move(layers),
+                                      static_cast<uint32_t>(integer(info[3], "output", 0, UINT32_MAX)), &error);
+    if (!error.empty()) throw Napi::Error::New(info.Env(), error);
+  }
+
+ private:
+  static constexpr napi_type_tag kWorkspaceTag = {0x7e7ab46d00c0ffeeull, 0x5f3ca11ed0017001ull};
+
+  Napi::Value create_workspace(const Napi::CallbackInfo& info) {
+    auto external = Napi::External<Workspace>::New(info.Env(), new Workspace(), [](Napi::Env, Workspace* workspace) { delete workspace; });
+    external.TypeTag(&kWorkspaceTag);
+    return external;
+  }
+  // A checked run. All of it that allocates was done before.
+  struct Run {
+    const DenseNet& net;
+    Workspace& workspace;
+    uint32_t stage;
+    const float* dense;
+    const float* pooled;
+    float* scores;
+    void operator()() const { net.run(workspace, stage, dense, pooled, scores); }
+  };
+  Run checked_run(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
+      throw argument_error(env, "workspace has to come from createWorkspace");
+    Workspace& workspace = *info[0].As<Napi::External<Workspace>>().Data();
+    const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, 1));
+    const auto items = static_cast<uint32_t>(integer(info[2], "items", 1, kMaxItems));
+    Napi::Uint8Array per_item = bytes(info, 3, "perItem");
+    Napi::Float32Array dense = floats(info, 4, "dense");
+    if (per_item.ElementLength() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
+    const uint8_t* flags = per_item.Data();
+    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags))
+      throw argument_error(env, "dense has another length than the features need");
+    const float* pooled = nullptr;
+    float* scores = nullptr;
+    if (stage == 1) {
+      Napi::Float32Array pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
+      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
+        throw argument_error(env, "pooled has another length than the bags need");
+      if (output.ElementLength() != static_cast<uint64_t>(items) * net_->output_dim())
+        throw argument_error(env, "output has to be [items, output dim]");
+      pooled = pooled_array.Data();
+      scores = output.Data();
+    }
+    // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
+    if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
+    if (stage == 1 && !net_->staged(workspace, items, flags))
+      throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
+    try {
+      net_->prepare(workspace, stage, items, flags);
+    } catch (const std::bad_alloc&) {
+      throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
+    }
+    return {*net_, workspace, stage, dense.Data(), pooled, scores};
+  }
+  void run_sync(const Napi::CallbackInfo& info) { checked_run(info)(); }
+  Napi::Value run(const Napi::CallbackInfo& info) {
+    const Run run = checked_run(info);
+    const Napi::Value promise = info.Env().GetInstanceData<Environment>()->run(
+        info, [net = net_, run] { run(); }, [](Napi::Env env) { return env.Undefined(); },
+        [&workspace = run.workspace](napi_env) { workspace.busy = false; });
+    run.workspace.busy = true;
+    return promise;
+  }
+
+  std::shared_ptr<const DenseNet> net_;
+};
+
+}  // namespace
+
+Napi::Function define_dense_net(Napi::Env env) { return DenseNetObject::define(env); }
+
+}  // namespace terabag

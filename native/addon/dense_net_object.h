@@ -1,0 +1,9 @@
+#pragma once
+#include <napi.h>
+
+namespace terabag {
+
+// The class DenseNet of the addon.
+Napi::Function define_dense_net(Napi::Env env);
+
+}  // namespace terabag

@@ -1,0 +1,127 @@
+#include "addon/sparse_engine_object.h"
+
+#include <memory>
+#include <utility>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "engine/sparse_engine.h"
+#include "engine/thread_pool.h"
+
+namespace terabag {
+namespace {
+
+Napi::Value status_error(Napi::Env env, const PoolStatus& status) {
+  if (status.status == nullptr) return env.Undefined();
+  Napi::Object error = Napi::Error::New(env, std::string(status.status) + ": segment " + std::to_string(status.segment) + ", value " +
+                                                 std::to_string(status.value) + ", limit " + std::to_string(status.limit))
+                           .Value();
+  error.Set("status", status.status);
+  error.Set("segment", Napi::Number::New(env, status.segment));
+  error.Set("bag", Napi::Number::New(env, status.bag));
+  error.Set("position", Napi::Number::New(env, static_cast<double>(status.position)));
+  error.Set("value", std::to_string(status.value));
+  error.Set("limit", std::to_string(status.limit));
+  return error;
+}
+
+RowFormat row_format(Napi::Env env, const std::string& name) {
+  static constexpr std::pair<const char*, RowFormat> kFormats[] = {{"fp32", RowFormat::kFp32},          {"fp16", RowFormat::kFp16},
+                                                                   {"bf16", RowFormat::kBf16},          {"int8", RowFormat::kInt8},
+                                                                   {"int8_fp16", RowFormat::kInt8Fp16}, {"int4", RowFormat::kInt4}};
+  for (const auto& [known, format] : kFormats) {
+    if (name == known) return format;
+  }
+  throw argument_error(env, "format has to be fp32, fp16, bf16, int8, int8_fp16 or int4: " + name);
+}
+
+class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "SparseEngine",
+                       {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
+                        InstanceMethod<&SparseEngineObject::populate>("populate"), InstanceMethod<&SparseEngineObject::close>("close")});
+  }
+  explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
+    if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
+    auto engine = std::make_shared<SparseEngine>(kernels(info.Env()));
+    const Napi::Array tables = info[0].As<Napi::Array>();
+    for (uint32_t i = 0; i < tables.Length(); ++i) {
+      const Napi::Value entry = tables[i];
+      if (!entry.IsObject()) throw argument_error(info.Env(), "a table has to be an object");
+      const Napi::Object table = entry.As<Napi::Object>();
+      constexpr uint64_t kSafe = (1ull << 53) - 1;
+      TableView view{};
+      view.table = static_cast<uint32_t>(integer(table, "table", UINT32_MAX));
+      view.part = static_cast<uint32_t>(integer(table, "part", UINT32_MAX));
+      view.parts = static_cast<uint32_t>(integer(table, "parts", UINT32_MAX));
+      view.num_rows = integer(table, "rows", kSafe);
+      view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
+      const std::string format = text(table, "format");
+      view.format = row_format(info.Env(), format);
+      std::string error;
+      if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
+                       integer(table, "rowStep", kSafe), &error)) {
+        throw Napi::Error::New(info.Env(), error);
+      }
+    }
+    engine_ = std::move(engine);
+  }
+
+ private:
+  PoolRequest request(const Napi::CallbackInfo& info) {
+    if (engine_ == nullptr) throw Napi::Error(info.Env(), status_error(info.Env(), {"closed", 0, 0, 0, 0, 0}));
+    Napi::Uint8Array segments = bytes(info, 0, "segments"), indices = bytes(info, 2, "indices"), offsets = bytes(info, 3, "offsets");
+    const double index_bytes = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
+    if (index_bytes != 4 && index_bytes != 8) throw argument_error(info.Env(), "indexBytes has to be 4 or 8");
+    Napi::Float32Array out = floats(info, 5, "out");
+    PoolRequest request{segments.Data(),
+                        segments.ByteLength(),
+                        static_cast<uint32_t>(index_bytes),
+                        indices.Data(),
+                        indices.ByteLength(),
+                        offsets.Data(),
+                        offsets.ByteLength(),
+                        nullptr,
+                        0,
+                        out.Data(),
+                        out.ElementLength()};
+    if (!info[4].IsNull()) {
+      Napi::Uint8Array weights = bytes(info, 4, "weights");
+      request.weights = weights.Data();
+      request.weights_bytes = weights.ByteLength();
+    }
+    return request;
+  }
+  void pool_sync(const Napi::CallbackInfo& info) {
+    const PoolRequest checked = request(info);
+    const PoolStatus status = engine_->pool(checked);
+    const Napi::Value error = status_error(info.Env(), status);
+    if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
+  }
+  Napi::Value pool(const Napi::CallbackInfo& info) {
+    auto status = std::make_shared<PoolStatus>();
+    const PoolRequest checked = request(info);
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [engine = engine_, checked, status] { *status = engine->pool(checked); },
+        [status](Napi::Env env) { return status_error(env, *status); });
+  }
+  Napi::Value populate(const Napi::CallbackInfo& info) {
+    if (engine_ == nullptr) throw Napi::Error(info.Env(), status_error(info.Env(), {"closed", 0, 0, 0, 0, 0}));
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [engine = engine_] { engine->populate(); }, [](Napi::Env env) { return env.Undefined(); });
+  }
+  void close(const Napi::CallbackInfo&) {
+    // Unmapping gigabytes takes milliseconds, which the event loop does not have.
+    if (engine_ != nullptr) ThreadPool::shared().submit([engine = std::move(engine_)] {});
+    engine_.reset();
+  }
+
+  std::shared_ptr<const SparseEngine> engine_;
+};
+
+}  // namespace
+
+Napi::Function define_sparse_engine(Napi::Env env) { return SparseEngineObject::define(env); }
+
+}  // namespace terabag
