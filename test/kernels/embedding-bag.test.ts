@@ -1,4 +1,4 @@
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -8,7 +8,9 @@ import { availableKernels, bytesOf, type PoolJob, randomFrom, runJobs } from './
 const directory = mkdtempSync(join(tmpdir(), 'terabag-kernels-'));
 afterAll(() => rmSync(directory, { recursive: true, force: true }));
 
-const FORMATS = ['fp32', 'fp16', 'bf16'] as const;
+const FORMATS = ['fp32', 'fp16', 'bf16', 'int8', 'int8_fp16', 'int4'] as const;
+type Format = (typeof FORMATS)[number];
+const QUANTIZED_VALUES: Partial<Record<Format, number>> = { int8: 256, int8_fp16: 256, int4: 16 };
 
 /** Value of a 16-bit row element, by the definition of the format. */
 function decode(format: string, raw: number): number {
@@ -29,31 +31,66 @@ interface Table extends NativeTable {
   readonly at: (row: number, d: number) => number;
 }
 
+/** Bytes of the values of a row, and of the scale and the bias behind them. */
+function layout(format: Format, dim: number): { values: number; rowBytes: number } {
+  const values = { fp32: dim * 4, fp16: dim * 2, bf16: dim * 2, int8: dim, int8_fp16: dim, int4: Math.ceil(dim / 2) }[format];
+  return { values, rowBytes: values + { fp32: 0, fp16: 0, bf16: 0, int8: 8, int8_fp16: 4, int4: 4 }[format] };
+}
+
+/** Random bits of a finite number of the format below 1; of a quantized row's scale or bias without a sign, so that they never cancel. */
+function randomBits(format: 'fp16' | 'bf16', random: () => number, signed: boolean): number {
+  const magnitude = format === 'fp16' ? Math.floor(random() * 0x3c00) : 0x3c00 + Math.floor(random() * 0x380);
+  return (signed && random() < 0.5 ? 0x8000 : 0) | magnitude;
+}
+
+function fillRow(row: DataView, format: Format, dim: number, random: () => number, special: boolean): void {
+  const { values } = layout(format, dim);
+  if (format in QUANTIZED_VALUES) {
+    for (let i = 0; i < values; ++i) row.setUint8(i, Math.floor(random() * 256));
+    for (const part of [0, 1]) {
+      if (format === 'int8') row.setFloat32(values + part * 4, special && random() < 0.3 ? [NaN, Infinity, -0][part]! : random(), true);
+      else row.setUint16(values + part * 2, special ? Math.floor(random() * 65536) : randomBits('fp16', random, false), true);
+    }
+    return;
+  }
+  for (let d = 0; d < dim; ++d) {
+    if (format === 'fp32') row.setFloat32(d * 4, special && d % 17 === 0 ? [NaN, Infinity, -0][d % 3]! : random() * 2 - 1, true);
+    else row.setUint16(d * 2, special ? Math.floor(random() * 65536) : randomBits(format as 'fp16' | 'bf16', random, true), true);
+  }
+}
+
+/** Value d of a row, by the definition of the format. */
+function valueAt(row: DataView, format: Format, dim: number, d: number): number {
+  if (format === 'fp32') return row.getFloat32(d * 4, true);
+  if (format === 'fp16' || format === 'bf16') return decode(format, row.getUint16(d * 2, true));
+  const { values } = layout(format, dim);
+  const q = format === 'int4' ? (row.getUint8(d >> 1) >> (d % 2 === 0 ? 0 : 4)) & 15 : row.getUint8(d);
+  const [scale, bias] =
+    format === 'int8'
+      ? [row.getFloat32(values, true), row.getFloat32(values + 4, true)]
+      : [decode('fp16', row.getUint16(values, true)), decode('fp16', row.getUint16(values + 2, true))];
+  return scale * q + bias;
+}
+
 let files = 0;
 function makeTable(
   id: number,
   random: () => number,
-  options: { dim: number; rows: number; format: (typeof FORMATS)[number]; part?: number; parts?: number; special?: boolean },
+  options: { dim: number; rows: number; format: Format; part?: number; parts?: number; special?: boolean; fileBytes?: number },
 ): Table {
-  const { dim, rows, format, part = 0, parts = 1, special = false } = options;
-  const byteOffset = Math.floor(random() * 40);
+  const { dim, rows, format, part = 0, parts = 1, special = false, fileBytes } = options;
   const fileRows = rows * parts;
-  const size = format === 'fp32' ? 4 : 2;
-  const bytes = new DataView(new ArrayBuffer(byteOffset + fileRows * dim * size));
-  for (let i = 0; i < fileRows * dim; ++i) {
-    if (format === 'fp32')
-      bytes.setFloat32(byteOffset + i * 4, special && i % 17 === 0 ? [NaN, Infinity, -0][i % 3]! : random() * 2 - 1, true);
-    // Any sign, an exponent that keeps sums in range, any fraction; or any bits at all.
-    else if (special) bytes.setUint16(byteOffset + i * 2, Math.floor(random() * 65536), true);
-    else if (format === 'fp16') bytes.setUint16(byteOffset + i * 2, (random() < 0.5 ? 0x8000 : 0) | Math.floor(random() * 0x3c00), true);
-    else bytes.setUint16(byteOffset + i * 2, (random() < 0.5 ? 0x8000 : 0) | (0x3c00 + Math.floor(random() * 0x380)), true);
-  }
+  const { rowBytes } = layout(format, dim);
+  const content = new Uint8Array(fileRows * rowBytes);
+  const rowAt = (row: number): DataView => new DataView(content.buffer, row * rowBytes, rowBytes);
+  for (let row = 0; row < fileRows; ++row) fillRow(rowAt(row), format, dim, random, special);
+  const byteOffset = fileBytes === undefined ? Math.floor(random() * 40) : fileBytes - content.length;
   const path = join(directory, `table-${files++}.bin`);
-  writeFileSync(path, bytesOf(bytes));
-  const at = (row: number, d: number): number => {
-    const i = (part + row * parts) * dim + d;
-    return format === 'fp32' ? bytes.getFloat32(byteOffset + i * 4, true) : decode(format, bytes.getUint16(byteOffset + i * 2, true));
-  };
+  const file = openSync(path, 'w');
+  ftruncateSync(file, byteOffset + content.length);
+  writeSync(file, content, 0, content.length, byteOffset);
+  closeSync(file);
+  const at = (row: number, d: number): number => valueAt(rowAt(part + row * parts), format, dim, d);
   return { table: id, part, parts, path, byteOffset, rows, dim, format, firstRow: part, rowStep: parts, at };
 }
 
@@ -142,7 +179,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
       makeTable(id, random, {
         dim: id < 40 ? id + 1 : 1 + Math.floor(random() * 300),
         rows: 1 + Math.floor(random() * 50),
-        format: FORMATS[id % 3]!,
+        format: FORMATS[id % FORMATS.length]!,
         parts: 1 + (id % 4),
         part: id % (1 + (id % 4)),
         special: id % 10 === 9,
@@ -211,7 +248,11 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
   it('give the same bits whether segments come one by one or hundreds at once', () => {
     const random = randomFrom(7);
     const tables = Array.from({ length: 45 }, (_, id) =>
-      makeTable(id, random, { dim: 1 + Math.floor(random() * (id % 5 === 0 ? 400 : 80)), rows: 1 + id, format: FORMATS[id % 3]! }),
+      makeTable(id, random, {
+        dim: 1 + Math.floor(random() * (id % 5 === 0 ? 400 : 80)),
+        rows: 1 + id,
+        format: FORMATS[id % FORMATS.length]!,
+      }),
     );
     const segments = Array.from({ length: 500 }, () => randomSegment(tables[Math.floor(random() * tables.length)]!, random, 4));
     const answer = runJobs(isa, {
@@ -227,21 +268,8 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const random = randomFrom(8);
     const dims = [1, 2, 3, 5, 7, 8, 9, 15, 17, 31, 33, 63, 65, 85, 127, 129, 163, 300];
     // From 2 MiB on, files are mapped at aligned addresses with nothing mapped behind them.
-    const size = 2 ** 21;
     const tables = dims.flatMap((dim, d) =>
-      FORMATS.map((format, f) => {
-        const bytes = dim * 3 * (format === 'fp32' ? 4 : 2);
-        const table = makeTable(d * FORMATS.length + f, random, { dim, rows: 3, format });
-        const values = Array.from({ length: 3 * dim }, () => Math.floor(random() * 256));
-        const content = format === 'fp32' ? Float32Array.from(values) : Uint16Array.from(values, (v) => 0x3c00 + v);
-        const file = openSync(table.path, 'w');
-        ftruncateSync(file, size);
-        writeSync(file, bytesOf(content), 0, bytes, size - bytes);
-        closeSync(file);
-        const at = (row: number, d: number): number =>
-          format === 'fp32' ? content[row * dim + d]! : decode(format, content[row * dim + d]!);
-        return { ...table, byteOffset: size - bytes, at };
-      }),
+      FORMATS.map((format, f) => makeTable(d * FORMATS.length + f, random, { dim, rows: 3, format, fileBytes: 2 ** 21 })),
     );
     const cases = tables.map((table): Segment[] => [{ table, bags: [[0n], [2n, 1n], [2n]], mean: false, weights: null }]);
     const answer = runJobs(isa, { tables: tables.map(plain), pools: cases.map((segments) => makeJob(segments, 8)) });

@@ -1,192 +1,85 @@
 #include <arm_neon.h>
 
-#include "kernels/embedding_bag/prefetch_cursor.h"
+#include "kernels/embedding_bag/pool_rows.h"
 
 namespace terabag {
 namespace {
 
-// Sums of one bag that stay in registers: 16 of the 32. Rows up to dim 64 are read in one pass.
-constexpr uint32_t kMaxVectors = 16;
-constexpr uint32_t kLanes = 4;
+struct Neon {
+  static constexpr uint32_t kLanes = 4;
+  // 16 of the 32 registers: rows up to dim 64 are read in one pass.
+  static constexpr uint32_t kMaxVectors = 16;
+  using Floats = float32x4_t;
 
-template <RowFormat format>
-inline float32x4_t row_f32x4(const unsigned char* row, uint32_t d) {
-  if constexpr (format == RowFormat::kFp32) return vreinterpretq_f32_u8(vld1q_u8(row + static_cast<uint64_t>(d) * 4));
-  const uint16x4_t raw_u16x4 = vreinterpret_u16_u8(vld1_u8(row + static_cast<uint64_t>(d) * 2));
-  if constexpr (format == RowFormat::kFp16) return vcvt_f32_f16(vreinterpret_f16_u16(raw_u16x4));
-  return vreinterpretq_f32_u32(vshll_n_u16(raw_u16x4, 16));
-}
+  struct Last {
+    explicit Last(uint32_t number) : count(number) {}
+    uint32_t count;
+  };
 
-// One bag: ids [at, at + count) of the job, kVectors vectors of the row from `first`. The last vector starts at `last`, where it ends with
-// the row: it may overlap the one before, whose values it then computes again, to the same bits. A load past the row may leave the
-// mapping.
-struct BagPart {
-  uint64_t at;
-  uint32_t count;
-  uint32_t first;
-  uint32_t last;
-  float* out;
+  static inline Floats zero() { return vdupq_n_f32(0.0f); }
+  static inline Floats broadcast(float value) { return vdupq_n_f32(value); }
+  static inline Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
+  static inline Floats divide(Floats a, Floats b) { return vdivq_f32(a, b); }
+  static inline void store(float* to, Floats values) { vst1q_f32(to, values); }
+  static inline void store_last(float* to, Floats values, Last last) {
+    if (last.count == kLanes) return store(to, values);
+    float lanes[kLanes];
+    vst1q_f32(lanes, values);
+    std::memcpy(to, lanes, last.count * sizeof(float));
+  }
+
+  template <RowFormat format>
+  static inline RowScale row_scale(const unsigned char* row, uint32_t dim) {
+    if constexpr (format == RowFormat::kInt8) return {load<float>(row + dim), load<float>(row + dim + 4)};
+    const unsigned char* at = row + (format == RowFormat::kInt4 ? (dim + 1) / 2 : dim);
+    const float32x4_t both_f32x4 = vcvt_f32_f16(vreinterpret_f16_u32(vdup_n_u32(load<uint32_t>(at))));
+    return {vgetq_lane_f32(both_f32x4, 0), vgetq_lane_f32(both_f32x4, 1)};
+  }
+
+  template <RowFormat>
+  static inline Floats factor(float weight) {
+    return vdupq_n_f32(weight);
+  }
+
+  template <RowFormat format>
+  static inline Floats accumulate(Floats sum, Floats factor, const unsigned char* row, uint32_t d) {
+    if constexpr (format == RowFormat::kInt4) return vaddq_f32(sum, vmulq_f32(factor, from_int4(load<uint16_t>(row + d / 2))));
+    return vfmaq_f32(sum, factor, values<format>(row, d));
+  }
+
+  template <RowFormat format>
+  static inline Floats accumulate_last(Floats sum, Floats factor, const unsigned char* row, uint32_t d, Last last) {
+    // Beyond the values of a quantized row lie scale and bias, so that these loads stay in it.
+    if (format >= RowFormat::kInt8 || last.count == kLanes) return accumulate<format>(sum, factor, row, d);
+    unsigned char whole[16] = {};
+    const uint64_t value_bytes = bytes_per_row(format, 1);
+    std::memcpy(whole, row + d * value_bytes, last.count * value_bytes);
+    return accumulate<format>(sum, factor, whole, 0);
+  }
+
+ private:
+  // 4 values of 4 bits each, the first in the lowest.
+  static inline Floats from_int4(uint16_t raw) {
+    static constexpr int32_t kShifts[4] = {0, -4, -8, -12};
+    return vcvtq_f32_u32(vandq_u32(vshlq_u32(vdupq_n_u32(raw), vld1q_s32(kShifts)), vdupq_n_u32(15)));
+  }
+
+  template <RowFormat format>
+  static inline Floats values(const unsigned char* row, uint32_t d) {
+    if constexpr (format == RowFormat::kFp32) return vreinterpretq_f32_u8(vld1q_u8(row + static_cast<uint64_t>(d) * 4));
+    if constexpr (format >= RowFormat::kInt8) {
+      const uint8x8_t raw_u8x8 = vreinterpret_u8_u32(vdup_n_u32(load<uint32_t>(row + d)));
+      return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(raw_u8x8))));
+    }
+    const uint16x4_t raw_u16x4 = vreinterpret_u16_u8(vld1_u8(row + static_cast<uint64_t>(d) * 2));
+    if constexpr (format == RowFormat::kFp16) return vcvt_f32_f16(vreinterpret_f16_u16(raw_u16x4));
+    return vreinterpretq_f32_u32(vshll_n_u16(raw_u16x4, 16));
+  }
 };
-
-// False, with position and value set, at an id out of range. The cursor is null when the rows were fetched for an earlier part.
-template <RowFormat format, uint32_t kVectors>
-inline __attribute__((always_inline)) bool pool_part(const BagJob& job, const BagPart& part, PrefetchCursor* cursor, BadIndex* bad) {
-  float32x4_t sum_f32x4[kVectors];
-#pragma GCC unroll 16
-  for (uint32_t v = 0; v < kVectors; ++v) sum_f32x4[v] = vdupq_n_f32(0.0f);
-  for (uint64_t at = part.at; at < part.at + part.count; ++at) {
-    if (cursor != nullptr) cursor->run_ahead(job);
-    const int64_t id = load_index(job, at);
-    if (static_cast<uint64_t>(id) >= job.num_rows) {
-      bad->position = at;
-      bad->value = id;
-      return false;
-    }
-    const unsigned char* row = job.rows + static_cast<uint64_t>(id) * job.row_pitch;
-    const float32x4_t weight_f32x4 = vdupq_n_f32(load_weight(job, at));
-#pragma GCC unroll 16
-    for (uint32_t v = 0; v < kVectors; ++v) {
-      const uint32_t d = v + 1 < kVectors ? part.first + v * kLanes : part.last;
-      sum_f32x4[v] = vfmaq_f32(sum_f32x4[v], weight_f32x4, row_f32x4<format>(row, d));
-    }
-  }
-  if (job.mean && part.count > 0) {
-    const float32x4_t count_f32x4 = vdupq_n_f32(static_cast<float>(part.count));
-#pragma GCC unroll 16
-    for (uint32_t v = 0; v < kVectors; ++v) sum_f32x4[v] = vdivq_f32(sum_f32x4[v], count_f32x4);
-  }
-#pragma GCC unroll 16
-  for (uint32_t v = 0; v < kVectors; ++v) {
-    vst1q_f32(part.out + (v + 1 < kVectors ? part.first + v * kLanes : part.last), sum_f32x4[v]);
-  }
-  return true;
-}
-
-// All bags of a job with rows shorter than a vector.
-template <RowFormat format>
-bool pool_short_rows(const BagJob& job, PrefetchCursor& shared_cursor, BadIndex* bad) {
-  PrefetchCursor cursor = shared_cursor;
-  uint64_t at = 0;
-  for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-    float* out = job.out + static_cast<uint64_t>(bag) * job.dim;
-    const uint32_t count = job.offsets[bag + 1] - job.offsets[bag];
-    float sum[kLanes] = {};
-    for (uint32_t i = 0; i < count; ++i, ++at) {
-      cursor.run_ahead(job);
-      const int64_t id = load_index(job, at);
-      if (static_cast<uint64_t>(id) >= job.num_rows) {
-        bad->bag = bag;
-        bad->position = at;
-        bad->value = id;
-        return false;
-      }
-      const unsigned char* row = job.rows + static_cast<uint64_t>(id) * job.row_pitch;
-      const float weight = load_weight(job, at);
-      for (uint32_t d = 0; d < job.dim; ++d) sum[d] = __builtin_fmaf(weight, row_value(row, format, d), sum[d]);
-    }
-    const float divisor = job.mean && count > 0 ? static_cast<float>(count) : 1.0f;
-    for (uint32_t d = 0; d < job.dim; ++d) out[d] = sum[d] / divisor;
-  }
-  shared_cursor = cursor;
-  return true;
-}
-
-// All bags of a job with rows of kVectors vectors.
-template <RowFormat format, uint32_t kVectors>
-bool pool_job(const BagJob& job, PrefetchCursor& shared_cursor, BadIndex* bad) {
-  PrefetchCursor cursor = shared_cursor;  // A copy stays in registers.
-  BagPart part{0, 0, 0, job.dim - kLanes, job.out};
-  for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-    part.count = job.offsets[bag + 1] - job.offsets[bag];
-    if (!pool_part<format, kVectors>(job, part, &cursor, bad)) {
-      bad->bag = bag;
-      return false;
-    }
-    part.at += part.count;
-    part.out += job.dim;
-  }
-  shared_cursor = cursor;
-  return true;
-}
-
-// The last kVectors vectors of one bag with long rows.
-template <RowFormat format, uint32_t kVectors>
-bool pool_last_part(const BagJob& job, const BagPart& part, BadIndex* bad) {
-  return pool_part<format, kVectors>(job, part, nullptr, bad);
-}
-
-// All bags of a job with longer rows: part by part of the row, bag by bag, so that rows are still in cache for their later parts.
-template <RowFormat format>
-bool pool_long_rows(const BagJob& job, PrefetchCursor& shared_cursor, BadIndex* bad) {
-  using PoolLastPart = bool(const BagJob&, const BagPart&, BadIndex*);
-  static constexpr PoolLastPart* kLastParts[kMaxVectors] = {
-      pool_last_part<format, 1>,  pool_last_part<format, 2>,  pool_last_part<format, 3>,  pool_last_part<format, 4>,
-      pool_last_part<format, 5>,  pool_last_part<format, 6>,  pool_last_part<format, 7>,  pool_last_part<format, 8>,
-      pool_last_part<format, 9>,  pool_last_part<format, 10>, pool_last_part<format, 11>, pool_last_part<format, 12>,
-      pool_last_part<format, 13>, pool_last_part<format, 14>, pool_last_part<format, 15>, pool_last_part<format, 16>};
-  constexpr uint32_t kPartValues = kMaxVectors * kLanes;
-  PrefetchCursor cursor = shared_cursor;
-  uint64_t at = 0;
-  for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-    BagPart part{at, job.offsets[bag + 1] - job.offsets[bag], 0, kPartValues - kLanes, job.out + static_cast<uint64_t>(bag) * job.dim};
-    bool good = pool_part<format, kMaxVectors>(job, part, &cursor, bad);
-    for (part.first = kPartValues; good && job.dim - part.first > kPartValues; part.first += kPartValues) {
-      part.last = part.first + kPartValues - kLanes;
-      good = pool_last_part<format, kMaxVectors>(job, part, bad);
-    }
-    part.last = job.dim - kLanes;
-    if (!good || !kLastParts[(job.dim - part.first - 1) / kLanes](job, part, bad)) {
-      bad->bag = bag;
-      return false;
-    }
-    at += part.count;
-  }
-  shared_cursor = cursor;
-  return true;
-}
-
-template <RowFormat format>
-bool pool_format(const BagJob& job, PrefetchCursor& cursor, BadIndex* bad) {
-  if (job.dim < kLanes) return pool_short_rows<format>(job, cursor, bad);
-  switch ((job.dim - 1) / kLanes) {
-    case 0: return pool_job<format, 1>(job, cursor, bad);
-    case 1: return pool_job<format, 2>(job, cursor, bad);
-    case 2: return pool_job<format, 3>(job, cursor, bad);
-    case 3: return pool_job<format, 4>(job, cursor, bad);
-    case 4: return pool_job<format, 5>(job, cursor, bad);
-    case 5: return pool_job<format, 6>(job, cursor, bad);
-    case 6: return pool_job<format, 7>(job, cursor, bad);
-    case 7: return pool_job<format, 8>(job, cursor, bad);
-    case 8: return pool_job<format, 9>(job, cursor, bad);
-    case 9: return pool_job<format, 10>(job, cursor, bad);
-    case 10: return pool_job<format, 11>(job, cursor, bad);
-    case 11: return pool_job<format, 12>(job, cursor, bad);
-    case 12: return pool_job<format, 13>(job, cursor, bad);
-    case 13: return pool_job<format, 14>(job, cursor, bad);
-    case 14: return pool_job<format, 15>(job, cursor, bad);
-    case 15: return pool_job<format, 16>(job, cursor, bad);
-    default: return pool_long_rows<format>(job, cursor, bad);
-  }
-}
 
 }  // namespace
 
 namespace neon {
-
-KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
-  PrefetchCursor cursor(jobs, num_jobs);
-  for (uint32_t j = 0; j < num_jobs; ++j) {
-    const BagJob& job = jobs[j];
-    const bool good = job.format == RowFormat::kFp32   ? pool_format<RowFormat::kFp32>(job, cursor, bad)
-                      : job.format == RowFormat::kFp16 ? pool_format<RowFormat::kFp16>(job, cursor, bad)
-                                                       : pool_format<RowFormat::kBf16>(job, cursor, bad);
-    if (!good) {
-      bad->job = j;
-      return KernelStatus::kIndexOutOfRange;
-    }
-  }
-  return KernelStatus::kOk;
-}
-
+KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) { return RowPooler<Neon>::pool_bags(jobs, num_jobs, bad); }
 }  // namespace neon
 }  // namespace terabag
