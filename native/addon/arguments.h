@@ -1,6 +1,7 @@
 #pragma once
 #include <napi.h>
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,18 +32,22 @@ inline std::string text(const Napi::Object& object, const char* name) {
   return value.As<Napi::String>();
 }
 
+// The elements of a typed array; empty when it was detached. One call of the API: a small request has little time for more.
 template <typename T>
-T typed(const Napi::CallbackInfo& info, size_t at, napi_typedarray_type type, const char* name) {
-  if (!info[at].IsTypedArray() || info[at].As<Napi::TypedArray>().TypedArrayType() != type) {
+std::span<T> typed(const Napi::CallbackInfo& info, size_t at, napi_typedarray_type expected, const char* name) {
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(info.Env(), info[at], &type, &length, &data, nullptr, nullptr) != napi_ok || type != expected) {
     throw argument_error(info.Env(), std::string(name) + " has to be a typed array of the documented type");
   }
-  return info[at].As<T>();
+  return {static_cast<T*>(data), length};
 }
-inline Napi::Uint8Array bytes(const Napi::CallbackInfo& info, size_t at, const char* name) {
-  return typed<Napi::Uint8Array>(info, at, napi_uint8_array, name);
+inline std::span<uint8_t> bytes(const Napi::CallbackInfo& info, size_t at, const char* name) {
+  return typed<uint8_t>(info, at, napi_uint8_array, name);
 }
-inline Napi::Float32Array floats(const Napi::CallbackInfo& info, size_t at, const char* name) {
-  return typed<Napi::Float32Array>(info, at, napi_float32_array, name);
+inline std::span<float> floats(const Napi::CallbackInfo& info, size_t at, const char* name) {
+  return typed<float>(info, at, napi_float32_array, name);
 }
 
 inline std::vector<uint32_t> integers(const Napi::Value& value, const char* name, uint64_t least, uint64_t most) {

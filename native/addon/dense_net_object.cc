@@ -87,22 +87,22 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     Workspace& workspace = *info[0].As<Napi::External<Workspace>>().Data();
     const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, 1));
     const auto items = static_cast<uint32_t>(integer(info[2], "items", 1, kMaxItems));
-    Napi::Uint8Array per_item = bytes(info, 3, "perItem");
-    Napi::Float32Array dense = floats(info, 4, "dense");
-    if (per_item.ElementLength() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
-    const uint8_t* flags = per_item.Data();
-    if (dense.ElementLength() != net_->input_length(0, net_->num_dense(), items, flags))
+    const std::span<uint8_t> per_item = bytes(info, 3, "perItem");
+    const std::span<float> dense = floats(info, 4, "dense");
+    if (per_item.size() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
+    const uint8_t* flags = per_item.data();
+    if (dense.size() != net_->input_length(0, net_->num_dense(), items, flags))
       throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
     if (stage == 1) {
-      Napi::Float32Array pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
-      if (pooled_array.ElementLength() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
+      const std::span<float> pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
+      if (pooled_array.size() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
         throw argument_error(env, "pooled has another length than the bags need");
-      if (output.ElementLength() != static_cast<uint64_t>(items) * net_->output_dim())
+      if (output.size() != static_cast<uint64_t>(items) * net_->output_dim())
         throw argument_error(env, "output has to be [items, output dim]");
-      pooled = pooled_array.Data();
-      scores = output.Data();
+      pooled = pooled_array.data();
+      scores = output.data();
     }
     // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
@@ -113,7 +113,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
     }
-    return {*net_, workspace, stage, dense.Data(), pooled, scores};
+    return {*net_, workspace, stage, dense.data(), pooled, scores};
   }
   void run_sync(const Napi::CallbackInfo& info) { checked_run(info)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {

@@ -59,6 +59,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
       const std::string format = text(table, "format");
       view.format = row_format(info.Env(), format);
+      view.prefetch_lines = kDefaultPrefetchLines;
       std::string error;
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
                        integer(table, "rowStep", kSafe), &error)) {
@@ -71,31 +72,20 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
  private:
   PoolRequest request(const Napi::CallbackInfo& info) {
     if (engine_ == nullptr) throw Napi::Error(info.Env(), status_error(info.Env(), {"closed", 0, 0, 0, 0, 0}));
-    Napi::Uint8Array segments = bytes(info, 0, "segments"), indices = bytes(info, 2, "indices"), offsets = bytes(info, 3, "offsets");
+    const std::span<uint8_t> segments = bytes(info, 0, "segments"), indices = bytes(info, 2, "indices"),
+                             offsets = bytes(info, 3, "offsets");
     const double index_bytes = info[1].IsNumber() ? info[1].As<Napi::Number>().DoubleValue() : 0;
     if (index_bytes != 4 && index_bytes != 8) throw argument_error(info.Env(), "indexBytes has to be 4 or 8");
-    Napi::Float32Array out = floats(info, 5, "out");
-    PoolRequest request{segments.Data(),
-                        segments.ByteLength(),
-                        static_cast<uint32_t>(index_bytes),
-                        indices.Data(),
-                        indices.ByteLength(),
-                        offsets.Data(),
-                        offsets.ByteLength(),
-                        nullptr,
-                        0,
-                        out.Data(),
-                        out.ElementLength()};
-    if (!info[4].IsNull()) {
-      Napi::Uint8Array weights = bytes(info, 4, "weights");
-      request.weights = weights.Data();
-      request.weights_bytes = weights.ByteLength();
-    }
-    return request;
+    const std::span<uint8_t> weights = info[4].IsNull() ? std::span<uint8_t>() : bytes(info, 4, "weights");
+    const std::span<float> out = floats(info, 5, "out");
+    return {segments.data(), segments.size(), static_cast<uint32_t>(index_bytes),
+            indices.data(),  indices.size(),  offsets.data(),
+            offsets.size(),  weights.data(),  weights.size(),
+            out.data(),      out.size()};
   }
   void pool_sync(const Napi::CallbackInfo& info) {
     const PoolRequest checked = request(info);
-    const PoolStatus status = engine_->pool(checked);
+    const PoolStatus status = engine_->pool(checked, 1);
     const Napi::Value error = status_error(info.Env(), status);
     if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
   }
@@ -103,7 +93,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     auto status = std::make_shared<PoolStatus>();
     const PoolRequest checked = request(info);
     return info.Env().GetInstanceData<Environment>()->run(
-        info, [engine = engine_, checked, status] { *status = engine->pool(checked); },
+        info, [engine = engine_, checked, status] { *status = engine->pool(checked, ThreadPool::shared().num_threads()); },
         [status](Napi::Env env) { return status_error(env, *status); });
   }
   Napi::Value populate(const Napi::CallbackInfo& info) {

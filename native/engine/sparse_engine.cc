@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/pool_in_parts.h"
 #include "kernels/row_values.h"
 
 namespace terabag {
@@ -48,9 +49,9 @@ void SparseEngine::populate() const {
 }
 
 const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {
-  const std::tuple<uint32_t, uint32_t, uint32_t> wanted{table, part, parts};
   size_t at = *hint;
-  if (at >= tables_.size() || key(tables_[at]) != wanted) {
+  if (at >= tables_.size() || tables_[at].table != table || tables_[at].part != part || tables_[at].parts != parts) {
+    const std::tuple<uint32_t, uint32_t, uint32_t> wanted{table, part, parts};
     at = static_cast<size_t>(
         std::lower_bound(tables_.begin(), tables_.end(), wanted, [](const TableView& a, const auto& b) { return key(a) < b; }) -
         tables_.begin());
@@ -60,9 +61,9 @@ const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t part
   return &tables_[at];
 }
 
-PoolStatus SparseEngine::pool(const PoolRequest& request) const {
+PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads) const {
   try {
-    return check_and_pool(request);
+    return check_and_pool(request, num_threads);
   } catch (const std::bad_alloc&) {
     // On an addon thread nobody would catch it, and a message may be as long as memory is short.
     PoolStatus bad;
@@ -72,7 +73,7 @@ PoolStatus SparseEngine::pool(const PoolRequest& request) const {
   }
 }
 
-PoolStatus SparseEngine::check_and_pool(const PoolRequest& request) const {
+PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num_threads) const {
   PoolStatus bad;
   const auto fail = [&bad](const char* status, int64_t value, uint64_t limit) {
     bad.status = status;
@@ -131,7 +132,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request) const {
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
-    job.prefetch_lines = kDefaultPrefetchLines;
+    job.prefetch_lines = view->prefetch_lines;
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;
@@ -142,7 +143,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request) const {
     return fail("bad_weights", at_weight, request.weights_bytes / 4);
   if (at_out != request.out_length) return fail("bad_output", at_out, request.out_length);
   BadIndex found;
-  if (kernels_.pool_bags(jobs.data(), static_cast<uint32_t>(num_segments), &found) == KernelStatus::kOk) return PoolStatus{};
+  if (pool_in_parts(kernels_, jobs, num_threads, &found) == KernelStatus::kOk) return PoolStatus{};
   bad.segment = found.job;
   bad.bag = found.bag;
   bad.position = found.position;

@@ -16,6 +16,7 @@ struct TableView {
   uint64_t num_rows, row_pitch;
   uint32_t dim;
   RowFormat format;
+  uint32_t prefetch_lines;
 };
 
 struct PoolStatus {
@@ -48,12 +49,12 @@ class SparseEngine {
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, std::string* error);
   // Reads the rows of all tables ahead of use, file by file in order. Takes seconds for large tables that are not in the page cache.
   void populate() const;
-  // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables. On an error
-  // the content of out is unspecified.
-  PoolStatus pool(const PoolRequest& request) const;
+  // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
+  // thread when the request is worth several. On an error the content of out is unspecified.
+  PoolStatus pool(const PoolRequest& request, unsigned num_threads) const;
 
  private:
-  PoolStatus check_and_pool(const PoolRequest& request) const;
+  PoolStatus check_and_pool(const PoolRequest& request, unsigned num_threads) const;
   // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
 

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <thread>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -77,7 +78,11 @@ void ThreadPool::parallel(uint32_t parts, const std::function<void(uint32_t)>& p
     return;
   }
   const auto shared = std::make_shared<Parts>(part, parts);
-  for (uint32_t helper = 1; helper < std::min(parts, num_threads_); ++helper) submit([shared] { shared->take(); });
+  try {
+    for (uint32_t helper = 1; helper < std::min(parts, num_threads_); ++helper) submit([shared] { shared->take(); });
+  } catch (const std::bad_alloc&) {
+    // Fewer helpers: this thread takes what they would have.
+  }
   shared->take();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done == parts; });

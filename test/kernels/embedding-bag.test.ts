@@ -276,6 +276,46 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     cases.forEach((segments, n) => expectClose(answer.pools[n]?.out, reference(segments), 3));
   });
 
+  it('give the same bits, and the same bad id, on one thread and on several', () => {
+    const random = randomFrom(10);
+    const tables = Array.from({ length: 7 }, (_, id) =>
+      makeTable(id, random, { dim: 1 + Math.floor(random() * 200), rows: 200, format: FORMATS[id % FORMATS.length]! }),
+    );
+    const segmentOf = (table: Table, numBags: number, maxBag: number): Segment => {
+      const bags = Array.from({ length: numBags }, () =>
+        Array.from({ length: Math.floor(random() * maxBag) }, () => BigInt(Math.floor(random() * 200))),
+      );
+      return { table, bags, mean: random() < 0.5, weights: random() < 0.5 ? bags.flat().map(() => random()) : null };
+    };
+    // One large table; one long bag; many tables, some without bags. Each is worth several threads.
+    const requests = [
+      [segmentOf(tables[3]!, 3000, 30)],
+      [segmentOf(tables[0]!, 1, 2), segmentOf(tables[1]!, 1, 200_000), segmentOf(tables[2]!, 500, 10)],
+      Array.from({ length: 60 }, (_, s) => segmentOf(tables[s % 7]!, s % 4 === 0 ? 0 : 60, 40)),
+    ];
+    const withBad = requests.flatMap((segments) =>
+      [0.1, 0.5, 0.999].map((where) => {
+        const ids = segments.reduce((sum, { bags }) => sum + bags.flat().length, 0);
+        let at = Math.floor(ids * where);
+        const spoiled = segments.map(({ bags, ...rest }) => ({
+          ...rest,
+          // All ids from there on are bad, so that every thread finds one: the first has to be told.
+          bags: bags.map((bag) => bag.map((id) => (at-- > 0 ? id : 200n))),
+        }));
+        return spoiled;
+      }),
+    );
+    // A child pools every other job on the calling thread.
+    const pools = [...requests, ...withBad].flatMap((segments) => [makeJob(segments, 8), makeJob(segments, 8)]);
+    const answers = runJobs(isa, { tables: tables.map(plain), pools }, 4).pools;
+    for (let n = 0; n < pools.length; n += 2) {
+      const [one, several] = [answers[n]!, answers[n + 1]!];
+      expect(several.error).toEqual(one.error);
+      expect(one.error === undefined).toBe(n / 2 < requests.length);
+      if (one.out !== undefined) expect(bitsOf(several.out!)).toBe(bitsOf(one.out));
+    }
+  });
+
   it('name the first bad id of many segments', () => {
     const random = randomFrom(9);
     const tables = [5, 64, 300].map((dim, id) => makeTable(id, random, { dim, rows: 10, format: FORMATS[id]! }));

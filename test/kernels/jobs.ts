@@ -42,12 +42,12 @@ export interface Answer {
   readonly nets: { outs?: Float32Array[]; error?: Failure }[];
 }
 
-/** Runs the jobs in a child process; a child that dies fails the test with what it said. */
-export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[] }): Answer {
+/** Runs the jobs in a child process, on `threads` threads of the addon; a child that dies fails the test with what it said. */
+export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[] }, threads?: number): Answer {
   const { TERABAG_ISA: _, ...env } = process.env;
   const child = spawnSync(process.execPath, [fileURLToPath(new URL('run-jobs.mjs', import.meta.url))], {
     input: serialize({ pools: [], nets: [], ...jobs }),
-    env: isa === null ? env : { ...env, TERABAG_ISA: isa },
+    env: { ...env, ...(isa !== null && { TERABAG_ISA: isa }), ...(threads !== undefined && { TERABAG_THREADS: String(threads) }) },
     maxBuffer: 2 ** 30,
   });
   if (child.status !== 0) throw new Error(`child ended with ${child.status ?? child.signal}: ${child.stderr.toString()}`);
