@@ -59,7 +59,6 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
       const std::string format = text(table, "format");
       view.format = row_format(info.Env(), format);
-      view.prefetch_lines = kDefaultPrefetchLines;
       std::string error;
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
                        integer(table, "rowStep", kSafe), &error)) {

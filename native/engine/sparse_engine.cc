@@ -132,7 +132,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
-    job.prefetch_lines = view->prefetch_lines;
+    job.prefetch = view->prefetch;
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;

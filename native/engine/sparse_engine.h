@@ -16,7 +16,7 @@ struct TableView {
   uint64_t num_rows, row_pitch;
   uint32_t dim;
   RowFormat format;
-  uint32_t prefetch_lines;
+  Prefetch prefetch;
 };
 
 struct PoolStatus {
