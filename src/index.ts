@@ -1,4 +1,5 @@
 export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launch.js';
+export type { Residency } from './engine/residency.js';
 export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { planCapacityBalanced } from './plan/capacity-balanced.js';
 export { type Plan, readPlan, writePlan } from './plan/plan.js';

@@ -1,7 +1,10 @@
 #include "addon/sparse_engine_object.h"
 
 #include <memory>
+#include <new>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
@@ -35,16 +38,52 @@ RowFormat row_format(Napi::Env env, const std::string& name) {
   throw argument_error(env, "format has to be fp32, fp16, bf16, int8, int8_fp16 or int4: " + name);
 }
 
+Residency residency_of(Napi::Env env, const Napi::Value& value) {
+  static constexpr std::pair<const char*, Residency> kNames[] = {
+      {"map", Residency::kMap}, {"populate", Residency::kPopulate}, {"lock", Residency::kLock}, {"hugepages", Residency::kHugePages}};
+  if (value.IsUndefined()) return Residency::kPopulate;
+  const std::string name = value.IsString() ? value.As<Napi::String>() : std::string();
+  for (const auto& [known, residency] : kNames) {
+    if (name == known) return residency;
+  }
+  throw argument_error(env, "residency has to be map, populate, lock or hugepages: " + name);
+}
+
+// What a fill on a thread came to: nothing, or an error with a status.
+Napi::Value fill_outcome(Napi::Env env, const FillStatus& status) {
+  if (status.status == nullptr) return env.Undefined();
+  Napi::Object error = Napi::Error::New(env, status.message).Value();
+  error.Set("status", status.status);
+  return error;
+}
+
+Napi::Value residency_array(Napi::Env env, const std::vector<FileResidency>& files) {
+  Napi::Array array = Napi::Array::New(env, files.size());
+  for (uint32_t f = 0; f < files.size(); ++f) {
+    Napi::Object file = Napi::Object::New(env);
+    file.Set("path", files[f].path);
+    file.Set("bytes", Napi::Number::New(env, static_cast<double>(files[f].bytes)));
+    file.Set("residentBytes", files[f].resident_known ? Napi::Number::New(env, static_cast<double>(files[f].resident_bytes)) : env.Null());
+    file.Set("smaps", files[f].smaps);
+    array.Set(f, file);
+  }
+  return array;
+}
+
 class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "SparseEngine",
-                       {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
-                        InstanceMethod<&SparseEngineObject::populate>("populate"), InstanceMethod<&SparseEngineObject::close>("close")});
+    return DefineClass(
+        env, "SparseEngine",
+        {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
+         InstanceMethod<&SparseEngineObject::fill>("fill"), InstanceMethod<&SparseEngineObject::filled_bytes>("filledBytes"),
+         InstanceMethod<&SparseEngineObject::table_bytes>("tableBytes"), InstanceMethod<&SparseEngineObject::kept_bytes>("keptBytes"),
+         InstanceMethod<&SparseEngineObject::residency>("residency"), InstanceMethod<&SparseEngineObject::drop_cached>("dropCached"),
+         InstanceMethod<&SparseEngineObject::close>("close")});
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
-    auto engine = std::make_shared<SparseEngine>(kernels(info.Env()));
+    auto engine = std::make_shared<SparseEngine>(kernels(info.Env()), residency_of(info.Env(), info[1]));
     const Napi::Array tables = info[0].As<Napi::Array>();
     for (uint32_t i = 0; i < tables.Length(); ++i) {
       const Napi::Value entry = tables[i];
@@ -95,18 +134,69 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
         info, [engine = engine_, checked, status] { *status = engine->pool(checked, ThreadPool::shared().num_threads()); },
         [status](Napi::Env env) { return status_error(env, *status); });
   }
-  Napi::Value populate(const Napi::CallbackInfo& info) {
+  const SparseEngine& open_engine(const Napi::CallbackInfo& info) const {
     if (engine_ == nullptr) throw Napi::Error(info.Env(), status_error(info.Env(), {"closed", 0, 0, 0, 0, 0}));
+    return *engine_;
+  }
+  Napi::Value fill(const Napi::CallbackInfo& info) {
+    open_engine(info);
+    const napi_env env = info.Env();
+    // An environment that ends waits for its jobs, and a table can take minutes. Hooks run in reverse order: this one before that wait.
+    auto* const stop = new std::shared_ptr<FillProgress>(progress_);
+    constexpr auto stop_filling = [](void* data) {
+      const std::unique_ptr<std::shared_ptr<FillProgress>> progress(static_cast<std::shared_ptr<FillProgress>*>(data));
+      (*progress)->stop = true;
+    };
+    napi_add_env_cleanup_hook(env, stop_filling, stop);
+    auto status = std::make_shared<FillStatus>();
     return info.Env().GetInstanceData<Environment>()->run(
-        info, [engine = engine_] { engine->populate(); }, [](Napi::Env env) { return env.Undefined(); });
+        info, [engine = engine_, progress = progress_, status] { *status = engine->fill(progress.get()); },
+        [status](Napi::Env settling) { return fill_outcome(settling, *status); },
+        [stop, stop_filling](napi_env settling) {
+          napi_remove_env_cleanup_hook(settling, stop_filling, stop);
+          delete stop;
+        });
+  }
+  Napi::Value filled_bytes(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(progress_->bytes.load()));
+  }
+  Napi::Value table_bytes(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(open_engine(info).table_bytes()));
+  }
+  Napi::Value kept_bytes(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(open_engine(info).kept_bytes()));
+  }
+  Napi::Value residency(const Napi::CallbackInfo& info) {
+    open_engine(info);
+    if (!info[0].IsBoolean()) throw argument_error(info.Env(), "mapCached has to be a boolean");
+    auto files = std::make_shared<std::vector<FileResidency>>();
+    return info.Env().GetInstanceData<Environment>()->run(
+        info,
+        [engine = engine_, map_cached = info[0].As<Napi::Boolean>().Value(), files] {
+          try {
+            *files = engine->residency(map_cached);
+          } catch (const std::bad_alloc&) {
+            // On an addon thread nobody would catch it; no figures are the figures then.
+          }
+        },
+        [files](Napi::Env env) { return residency_array(env, *files); });
+  }
+  Napi::Value drop_cached(const Napi::CallbackInfo& info) {
+    open_engine(info);
+    auto status = std::make_shared<FillStatus>();
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [engine = engine_, status] { *status = engine->drop_cached(); },
+        [status](Napi::Env env) { return fill_outcome(env, *status); });
   }
   void close(const Napi::CallbackInfo&) {
+    progress_->stop = true;
     // Unmapping gigabytes takes milliseconds, which the event loop does not have.
     if (engine_ != nullptr) ThreadPool::shared().submit([engine = std::move(engine_)] {});
     engine_.reset();
   }
 
   std::shared_ptr<const SparseEngine> engine_;
+  std::shared_ptr<FillProgress> progress_ = std::make_shared<FillProgress>();
 };
 
 }  // namespace

@@ -1,6 +1,9 @@
 #include "engine/sparse_engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 #include <new>
 #include <tuple>
@@ -14,26 +17,62 @@ namespace {
 constexpr uint32_t kSegmentFields = 5;
 constexpr uint32_t kMean = 1, kWeighted = 2;
 
+// Steps of filling: long enough to be read in one go, short enough to be stopped and to show progress.
+constexpr uint64_t kFillBytes = 32 << 20;
+
 std::tuple<uint32_t, uint32_t, uint32_t> key(const TableView& view) { return {view.table, view.part, view.parts}; }
+
+std::string too_short(const std::string& path, uint64_t end, uint64_t size) {
+  return "table does not lie in its file: " + path + ", ends at byte " + std::to_string(end) + ", file bytes " + std::to_string(size);
+}
+
+FillStatus closed_meanwhile() { return {"closed", "the tables were closed while they were read"}; }
+
+FillStatus fill_error(int failure, const std::string& path, uint64_t from, uint64_t to) {
+  const std::string where = path + ", bytes " + std::to_string(from) + " to " + std::to_string(to);
+  switch (failure) {
+    case EFAULT: return {"unreadable", "table file cannot be read or was shortened meanwhile: " + where};
+    case ENOMEM:
+    case EAGAIN:
+    case EPERM: return {"does_not_fit", "tables cannot be kept in memory (" + std::string(std::strerror(failure)) + "): " + where};
+    default: return {"unreadable", "table file cannot be read (" + std::string(std::strerror(failure)) + "): " + where};
+  }
+}
+
+// 0, or an errno: EFAULT when the file ends before.
+int read_exactly(int file, unsigned char* to, uint64_t from, uint64_t length) {
+  while (length > 0) {
+    const ssize_t got = pread(file, to, length, static_cast<off_t>(from));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got == 0 ? EFAULT : errno;
+    to += got;
+    from += static_cast<uint64_t>(got);
+    length -= static_cast<uint64_t>(got);
+  }
+  return 0;
+}
 }  // namespace
 
 bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step,
                        std::string* error) {
-  std::shared_ptr<MappedFile>& file = files_[path];
-  if (file == nullptr) file = MappedFile::open(path, error);
-  if (file == nullptr) return false;
   const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
   // 128 bits hold every product of the fields, so that nothing wraps.
   const unsigned __int128 last = static_cast<unsigned __int128>(view.num_rows - 1) * row_step + first_row + 1;
   const unsigned __int128 end = last * row_bytes + byte_offset;
-  if (view.num_rows == 0 || view.dim == 0 || row_step == 0 || end > file->size()) {
-    *error = "table does not lie in its file: " + path + ", rows " + std::to_string(view.num_rows) + ", dim " + std::to_string(view.dim) +
-             ", offset " + std::to_string(byte_offset) + ", file bytes " + std::to_string(file->size());
+  if (view.num_rows == 0 || view.dim == 0 || row_step == 0 || end > UINT64_MAX) {
+    *error = "table does not lie in its file: " + path + ", rows " + std::to_string(view.num_rows) + ", dim " + std::to_string(view.dim);
     return false;
   }
-  extents_.push_back({file, byte_offset + first_row * row_bytes, static_cast<uint64_t>(end)});
-  view.rows = file->data() + byte_offset + first_row * row_bytes;
-  view.row_pitch = row_step * row_bytes;
+  if (view.num_rows == 1) row_step = 1;  // It may be any number, whose product with the row's bytes wraps.
+  const uint64_t from = byte_offset + first_row * row_bytes;
+  if (residency_ == Residency::kHugePages) {
+    view.row_pitch = row_bytes;
+    view.rows = add_copied(path, {nullptr, from, view.num_rows, row_bytes, row_step * row_bytes}, static_cast<uint64_t>(end), error);
+  } else {
+    view.row_pitch = row_step * row_bytes;
+    view.rows = add_mapped(path, {from, static_cast<uint64_t>(end)}, error);
+  }
+  if (view.rows == nullptr) return false;
   const auto at =
       std::lower_bound(tables_.begin(), tables_.end(), view, [](const TableView& a, const TableView& b) { return key(a) < key(b); });
   if (at != tables_.end() && key(*at) == key(view)) {
@@ -44,8 +83,185 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
   return true;
 }
 
-void SparseEngine::populate() const {
-  for (const Extent& extent : extents_) extent.file->populate(extent.from, extent.to);
+const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent extent, std::string* error) {
+  TableFile& file = files_[path];
+  if (file.mapping == nullptr) {
+    file.mapping = MappedFile::open(path, error);
+    if (file.mapping == nullptr) return nullptr;
+    if (residency_ != Residency::kMap) file.mapping->prefer_huge_pages();
+  }
+  if (extent.to > file.mapping->size()) {
+    *error = too_short(path, extent.to, file.mapping->size());
+    return nullptr;
+  }
+  const unsigned char* rows = file.mapping->data() + extent.from;
+  // Merges what overlaps or touches: parts of one table lie between each other.
+  std::vector<Extent> apart;
+  for (const Extent& other : file.extents) {
+    if (other.to < extent.from || extent.to < other.from) {
+      apart.push_back(other);
+    } else {
+      extent = {std::min(extent.from, other.from), std::max(extent.to, other.to)};
+    }
+  }
+  apart.insert(std::upper_bound(apart.begin(), apart.end(), extent, [](const Extent& a, const Extent& b) { return a.from < b.from; }),
+               extent);
+  file.extents = std::move(apart);
+  return rows;
+}
+
+const unsigned char* SparseEngine::add_copied(const std::string& path, const TableCopy& copy, uint64_t end, std::string* error) {
+  CopiedFile& file = copied_files_[path];
+  if (file.identity.size == 0) {
+    const int opened = FileIdentity::open(path, &file.identity, error);
+    if (opened < 0) return nullptr;
+    close(opened);
+  }
+  if (end > file.identity.size) {
+    *error = too_short(path, end, file.identity.size);
+    return nullptr;
+  }
+  file.copies.push_back(copy);
+  std::shared_ptr<const HugePages>& memory = file.copies.back().memory;
+  memory = HugePages::reserve(copy.num_rows * copy.row_bytes, error);
+  return memory == nullptr ? nullptr : memory->data();
+}
+
+FillStatus SparseEngine::fill(FillProgress* progress) const {
+  try {
+    FillStatus status;
+    for (auto file = files_.begin(); residency_ != Residency::kMap && file != files_.end() && status.status == nullptr; ++file) {
+      status = fill_mapped(file->second, progress);
+    }
+    for (auto file = copied_files_.begin(); file != copied_files_.end() && status.status == nullptr; ++file) {
+      status = fill_copied(file->second, progress);
+    }
+    return status;
+  } catch (const std::bad_alloc&) {
+    return {"does_not_fit", "memory ran out while tables were read"};
+  }
+}
+
+SparseEngine::Extent SparseEngine::locked(const Extent& extent, uint64_t file_size) {
+  return {extent.from / kHugePage * kHugePage, std::min((extent.to + kHugePage - 1) / kHugePage * kHugePage, file_size)};
+}
+
+FillStatus SparseEngine::fill_mapped(const TableFile& file, FillProgress* progress) const {
+  const bool lock = residency_ == Residency::kLock;
+  for (const Extent& rows : file.extents) {
+    const Extent extent = lock ? locked(rows, file.mapping->size()) : rows;
+    for (uint64_t from = extent.from, to = 0; from < extent.to; from = to) {
+      if (progress->stop) return closed_meanwhile();
+      to = std::min((from / kFillBytes + 1) * kFillBytes, extent.to);
+      const int failure = lock ? file.mapping->lock(from, to) : file.mapping->populate(from, to);
+      if (failure != 0) return fill_error(failure, file.mapping->path(), from, to);
+      progress->bytes += std::min(to, rows.to) - std::min(std::max(from, rows.from), std::min(to, rows.to));
+    }
+  }
+  return {};
+}
+
+FillStatus SparseEngine::fill_copied(const CopiedFile& file, FillProgress* progress) const {
+  FileIdentity now;
+  FillStatus status;
+  const int opened = FileIdentity::open(file.identity.path, &now, &status.message);
+  if (opened < 0) return {"unreadable", status.message};
+  const std::unique_ptr<const int, void (*)(const int*)> closing(&opened, [](const int* descriptor) { close(*descriptor); });
+  if (now.device != file.identity.device || now.inode != file.identity.inode) {
+    return {"unreadable", "table file was replaced while it was opened: " + now.path};
+  }
+  std::vector<unsigned char> block;
+  for (const TableCopy& copy : file.copies) {
+    const bool dense = copy.row_pitch == copy.row_bytes;
+    const uint64_t rows_at_once = std::max<uint64_t>(1, kFillBytes / copy.row_pitch);
+    for (uint64_t row = 0; row < copy.num_rows; row += rows_at_once) {
+      if (progress->stop) return closed_meanwhile();
+      const uint64_t rows = std::min(rows_at_once, copy.num_rows - row);
+      const uint64_t from = copy.byte_offset + row * copy.row_pitch;
+      const uint64_t length = (rows - 1) * copy.row_pitch + copy.row_bytes;
+      unsigned char* const destination = copy.memory->data() + row * copy.row_bytes;
+      if (!dense) block.resize(length);
+      const int failure = read_exactly(opened, dense ? destination : block.data(), from, length);
+      if (failure != 0) return fill_error(failure, now.path, from, from + length);
+      for (uint64_t r = 0; !dense && r < rows; ++r) {
+        std::memcpy(destination + r * copy.row_bytes, block.data() + r * copy.row_pitch, copy.row_bytes);
+      }
+      progress->bytes += rows * copy.row_bytes;
+    }
+    copy.memory->seal();
+  }
+  return {};
+}
+
+uint64_t SparseEngine::table_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [path, file] : files_) {
+    for (const Extent& extent : file.extents) bytes += extent.to - extent.from;
+  }
+  for (const auto& [path, file] : copied_files_) {
+    for (const TableCopy& copy : file.copies) bytes += copy.num_rows * copy.row_bytes;
+  }
+  return bytes;
+}
+
+uint64_t SparseEngine::kept_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [path, file] : files_) {
+    uint64_t before = 0;
+    for (const Extent& rows : file.extents) {
+      if (residency_ != Residency::kLock) continue;
+      const Extent extent = locked(rows, file.mapping->size());
+      bytes += extent.to - std::max(before, extent.from);
+      before = extent.to;
+    }
+  }
+  for (const auto& [path, file] : copied_files_) {
+    for (const TableCopy& copy : file.copies) bytes += copy.memory->size();
+  }
+  return bytes;
+}
+
+std::vector<FileResidency> SparseEngine::residency(bool map_cached) const {
+  std::vector<FileResidency> files;
+  std::vector<std::vector<AddressRange>> ranges;
+  for (const auto& [path, file] : files_) {
+    FileResidency& found = files.emplace_back();
+    found.path = path;
+    found.resident_known = tells_what_is_cached(path);
+    const uint64_t base = reinterpret_cast<uint64_t>(file.mapping->data()), size = file.mapping->size();
+    for (const Extent& extent : file.extents) {
+      found.bytes += extent.to - extent.from;
+      found.resident_bytes += resident_bytes({base + extent.from, base + extent.to});
+      for (uint64_t at = extent.from / kHugePage * kHugePage; map_cached && found.resident_known && at < extent.to; at += kHugePage) {
+        const uint64_t to = std::min(at + kHugePage, size);
+        if (resident_bytes({base + at, base + to}) == to - at) file.mapping->populate(at, to);
+      }
+    }
+    ranges.push_back({{base, base + size}});
+  }
+  for (const auto& [path, file] : copied_files_) {
+    FileResidency& found = files.emplace_back();
+    found.path = path;
+    found.resident_known = true;
+    ranges.emplace_back();
+    for (const TableCopy& copy : file.copies) {
+      const uint64_t base = reinterpret_cast<uint64_t>(copy.memory->data()), bytes = copy.num_rows * copy.row_bytes;
+      found.bytes += bytes;
+      found.resident_bytes += resident_bytes({base, base + bytes});
+      ranges.back().push_back({base, base + bytes});
+    }
+  }
+  std::vector<std::string> entries = smaps_entries(ranges);
+  for (size_t f = 0; f < files.size(); ++f) files[f].smaps = std::move(entries[f]);
+  return files;
+}
+
+FillStatus SparseEngine::drop_cached() const {
+  for (const auto& [path, file] : files_) {
+    const int failure = file.mapping->drop();
+    if (failure != 0) return {"unreadable", "table file cannot be dropped from memory: " + path + ", " + std::strerror(failure)};
+  }
+  return {};
 }
 
 const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {

@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -6,7 +7,9 @@
 #include <vector>
 
 #include "kernels/kernel_table.h"
+#include "tables/huge_pages.h"
 #include "tables/mapped_file.h"
+#include "tables/residency.h"
 
 namespace terabag {
 
@@ -42,13 +45,42 @@ struct PoolRequest {
   uint64_t out_length;
 };
 
+struct FillStatus {
+  const char* status = nullptr;  // null when all is well; else unreadable, does_not_fit or closed
+  std::string message;
+};
+
+// Written by the thread that fills, read by others.
+struct FillProgress {
+  std::atomic<uint64_t> bytes{0};
+  std::atomic<bool> stop{false};  // ends the filling with status closed
+};
+
+struct FileResidency {
+  std::string path;
+  uint64_t bytes = 0;           // of the tables' rows in this file, counted once
+  uint64_t resident_bytes = 0;  // of these
+  bool resident_known = false;  // whether the kernel tells this process
+  std::string smaps;            // see smaps_entries
+};
+
 class SparseEngine {
  public:
-  explicit SparseEngine(const KernelTable& kernels) : kernels_(kernels) {}
-  // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that.
+  SparseEngine(const KernelTable& kernels, Residency residency) : kernels_(kernels), residency_(residency) {}
+  // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that. Takes address
+  // space but no memory.
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, std::string* error);
-  // Reads the rows of all tables ahead of use, file by file in order. Takes seconds for large tables that are not in the page cache.
-  void populate() const;
+  // Brings the rows of all tables into memory as the residency says, file by file in order; until then tables of kHugePages hold zeros.
+  // Takes seconds for large tables. Once, on any thread.
+  FillStatus fill(FillProgress* progress) const;
+  // Bytes of the rows, and bytes that fill keeps from being given to others: locked or anonymous.
+  uint64_t table_bytes() const;
+  uint64_t kept_bytes() const;
+  // A file each, in the order of their paths. With map_cached, what the page cache already holds is mapped first, so that smaps tells on
+  // which pages it lies; nothing is read.
+  std::vector<FileResidency> residency(bool map_cached) const;
+  // Drops the mapped files from the page cache as far as no other mapping uses them.
+  FillStatus drop_cached() const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
   // thread when the request is worth several. On an error the content of out is unspecified.
   PoolStatus pool(const PoolRequest& request, unsigned num_threads) const;
@@ -58,14 +90,37 @@ class SparseEngine {
   // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
 
-  const KernelTable& kernels_;
+  // Bytes [from, to) of a file.
   struct Extent {
-    std::shared_ptr<const MappedFile> file;
     uint64_t from, to;
   };
+  // A mapped file and where the rows lie in it: apart and in order. Rows of others may lie between those of a row-wise part.
+  struct TableFile {
+    std::shared_ptr<const MappedFile> mapping;
+    std::vector<Extent> extents;
+  };
+  // Rows that are copied from a file, without what lies between them.
+  struct TableCopy {
+    std::shared_ptr<const HugePages> memory;
+    uint64_t byte_offset, num_rows, row_bytes, row_pitch;  // of the file
+  };
+  // A file whose rows are copied, as it was when they were added.
+  struct CopiedFile {
+    FileIdentity identity;
+    std::vector<TableCopy> copies;
+  };
 
-  std::map<std::string, std::shared_ptr<MappedFile>> files_;
-  std::vector<Extent> extents_;
+  const unsigned char* add_mapped(const std::string& path, Extent extent, std::string* error);
+  const unsigned char* add_copied(const std::string& path, const TableCopy& copy, uint64_t end, std::string* error);
+  FillStatus fill_mapped(const TableFile& file, FillProgress* progress) const;
+  FillStatus fill_copied(const CopiedFile& file, FillProgress* progress) const;
+  // What is locked of an extent: to whole huge pages, since a mapping that is locked in part is split where the lock ends.
+  static Extent locked(const Extent& extent, uint64_t file_size);
+
+  const KernelTable& kernels_;
+  const Residency residency_;
+  std::map<std::string, TableFile> files_;
+  std::map<std::string, CopiedFile> copied_files_;
   std::vector<TableView> tables_;  // in the order of (table, part, parts)
 };
 

@@ -5,67 +5,101 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <vector>
+
+#include "tables/huge_pages.h"
 
 namespace terabag {
-
 namespace {
 
-constexpr uint64_t kHugePage = 2 << 20;
+constexpr uint64_t kReadBytes = 4 << 20;
 
-// Maps at an address of which the kernel can back the file with 2 MiB pages; anywhere if that fails.
-void* map_aligned(int file, uint64_t size) {
-  if (size >= kHugePage) {
-    void* space = mmap(nullptr, size + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (space != MAP_FAILED) {
-      const uint64_t base = reinterpret_cast<uint64_t>(space);
-      const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-      const uint64_t start = (base + kHugePage - 1) / kHugePage * kHugePage;
-      const uint64_t end = (start + size + page - 1) / page * page;
-      const uint64_t space_end = (base + size + kHugePage + page - 1) / page * page;
-      void* data = mmap(reinterpret_cast<void*>(start), size, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0);
-      if (data != MAP_FAILED) {
-        if (start > base) munmap(space, start - base);
-        if (space_end > end) munmap(reinterpret_cast<void*>(end), space_end - end);
-        return data;
-      }
-      munmap(space, size + kHugePage);
+// Reads [from, to) into the page cache, where the kernel cannot populate mappings (Linux before 5.14).
+int read_through(const std::string& path, uint64_t from, uint64_t to) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return errno;
+  std::vector<unsigned char> buffer(std::min(kReadBytes, to - from));
+  int failure = 0;
+  while (from < to && failure == 0) {
+    const ssize_t got = pread(file, buffer.data(), std::min<uint64_t>(buffer.size(), to - from), static_cast<off_t>(from));
+    if (got > 0) {
+      from += static_cast<uint64_t>(got);
+    } else if (got == 0 || errno != EINTR) {
+      failure = got == 0 ? EFAULT : errno;
     }
   }
-  return mmap(nullptr, size, PROT_READ, MAP_SHARED, file, 0);
+  close(file);
+  return failure;
 }
 
 }  // namespace
 
-void MappedFile::populate(uint64_t from, uint64_t to) const {
-#ifdef MADV_POPULATE_READ
-  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  from = from / page * page;
-  if (to > from) madvise(const_cast<unsigned char*>(data_) + from, to - from, MADV_POPULATE_READ);
-#else
-  (void)from, (void)to;
-#endif
-}
-
-std::shared_ptr<MappedFile> MappedFile::open(const std::string& path, std::string* error) {
+int FileIdentity::open(const std::string& path, FileIdentity* identity, std::string* error) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat info;
   if (file < 0 || fstat(file, &info) != 0 || info.st_size <= 0) {
     *error = "table file cannot be opened or is empty: " + path + ", " + std::strerror(errno);
     if (file >= 0) close(file);
-    return nullptr;
+    return -1;
   }
-  const uint64_t size = static_cast<uint64_t>(info.st_size);
-  void* data = map_aligned(file, size);
-  close(file);
-  if (data == MAP_FAILED) {
-    *error = "table file cannot be mapped: " + path + ", " + std::strerror(errno);
-    return nullptr;
-  }
-  return std::shared_ptr<MappedFile>(new MappedFile(static_cast<const unsigned char*>(data), size));
+  *identity = {path, static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino), static_cast<uint64_t>(info.st_size)};
+  return file;
 }
 
-MappedFile::~MappedFile() { munmap(const_cast<unsigned char*>(data_), size_); }
+std::shared_ptr<MappedFile> MappedFile::open(const std::string& path, std::string* error) {
+  FileIdentity identity;
+  const int file = FileIdentity::open(path, &identity, error);
+  if (file < 0) return nullptr;
+  void* data = map_aligned(file, identity.size, PROT_READ, false);
+  const int reason = errno;
+  close(file);
+  if (data == nullptr) {
+    *error = "table file cannot be mapped: " + path + ", " + std::strerror(reason);
+    return nullptr;
+  }
+  return std::shared_ptr<MappedFile>(new MappedFile(static_cast<const unsigned char*>(data), std::move(identity)));
+}
+
+void MappedFile::prefer_huge_pages() const {
+#ifdef MADV_HUGEPAGE
+  madvise(const_cast<unsigned char*>(data_), size(), MADV_HUGEPAGE);
+#endif
+}
+
+int MappedFile::populate(uint64_t from, uint64_t to) const {
+  if (to <= from) return 0;
+#ifdef MADV_POPULATE_READ
+  const uint64_t start = from / page_size() * page_size();
+  if (madvise(const_cast<unsigned char*>(data_) + start, to - start, MADV_POPULATE_READ) == 0) return 0;
+  if (errno != EINVAL) return errno;
+#endif
+  return read_through(path(), from, to);
+}
+
+int MappedFile::lock(uint64_t from, uint64_t to) const {
+  const int failure = populate(from, to);
+  if (failure != 0 || to <= from) return failure;
+  const uint64_t start = from / page_size() * page_size();
+  return mlock(data_ + start, to - start) == 0 ? 0 : errno;
+}
+
+int MappedFile::drop() const {
+#ifdef POSIX_FADV_DONTNEED
+  madvise(const_cast<unsigned char*>(data_), size(), MADV_DONTNEED);
+  const int file = ::open(path().c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return errno;
+  // Pages that wait to be written cannot be dropped.
+  const int failure = fdatasync(file) == 0 ? posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED) : errno;
+  close(file);
+  return failure;
+#else
+  return ENOTSUP;
+#endif
+}
+
+MappedFile::~MappedFile() { munmap(const_cast<unsigned char*>(data_), size()); }
 
 }  // namespace terabag

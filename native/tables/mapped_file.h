@@ -5,7 +5,18 @@
 
 namespace terabag {
 
-// A file mapped read-only. Unmapped when the last owner lets go.
+// Which file a path named when it was looked at, so that another one under the same name is noticed.
+struct FileIdentity {
+  std::string path;
+  uint64_t device = 0, inode = 0, size = 0;
+
+  // Opens the file for reading and sets *identity; -1, and the reason in *error, when it cannot be opened or is empty. The caller closes
+  // it.
+  static int open(const std::string& path, FileIdentity* identity, std::string* error);
+};
+
+// A file mapped read-only. Unmapped when the last owner lets go. Reading rows of a file that somebody shortens while it is mapped ends the
+// process with SIGBUS; bundles are replaced by renaming, never rewritten.
 class MappedFile {
  public:
   // Null, and the reason in *error, when it cannot be opened or mapped.
@@ -14,15 +25,24 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  // Reads [from, to) in order ahead of use, which lets the kernel fill 2 MiB pages; does nothing where the kernel cannot.
-  void populate(uint64_t from, uint64_t to) const;
+  // Lets reads fill the page cache with 2 MiB pages from the first byte on; by itself readahead gets there only after some 32 MiB.
+  void prefer_huge_pages() const;
+  // Brings [from, to) into memory and maps it. 0, or an errno: EFAULT when the file cannot be read or is shorter by now.
+  int populate(uint64_t from, uint64_t to) const;
+  // Populates [from, to) and keeps it in memory. 0, or an errno.
+  int lock(uint64_t from, uint64_t to) const;
+  // Forgets the file's pages here and asks the kernel to drop them from the page cache, which it does as far as no process maps them.
+  // 0, or an errno.
+  int drop() const;
+
+  const std::string& path() const { return identity_.path; }
   const unsigned char* data() const { return data_; }
-  uint64_t size() const { return size_; }
+  uint64_t size() const { return identity_.size; }
 
  private:
-  MappedFile(const unsigned char* data, uint64_t size) : data_(data), size_(size) {}
+  MappedFile(const unsigned char* data, FileIdentity identity) : data_(data), identity_(std::move(identity)) {}
   const unsigned char* data_;
-  uint64_t size_;
+  FileIdentity identity_;
 };
 
 }  // namespace terabag

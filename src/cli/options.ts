@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
+import { RESIDENCIES } from '../engine/residency.js';
 
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
@@ -31,6 +32,11 @@ export const verifyOption = (): Option =>
   new Option('--verify <what>', 'what is checked of the files at start: full checksums, or only the size')
     .choices(['full', 'size'])
     .default('full');
+
+export const residencyOption = (): Option =>
+  new Option('--residency <how>', 'how tables are held in memory: pages as touched, read ahead, locked, or copied to huge pages')
+    .choices(RESIDENCIES)
+    .default('populate');
 
 export const logLevelOption = (level: string): Option =>
   new Option('--log-level <level>', 'what the shards log, on stderr')

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
+import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { readPlan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
@@ -8,7 +9,7 @@ import { connect } from '../predictor/sharded.js';
 import { writeAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { type ReadRequest, readJsonlRequests, readSafetensorsRequest } from '../workload/request-file.js';
-import { positiveInteger, verifyOption } from './options.js';
+import { positiveInteger, residencyOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
 
 interface PredictCommandOptions {
@@ -18,6 +19,7 @@ interface PredictCommandOptions {
   readonly deadlineMs: number;
   readonly concurrency: number;
   readonly verify: 'full' | 'size';
+  readonly residency: Residency;
   readonly json?: boolean;
 }
 
@@ -30,6 +32,7 @@ export const predictCommand = new Command('predict')
   .option('--deadline-ms <ms>', 'of each request', positiveInteger, 10_000)
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
   .addOption(verifyOption())
+  .addOption(residencyOption())
   .option('--json', 'print the summary as JSON (needs --output)')
   .addHelpText(
     'after',
@@ -64,9 +67,9 @@ Examples:
     }
   });
 
-function openPredictor({ bundle, plan, verify }: PredictCommandOptions): Promise<Predictor> {
+function openPredictor({ bundle, plan, verify, residency }: PredictCommandOptions): Promise<Predictor> {
   if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle }));
-  return withProgress('checking tables', 'bytes', (onProgress) => openLocal(bundle, { verify, onProgress }));
+  return withProgress('reading tables', 'bytes', (onProgress) => openLocal(bundle, { verify, residency, onProgress }));
 }
 
 interface Counts {

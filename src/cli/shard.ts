@@ -1,8 +1,9 @@
 import { Command } from 'commander';
 import { pino } from 'pino';
+import type { Residency } from '../engine/residency.js';
 import { readPlan } from '../plan/plan.js';
 import { startShard } from '../shard/shard.js';
-import { logLevelOption, verifyOption } from './options.js';
+import { logLevelOption, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 
 const DRAIN_MS = 3000;
@@ -13,6 +14,7 @@ interface ShardCommandOptions {
   readonly listen?: string;
   readonly logLevel: string;
   readonly verify: 'full' | 'size';
+  readonly residency: Residency;
 }
 
 export const shardCommand = new Command('shard')
@@ -23,6 +25,7 @@ export const shardCommand = new Command('shard')
   .option('--listen <endpoint>', "listen here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port")
   .addOption(logLevelOption('info'))
   .addOption(verifyOption())
+  .addOption(residencyOption())
   .addHelpText(
     'after',
     `
@@ -30,10 +33,11 @@ On SIGTERM it refuses new requests, answers those in flight, and ends with exit 
 
 Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
-  terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size`,
+  terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size
+  terabag shard plan.json --name shard-2 --bundle ./model --residency lock`,
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
-    const { name: shard, bundle, listen, logLevel, verify } = options;
+    const { name: shard, bundle, listen, logLevel, verify, residency } = options;
     const log = pino({ name: shard, level: logLevel }, pino.destination(2));
     // Before it serves, a shard has nothing to drain.
     let drain = async (): Promise<void> => undefined;
@@ -56,13 +60,14 @@ Examples:
     // Listening keeps the channel open, and with it a shard that failed to start.
     process.channel?.unref();
     const plan = await readPlan(planPath);
-    const running = await withProgress('checking tables', 'bytes', (onProgress) =>
+    const running = await withProgress('reading tables', 'bytes', (onProgress) =>
       startShard({
         plan,
         shard,
         bundle,
         log,
         verify,
+        residency,
         // A launcher shows progress of its own.
         ...(process.send === undefined && { onProgress }),
         ...(listen !== undefined && { endpoint: listen }),

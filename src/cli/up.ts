@@ -1,8 +1,9 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
 import { launchCluster } from '../cluster/launch.js';
+import type { Residency } from '../engine/residency.js';
 import { readPlan, writePlan } from '../plan/plan.js';
-import { logLevelOption, verifyOption } from './options.js';
+import { logLevelOption, residencyOption, verifyOption } from './options.js';
 
 interface UpOptions {
   readonly bundle: string;
@@ -10,6 +11,7 @@ interface UpOptions {
   readonly restart: boolean;
   readonly logLevel: string;
   readonly verify: 'full' | 'size';
+  readonly residency: Residency;
   readonly json?: boolean;
 }
 
@@ -21,6 +23,7 @@ export const upCommand = new Command('up')
   .option('--no-restart', 'do not start a shard again that died')
   .addOption(logLevelOption('warn'))
   .addOption(verifyOption())
+  .addOption(residencyOption())
   .option('--json', 'print events as JSON, one a line')
   .addHelpText(
     'after',
@@ -44,6 +47,7 @@ Examples:
       restart: options.restart,
       logLevel: options.logLevel,
       verify: options.verify,
+      residency: options.residency,
       signal: ended.signal,
       onEvent: say,
     });

@@ -4,6 +4,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { type Plan, writePlan } from '../plan/plan.js';
 
@@ -15,6 +16,8 @@ export interface LaunchOptions {
   /** Start a shard that dies again, after a growing pause; default true. */
   readonly restart?: boolean;
   readonly verify?: 'full' | 'size';
+  /** How the shards hold their tables in memory; default populate. */
+  readonly residency?: Residency;
   /** Ends the launch: what was started is stopped, and the call rejects (aborted). Of no effect once all shards are ready. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: { readonly shard: string; readonly what: 'ready' | 'exited' | 'restarting'; readonly detail: string }) => void;
@@ -101,7 +104,7 @@ class ShardProcess {
 
   /** Resolves when the shard listens; rejects when it ends before. */
   start(): Promise<void> {
-    const { bundle, logLevel = 'warn', verify = 'full' } = this.options;
+    const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate' } = this.options;
     const child = fork(
       cliPath(),
       [
@@ -117,6 +120,8 @@ class ShardProcess {
         logLevel,
         '--verify',
         verify,
+        '--residency',
+        residency,
       ],
       {
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],

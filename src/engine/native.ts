@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
 import type { RowFormat } from '../model/row-format.js';
+import type { MeasuredFile, Residency } from './residency.js';
 
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
 export interface NativeTable {
@@ -12,7 +13,7 @@ export interface NativeTable {
   /** Part of a row-wise split: rows r with r mod parts == part. 0 of 1 when not split. */
   readonly part: number;
   readonly parts: number;
-  /** File that holds the rows; mapped read-only and shared between tables of the same path. */
+  /** File that holds the rows; mapped read-only and shared between tables of the same path, or copied (residency hugepages). */
   readonly path: string;
   /** Where file row 0 starts, bytes from the start of the file. */
   readonly byteOffset: number;
@@ -54,14 +55,30 @@ export interface NativeSparseEngine {
     weights: Uint8Array | null,
     out: Float32Array,
   ): Promise<void>;
-  /** [async] Reads all rows ahead of use on an addon thread, so that the first requests find them in memory. */
-  populate(): Promise<void>;
+  /**
+   * [async] Brings all rows into memory as the residency says, on an addon thread; once, before the first pooling: rows of hugepages are zeros
+   * until then. close() ends it. Errors carry {status}: unreadable (the file was shortened or replaced, or the disk fails), does_not_fit, closed.
+   */
+  fill(): Promise<void>;
+  /** [sync] Bytes of the rows that fill has done so far. */
+  filledBytes(): number;
+  /** [sync] Bytes of all rows; those that several tables share count once, unless they are copied. */
+  tableBytes(): number;
+  /** [sync] Bytes that fill keeps from being reclaimed: those it locks or copies; 0 with map and populate. */
+  keptBytes(): number;
+  /**
+   * [async] What is in memory, per file in the order of their paths. With mapCached, what the page cache already holds is mapped before, so
+   * that smaps tells on which pages it lies; nothing is read from the disk. Empty when memory runs out.
+   */
+  residency(mapCached: boolean): Promise<MeasuredFile[]>;
+  /** [async] Writes what waits to be written of the mapped files and drops them from the page cache, unless other mappings use them. */
+  dropCached(): Promise<void>;
   /** [sync] Refuses new work; memory is unmapped on an addon thread when running jobs have ended. */
   close(): void;
 }
 
 export interface NativeStatusError extends Error {
-  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed */
+  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed; of fill: unreadable | does_not_fit | closed */
   readonly status: string;
   readonly segment: number;
   readonly bag: number;
@@ -124,7 +141,11 @@ export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   availableKernels(): string[];
-  SparseEngine: new (tables: readonly NativeTable[]) => NativeSparseEngine;
+  /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
+  SparseEngine: new (
+    tables: readonly NativeTable[],
+    residency?: Residency,
+  ) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (
     inputDims: readonly number[],

@@ -1,12 +1,23 @@
 import { TerabagError } from '../errors.js';
 import { rowBytes } from '../model/row-format.js';
+import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
+import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
 
 /** A mapped table with the name that errors use. */
 export interface EngineTable extends NativeTable {
   readonly name: string;
 }
+
+export interface SparseEngineOptions {
+  /** Default populate. */
+  readonly residency?: Residency;
+  /** Bytes of the rows that are in memory; called a few times a second. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
+const PROGRESS_MS = 100;
 
 /** A wake-up of another thread costs 20 to 55 us, so that jobs below this run on the calling thread. */
 const SYNC_BUDGET_NS = 40_000;
@@ -19,22 +30,85 @@ export class SparseEngine {
   readonly #tables = new Map<number, EngineTable>();
   readonly #nsPerLookup: number;
 
-  /** Maps the tables and brings their rows into memory; a file shorter than its table is refused (bad_table). */
-  static async open(tables: readonly EngineTable[]): Promise<SparseEngine> {
-    const engine = new SparseEngine(tables);
-    await engine.#engine.populate();
-    return engine;
-  }
-
-  private constructor(tables: readonly EngineTable[]) {
+  /** Maps the tables; their rows come into memory with fill(). A file shorter than its table is refused (bad_table). */
+  constructor(
+    tables: readonly EngineTable[],
+    readonly residency: Residency = 'populate',
+  ) {
     for (const table of tables) this.#tables.set(table.table, table);
     const lengths = tables.map((table) => rowBytes(table.format, table.dim));
     this.#nsPerLookup = lookupNs(Math.max(0, ...lengths));
     try {
-      this.#engine = new native.SparseEngine(tables);
+      this.#engine = new native.SparseEngine(tables, residency);
     } catch (error) {
       throw TerabagError.from(error, 'bad_table');
     }
+  }
+
+  /** Maps the tables and brings their rows into memory as the residency says; see fill. */
+  static async open(tables: readonly EngineTable[], options: SparseEngineOptions = {}): Promise<SparseEngine> {
+    const engine = new SparseEngine(tables, options.residency);
+    try {
+      await engine.fill(options.onProgress);
+    } catch (error) {
+      engine.close();
+      throw error;
+    }
+    return engine;
+  }
+
+  /** Bytes of all rows. */
+  get tableBytes(): number {
+    return this.#engine.tableBytes();
+  }
+
+  /**
+   * Brings the rows into memory, on a thread of the addon; once, before the first pooling. What cannot be locked or copied is refused before
+   * memory is taken (does_not_fit); a file that was shortened or replaced meanwhile, or a disk that fails, is a bad_table. A file that is
+   * shortened later, while requests read it, ends the process (SIGBUS), other than with residency hugepages.
+   */
+  async fill(onProgress: SparseEngineOptions['onProgress'] = () => undefined): Promise<void> {
+    const { residency } = this;
+    const keptBytes = this.#engine.keptBytes();
+    const limits = keptBytes > 0 ? await readMemoryLimits() : null;
+    if (limits !== null) {
+      const need = { residency, keptBytes, missingBytes: keptBytes };
+      if (residency === 'lock' && refusal(need, limits) !== null) need.missingBytes = await this.#missingBytes();
+      const refused = refusal(need, limits);
+      if (refused !== null) throw refused;
+    }
+    const total = this.tableBytes;
+    const timer = setInterval(() => onProgress(this.#engine.filledBytes(), total), PROGRESS_MS);
+    try {
+      await this.#engine.fill();
+      onProgress(total, total);
+    } catch (error) {
+      const { status, message } = error as NativeStatusError;
+      throw new TerabagError(status === 'closed' || status === 'does_not_fit' ? status : 'bad_table', message, {}, { cause: error });
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  /**
+   * How much of the tables is in memory, on huge pages and locked, worked out on a thread of the addon; null where the system does not tell.
+   * mapCached maps what the page cache holds first, so that hugePageBytes covers it; nothing is read from the disk.
+   */
+  async measureResidency({ mapCached = false } = {}): Promise<ResidencyReport | null> {
+    return reportResidency(await this.#engine.residency(mapCached));
+  }
+
+  /** Drops the mapped files from the page cache as far as no other process maps them, so that the next read finds them a place anew. */
+  async dropCached(): Promise<void> {
+    await this.#engine.dropCached().catch((error: unknown) => {
+      throw TerabagError.from(error, 'bad_table');
+    });
+  }
+
+  async #missingBytes(): Promise<number> {
+    const files = await this.#engine.residency(false);
+    // Unknown counts as missing.
+    return files.reduce((sum, { bytes, residentBytes }) => sum + bytes - (residentBytes ?? 0), 0);
   }
 
   /**

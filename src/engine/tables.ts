@@ -1,6 +1,9 @@
+import { statfs } from 'node:fs/promises';
+import { release } from 'node:os';
 import { TerabagError } from '../errors.js';
-import type { Bundle } from '../model/bundle.js';
-import type { EngineTable } from './sparse-engine.js';
+import { type Bundle, bytesToCheck, checkChecksums } from '../model/bundle.js';
+import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
+import { type EngineTable, SparseEngine } from './sparse-engine.js';
 
 /** The engine's tables of an open bundle; partsOf says which parts of a table (by index) are held here. */
 export function engineTables(
@@ -26,4 +29,59 @@ export function engineTables(
       };
     }),
   );
+}
+
+export interface OpenTablesOptions {
+  /** Default populate. */
+  readonly residency?: Residency;
+  /** full (default) checks the checksums of the bundle's opened files. */
+  readonly verify?: 'full' | 'size';
+  /** Bytes brought into memory and checked. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Told once when much of the tables lies on small pages, with what to do about it. */
+  readonly onWarning?: (message: string) => void;
+}
+
+export interface OpenedTables {
+  readonly engine: SparseEngine;
+  /** As it was after opening; null where the system does not tell. */
+  readonly residency: ResidencyReport | null;
+}
+
+/**
+ * Opens tables of a bundle that was opened with verify: size. They are brought into memory before their checksums are checked: the first to
+ * read a file decides on which pages it lies.
+ */
+export async function openTables(
+  bundle: Bundle,
+  tables: readonly EngineTable[],
+  { residency = 'populate', verify = 'full', onProgress, onWarning }: OpenTablesOptions = {},
+): Promise<OpenedTables> {
+  const engine = new SparseEngine(tables, residency);
+  try {
+    const toFill = engine.tableBytes;
+    const total = toFill + (verify === 'full' ? bytesToCheck(bundle) : 0);
+    await engine.fill((done) => onProgress?.(done, total));
+    if (verify === 'full') await checkChecksums(bundle, (done) => onProgress?.(toFill + done, total));
+    const report = await engine.measureResidency();
+    const warning = report === null || residency === 'map' ? null : await smallPagesWarning(bundle.dir, residency, report);
+    if (warning !== null) onWarning?.(warning);
+    return { engine, residency: report };
+  } catch (error) {
+    engine.close();
+    throw error;
+  }
+}
+
+/** Null when the tables lie on huge pages, or cannot on their filesystem. */
+async function smallPagesWarning(dir: string, residency: Residency, { files }: ResidencyReport): Promise<string | null> {
+  const small = files.filter((file) => !liesOnHugePages(file));
+  const [first] = small;
+  if (first === undefined) return null;
+  const sum = (key: 'bytes' | 'hugePageBytes'): number => small.reduce((total, file) => total + file[key], 0);
+  const found = `lookups take up to twice as long in tables on small memory pages: ${small.length} of ${files.length} table files, first ${first.path}, ${sum('hugePageBytes')} of ${sum('bytes')} bytes on 2 MiB pages`;
+  if (residency === 'hugepages')
+    return `${found}; the kernel gave no huge pages: set /sys/kernel/mm/transparent_hugepage/enabled to madvise, or free memory`;
+  if (!holdsHugePages((await statfs(first.path)).type, release())) return null;
+  return `${found}; they were written or read in small pieces: terabag warm ${dir} reads them anew, while nothing has them open; or use residency hugepages`;
 }

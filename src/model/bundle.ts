@@ -88,6 +88,22 @@ export async function openBundle(dir: string, options: OpenOptions = {}): Promis
   return { dir, spec, hash: modelHash(spec), model: options.dense === false ? null : resolveModel(spec, shapes), dense, tables };
 }
 
+/** Bytes that checkChecksums reads. */
+export function bytesToCheck(bundle: Bundle): number {
+  return openedFiles(bundle).reduce((sum, file) => sum + (bundle.spec.files[file]?.bytes ?? 0), 0);
+}
+
+/** Checks the checksums of the files of a bundle that was opened with verify: size. */
+export async function checkChecksums(bundle: Bundle, onProgress?: OpenOptions['onProgress']): Promise<void> {
+  await checkFiles(bundle.dir, bundle.spec, openedFiles(bundle), onProgress ? { onProgress } : {});
+}
+
+function openedFiles({ tables, model }: Bundle): string[] {
+  const files = new Set(tables.flatMap((table) => (table === null ? [] : [table.spec.file])));
+  if (model !== null) files.add(DENSE_FILE);
+  return [...files];
+}
+
 /** Checks every file and returns what is wrong, one line per file. */
 export async function verifyBundle(dir: string, onProgress?: OpenOptions['onProgress']): Promise<string[]> {
   const spec = await readModelSpec(dir);

@@ -1,7 +1,8 @@
 import { DenseNet } from '../engine/dense-net.js';
 import type { NativeWorkspace } from '../engine/native.js';
-import { SparseEngine } from '../engine/sparse-engine.js';
-import { engineTables } from '../engine/tables.js';
+import type { Residency, ResidencyReport } from '../engine/residency.js';
+import type { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables, openTables } from '../engine/tables.js';
 import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
@@ -15,18 +16,31 @@ import { bytesOf } from './scratch.js';
 export interface LocalOptions {
   /** full (default) checks the checksums of all files. */
   readonly verify?: 'full' | 'size';
+  /** How the tables are held in memory; default populate. */
+  readonly residency?: Residency;
+  /** Bytes of the tables brought into memory, and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Told when tables lie on small memory pages, which slows lookups, and what to do about it; default process.emitWarning. */
+  readonly onWarning?: (message: string) => void;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
 }
 
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
-  const { verify = 'full', onProgress } = options;
-  const bundle = await openBundle(bundleDir, { verify, ...(onProgress && { onProgress }) });
+  const bundle = await openBundle(bundleDir, { verify: 'size' });
   const model = bundle.model as ResolvedModel;
-  const engine = await SparseEngine.open(engineTables(bundle, () => [{ part: 0, parts: 1 }]));
-  return new LocalPredictor(bundle, model, engine, options.maxInFlight ?? 1024);
+  const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
+  const { engine, residency } = await openTables(bundle, tables, {
+    onWarning: (message) => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' }),
+    ...options,
+  });
+  try {
+    return new LocalPredictor(bundle, model, engine, residency, options.maxInFlight ?? 1024);
+  } catch (error) {
+    engine.close();
+    throw error;
+  }
 }
 
 class LocalPredictor implements Predictor {
@@ -37,7 +51,10 @@ class LocalPredictor implements Predictor {
   readonly #partitioner: Partitioner;
   readonly #admission: Admission<NativeWorkspace>;
 
-  constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, maxInFlight: number) {
+  readonly #residency: ResidencyReport | null;
+
+  constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, residency: ResidencyReport | null, maxInFlight: number) {
+    this.#residency = residency;
     this.modelHash = bundle.hash;
     this.#model = model;
     this.#engine = engine;
@@ -69,7 +86,9 @@ class LocalPredictor implements Predictor {
   }
 
   stats(): Readonly<Record<string, number>> {
-    return { ...this.#admission.counts, inFlight: this.#admission.inFlight };
+    const { bytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.#residency ?? {};
+    const known = this.#residency === null ? {} : { tableBytes: bytes, residentBytes, hugePageBytes, lockedBytes };
+    return { ...this.#admission.counts, inFlight: this.#admission.inFlight, ...known };
   }
 
   async close(): Promise<void> {

@@ -40,6 +40,10 @@ export interface Prediction {
 export interface Predictor {
   readonly modelHash: string;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
+  /**
+   * Counts of requests since it was opened. A local predictor adds tableBytes, and of these residentBytes, hugePageBytes and lockedBytes as they
+   * were after opening, where the system tells.
+   */
   stats(): Readonly<Record<string, number>>;
   close(): Promise<void>;
 }

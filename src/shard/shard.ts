@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
-import { SparseEngine } from '../engine/sparse-engine.js';
-import { engineTables } from '../engine/tables.js';
+import type { Residency, ResidencyReport } from '../engine/residency.js';
+import type { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
@@ -18,14 +19,20 @@ export interface ShardOptions {
   readonly endpoint?: string;
   readonly log: Logger;
   readonly verify?: 'full' | 'size';
+  /** How the tables are held in memory; default populate. */
+  readonly residency?: Residency;
+  /** Bytes of the tables brought into memory, and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Requests beyond are answered with overloaded; default 1024. */
   readonly maxInFlight?: number;
 }
 
+/** Measuring walks the page tables of the process: milliseconds for a table of small pages, on a thread of the addon. */
+const RESIDENCY_MS = 10_000;
+
 /** Opens the shard's tables, listens, and serves until drained. */
 export async function startShard(options: ShardOptions): Promise<Shard> {
-  const { plan, shard, bundle: dir, verify = 'full', onProgress } = options;
+  const { plan, shard, bundle: dir, log } = options;
   const placed = plan.shards.find(({ name }) => name === shard);
   if (placed === undefined) {
     throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, {
@@ -36,17 +43,29 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     plan.tables.map(({ table, parts }) => [table, parts.flatMap((name, part) => (name === shard ? [{ part, parts: parts.length }] : []))]),
   );
   const tables = new Set([...mine].filter(([, parts]) => parts.length > 0).map(([table]) => table));
-  const bundle = await openBundle(dir, { verify, tables, dense: false, ...(onProgress && { onProgress }) });
+  const bundle = await openBundle(dir, { verify: 'size', tables, dense: false });
   checkPlan(plan, bundle.spec, bundle.hash);
-  const engine = await SparseEngine.open(engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []));
-  const running = new Shard(shard, bundle.hash, engine, options.maxInFlight ?? 1024, options.log);
+  const parts = engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []);
+  const { engine, residency } = await openTables(bundle, parts, { ...options, onWarning: (message) => log.warn(message) });
+  const running = new Shard(shard, bundle.hash, engine, residency, options.maxInFlight ?? 1024, log);
   try {
     await running.listen(options.endpoint ?? placed.endpoints[0] ?? '');
   } catch (error) {
     engine.close();
     throw error;
   }
-  options.log.info({ shard, endpoint: running.endpoint, tables: tables.size, model: bundle.spec.name, hash: bundle.hash }, 'ready');
+  const { tableBytes, residentBytes, hugePageBytes, lockedBytes } = running.stats();
+  log.info(
+    {
+      shard,
+      endpoint: running.endpoint,
+      tables: tables.size,
+      model: bundle.spec.name,
+      hash: bundle.hash,
+      residency: { mode: engine.residency, tableBytes, residentBytes, hugePageBytes, lockedBytes },
+    },
+    'ready',
+  );
   return running;
 }
 
@@ -57,15 +76,20 @@ export class Shard {
   #inFlight = 0;
   #idle: (() => void) | null = null;
   readonly #startedAt = performance.now();
+  #measuredAt = performance.now();
+  readonly #tableBytes: number;
   readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, undeliverable: 0 };
 
   constructor(
     private readonly name: string,
     private readonly modelHash: string,
     private readonly engine: SparseEngine,
+    private residency: ResidencyReport | null,
     private readonly maxInFlight: number,
     private readonly log: Logger,
-  ) {}
+  ) {
+    this.#tableBytes = engine.tableBytes;
+  }
 
   get endpoint(): string {
     return this.#transport?.endpoint ?? '';
@@ -170,7 +194,21 @@ export class Shard {
     });
   }
 
+  /** Measures again for the next caller when the figures are old. */
+  #refreshResidency(): void {
+    if (this.state === 'draining' || performance.now() - this.#measuredAt < RESIDENCY_MS) return;
+    this.#measuredAt = performance.now();
+    this.engine.measureResidency().then(
+      (report) => {
+        this.residency = report;
+      },
+      (error: unknown) => this.log.warn({ reason: TerabagError.from(error).message }, 'residency cannot be measured'),
+    );
+  }
+
   stats(): ShardStats {
+    this.#refreshResidency();
+    const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = this.residency ?? {};
     const { user, system } = process.cpuUsage();
     return {
       shard: this.name,
@@ -182,6 +220,10 @@ export class Shard {
       cpuUserUs: user,
       cpuSystemUs: system,
       rssBytes: process.memoryUsage.rss(),
+      tableBytes: this.#tableBytes,
+      residentBytes,
+      hugePageBytes,
+      lockedBytes,
     };
   }
 }

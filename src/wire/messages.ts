@@ -30,6 +30,12 @@ export interface ShardStats {
   readonly cpuUserUs: number;
   readonly cpuSystemUs: number;
   readonly rssBytes: number;
+  /** Of the shard's rows. */
+  readonly tableBytes: number;
+  /** Of these: in memory, mapped by 2 MiB pages, locked. Measured in the seconds before; null where the system does not tell. */
+  readonly residentBytes: number | null;
+  readonly hugePageBytes: number | null;
+  readonly lockedBytes: number | null;
 }
 
 export type ShardMessage =

@@ -84,7 +84,7 @@ struct Avx2 {
       return _mm256_permutevar8x32_ps(values<format>(row, d + count - kLanes), moved);
     }
     alignas(32) unsigned char whole[32] = {};
-    std::memcpy(whole, row, bytes_per_row(format, count));
+    std::memcpy(whole, row, bytes_per_row(format, count < kLanes ? count : kLanes));
     return values<format>(whole, 0);
   }
 };
