@@ -183,9 +183,17 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   }
   Napi::Value drop_cached(const Napi::CallbackInfo& info) {
     open_engine(info);
+    if (!info[0].IsArray()) throw argument_error(info.Env(), "paths have to be an array");
+    const Napi::Array array = info[0].As<Napi::Array>();
+    std::vector<std::string> paths;
+    for (uint32_t p = 0; p < array.Length(); ++p) {
+      const Napi::Value path = array[p];
+      if (!path.IsString()) throw argument_error(info.Env(), "a path has to be a string");
+      paths.push_back(path.As<Napi::String>());
+    }
     auto status = std::make_shared<FillStatus>();
     return info.Env().GetInstanceData<Environment>()->run(
-        info, [engine = engine_, status] { *status = engine->drop_cached(); },
+        info, [engine = engine_, status, paths = std::move(paths)] { *status = engine->drop_cached(paths); },
         [status](Napi::Env env) { return fill_outcome(env, *status); });
   }
   void close(const Napi::CallbackInfo&) {

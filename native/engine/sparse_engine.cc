@@ -256,9 +256,10 @@ std::vector<FileResidency> SparseEngine::residency(bool map_cached) const {
   return files;
 }
 
-FillStatus SparseEngine::drop_cached() const {
-  for (const auto& [path, file] : files_) {
-    const int failure = file.mapping->drop();
+FillStatus SparseEngine::drop_cached(const std::vector<std::string>& paths) const {
+  for (const std::string& path : paths) {
+    const auto file = files_.find(path);
+    const int failure = file == files_.end() ? 0 : file->second.mapping->drop();
     if (failure != 0) return {"unreadable", "table file cannot be dropped from memory: " + path + ", " + std::strerror(failure)};
   }
   return {};

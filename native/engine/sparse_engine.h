@@ -79,8 +79,8 @@ class SparseEngine {
   // A file each, in the order of their paths. With map_cached, what the page cache already holds is mapped first, so that smaps tells on
   // which pages it lies; nothing is read.
   std::vector<FileResidency> residency(bool map_cached) const;
-  // Drops the mapped files from the page cache as far as no other mapping uses them.
-  FillStatus drop_cached() const;
+  // Drops mapped files from the page cache as far as no other mapping uses them.
+  FillStatus drop_cached(const std::vector<std::string>& paths) const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
   // thread when the request is worth several. On an error the content of out is unspecified.
   PoolStatus pool(const PoolRequest& request, unsigned num_threads) const;

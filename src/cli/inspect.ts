@@ -1,15 +1,27 @@
 import { Command } from 'commander';
-import { readModelSpec } from '../model/bundle.js';
+import { liesOnHugePages, type ResidencyReport } from '../engine/residency.js';
+import { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables } from '../engine/tables.js';
+import { openBundle, readModelSpec } from '../model/bundle.js';
 import { modelHash } from '../model/hash.js';
 import { tableBytes } from '../plan/bytes.js';
 import { formatBytes } from './options.js';
+import { residencyRow } from './residency-rows.js';
 
 export const inspectCommand = new Command('inspect')
   .description('show what a bundle holds')
   .argument('<bundle>', 'directory of the model')
+  .option('--residency', 'show how much of each table file is in the page cache, and on huge pages; reads nothing of the tables')
   .option('--json', 'print JSON')
-  .addHelpText('after', '\nExamples:\n  terabag inspect ./model\n  terabag inspect ./model --json | jq .tables')
-  .action(async (bundle: string, options: { json?: boolean }) => {
+  .addHelpText(
+    'after',
+    '\nExamples:\n  terabag inspect ./model\n  terabag inspect ./model --json | jq .tables\n  terabag inspect ./model --residency',
+  )
+  .action(async (bundle: string, options: { json?: boolean; residency?: boolean }) => {
+    if (options.residency) {
+      await inspectResidency(bundle, options.json ?? false);
+      return;
+    }
     const spec = await readModelSpec(bundle);
     const hash = modelHash(spec);
     const tables = spec.tables.map((table) => ({
@@ -30,3 +42,36 @@ export const inspectCommand = new Command('inspect')
     console.log(`dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}`);
     console.table(layers);
   });
+
+async function inspectResidency(dir: string, json: boolean): Promise<void> {
+  const report = await measureBundle(dir);
+  if (json) {
+    console.log(JSON.stringify(report));
+    return;
+  }
+  if (report === null) {
+    console.log(`this system does not tell what is in memory: ${process.platform}`);
+    return;
+  }
+  const { bytes, residentBytes, hugePageBytes, files } = report;
+  const [resident, huge] = [formatBytes(residentBytes), formatBytes(hugePageBytes)];
+  console.log(`${dir}: ${resident} of ${formatBytes(bytes)} in the page cache, ${huge} on huge pages`);
+  console.table(files.map((file) => residencyRow(dir, file)));
+  if (files.some((file) => !file.known)) console.log('of files that it may not write, the system does not tell');
+  const onSmallPages = files.some((file) => file.known && file.residentBytes === file.bytes && !liesOnHugePages(file));
+  if (onSmallPages) console.log(`what lies on small pages is read anew by: terabag warm ${dir}`);
+}
+
+/** Null where the system does not tell. */
+async function measureBundle(dir: string): Promise<ResidencyReport | null> {
+  const bundle = await openBundle(dir, { verify: 'size', dense: false });
+  const engine = new SparseEngine(
+    engineTables(bundle, () => [{ part: 0, parts: 1 }]),
+    'map',
+  );
+  try {
+    return await engine.measureResidency({ mapCached: true });
+  } finally {
+    engine.close();
+  }
+}

@@ -9,6 +9,7 @@ import { predictCommand } from './predict.js';
 import { shardCommand } from './shard.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
+import { warmCommand } from './warm.js';
 
 /** Exit codes: 0 done, 1 it went wrong, 2 wrong usage. */
 const FAILED = 1;
@@ -31,7 +32,7 @@ Examples:
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json`,
   );
-for (const command of [inspectCommand, verifyCommand, planCommand, shardCommand, upCommand, predictCommand, demoCommand]) {
+for (const command of [inspectCommand, verifyCommand, warmCommand, planCommand, shardCommand, upCommand, predictCommand, demoCommand]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
   command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
   program.addCommand(command);

@@ -71,8 +71,11 @@ export interface NativeSparseEngine {
    * that smaps tells on which pages it lies; nothing is read from the disk. Empty when memory runs out.
    */
   residency(mapCached: boolean): Promise<MeasuredFile[]>;
-  /** [async] Writes what waits to be written of the mapped files and drops them from the page cache, unless other mappings use them. */
-  dropCached(): Promise<void>;
+  /**
+   * [async] Writes what waits to be written of mapped files and drops them from the page cache, as far as no other mapping uses them. Paths
+   * that are not of this engine's mapped tables are passed over. Errors carry {status}: unreadable.
+   */
+  dropCached(paths: readonly string[]): Promise<void>;
   /** [sync] Refuses new work; memory is unmapped on an addon thread when running jobs have ended. */
   close(): void;
 }

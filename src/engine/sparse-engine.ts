@@ -98,9 +98,9 @@ export class SparseEngine {
     return reportResidency(await this.#engine.residency(mapCached));
   }
 
-  /** Drops the mapped files from the page cache as far as no other process maps them, so that the next read finds them a place anew. */
-  async dropCached(): Promise<void> {
-    await this.#engine.dropCached().catch((error: unknown) => {
+  /** Drops files of these tables from the page cache, as far as no other process maps them: the next read finds them a place anew. */
+  async dropCached(paths: readonly string[]): Promise<void> {
+    await this.#engine.dropCached(paths).catch((error: unknown) => {
       throw TerabagError.from(error, 'bad_table');
     });
   }

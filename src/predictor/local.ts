@@ -50,7 +50,6 @@ class LocalPredictor implements Predictor {
   readonly #net: DenseNet;
   readonly #partitioner: Partitioner;
   readonly #admission: Admission<NativeWorkspace>;
-
   readonly #residency: ResidencyReport | null;
 
   constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, residency: ResidencyReport | null, maxInFlight: number) {

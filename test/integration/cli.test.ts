@@ -32,7 +32,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'plan', 'shard', 'up', 'predict', 'demo'])('%s --help has examples and exits with 0', (command) => {
+test.each(['inspect', 'verify', 'warm', 'plan', 'shard', 'up', 'predict', 'demo'])('%s --help has examples and exits with 0', (command) => {
   const { status, stdout } = terabag([command, '--help']);
   expect(status).toBe(0);
   expect(stdout).toMatch(new RegExp(`Examples:\n {2}terabag ${command}`));
