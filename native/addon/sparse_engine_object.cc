@@ -70,6 +70,26 @@ Napi::Value residency_array(Napi::Env env, const std::vector<FileResidency>& fil
   return array;
 }
 
+constexpr uint32_t kMaxPrefetchLines = 1 << 16;
+
+Prefetch prefetch_of(const Napi::Object& object) {
+  return {static_cast<uint32_t>(integer(object, "lines", kMaxPrefetchLines)), member(object, "toL2").ToBoolean()};
+}
+
+Napi::Value tuned_array(Napi::Env env, const std::vector<TunedRows>& all) {
+  Napi::Array array = Napi::Array::New(env, all.size());
+  for (uint32_t i = 0; i < all.size(); ++i) {
+    const auto& [prefetch, ns_per_lookup] = all[i].tuned;
+    Napi::Object rows = Napi::Object::New(env);
+    rows.Set("rowBytes", Napi::Number::New(env, static_cast<double>(all[i].row_bytes)));
+    rows.Set("lines", Napi::Number::New(env, prefetch.lines));
+    rows.Set("toL2", Napi::Boolean::New(env, prefetch.to_l2));
+    rows.Set("nsPerLookup", Napi::Number::New(env, ns_per_lookup));
+    array.Set(i, rows);
+  }
+  return array;
+}
+
 class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -78,8 +98,8 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
         {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
          InstanceMethod<&SparseEngineObject::fill>("fill"), InstanceMethod<&SparseEngineObject::filled_bytes>("filledBytes"),
          InstanceMethod<&SparseEngineObject::table_bytes>("tableBytes"), InstanceMethod<&SparseEngineObject::kept_bytes>("keptBytes"),
-         InstanceMethod<&SparseEngineObject::residency>("residency"), InstanceMethod<&SparseEngineObject::drop_cached>("dropCached"),
-         InstanceMethod<&SparseEngineObject::close>("close")});
+         InstanceMethod<&SparseEngineObject::tune_prefetch>("tunePrefetch"), InstanceMethod<&SparseEngineObject::residency>("residency"),
+         InstanceMethod<&SparseEngineObject::drop_cached>("dropCached"), InstanceMethod<&SparseEngineObject::close>("close")});
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
@@ -96,8 +116,8 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.parts = static_cast<uint32_t>(integer(table, "parts", UINT32_MAX));
       view.num_rows = integer(table, "rows", kSafe);
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
-      const std::string format = text(table, "format");
-      view.format = row_format(info.Env(), format);
+      view.format = row_format(info.Env(), text(table, "format"));
+      if (info[2].IsObject()) view.prefetch = prefetch_of(info[2].As<Napi::Object>());
       std::string error;
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
                        integer(table, "rowStep", kSafe), &error)) {
@@ -156,6 +176,18 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
           napi_remove_env_cleanup_hook(settling, stop_filling, stop);
           delete stop;
         });
+  }
+  Napi::Value tune_prefetch(const Napi::CallbackInfo& info) {
+    open_engine(info);
+    auto tuned = std::make_shared<std::vector<TunedRows>>();
+    const auto work = [engine = engine_, tuned] {
+      try {
+        *tuned = engine->tune_prefetch();
+      } catch (const std::bad_alloc&) {
+        tuned->clear();
+      }
+    };
+    return info.Env().GetInstanceData<Environment>()->run(info, work, [tuned](Napi::Env env) { return tuned_array(env, *tuned); });
   }
   Napi::Value filled_bytes(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(progress_->bytes.load()));

@@ -265,6 +265,31 @@ FillStatus SparseEngine::drop_cached(const std::vector<std::string>& paths) cons
   return {};
 }
 
+std::vector<TunedRows> SparseEngine::tune_prefetch() const {
+  std::map<uint64_t, const TableView*> largest;
+  for (const TableView& view : tables_) {
+    const TableView*& found = largest[bytes_per_row(view.format, view.dim)];
+    if (found == nullptr || view.num_rows > found->num_rows) found = &view;
+  }
+  std::vector<TunedRows> all;
+  for (const auto& [row_bytes, view] : largest) {
+    if (view->num_rows * row_bytes < kMinTunedBytes) continue;
+    BagJob table{};
+    table.rows = view->rows;
+    table.num_rows = view->num_rows;
+    table.row_pitch = view->row_pitch;
+    table.dim = view->dim;
+    table.format = view->format;
+    all.push_back({row_bytes, terabag::tune_prefetch(kernels_, table)});
+  }
+  for (const TableView& view : tables_) {
+    for (const TunedRows& rows : all) {
+      if (bytes_per_row(view.format, view.dim) == rows.row_bytes) view.prefetch.set(rows.tuned.prefetch);
+    }
+  }
+  return all;
+}
+
 const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {
   size_t at = *hint;
   if (at >= tables_.size() || tables_[at].table != table || tables_[at].part != part || tables_[at].parts != parts) {
@@ -349,7 +374,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.mean = (flags & kMean) != 0;
-    job.prefetch = view->prefetch;
+    job.prefetch = view->prefetch.get();
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/prefetch_tuning.h"
 #include "kernels/kernel_table.h"
 #include "tables/huge_pages.h"
 #include "tables/mapped_file.h"
@@ -13,13 +14,34 @@
 
 namespace terabag {
 
+// Set by a thread that tunes while others pool.
+class SharedPrefetch {
+ public:
+  SharedPrefetch(Prefetch prefetch = {}) { set(prefetch); }
+  SharedPrefetch(const SharedPrefetch& other) { set(other.get()); }
+  SharedPrefetch& operator=(const SharedPrefetch& other) {
+    set(other.get());
+    return *this;
+  }
+  Prefetch get() const {
+    const uint64_t packed = packed_.load(std::memory_order_relaxed);
+    return {static_cast<uint32_t>(packed >> 1), (packed & 1) != 0};
+  }
+  void set(Prefetch prefetch) const {
+    packed_.store(static_cast<uint64_t>(prefetch.lines) << 1 | (prefetch.to_l2 ? 1 : 0), std::memory_order_relaxed);
+  }
+
+ private:
+  mutable std::atomic<uint64_t> packed_;
+};
+
 struct TableView {
   uint32_t table, part, parts;
   const unsigned char* rows;
   uint64_t num_rows, row_pitch;
   uint32_t dim;
   RowFormat format;
-  Prefetch prefetch;
+  SharedPrefetch prefetch;
 };
 
 struct PoolStatus {
@@ -43,6 +65,12 @@ struct PoolRequest {
   uint64_t weights_bytes;
   float* out;
   uint64_t out_length;
+};
+
+// What tuning found for all tables whose rows have this length.
+struct TunedRows {
+  uint64_t row_bytes = 0;
+  TunedPrefetch tuned;
 };
 
 struct FillStatus {
@@ -81,6 +109,9 @@ class SparseEngine {
   std::vector<FileResidency> residency(bool map_cached) const;
   // Drops mapped files from the page cache as far as no other mapping uses them.
   FillStatus drop_cached(const std::vector<std::string>& paths) const;
+  // Measures which prefetch distance suits the rows of each length, on the largest table that has them, and uses it from then on; what it
+  // found. Tables that are too small to tell keep what they have. Rows should be in memory. Empty when memory runs out.
+  std::vector<TunedRows> tune_prefetch() const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
   // thread when the request is worth several. On an error the content of out is unspecified.
   PoolStatus pool(const PoolRequest& request, unsigned num_threads) const;

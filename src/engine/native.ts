@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
 import type { RowFormat } from '../model/row-format.js';
+import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
 
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
@@ -60,6 +61,11 @@ export interface NativeSparseEngine {
    * until then. close() ends it. Errors carry {status}: unreadable (the file was shortened or replaced, or the disk fails), does_not_fit, closed.
    */
   fill(): Promise<void>;
+  /**
+   * [async] Measures which prefetch distance pools random rows of each length fastest, some milliseconds for each on an addon thread, and uses it from
+   * then on. Tables of less than 64 MiB keep what they have, and are not told of. Rows should be in memory. Empty when memory runs out.
+   */
+  tunePrefetch(): Promise<TunedPrefetch[]>;
   /** [sync] Bytes of the rows that fill has done so far. */
   filledBytes(): number;
   /** [sync] Bytes of all rows; those that several tables share count once, unless they are copied. */
@@ -148,6 +154,7 @@ export interface NativeAddon {
   SparseEngine: new (
     tables: readonly NativeTable[],
     residency?: Residency,
+    prefetch?: Prefetch,
   ) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (

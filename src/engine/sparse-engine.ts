@@ -2,6 +2,7 @@ import { TerabagError } from '../errors.js';
 import { rowBytes } from '../model/row-format.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
+import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
 
@@ -29,6 +30,8 @@ export class SparseEngine {
   readonly #engine: NativeSparseEngine;
   readonly #tables = new Map<number, EngineTable>();
   readonly #nsPerLookup: number;
+  readonly #prefetch: 'auto' | 'default' | Prefetch;
+  #tuned: readonly TunedPrefetch[] = [];
 
   /** Maps the tables; their rows come into memory with fill(). A file shorter than its table is refused (bad_table). */
   constructor(
@@ -38,8 +41,9 @@ export class SparseEngine {
     for (const table of tables) this.#tables.set(table.table, table);
     const lengths = tables.map((table) => rowBytes(table.format, table.dim));
     this.#nsPerLookup = lookupNs(Math.max(0, ...lengths));
+    this.#prefetch = prefetchSetting(process.env['TERABAG_PREFETCH']);
     try {
-      this.#engine = new native.SparseEngine(tables, residency);
+      this.#engine = new native.SparseEngine(tables, residency, typeof this.#prefetch === 'object' ? this.#prefetch : undefined);
     } catch (error) {
       throw TerabagError.from(error, 'bad_table');
     }
@@ -55,6 +59,11 @@ export class SparseEngine {
       throw error;
     }
     return engine;
+  }
+
+  /** The prefetch distances that were measured when the tables came into memory; of tables of 64 MiB or more, unless TERABAG_PREFETCH says otherwise. */
+  get tunedPrefetch(): readonly TunedPrefetch[] {
+    return this.#tuned;
   }
 
   /** Bytes of all rows. */
@@ -81,6 +90,8 @@ export class SparseEngine {
     const timer = setInterval(() => onProgress(this.#engine.filledBytes(), total), PROGRESS_MS);
     try {
       await this.#engine.fill();
+      // Rows that are not in memory would be read from the disk, and measured.
+      if (this.#prefetch === 'auto' && residency !== 'map') this.#tuned = await this.#engine.tunePrefetch();
       onProgress(total, total);
     } catch (error) {
       const { status, message } = error as NativeStatusError;

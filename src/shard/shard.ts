@@ -62,6 +62,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
       tables: tables.size,
       model: bundle.spec.name,
       hash: bundle.hash,
+      prefetch: engine.tunedPrefetch,
       residency: { mode: engine.residency, tableBytes, residentBytes, hugePageBytes, lockedBytes },
     },
     'ready',
