@@ -15,8 +15,8 @@ struct TunedPrefetch {
 // A table smaller than this lives in the caches, where the distance does not matter and could not be measured.
 constexpr uint64_t kMinTunedBytes = 64 << 20;
 
-// Measures some distances in turn, several rounds of random ids each, and takes the best median; some milliseconds. table names rows, num_rows,
-// row_pitch, dim and format; its rows should be in memory. May throw std::bad_alloc.
+// Measures some distances in turn, several rounds of random ids each, and takes the best median; some milliseconds. table names rows,
+// num_rows, row_pitch, dim and format; its rows should be in memory. May throw std::bad_alloc.
 TunedPrefetch tune_prefetch(const KernelTable& kernels, const BagJob& table);
 
 }  // namespace terabag
