@@ -3,6 +3,7 @@
 
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
+#include "addon/pack_rows.h"
 #include "addon/sparse_engine_object.h"
 #include "kernels/kernel_table.h"
 
@@ -19,6 +20,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   exports.Set("isa", kernels(env).name);
   exports.Set("availableKernels", Napi::Function::New(env, list_kernels));
+  exports.Set("packRows", Napi::Function::New(env, pack_rows_async));
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("DenseNet", define_dense_net(env));
   return exports;

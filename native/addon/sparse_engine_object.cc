@@ -8,6 +8,7 @@
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
+#include "addon/row_format.h"
 #include "engine/sparse_engine.h"
 #include "engine/thread_pool.h"
 
@@ -26,16 +27,6 @@ Napi::Value status_error(Napi::Env env, const PoolStatus& status) {
   error.Set("value", std::to_string(status.value));
   error.Set("limit", std::to_string(status.limit));
   return error;
-}
-
-RowFormat row_format(Napi::Env env, const std::string& name) {
-  static constexpr std::pair<const char*, RowFormat> kFormats[] = {{"fp32", RowFormat::kFp32},          {"fp16", RowFormat::kFp16},
-                                                                   {"bf16", RowFormat::kBf16},          {"int8", RowFormat::kInt8},
-                                                                   {"int8_fp16", RowFormat::kInt8Fp16}, {"int4", RowFormat::kInt4}};
-  for (const auto& [known, format] : kFormats) {
-    if (name == known) return format;
-  }
-  throw argument_error(env, "format has to be fp32, fp16, bf16, int8, int8_fp16 or int4: " + name);
 }
 
 Residency residency_of(Napi::Env env, const Napi::Value& value) {
@@ -116,7 +107,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.parts = static_cast<uint32_t>(integer(table, "parts", UINT32_MAX));
       view.num_rows = integer(table, "rows", kSafe);
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
-      view.format = row_format(info.Env(), text(table, "format"));
+      view.format = row_format(member(table, "format"), "format");
       if (info[2].IsObject()) view.prefetch = prefetch_of(info[2].As<Napi::Object>());
       std::string error;
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),

@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
+import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { shardCommand } from './shard.js';
@@ -28,11 +29,22 @@ Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usag
 Examples:
   terabag demo
   terabag inspect ./model
+  terabag pack ./model -o ./model-int8 --format int8
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json`,
   );
-for (const command of [inspectCommand, verifyCommand, warmCommand, planCommand, shardCommand, upCommand, predictCommand, demoCommand]) {
+for (const command of [
+  inspectCommand,
+  verifyCommand,
+  warmCommand,
+  packCommand,
+  planCommand,
+  shardCommand,
+  upCommand,
+  predictCommand,
+  demoCommand,
+]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
   command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
   program.addCommand(command);

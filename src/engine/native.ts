@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
-import type { RowFormat } from '../model/row-format.js';
+import type { PlainFormat, RowFormat } from '../model/row-format.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
 
@@ -146,16 +146,26 @@ export interface NativeDenseNet {
 
 export type NativeWorkspace = object;
 
+/** How far packed rows are from those that they were made of, over all finite values. */
+export interface NativePackError {
+  readonly maxError: number;
+  readonly sumSquaredError: number;
+  /** Of the values themselves. */
+  readonly sumSquares: number;
+}
+
 export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   availableKernels(): string[];
   /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
-  SparseEngine: new (
-    tables: readonly NativeTable[],
-    residency?: Residency,
-    prefetch?: Prefetch,
-  ) => NativeSparseEngine;
+  /**
+   * [async] Writes rows [rows, dim] of a plain format as rows of another one into out, which has to be as long as they are; on an addon thread,
+   * and buffers must be left alone until it settles. See native/tables/quantize.h for the arithmetic. Errors carry {status, row}: not_finite (NaN
+   * or infinity cannot be quantized), overflow (too large for the format), out_of_memory.
+   */
+  packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
+  SparseEngine: new (tables: readonly NativeTable[], residency?: Residency, prefetch?: Prefetch) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (
     inputDims: readonly number[],

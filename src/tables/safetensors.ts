@@ -117,7 +117,8 @@ export interface TensorToWrite {
   readonly name: string;
   readonly dtype: string;
   readonly shape: readonly number[];
-  readonly data: Uint8Array | Iterable<Uint8Array>;
+  /** Pieces may share one buffer: each is done with before the next is asked for. */
+  readonly data: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
 /** Streams tensors into a file, atomically. The data starts on a multiple of align (the header is padded with spaces). */
@@ -149,7 +150,7 @@ export async function writeSafetensors(
       return writer.put(bytes);
     };
     await put(start);
-    for (const { data } of tensors) for (const piece of data instanceof Uint8Array ? [data] : data) await put(piece);
+    for (const { data } of tensors) for await (const piece of data instanceof Uint8Array ? [data] : data) await put(piece);
     await writer.flush();
     if (sum.digest().bytes !== start.length + end)
       throw new TerabagError(

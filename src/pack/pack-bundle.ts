@@ -1,0 +1,115 @@
+import { copyFile, link, mkdir, readdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { TerabagError } from '../errors.js';
+import { openBundle, writeModelJson } from '../model/bundle.js';
+import { isPacked, type RowFormat } from '../model/row-format.js';
+import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
+import { type PackedTensor, type PackOptions, packFile } from './pack-file.js';
+
+export interface PackBundleOptions extends PackOptions {
+  readonly format: RowFormat;
+  /** Names of the tables to pack; default all. */
+  readonly tables?: readonly string[];
+  /** full (default) checks the checksums of the source first. */
+  readonly verify?: 'full' | 'size';
+  /** Bytes of the source that were checked, packed and copied. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
+export interface PackedTable extends PackedTensor {
+  readonly table: string;
+}
+
+/**
+ * Writes a bundle anew into a directory that is empty or not there, with tables in another row format. Files without packed tables are linked
+ * where the filesystem can, and copied elsewhere. model.json comes last; when it fails, nothing is left.
+ */
+export async function packBundle(source: string, destination: string, options: PackBundleOptions): Promise<PackedTable[]> {
+  const { format, verify = 'full', onProgress = () => undefined } = options;
+  await refuseUsed(destination);
+  let done = 0;
+  let total = 0;
+  const { spec } = await openBundle(source, { verify: 'size', dense: false });
+  const sizes = Object.values(spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
+  const selected = selectTables(spec, format, options.tables);
+  total = sizes * (verify === 'full' ? 2 : 1);
+  if (verify === 'full') await openBundle(source, { verify, onProgress: (bytes) => onProgress(bytes, total) });
+  done = verify === 'full' ? sizes : 0;
+  const onBytes = (bytes: number): void => {
+    done += bytes;
+    onProgress(done, total);
+  };
+  const created = await mkdir(destination, { recursive: true });
+  try {
+    const files: Record<string, FileSpec> = {};
+    const results: PackedTable[] = [];
+    for (const [file, entry] of Object.entries(spec.files)) {
+      const [from, to] = [join(source, file), join(destination, file)];
+      await mkdir(dirname(to), { recursive: true });
+      const tables = selected.filter((table) => table.file === file);
+      if (tables.length === 0) {
+        await link(from, to).catch(() => copyFile(from, to));
+        files[file] = entry;
+        onBytes(entry.bytes);
+        continue;
+      }
+      const { packed, checksum } = await packFile(from, to, new Map(tables.map(({ tensor }) => [tensor, format])), { ...options, onBytes });
+      files[file] = checksum;
+      results.push(
+        ...tables.map((table) => ({ table: table.name, ...(packed.find(({ tensor }) => tensor === table.tensor) as PackedTensor) })),
+      );
+    }
+    const names = new Set(selected.map(({ name }) => name));
+    const tables = spec.tables.map((table) => (names.has(table.name) ? { ...table, format } : table));
+    await writeModelJson(destination, { ...spec, tables, files });
+    return results;
+  } catch (error) {
+    if (created === undefined) await empty(destination);
+    else await rm(created, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+async function refuseUsed(directory: string): Promise<void> {
+  const entries = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return [];
+    throw new TerabagError('invalid_argument', `output has to be a directory (${error.code}): ${directory}`, { path: directory });
+  });
+  if (entries.length > 0)
+    throw new TerabagError('invalid_argument', `output has to be empty or not there: ${directory} holds ${entries.length} files`, {
+      path: directory,
+    });
+}
+
+async function empty(directory: string): Promise<void> {
+  for (const entry of await readdir(directory)) await rm(join(directory, entry), { recursive: true, force: true });
+}
+
+function selectTables(spec: ModelSpec, format: RowFormat, names: readonly string[] | undefined): TableSpec[] {
+  const unknown = names?.find((name) => !spec.tables.some((table) => table.name === name));
+  if (unknown !== undefined)
+    throw new TerabagError(
+      'invalid_argument',
+      `no such table: ${unknown}; the model has ${spec.tables.map(({ name }) => name).join(', ')}`,
+      { table: unknown },
+    );
+  const selected = spec.tables.filter(({ name }) => names?.includes(name) ?? true);
+  for (const table of selected) {
+    if (isPacked(table.format))
+      throw new TerabagError(
+        'invalid_argument',
+        `table is packed already, and its values are lost: ${table.name} is ${table.format}; pack the plain bundle, or name other tables`,
+        { table: table.name },
+      );
+    if (table.format === format)
+      throw new TerabagError('invalid_argument', `table has this row format already: ${table.name} is ${format}`, { table: table.name });
+    const other = spec.tables.find(
+      ({ file, tensor, name }) => file === table.file && tensor === table.tensor && !selected.some((s) => s.name === name),
+    );
+    if (other !== undefined)
+      throw new TerabagError('invalid_argument', `tables of one tensor have to be packed together: ${table.name} and ${other.name}`, {
+        table: table.name,
+      });
+  }
+  return selected;
+}

@@ -1,0 +1,196 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { type NativeStatusError, native } from '../engine/native.js';
+import { TerabagError } from '../errors.js';
+import { DTYPES } from '../model/bundle.js';
+import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/row-format.js';
+import type { FileChecksum } from '../tables/checksum.js';
+import { readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
+
+/** What packing did to one tensor. */
+export interface PackedTensor {
+  readonly tensor: string;
+  readonly rows: number;
+  readonly dim: number;
+  readonly from: PlainFormat;
+  readonly to: RowFormat;
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+  /** Largest distance of a packed value from the one before, over all finite values. */
+  readonly maxError: number;
+  /** Root of the mean squared distance, and that over the root of the mean square of the values; 0 for a table of zeros. */
+  readonly rmsError: number;
+  readonly relativeError: number;
+}
+
+export interface PackOptions {
+  readonly signal?: AbortSignal;
+  /** Bytes of the sources that are read. */
+  readonly onBytes?: (bytes: number) => void;
+}
+
+const PAGE_BYTES = 4096;
+const BLOCK_BYTES = 4 * 1024 * 1024;
+/** Blocks that are read, packed or waiting to be written: what memory a table of any size takes, times two for the packed ones. */
+const BLOCKS_IN_FLIGHT = 4;
+const PLAIN_FORMATS = new Map<string, PlainFormat>((['fp32', 'fp16', 'bf16'] as const).map((format) => [DTYPES[format], format]));
+
+/** The plain format of a tensor that can be packed: two dims of fp32, fp16 or bf16; else null. */
+export function packable({ dtype, shape }: TensorInfo): PlainFormat | null {
+  const format = PLAIN_FORMATS.get(dtype);
+  return format !== undefined && shape.length === 2 && shape.every((count) => count > 0) ? format : null;
+}
+
+/**
+ * Writes a safetensors file anew, with some of its tensors packed (formats: by name) and the others as they are. Streams: a few blocks are in memory
+ * at a time, packed on the addon's threads. The file appears when it is whole; its data starts on a page.
+ */
+export async function packFile(
+  source: string,
+  destination: string,
+  formats: ReadonlyMap<string, RowFormat>,
+  { signal, onBytes = () => undefined }: PackOptions = {},
+): Promise<{ readonly packed: PackedTensor[]; readonly checksum: FileChecksum }> {
+  const header = await readSafetensorsHeader(source);
+  const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
+  const packed: PackedTensor[] = [];
+  const metadata: Record<string, string> = { ...header.metadata };
+  const file = await open(source, 'r');
+  try {
+    const tensors = inOrder.map(([name, info]): TensorToWrite => {
+      const to = formats.get(name);
+      if (to === undefined) return { name, dtype: info.dtype, shape: info.shape, data: copyBlocks(file, source, info, signal, onBytes) };
+      const from = packable(info);
+      if (from === null) throw notPackable(source, name, info);
+      const [rows = 0, dim = 0] = info.shape;
+      const bytesAfter = rows * rowBytes(to, dim);
+      const onPacked = (maxError: number, squaredError: number, squares: number): void => {
+        const rmsError = Math.sqrt(squaredError / (rows * dim));
+        const relativeError = squares === 0 ? 0 : Math.sqrt(squaredError / squares);
+        packed.push({ tensor: name, rows, dim, from, to, bytesBefore: info.bytes, bytesAfter, maxError, rmsError, relativeError });
+      };
+      const table = { file, source, name, info, from, to, dim };
+      const shape = to === 'fp16' || to === 'bf16' || to === 'fp32' ? [rows, dim] : [rows, rowBytes(to, dim)];
+      if (DTYPES[to] === DTYPES.int8) metadata[`${name}.row_format`] = rowFormatMetadata(to, dim);
+      return { name, dtype: DTYPES[to], shape, data: packBlocks(table, signal, onBytes, onPacked) };
+    });
+    const checksum = await writeSafetensors(destination, tensors, { metadata, align: PAGE_BYTES });
+    return { packed, checksum };
+  } finally {
+    await file.close();
+  }
+}
+
+export function notPackable(source: string, tensor: string, { dtype, shape }: TensorInfo): TerabagError {
+  return new TerabagError(
+    'bad_table',
+    `only F32, F16 and BF16 tensors of two dims can be packed: ${tensor} is ${dtype} ${shape.join('x')}: ${source}`,
+    {
+      tensor,
+      path: source,
+    },
+  );
+}
+
+async function readBlock(file: FileHandle, path: string, from: number, block: Uint8Array): Promise<void> {
+  for (let at = 0; at < block.length; ) {
+    const { bytesRead } = await file.read(block, at, block.length - at, from + at);
+    if (bytesRead === 0) throw new TerabagError('bad_table', `file ended while it was read: ${path}`, { path });
+    at += bytesRead;
+  }
+}
+
+function stopIf(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new TerabagError('aborted', 'packing was interrupted');
+}
+
+async function* copyBlocks(
+  file: FileHandle,
+  source: string,
+  { byteOffset, bytes }: TensorInfo,
+  signal: AbortSignal | undefined,
+  onBytes: (bytes: number) => void,
+): AsyncGenerator<Uint8Array> {
+  const block = new Uint8Array(Math.min(bytes, BLOCK_BYTES));
+  for (let at = 0; at < bytes; at += block.length) {
+    stopIf(signal);
+    const piece = block.subarray(0, Math.min(block.length, bytes - at));
+    await readBlock(file, source, byteOffset + at, piece);
+    onBytes(piece.length);
+    yield piece;
+  }
+}
+
+interface Table {
+  readonly file: FileHandle;
+  readonly source: string;
+  readonly name: string;
+  readonly info: TensorInfo;
+  readonly from: PlainFormat;
+  readonly to: RowFormat;
+  readonly dim: number;
+}
+
+async function* packBlocks(
+  { file, source, name, info, from, to, dim }: Table,
+  signal: AbortSignal | undefined,
+  onBytes: (bytes: number) => void,
+  onPacked: (maxError: number, squaredError: number, squares: number) => void,
+): AsyncGenerator<Uint8Array> {
+  const [rows = 0] = info.shape;
+  const before = rowBytes(from, dim);
+  const rowsAtOnce = Math.min(rows, Math.max(1, Math.floor(BLOCK_BYTES / before)));
+  const pack = async (row: number): Promise<{ block: Uint8Array; maxError: number; sumSquaredError: number; sumSquares: number }> => {
+    const count = Math.min(rowsAtOnce, rows - row);
+    const values = new Uint8Array(count * before);
+    await readBlock(file, source, info.byteOffset + row * before, values);
+    onBytes(values.length);
+    const block = new Uint8Array(count * rowBytes(to, dim));
+    const errors = await native.packRows(values, from, dim, to, block).catch((error: NativeStatusError) => {
+      throw cannotPack(error, source, name, to, row);
+    });
+    return { block, ...errors };
+  };
+  let [maxError, squaredError, squares] = [0, 0, 0];
+  const inFlight: ReturnType<typeof pack>[] = [];
+  try {
+    for (let next = 0; next < rows || inFlight.length > 0; ) {
+      while (next < rows && inFlight.length < BLOCKS_IN_FLIGHT) {
+        inFlight.push(pack(next));
+        next += rowsAtOnce;
+      }
+      stopIf(signal);
+      const done = await (inFlight.shift() as ReturnType<typeof pack>);
+      maxError = Math.max(maxError, done.maxError);
+      squaredError += done.sumSquaredError;
+      squares += done.sumSquares;
+      yield done.block;
+    }
+  } finally {
+    // The file must not be closed under a read, nor a rejection be left alone.
+    await Promise.allSettled(inFlight);
+  }
+  onPacked(maxError, squaredError, squares);
+}
+
+function cannotPack(
+  error: NativeStatusError & { readonly row?: number },
+  source: string,
+  tensor: string,
+  to: RowFormat,
+  firstRow: number,
+): Error {
+  if (error.row === undefined) return TerabagError.from(error);
+  const row = firstRow + error.row;
+  const what =
+    error.status === 'not_finite'
+      ? 'a row holds NaN or infinity, which quantized rows cannot; repair the row, or use fp16 or bf16'
+      : error.status === 'overflow'
+        ? `a value is too large for ${to}; use bf16, or int8 for rows of a smaller range`
+        : 'memory ran out';
+  const code = error.status === 'out_of_memory' ? 'does_not_fit' : 'bad_table';
+  return new TerabagError(code, `table cannot be packed as ${to}: ${what}: tensor ${tensor}, row ${row}: ${source}`, {
+    tensor,
+    row,
+    path: source,
+  });
+}

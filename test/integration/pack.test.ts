@@ -1,0 +1,197 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { connect, launchCluster, openLocal, packBundle, planCapacityBalanced } from '../../src/index.js';
+import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
+import { modelHash } from '../../src/model/hash.js';
+import { rowBytes } from '../../src/model/row-format.js';
+import { tableBytes } from '../../src/plan/bytes.js';
+import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
+import { DIM, ROWS, random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+
+const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+let model: SmallModel;
+let dir: string;
+beforeAll(async () => {
+  model = await writeSmallModel(8, { activation: 'none' });
+  dir = await mkdtemp(join(tmpdir(), 'terabag-pack-'));
+});
+afterAll(() => Promise.all([model.dir, dir].map((path) => rm(path, { recursive: true }))));
+const terabag = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' });
+
+/** Values of a packed table, by the layout of its rows. */
+async function dequantized(bundle: string, table: number, format: 'int8' | 'int8_fp16' | 'int4'): Promise<Float32Array> {
+  const header = await readSafetensorsHeader(join(bundle, `tables/t${table}.safetensors`));
+  const tensor = header.tensors.get('weight')!;
+  expect(tensor.byteOffset % 4096).toBe(0);
+  const rows = await readTensor(header, tensor);
+  const width = rowBytes(format, DIM);
+  expect(tensor).toMatchObject({ dtype: 'U8', shape: [ROWS[table], width] });
+  const view = new DataView(rows.buffer);
+  const half = (at: number): number => {
+    const bits = view.getUint16(at, true);
+    const exponent = (bits >> 10) & 31;
+    const magnitude = exponent === 0 ? (bits & 1023) * 2 ** -24 : (1024 + (bits & 1023)) * 2 ** (exponent - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+  };
+  return Float32Array.from({ length: ROWS[table]! * DIM }, (_, i) => {
+    const [start, d] = [Math.floor(i / DIM) * width, i % DIM];
+    const values = start + (format === 'int4' ? DIM / 2 : DIM);
+    const q = format === 'int4' ? (view.getUint8(start + (d >> 1)) >> (d % 2 === 0 ? 0 : 4)) & 15 : view.getUint8(start + d);
+    const [scale, bias] =
+      format === 'int8' ? [view.getFloat32(values, true), view.getFloat32(values + 4, true)] : [half(values), half(values + 2)];
+    return scale * q + bias;
+  });
+}
+
+test.each(['int8', 'int8_fp16', 'int4'] as const)(
+  'a bundle packed as %s gives the scores of its packed rows, local and on shards',
+  async (format) => {
+    const packed = join(dir, format);
+    const results = await packBundle(model.dir, packed, { format });
+    const spec = await readModelSpec(packed);
+    expect(spec.tables.map((table) => table.format)).toEqual([format, format, format]);
+    expect(await verifyBundle(packed)).toEqual([]);
+    const tables = await Promise.all(ROWS.map((_, t) => dequantized(packed, t, format)));
+    for (const [t, result] of results.entries()) {
+      expect(result).toMatchObject({ table: `t${t}`, rows: ROWS[t], dim: DIM, from: 'fp32', to: format });
+      expect([result.bytesBefore, result.bytesAfter]).toEqual([ROWS[t]! * DIM * 4, tableBytes(spec.tables[t]!)]);
+      const errors = tables[t]!.map((value, i) => value - model.tables[t]![i]!);
+      expect(result.maxError).toBeCloseTo(Math.max(...errors.map(Math.abs)), 6);
+      expect(result.rmsError).toBeCloseTo(Math.sqrt(errors.reduce((sum, error) => sum + error * error, 0) / errors.length), 6);
+      // Values lie in (-0.5, 0.5): half a step, and what rounding scale and bias adds.
+      expect(result.maxError).toBeLessThan(format === 'int4' ? 0.04 : 0.003);
+      expect(result.relativeError).toBeGreaterThan(0);
+    }
+    const plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+    const names = plan.shards.map(({ name }) => name);
+    const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
+    const local = await openLocal(packed);
+    const clusters = await Promise.all(
+      [plan, split].map((placed) => launchCluster(placed, { bundle: packed, ephemeralPorts: true, logLevel: 'error' })),
+    );
+    const [whole, parts] = await Promise.all(clusters.map((cluster) => connect(cluster.plan, { bundle: packed })));
+    const next = random(9);
+    for (let n = 0; n < 40; n++) {
+      const items = 1 + (n % 6);
+      const request = smallRequest(next, items);
+      const { logits, scales } = referenceLogits({ ...model, tables }, request, items);
+      const { scores } = await local.predict(request);
+      expect((await whole!.predict(request)).scores).toEqual(scores);
+      for (const found of [scores, (await parts!.predict(request)).scores]) {
+        logits.forEach((logit, item) => expect(Math.abs(found[item]! - logit)).toBeLessThanOrEqual(1e-5 * scales[item]!));
+      }
+    }
+    await Promise.all([local, whole!, parts!].map((predictor) => predictor.close()));
+    await Promise.all(clusters.map((cluster) => cluster.stop()));
+  },
+);
+
+test('the command packs some tables, links the rest, and prints sizes and errors', async () => {
+  const output = join(dir, 'some');
+  const { status, stdout, stderr } = terabag('pack', model.dir, '-o', output, '--format', 'int4', '--tables', 't0,t2', '--json');
+  expect([status, stderr]).toEqual([0, '']);
+  const report = JSON.parse(stdout) as { bytesBefore: number; bytesAfter: number; tables: { table: string }[] };
+  expect(report.tables.map(({ table }) => table)).toEqual(['t0', 't2']);
+  expect(report.bytesBefore / report.bytesAfter).toBeCloseTo((DIM * 4) / rowBytes('int4', DIM), 9);
+  expect((await readModelSpec(output)).tables.map(({ format }) => format)).toEqual(['int4', 'fp32', 'int4']);
+  expect((await stat(join(output, 'tables/t1.safetensors'))).ino).toBe((await stat(join(model.dir, 'tables/t1.safetensors'))).ino);
+  expect(terabag('verify', output).status).toBe(0);
+  expect(terabag('inspect', output).stdout).toMatch(/t0.*int4/);
+  const people = terabag('pack', model.dir, '-o', join(dir, 'people'), '--format', 'bf16').stdout;
+  expect(people).toMatch(/2\.00 times smaller/);
+  expect(people).toMatch(/max error/);
+});
+
+test('one file is packed with its other tensors left alone, and is a sound safetensors file', async () => {
+  const source = join(dir, 'plain.safetensors');
+  const values = Float32Array.from({ length: 3000 * 16 }, (_, i) => Math.sin(i));
+  const bytes = new Uint8Array(values.buffer);
+  await writeSafetensors(source, [
+    { name: 'note', dtype: 'U8', shape: [5], data: Uint8Array.of(1, 2, 3, 4, 5) },
+    { name: 'a', dtype: 'F32', shape: [3000, 16], data: bytes },
+    { name: 'flat', dtype: 'F32', shape: [48_000], data: bytes },
+  ]);
+  const output = join(dir, 'packed.safetensors');
+  const { status, stdout } = terabag('pack', source, '-o', output, '--format', 'int8', '--json');
+  expect(status).toBe(0);
+  expect((JSON.parse(stdout) as { tables: unknown[] }).tables.length).toBe(1);
+  const header = await readSafetensorsHeader(output);
+  expect(header.tensors.get('a')).toMatchObject({ dtype: 'U8', shape: [3000, 24] });
+  expect(header.metadata['a.row_format']).toBe('int8 dim 16');
+  expect([...(await readTensor(header, header.tensors.get('note')!))]).toEqual([1, 2, 3, 4, 5]);
+  expect(Buffer.from(await readTensor(header, header.tensors.get('flat')!)).equals(Buffer.from(bytes))).toBe(true);
+  expect(terabag('pack', source, '-o', output, '--format', 'int8')).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining('is there already'),
+  });
+  expect(terabag('pack', output, '-o', join(dir, 'twice'), '--format', 'int4', '--tables', 'a')).toMatchObject({
+    status: 1,
+    stderr: expect.stringContaining('only F32, F16 and BF16'),
+  });
+});
+
+test('what cannot be packed is refused with the reason, and leaves nothing', async () => {
+  const refused = async (source: string, options: Parameters<typeof packBundle>[2], code: string, message: RegExp): Promise<void> => {
+    const output = join(dir, 'refused');
+    await expect(packBundle(source, output, options)).rejects.toMatchObject({ code, message: expect.stringMatching(message) });
+    expect(existsSync(output)).toBe(false);
+  };
+  await refused(model.dir, { format: 'int8', tables: ['t0', 't9'] }, 'invalid_argument', /no such table: t9; the model has t0, t1, t2/);
+  await refused(model.dir, { format: 'fp32' }, 'invalid_argument', /has this row format already: t0 is fp32/);
+  const packed = join(dir, 'int8-of-some');
+  await packBundle(model.dir, packed, { format: 'int8', tables: ['t1'] });
+  await refused(packed, { format: 'int4' }, 'invalid_argument', /packed already.*t1 is int8/);
+  await expect(packBundle(model.dir, packed, { format: 'int8' })).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringContaining('has to be empty'),
+  });
+  expect(await verifyBundle(packed)).toEqual([]);
+
+  const broken = await writeSmallModel(10);
+  const path = join(broken.dir, 'tables/t2.safetensors');
+  const values = broken.tables[2]!;
+  values[150 * DIM + 3] = Number.NaN;
+  const spec = await readModelSpec(broken.dir);
+  const written = await writeSafetensors(path, [
+    { name: 'weight', dtype: 'F32', shape: [ROWS[2]!, DIM], data: new Uint8Array(values.buffer) },
+  ]);
+  await writeModelJson(broken.dir, { ...spec, files: { ...spec.files, 'tables/t2.safetensors': written } });
+  await refused(broken.dir, { format: 'int8' }, 'bad_table', /NaN or infinity.*tensor weight, row 150: .*t2\.safetensors/);
+  await packBundle(broken.dir, join(dir, 'bf16'), { format: 'bf16' });
+
+  const damaged = await readFile(path);
+  damaged[damaged.length - 9]! ^= 4;
+  await writeFile(path, damaged);
+  await refused(broken.dir, { format: 'bf16' }, 'checksum_mismatch', /t2\.safetensors/);
+  await rm(broken.dir, { recursive: true });
+});
+
+test('a large table is packed in few blocks at a time, and an interrupted run leaves nothing', async () => {
+  const large = await mkdtemp(join(tmpdir(), 'terabag-pack-large-'));
+  const [rows, dim] = [2 ** 19, 64];
+  const source = join(large, 'large.safetensors');
+  const piece = new Uint8Array(Float32Array.from({ length: 2 ** 20 }, (_, i) => Math.cos(i)).buffer);
+  const pieces = (rows * dim * 4) / piece.length;
+  await writeSafetensors(source, [{ name: 'w', dtype: 'F32', shape: [rows, dim], data: Array.from({ length: pieces }, () => piece) }]);
+  const command = ['pack', source, '-o', join(large, 'packed'), '--format', 'int8'];
+  const tellMemory = `data:text/javascript,process.on('exit', () => console.error(process.resourceUsage().maxRSS))`;
+  const measured = spawnSync(process.execPath, ['--import', tellMemory, main, ...command], { encoding: 'utf8' });
+  expect(measured.status).toBe(0);
+  // 128 MiB of rows went through; Node alone takes some 60 MiB.
+  expect(Number(measured.stderr.trim()) * 1024).toBeLessThan(160 * 2 ** 20);
+  await rm(join(large, 'packed'));
+  const child = spawn(process.execPath, [main, ...command]);
+  const exit = once(child, 'exit') as Promise<[number | null]>;
+  await expect.poll(async () => (await readdir(large)).some((name) => name.endsWith('.tmp')), { timeout: 30_000, interval: 1 }).toBe(true);
+  child.kill('SIGINT');
+  const [code] = await exit;
+  // It may have ended just before the signal.
+  if (code !== 0) expect(await readdir(large)).toEqual(['large.safetensors']);
+  await rm(large, { recursive: true });
+});
