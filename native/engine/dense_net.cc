@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cmath>
 
+#include "engine/elementwise.h"
+
 namespace terabag {
 namespace {
 
@@ -49,7 +51,13 @@ std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const s
       if (!alike || layer.dim != first + count * (layer.diagonal ? count + 1 : count - 1) / 2) return "interaction dims do not fit";
       return "";
     case Op::kConcat: return total == layer.dim ? "" : "concat dims do not fit";
-    case Op::kSum: return alike && first == layer.dim ? "" : "sum dims do not fit";
+    case Op::kSum:
+    case Op::kProduct: return alike && first == layer.dim ? "" : "dims do not fit";
+    case Op::kMultiplyAdd: return count == 3 && alike && first == layer.dim ? "" : "multiply_add needs three inputs of its dim";
+    case Op::kLayerNorm:
+      if (count != 1 || first != layer.dim || layer.weight.size() != first || layer.bias.size() != first || !(layer.epsilon >= 0))
+        return "layer_norm needs one input of its dim, weight and bias as long, and an epsilon of 0 or more";
+      return "";
   }
   return "unknown op";
 }
@@ -170,6 +178,13 @@ void DenseNet::run_rows(Workspace& workspace, size_t layer_number, uint64_t from
         const float* add = values[layer.inputs[i]].row(row);
         for (uint32_t d = 0; d < layer.dim; ++d) out[d] += add[d];
       }
+    } else if (layer.op == Op::kProduct) {
+      std::copy_n(first.row(row), layer.dim, out);
+      for (size_t i = 1; i < layer.inputs.size(); ++i) multiply(out, values[layer.inputs[i]].row(row), layer.dim, out);
+    } else if (layer.op == Op::kMultiplyAdd) {
+      multiply_add(first.row(row), values[layer.inputs[1]].row(row), values[layer.inputs[2]].row(row), layer.dim, out);
+    } else if (layer.op == Op::kLayerNorm) {
+      layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out);
     } else {
       for (size_t i = 0; i < layer.inputs.size(); ++i) workspace.vectors[i] = values[layer.inputs[i]].row(row);
       kernels_.dot_interaction({workspace.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});

@@ -8,7 +8,7 @@
 
 namespace terabag {
 
-enum class Op { kFc, kDotInteraction, kConcat, kSum };
+enum class Op { kFc, kDotInteraction, kConcat, kSum, kProduct, kMultiplyAdd, kLayerNorm };
 enum class Activation { kNone, kRelu, kSigmoid };
 
 struct Layer {
@@ -18,7 +18,8 @@ struct Layer {
   uint32_t stage;
   Activation activation;
   bool diagonal;
-  AlignedFloats weight;  // packed in panels once the net took it
+  float epsilon;         // of a layer norm
+  AlignedFloats weight;  // of an fc layer: packed in panels once the net took it
   AlignedFloats bias;
 };
 

@@ -27,6 +27,7 @@ export class DenseNet {
       stage: layer.stage,
       activation: layer.activation,
       diagonal: layer.diagonal,
+      epsilon: layer.epsilon,
       weight: tensor(layer.weight),
       bias: tensor(layer.bias),
     }));

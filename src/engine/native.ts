@@ -96,9 +96,12 @@ export interface NativeStatusError extends Error {
   readonly limit: string;
 }
 
+/** multiply_add: the first input times the second, plus the third; product: of all inputs; both elementwise. */
+export type NativeOp = 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
+
 /** One layer; values are numbered: inputs first (dense features, then bags, in model order), then one per layer. */
 export interface NativeLayer {
-  readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum';
+  readonly op: NativeOp;
   readonly inputs: readonly number[];
   /** Output dim. */
   readonly dim: number;
@@ -107,9 +110,11 @@ export interface NativeLayer {
   readonly activation: 'none' | 'relu' | 'sigmoid';
   /** dot_interaction: whether pairs (i, i) are part of the output. */
   readonly diagonal: boolean;
-  /** fc: [dim, input dim] row-major, copied and packed. */
+  /** layer_norm: what is added to the variance. */
+  readonly epsilon?: number;
+  /** fc: [dim, input dim] row-major, copied and packed; layer_norm: [dim], copied. */
   readonly weight: Float32Array | null;
-  /** fc: [dim], copied. */
+  /** fc and layer_norm: [dim], copied. */
   readonly bias: Float32Array | null;
 }
 

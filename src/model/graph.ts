@@ -24,13 +24,15 @@ export interface ResolvedBag {
 
 export interface ResolvedLayer {
   readonly name: string;
-  readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum';
+  readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
   readonly inputs: readonly number[];
   readonly dim: number;
   /** 0 when no embedding is needed, else 1. */
   readonly stage: 0 | 1;
   readonly activation: 'none' | 'relu' | 'sigmoid';
   readonly diagonal: boolean;
+  /** Of a layer norm; else 0. */
+  readonly epsilon: number;
   readonly weight: string | null;
   readonly bias: string | null;
 }
@@ -67,31 +69,20 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   const layers: ResolvedLayer[] = [];
   for (const { layer, path } of placed) {
     if (layer.type === 'embedding_bag') continue;
-    const names = layer.type === 'fc' ? [layer.input] : layer.inputs;
-    const inputs = names.map((name) => {
+    const inputs = inputNames(layer).map((name) => {
       const value = values.get(name);
       if (value === undefined) throw bad(path, `reads a value that no dense feature and no earlier layer gives: ${name}`);
       return value;
     });
-    const dim = outputDim(
-      layer,
-      inputs.map((input) => input.dim),
-      shapes,
-      path,
-    );
     const stage = inputs.some((input) => input.stage === 1) ? 1 : 0;
-    layers.push({
-      name: layer.name,
-      op: layer.type,
-      inputs: inputs.map((input) => input.number),
-      dim,
-      stage,
-      activation: layer.type === 'fc' ? layer.activation : 'none',
-      diagonal: layer.type === 'dot_interaction' && layer.diagonal,
-      weight: layer.type === 'fc' ? layer.weight : null,
-      bias: layer.type === 'fc' ? layer.bias : null,
-    });
-    define(`${path}.name`, layer.name, dim, stage);
+    const parts = partsOf(layer, inputs, shapes, path);
+    for (const [part, { name, inputs: read, ...rest }] of parts.entries()) {
+      const numbers = read.map((input) => (typeof input === 'number' ? values.size - input : input.number));
+      const last = part === parts.length - 1;
+      layers.push({ ...PLAIN, ...rest, name, inputs: numbers, stage });
+      // Parts that nobody may read get a name that nobody can write.
+      define(`${path}.name`, last ? name : `${name}\0`, rest.dim, stage);
+    }
   }
   const output = values.get(spec.output);
   if (output === undefined || output.number < spec.dense.length + bags.length)
@@ -103,26 +94,92 @@ function bad(path: string, what: string): TerabagError {
   return new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path });
 }
 
-function outputDim(layer: DenseLayer, dims: readonly number[], shapes: ReadonlyMap<string, readonly number[]>, path: string): number {
-  const [first = 0] = dims;
+const PLAIN = { activation: 'none', diagonal: false, epsilon: 0, weight: null, bias: null } as const;
+
+function inputNames(layer: DenseLayer): readonly string[] {
+  return layer.type === 'fc' || layer.type === 'layer_norm' ? [layer.input] : layer.inputs;
+}
+
+/** A step of a layer. Its inputs are values, or numbers: 1 is the step before it, 2 the one before that. */
+interface Part extends Partial<Omit<ResolvedLayer, 'inputs' | 'stage'>> {
+  readonly name: string;
+  readonly op: ResolvedLayer['op'];
+  readonly dim: number;
+  readonly inputs: readonly (Value | number)[];
+}
+
+/** The layer as the engine runs it; a cross layer is several steps. */
+function partsOf(layer: DenseLayer, inputs: readonly Value[], shapes: ReadonlyMap<string, readonly number[]>, path: string): Part[] {
+  const [first = { number: 0, dim: 0, stage: 0 }] = inputs;
+  const { name } = layer;
+  const alike = (): void => {
+    if (inputs.some(({ dim }) => dim !== first.dim))
+      throw bad(`${path}.inputs`, `have to be of one dim: ${inputs.map(({ dim }) => dim).join(', ')}`);
+  };
+  const matrix = (key: string, tensor: string, columns: number, rows?: number): number => {
+    const shape = shapes.get(tensor);
+    const [out = 0, width] = shape ?? [];
+    if (shape?.length !== 2 || out < 1 || width !== columns || (rows !== undefined && out !== rows))
+      throw bad(
+        `${path}.${key}`,
+        `${tensor} has to be [${rows ?? 'out'}, ${columns}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`,
+      );
+    return out;
+  };
+  const vector = (key: string, tensor: string | null, length: number): void => {
+    const shape = tensor === null ? [length] : shapes.get(tensor);
+    if (shape?.length !== 1 || shape[0] !== length)
+      throw bad(`${path}.${key}`, `${tensor} has to be [${length}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`);
+  };
   switch (layer.type) {
     case 'fc': {
-      const shape = shapes.get(layer.weight);
-      const [out = 0, width] = shape ?? [];
-      if (shape?.length !== 2 || out < 1 || width !== first)
-        throw bad(`${path}.weight`, `${layer.weight} has to be [out, ${first}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`);
-      const bias = layer.bias === null ? [out] : shapes.get(layer.bias);
-      if (bias?.length !== 1 || bias[0] !== out)
-        throw bad(`${path}.bias`, `${layer.bias} has to be [${out}] in dense.safetensors: ${bias?.join('x') ?? 'missing'}`);
-      return out;
+      const { weight, bias, activation } = layer;
+      const dim = matrix('weight', weight, first.dim);
+      vector('bias', bias, dim);
+      return [{ name, op: 'fc', dim, inputs, weight, bias, activation }];
     }
     case 'dot_interaction':
-      if (dims.some((dim) => dim !== first)) throw bad(`${path}.inputs`, `have to be of one dim: ${dims.join(', ')}`);
-      return first + (dims.length * (dims.length + (layer.diagonal ? 1 : -1))) / 2;
+      alike();
+      return [
+        {
+          name,
+          op: layer.type,
+          dim: first.dim + (inputs.length * (inputs.length + (layer.diagonal ? 1 : -1))) / 2,
+          inputs,
+          diagonal: layer.diagonal,
+        },
+      ];
     case 'concat':
-      return dims.reduce((sum, dim) => sum + dim, 0);
+      return [{ name, op: layer.type, dim: inputs.reduce((sum, { dim }) => sum + dim, 0), inputs }];
     case 'sum':
-      if (dims.some((dim) => dim !== first)) throw bad(`${path}.inputs`, `have to be of one dim: ${dims.join(', ')}`);
-      return first;
+    case 'product':
+      alike();
+      return [{ name, op: layer.type, dim: first.dim, inputs }];
+    case 'layer_norm': {
+      const { weight, bias, epsilon } = layer;
+      vector('weight', weight, first.dim);
+      vector('bias', bias, first.dim);
+      return [{ name, op: layer.type, dim: first.dim, inputs, weight, bias, epsilon }];
+    }
+    case 'cross': {
+      alike();
+      const { dim } = first;
+      const [x0, x] = inputs as [Value, Value];
+      const { weight, weightU, weightV, bias } = layer;
+      vector('bias', bias, dim);
+      const last: Part = { name, op: 'multiply_add', dim, inputs: [x0, 1, x] };
+      if (weight !== null && weightU === null && weightV === null) {
+        matrix('weight', weight, dim, dim);
+        return [{ name, op: 'fc', dim, inputs: [x], weight, bias }, last];
+      }
+      if (weight !== null || weightU === null || weightV === null) throw bad(path, 'needs either weight, or weightU and weightV');
+      const rank = matrix('weightV', weightV, dim);
+      matrix('weightU', weightU, rank, dim);
+      return [
+        { name: `${name}\0v`, op: 'fc', dim: rank, inputs: [x], weight: weightV },
+        { name, op: 'fc', dim, inputs: [1], weight: weightU, bias },
+        last,
+      ];
+    }
   }
 }

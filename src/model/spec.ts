@@ -44,7 +44,40 @@ const dotInteractionSchema = z.strictObject({
 });
 const concatSchema = z.strictObject({ type: z.literal('concat'), name, inputs: z.array(name).min(1) });
 const sumSchema = z.strictObject({ type: z.literal('sum'), name, inputs: z.array(name).min(1) });
-export const layerSchema = z.discriminatedUnion('type', [embeddingBagSchema, fcSchema, dotInteractionSchema, concatSchema, sumSchema]);
+/** Elementwise product. */
+const productSchema = z.strictObject({ type: z.literal('product'), name, inputs: z.array(name).min(1) });
+const crossSchema = z.strictObject({
+  /**
+   * A cross layer of DCNv2 (Wang et al., 2021) over [x0, x]: x0 * (W x + bias) + x with weight [dim, dim], or of low rank with
+   * W = weightU weightV, tensors [dim, rank] and [rank, dim].
+   */
+  type: z.literal('cross'),
+  name,
+  inputs: z.tuple([name, name]),
+  weight: z.string().min(1).nullable().default(null),
+  weightU: z.string().min(1).nullable().default(null),
+  weightV: z.string().min(1).nullable().default(null),
+  bias: z.string().min(1).nullable().default(null),
+});
+const layerNormSchema = z.strictObject({
+  /** As torch.nn.LayerNorm over the last dim; weight and bias are [dim]. */
+  type: z.literal('layer_norm'),
+  name,
+  input: name,
+  weight: z.string().min(1),
+  bias: z.string().min(1),
+  epsilon: z.number().min(0).default(1e-5),
+});
+export const layerSchema = z.discriminatedUnion('type', [
+  embeddingBagSchema,
+  fcSchema,
+  dotInteractionSchema,
+  concatSchema,
+  sumSchema,
+  productSchema,
+  crossSchema,
+  layerNormSchema,
+]);
 
 export const fileSchema = z.strictObject({
   bytes: count,

@@ -11,6 +11,8 @@ export interface ModelShape {
   readonly bottomMlp: readonly number[];
   /** Outputs of the top MLP's layers; the last is the number of scores per item. */
   readonly topMlp: readonly number[];
+  /** Low-rank cross layers over the concatenated vectors (DCNv2) in place of the dot interaction. */
+  readonly cross?: { readonly layers: number; readonly rank: number };
   readonly tables: readonly TableShape[];
 }
 
@@ -61,6 +63,38 @@ export function demoShape(tableBytes: number): ModelShape {
       pooling: table % 6 === 4 ? 'mean' : 'sum',
       weighted: table % 6 === 3,
       poolingFactor: table % 3 === 2 ? 1 : 10 + 3 * (table % 5),
+      skew: 0.8,
+    })),
+  };
+}
+
+/** Rows of the tables of MLPerf's DLRM-DCNv2, the Criteo 1 TB click logs with ids hashed to at most 40 million. */
+const CRITEO_ROWS = [
+  40_000_000, 39_060, 17_295, 7_424, 20_265, 3, 7_122, 1_543, 63, 40_000_000, 3_067_956, 405_282, 10, 2_209, 11_938, 155, 4, 976, 14,
+  40_000_000, 40_000_000, 40_000_000, 590_152, 12_973, 108, 36,
+];
+const CRITEO_POOLING_FACTORS = [3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1];
+
+/** The model of MLPerf Inference's DLRM-DCNv2 benchmark, with tables of at most so many rows. */
+export function dcnShape(maxRows: number): ModelShape {
+  const dim = 128;
+  return {
+    name: 'dlrm-dcnv2',
+    description: '26 tables of dim 128, three cross layers of rank 512 over 27 vectors; the shape of the MLPerf benchmark',
+    seed: 20_231,
+    denseDim: 13,
+    bottomMlp: [512, 256, dim],
+    cross: { layers: 3, rank: 512 },
+    topMlp: [1024, 1024, 512, 256, 1],
+    tables: CRITEO_ROWS.map((rows, table) => ({
+      name: `table_${String(table).padStart(2, '0')}`,
+      rows: Math.min(rows, maxRows),
+      dim,
+      format: 'fp32',
+      side: 'item',
+      pooling: 'sum',
+      weighted: false,
+      poolingFactor: CRITEO_POOLING_FACTORS[table] ?? 1,
       skew: 0.8,
     })),
   };

@@ -43,6 +43,7 @@ function mlp(prefix: string, inputDim: number, outputs: readonly number[]): { na
 
 function interactionDim(shape: ModelShape): number {
   const vectors = shape.tables.length + 1;
+  if (shape.cross !== undefined) return vectors * (shape.bottomMlp.at(-1) ?? 0);
   return (shape.bottomMlp.at(-1) ?? 0) + (vectors * (vectors - 1)) / 2;
 }
 
@@ -55,16 +56,42 @@ const layersOf = (shape: ModelShape) => ({
 function denseTensors(shape: ModelShape): TensorToWrite[] {
   const numbers = new SeededNumbers(shape.seed);
   const { bottom, top } = layersOf(shape);
-  return [...bottom, ...top].flatMap(({ name, inputDim, outputDim }) => {
-    const weight = new Float32Array(outputDim * inputDim);
-    const bias = new Float32Array(outputDim);
-    numbers.fill(weight, Math.sqrt(3 / inputDim));
-    numbers.fill(bias, 0.1);
-    return [
-      { name: `${name}.weight`, dtype: 'F32', shape: [outputDim, inputDim], data: new Uint8Array(weight.buffer) },
-      { name: `${name}.bias`, dtype: 'F32', shape: [outputDim], data: new Uint8Array(bias.buffer) },
-    ];
-  });
+  const tensor = (name: string, dims: number[], bound: number): TensorToWrite => {
+    const values = new Float32Array(dims.reduce((product, dim) => product * dim, 1));
+    numbers.fill(values, bound);
+    return { name, dtype: 'F32', shape: dims, data: new Uint8Array(values.buffer) };
+  };
+  const mlps = [...bottom, ...top].flatMap(({ name, inputDim, outputDim }) => [
+    tensor(`${name}.weight`, [outputDim, inputDim], Math.sqrt(3 / inputDim)),
+    tensor(`${name}.bias`, [outputDim], 0.1),
+  ]);
+  const width = interactionDim(shape);
+  const rank = shape.cross?.rank ?? 0;
+  const crosses = crossNames(shape).flatMap((name) => [
+    tensor(`${name}.weightV`, [rank, width], Math.sqrt(3 / width)),
+    tensor(`${name}.weightU`, [width, rank], Math.sqrt(3 / rank)),
+    tensor(`${name}.bias`, [width], 0.1),
+  ]);
+  return [...mlps, ...crosses];
+}
+
+const crossNames = (shape: ModelShape): string[] => Array.from({ length: shape.cross?.layers ?? 0 }, (_, layer) => `cross_${layer}`);
+
+/** From the vectors to what the top MLP reads, which the last of them gives. */
+function interactionLayers(shape: ModelShape, inputs: readonly (string | undefined)[]): object[] {
+  if (shape.cross === undefined) return [{ type: 'dot_interaction', name: 'interaction', inputs }];
+  const names = crossNames(shape);
+  return [
+    { type: 'concat', name: 'vectors', inputs },
+    ...names.map((name, layer) => ({
+      type: 'cross',
+      name,
+      inputs: ['vectors', names[layer - 1] ?? 'vectors'],
+      weightU: `${name}.weightU`,
+      weightV: `${name}.weightV`,
+      bias: `${name}.bias`,
+    })),
+  ];
 }
 
 function describe(shape: ModelShape): object {
@@ -105,8 +132,8 @@ function describe(shape: ModelShape): object {
         layers: [
           ...bags,
           ...fc(bottom, 'dense', 'relu'),
-          { type: 'dot_interaction', name: 'interaction', inputs },
-          ...fc(top, 'interaction', 'sigmoid'),
+          ...interactionLayers(shape, inputs),
+          ...fc(top, crossNames(shape).at(-1) ?? 'interaction', 'sigmoid'),
         ],
       },
     ],

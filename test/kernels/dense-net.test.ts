@@ -20,11 +20,17 @@ const layer = (op: NativeLayer['op'], inputs: number[], dim: number, stage: numb
 function score({ inputDims, layers, output }: NetJob, inputs: ArrayLike<number>[]): number[] {
   const values: number[][] = inputs.map((input) => Array.from(input));
   expect(values.map((value) => value.length)).toEqual(inputDims);
-  for (const { op, inputs: from, dim, activation, diagonal, weight, bias } of layers) {
+  for (const { op, inputs: from, dim, activation, diagonal, weight, bias, epsilon } of layers) {
     const given = from.map((input) => values[input]!);
     if (op === 'concat') values.push(given.flat());
     else if (op === 'sum') values.push(given[0]!.map((_, d) => given.reduce((sum, value) => sum + value[d]!, 0)));
-    else if (op === 'dot_interaction') {
+    else if (op === 'product') values.push(given[0]!.map((_, d) => given.reduce((product, value) => product * value[d]!, 1)));
+    else if (op === 'multiply_add') values.push(given[0]!.map((x, d) => x * given[1]![d]! + given[2]![d]!));
+    else if (op === 'layer_norm') {
+      const mean = given[0]!.reduce((sum, x) => sum + x, 0) / dim;
+      const variance = given[0]!.reduce((sum, x) => sum + (x - mean) ** 2, 0) / dim;
+      values.push(given[0]!.map((x, d) => ((x - mean) / Math.sqrt(variance + (epsilon ?? 0))) * weight![d]! + bias![d]!));
+    } else if (op === 'dot_interaction') {
       const pairs = given.flatMap((a, i) =>
         given.slice(0, diagonal ? i + 1 : i).map((b) => a.reduce((sum, value, d) => sum + value * b[d]!, 0)),
       );
@@ -50,9 +56,12 @@ function makeNet(width: number, wide: number, diagonal: boolean, activation: 'si
     layer('fc', [4], width, 0, { weight: floats(width * 10), bias: floats(width), activation: 'relu' }),
     layer('dot_interaction', [5, 2, 3], interaction, 1, { diagonal }),
     layer('sum', [2, 3, 5], width, 1),
-    layer('concat', [6, 7], interaction + width, 1),
-    layer('fc', [8], wide, 1, { weight: floats(wide * (interaction + width)).map((w) => w / 8), bias: null, activation: 'relu' }),
-    layer('fc', [9], 2, 1, { weight: floats(2 * wide).map((w) => w / 8), bias: floats(2), activation }),
+    layer('product', [2, 7, 3], width, 1),
+    layer('multiply_add', [5, 8, 7], width, 1),
+    layer('layer_norm', [9], width, 1, { weight: floats(width), bias: floats(width), epsilon: 1e-3 }),
+    layer('concat', [6, 10], interaction + width, 1),
+    layer('fc', [11], wide, 1, { weight: floats(wide * (interaction + width)).map((w) => w / 8), bias: null, activation: 'relu' }),
+    layer('fc', [12], 2, 1, { weight: floats(2 * wide).map((w) => w / 8), bias: floats(2), activation }),
   ];
   const runs = [1, 2, 3, 5, 8, 13, 33, ...(width < 64 ? [112, 113, 230] : [])].map((items, n) => {
     const perItem = Uint8Array.from([n & 1, (n >> 1) & 1, (n >> 2) & 1, n % 3 === 0 ? 1 : 0]);
@@ -60,7 +69,7 @@ function makeNet(width: number, wide: number, diagonal: boolean, activation: 'si
       inputDims.slice(from, to).reduce((sum, dim, i) => sum + dim * (perItem[from + i] === 1 ? items : 1), 0);
     return { items, perItem, dense: floats(length(0, 2)), pooled: floats(length(2, 4)), outLength: items * 2 };
   });
-  return { inputDims, numDense: 2, layers, output: 10, runs };
+  return { inputDims, numDense: 2, layers, output: 13, runs };
 }
 
 function inputsOf({ inputDims, numDense, runs }: NetJob, run: number, item: number): Float32Array[] {
@@ -264,14 +273,17 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     const good = makeNet(5, 6, true, 'none');
     const run = good.runs[3]!;
     const bad: NetJob[] = [
-      { ...good, output: 11 },
+      { ...good, output: 14 },
       { ...good, output: -1 },
       { ...good, numDense: 5 },
       { ...good, numDense: 1 },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, inputs: [5, 2, 9] } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, dim: l.dim + 1 } : l)) },
-      { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, weight: floats(3) } : l)) },
-      { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, weight: null } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, weight: floats(3) } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, weight: null } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, inputs: [5, 8] } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 6 ? { ...l, bias: null } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 6 ? { ...l, epsilon: -1 } : l)) },
       { ...good, runs: [{ ...run, items: 0 }] },
       { ...good, runs: [{ ...run, items: 2 ** 24 + 1 }] },
       { ...good, runs: [{ ...run, items: 6 }] },
