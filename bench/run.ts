@@ -1,18 +1,39 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Argument, Command } from 'commander';
+import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
-import { fcSuite } from './fc/suite.js';
-import { poolSuite } from './pool/suite.js';
-import { predictSuite } from './predict/suite.js';
-import type { Row, Suite } from './suite.js';
+import { fcSuite } from './fc.js';
+import { interactionSuite } from './interaction.js';
+import { pinTo } from './peers/process.js';
+import { poolSuite } from './pool.js';
+import { predictSuite } from './predict.js';
+import { shardsSuite } from './shards.js';
+import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, predictSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite];
 const SCRATCH = 'bench-output';
+const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
-const figure = (value: string | number): string =>
-  typeof value === 'number' && !Number.isInteger(value) ? value.toPrecision(4) : String(value);
+interface RunOptions {
+  readonly json?: string;
+  readonly quick: boolean;
+  readonly peers: boolean;
+  readonly case?: string;
+  readonly rounds?: number;
+  readonly core: number;
+}
+
+const figure = (value: number): string => (Number.isInteger(value) ? String(value) : value.toPrecision(4));
+
+function forPeople({ case: name, peer, value, unit, ratio, spread, residency, note }: Line): string {
+  const who = (peer ?? 'terabag').padEnd(20);
+  if (value === null) return `${name.padEnd(34)} ${who} ${note}`;
+  const times = ratio === null ? '' : `${ratio.toFixed(2)} x ours`;
+  const noise = spread === null ? '' : `+-${(spread * 100).toFixed(1)} %`;
+  return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(14)} ${residency === 'none' ? '' : residency}`;
+}
 
 await new Command('npm run bench --')
   .description('Measures, and prints what it ran on. Nothing else should run on the machine meanwhile.')
@@ -21,35 +42,43 @@ await new Command('npm run bench --')
       suites.map(({ name }) => name),
     ),
   )
-  .option('--json <file>', 'write the rows as JSON')
-  .option('--quick', 'smaller data and fewer rounds: shows that it works, not what it reaches')
+  .option('--peers', 'measure other systems in the same rounds; node bench/peers/setup.mjs installs them', false)
+  .option('--case <pattern>', 'only cases whose names match this regular expression')
+  .option('--rounds <n>', `rounds of every case (default: ${ROUNDS})`, positiveInteger)
+  .option('--core <n>', 'the core that all of it runs on, apart from shards', Number, 1)
+  .option('--json <file>', 'write a JSON object per figure and line')
+  .option('--quick', 'smaller data and fewer rounds: shows that it works, not what it reaches', false)
   .addHelpText(
     'after',
-    '\nTERABAG_ISA=scalar|avx2|avx512|neon chooses the kernels.\n\nExamples:\n  npm run bench -- pool\n  npm run bench -- predict --json predict.json\n  TERABAG_ISA=avx2 npm run bench -- fc --quick',
+    `
+A ratio is the other's time over ours, the median over rounds in which both took turns: above 1, ours is faster. The limit is what plain loops
+get from this machine, measured in the same rounds: its ratio is the share of it that ours reaches.
+TERABAG_ISA=scalar|avx2|avx512|neon chooses the kernels. Times of one round vary with what else the machine does; compare ratios.
+
+Examples:
+  npm run bench -- pool --peers
+  npm run bench -- pool --case 'int8|int4' --peers --json pool.jsonl
+  npm run bench -- predict --peers
+  TERABAG_ISA=avx2 npm run bench -- fc --quick`,
   )
-  .action(async (name: string, { json, quick = false }: { json?: string; quick?: boolean }) => {
+  .action(async (name: string, options: RunOptions) => {
+    const { json, quick, peers } = options;
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
-    console.log(`${suite.name}: ${suite.description}\n${machineLine(ranOn)}${quick ? '\nquick: not for comparison' : ''}`);
-    for (const [column, meaning] of Object.entries(suite.columns)) console.log(`  ${column}: ${meaning}`);
+    const pinned = suite === shardsSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
+    console.log(`${suite.name}: ${suite.description}\n${machineLine(ranOn)}, ${pinned}${quick ? '\nquick: not for comparison' : ''}`);
     await mkdir(SCRATCH, { recursive: true });
     const dir = await mkdtemp(join(SCRATCH, `${suite.name}-`));
-    const rows: Row[] = [];
+    const lines: Line[] = [];
+    const rounds = options.rounds ?? (quick ? QUICK_ROUNDS : ROUNDS);
     try {
-      for await (const row of suite.run({ quick, dir })) {
-        rows.push(row);
-        const figures = Object.entries(row).map(([column, value]) => `${column} ${figure(value)}`);
-        console.log(`${figures.join('  ')}  | ${ranOn.cpu} x${ranOn.cores} ${ranOn.isa}`);
+      for await (const line of suite.run({ quick, peers, rounds, wanted: new RegExp(options.case ?? ''), dir })) {
+        lines.push(line);
+        console.log(forPeople(line));
       }
     } finally {
       await rm(dir, { recursive: true, force: true });
     }
-    if (json !== undefined) {
-      const lines = rows.map((row) => ({ ...row, ranOn }));
-      await writeFileAtomic(
-        json,
-        `${JSON.stringify({ suite: suite.name, quick, at: new Date().toISOString(), columns: suite.columns, rows: lines }, null, 2)}\n`,
-      );
-    }
+    if (json !== undefined) await writeFileAtomic(json, lines.map((line) => `${JSON.stringify({ ...line, ranOn })}\n`).join(''));
   })
   .parseAsync();

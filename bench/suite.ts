@@ -1,20 +1,62 @@
-/** A bench suite: trials as data, one row of figures per trial. */
-export interface Suite {
-  readonly name: string;
-  readonly description: string;
-  /** What a figure means and its unit, by column. */
-  readonly columns: Readonly<Record<string, string>>;
-  run(options: SuiteOptions): AsyncGenerator<Row>;
+import { native } from '../src/engine/native.js';
+
+/** Who is measured beside us; limit is what the machine gives a plain loop, anonymous-hugepages our own engine on copied tables. */
+export type Peer = 'fbgemm' | 'torch' | 'torchrec' | 'onnxruntime' | 'onednn' | 'openblas' | 'limit' | 'anonymous-hugepages';
+
+/** One figure, as it is written to the JSON lines. */
+export interface Line {
+  readonly suite: string;
+  readonly case: string;
+  readonly params: Readonly<Record<string, string | number | boolean>>;
+  readonly metric: string;
+  readonly unit: string;
+  /** Median over rounds; null when the peer could not run, and note says why. */
+  readonly value: number | null;
+  readonly peer: Peer | null;
+  /** Median over rounds of the peer's time over ours in the same round; null on our own lines. */
+  readonly ratio: number | null;
+  /** Half the distance of the quartiles of value, relative to it. */
+  readonly spread: number | null;
+  readonly isa: string;
+  readonly threads: number;
+  readonly residency: string;
+  readonly note?: string;
 }
 
 export interface SuiteOptions {
   /** Smaller data and fewer rounds: shows that it works, not what it reaches. */
   readonly quick: boolean;
+  readonly peers: boolean;
+  /** At least 7 unless quick. */
+  readonly rounds: number;
+  /** Only cases whose name matches. */
+  readonly wanted: RegExp;
   /** A directory of its own for files, removed afterwards. */
   readonly dir: string;
 }
 
-export type Row = Readonly<Record<string, string | number>>;
+export interface Suite {
+  readonly name: string;
+  readonly description: string;
+  run(options: SuiteOptions): AsyncGenerator<Line>;
+}
+
+/** Something that takes part in a case, round after round. */
+export interface Contender {
+  readonly peer: Peer | null;
+  readonly params?: Readonly<Record<string, string | number | boolean>>;
+  readonly residency?: string;
+  /** Units of work done over and over for about so long: ns per unit. */
+  round(ms: number): number | Promise<number>;
+  close?(): void | Promise<void>;
+}
+
+/** A peer that cannot run. */
+export interface Absent {
+  readonly peer: Peer;
+  readonly params?: Contender['params'];
+  readonly note: string;
+}
 
 export function median(samples: readonly number[]): number {
   const ascending = [...samples].sort((a, b) => a - b);
@@ -24,36 +66,61 @@ export function median(samples: readonly number[]): number {
     : ((ascending[middle - 1] as number) + (ascending[middle] as number)) / 2;
 }
 
-/** Half the distance between the quartiles, relative to the median: the noise of a figure. */
-export function relativeSpread(samples: readonly number[]): number {
+function relativeSpread(samples: readonly number[]): number {
   const ascending = [...samples].sort((a, b) => a - b);
   const quartile = (q: number): number => ascending[Math.round(q * (ascending.length - 1))] as number;
   return (quartile(0.75) - quartile(0.25)) / 2 / median(samples);
 }
 
-/** Nanoseconds of one call: repeats it until a round takes long enough for the clock. */
-export function nanosecondsPerCall(call: () => void, roundMs: number): number {
+/** Nanoseconds of one call, over as many as fit into the time. */
+export async function nanosecondsPerCall(call: () => unknown, ms: number): Promise<number> {
   let calls = 0;
   const startedAt = process.hrtime.bigint();
-  const until = startedAt + BigInt(Math.round(roundMs * 1e6));
+  const until = startedAt + BigInt(Math.round(ms * 1e6));
   let now = startedAt;
   while (now < until) {
-    call();
+    const pending = call();
+    if (pending instanceof Promise) await pending;
     calls++;
     now = process.hrtime.bigint();
   }
   return Number(now - startedAt) / calls;
 }
 
-/** Rounds in turn over all trials, so that a slow phase of the machine falls on each; returns the samples by trial. */
-export function alternate(trials: readonly (() => void)[], rounds: number, roundMs: number): number[][] {
-  const samples = trials.map((): number[] => []);
-  for (let round = -1; round < rounds; round++) {
-    trials.forEach((trial, index) => {
-      const sample = nanosecondsPerCall(trial, roundMs);
-      // The first round warms caches and the compiler up.
-      if (round >= 0) samples[index]?.push(sample);
-    });
+export interface Case {
+  readonly suite: string;
+  readonly name: string;
+  readonly params: Line['params'];
+  readonly metric: string;
+  readonly unit: string;
+  /** Of one unit of work, in the unit above, from ns. */
+  readonly fromNs: (ns: number) => number;
+  readonly roundMs: number;
+}
+
+/** Rounds of all contenders in turn, ours first, so that a slow phase of the machine falls on each; the first round warms up. */
+export async function measure(of: Case, contenders: readonly (Contender | Absent)[], rounds: number): Promise<Line[]> {
+  const able = contenders.filter((contender): contender is Contender => 'round' in contender);
+  const samples = able.map((): number[] => []);
+  try {
+    for (let round = -1; round < rounds; round++) {
+      for (const [index, contender] of able.entries()) {
+        const ns = await contender.round(of.roundMs);
+        if (round >= 0) samples[index]?.push(ns);
+      }
+    }
+  } finally {
+    for (const contender of able) await contender.close?.();
   }
-  return samples;
+  const ours = samples[able.findIndex(({ peer }) => peer === null)] as number[];
+  const base = { suite: of.suite, case: of.name, metric: of.metric, unit: of.unit, isa: native.isa, threads: 1 };
+  return contenders.map((contender): Line => {
+    const params = { ...of.params, ...contender.params };
+    if (!('round' in contender))
+      return { ...base, params, value: null, peer: contender.peer, ratio: null, spread: null, residency: 'none', note: contender.note };
+    const own = samples[able.indexOf(contender)] as number[];
+    const ratio = contender.peer === null ? null : median(own.map((ns, round) => ns / (ours[round] as number)));
+    const { peer, residency = peer === null ? 'populate' : 'none' } = contender;
+    return { ...base, params, value: of.fromNs(median(own)), peer, ratio, spread: relativeSpread(own), residency };
+  });
 }

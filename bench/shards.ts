@@ -1,15 +1,16 @@
 import { join } from 'node:path';
-import { launchCluster } from '../../src/cluster/launch.js';
-import { modelHash } from '../../src/model/hash.js';
-import { planCapacityBalanced } from '../../src/plan/capacity-balanced.js';
-import { openLocal } from '../../src/predictor/local.js';
-import type { Predictor, PredictRequest } from '../../src/predictor/predictor.js';
-import { connect, type ShardedPredictor } from '../../src/predictor/sharded.js';
-import { summarize } from '../../src/report/quantiles.js';
-import { demoShape } from '../../src/workload/model-shape.js';
-import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
-import { median, type Row, type Suite } from '../suite.js';
+import { launchCluster } from '../src/cluster/launch.js';
+import { native } from '../src/engine/native.js';
+import { modelHash } from '../src/model/hash.js';
+import { planCapacityBalanced } from '../src/plan/capacity-balanced.js';
+import { openLocal } from '../src/predictor/local.js';
+import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
+import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
+import { summarize } from '../src/report/quantiles.js';
+import { demoShape } from '../src/workload/model-shape.js';
+import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
+import { type Line, median, type Suite } from './suite.js';
 
 const FULL = { bytes: 2 ** 30, rounds: 7, requestsPerRound: 200 };
 const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, requestsPerRound: 30 };
@@ -25,16 +26,10 @@ interface Target {
   close(): Promise<void>;
 }
 
-export const predictSuite: Suite = {
-  name: 'predict',
+export const shardsSuite: Suite = {
+  name: 'shards',
   description: 'whole requests, one at a time: all tables in this process, and 1, 2 and 4 sparse shards on this machine',
-  columns: {
-    items: 'candidates of a request',
-    p50: 'ms, median over rounds of the percentile within a round; p90 and p99 likewise',
-    'cpu/request': 'ms of CPU of this process and all shards, median over rounds',
-    'p50/local': 'p50 over that of the local predictor in the same rounds; p99/local likewise',
-  },
-  async *run({ quick, dir }) {
+  async *run({ quick, dir, wanted }) {
     const { bytes, rounds, requestsPerRound } = quick ? QUICK : FULL;
     const shape = demoShape(bytes);
     const bundle = join(dir, 'model');
@@ -43,7 +38,7 @@ export const predictSuite: Suite = {
     try {
       targets.push(await openLocalTarget(bundle));
       for (const shards of SHARDS) targets.push(await openShardedTarget(planCapacityBalanced(spec, modelHash(spec), { shards }), bundle));
-      for (const items of ITEMS) {
+      for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
         const generator = new SyntheticRequests(shape, items);
         const samples = targets.map((): Round[] => []);
         for (let round = -1; round < rounds; round++) {
@@ -58,16 +53,26 @@ export const predictSuite: Suite = {
           const local = samples[0] ?? [];
           const ratio = (pick: (round: Round) => number): number =>
             median((samples[index] ?? []).map((round, r) => pick(round) / pick(local[r] as Round)));
-          yield {
-            trial: name,
-            items,
-            p50: of(index, ({ p50 }) => p50),
-            p90: of(index, ({ p90 }) => p90),
-            p99: of(index, ({ p99 }) => p99),
-            'cpu/request': of(index, ({ cpuMs }) => cpuMs),
-            'p50/local': ratio(({ p50 }) => p50),
-            'p99/local': ratio(({ p99 }) => p99),
-          } satisfies Row;
+          const figures = [
+            ['p50', 'ms', of(index, ({ p50 }) => p50), ratio(({ p50 }) => p50)],
+            ['p90', 'ms', of(index, ({ p90 }) => p90), ratio(({ p90 }) => p90)],
+            ['p99', 'ms', of(index, ({ p99 }) => p99), ratio(({ p99 }) => p99)],
+            ['CPU per request, all processes', 'ms', of(index, ({ cpuMs }) => cpuMs), ratio(({ cpuMs }) => cpuMs)],
+          ] as const;
+          for (const [metric, unit, value, overLocal] of figures) {
+            const base = { suite: 'shards', case: `${name.replace(' ', '-')}-items${items}-${metric.split(' ')[0]}`, metric, unit, value };
+            const params = { items, overLocal };
+            yield {
+              ...base,
+              params,
+              peer: null,
+              ratio: null,
+              spread: null,
+              isa: native.isa,
+              threads: 1,
+              residency: 'populate',
+            } satisfies Line;
+          }
         }
       }
     } finally {

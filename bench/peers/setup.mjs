@@ -1,0 +1,61 @@
+// Installs and builds what npm run bench -- SUITE --peers compares with, outside the checkout: node bench/peers/setup.mjs
+// Python environments (several GB) for torch and for fbgemm, which has to match a version of PyTorch; onnxruntime-node; small C++ programs.
+// What cannot be had here is said, and the bench says it again on that peer's lines.
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const target = process.env.TERABAG_BENCH_PEERS ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'terabag', 'peers');
+const missing = [];
+
+function run(command, ...args) {
+  console.log(`${command} ${args.join(' ')}`);
+  return spawnSync(command, args, { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0;
+}
+
+function attempt(what, remedy, work) {
+  if (work()) console.log(`${what}: ready`);
+  else missing.push(`${what}: ${remedy}`);
+}
+
+function environment(name, ...packages) {
+  const python = join(target, name, 'bin', 'python');
+  if (!existsSync(python) && !run('python3', '-m', 'venv', join(target, name))) return false;
+  return run(python, '-m', 'pip', 'install', '--quiet', ...packages);
+}
+
+function build(name, source, ...flags) {
+  return run('c++', '-std=c++17', '-O3', '-march=native', '-o', join(target, name), join(here, source), ...flags);
+}
+
+mkdirSync(target, { recursive: true });
+attempt('limits', 'a C++ compiler is needed', () => build('limits', 'limits.cc'));
+attempt('onednn', 'apt-get install libdnnl-dev', () => build('onednn', 'gemm_peer.cc', '-DPEER_ONEDNN', '-ldnnl'));
+attempt('openblas', 'apt-get install libopenblas-dev', () => build('openblas', 'gemm_peer.cc', '-DPEER_OPENBLAS', '-lopenblas'));
+// Its install script fetches GPU libraries; the CPU's are in the package.
+attempt('onnxruntime', 'npm has no onnxruntime-node for this platform', () =>
+  run('npm', 'install', '--ignore-scripts', '--no-audit', '--prefix', join(target, 'ort'), 'onnxruntime-node'),
+);
+attempt('torch', 'apt-get install python3-venv', () => environment('torch', 'torch', 'numpy', 'onnx'));
+// The library is built for one version of PyTorch, which its package does not name: 1.9 loads with 2.14.
+attempt('fbgemm', 'no fbgemm-gpu-cpu and torch here that load together', () => {
+  const packages = [
+    'torch==2.14.1',
+    'fbgemm-gpu-cpu==1.9.0',
+    'numpy',
+    'tensordict',
+    'torchmetrics',
+    'tqdm',
+    'psutil',
+    'iopath',
+    'pyre-extensions',
+  ];
+  return (
+    environment('fbgemm', ...packages) &&
+    run(join(target, 'fbgemm', 'bin', 'python'), '-m', 'pip', 'install', '--quiet', '--no-deps', 'torchrec')
+  );
+});
+for (const line of missing) console.error(`missing: ${line}`);

@@ -1,0 +1,76 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { openLocal } from '../src/predictor/local.js';
+import type { PredictRequest } from '../src/predictor/predictor.js';
+import type { ModelShape } from '../src/workload/model-shape.js';
+import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
+import { startOnnx } from './fc.js';
+import { python, startPeer } from './peers/process.js';
+import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
+
+const BATCHES = [1, 8, 128, 2048];
+const TABLES = 26;
+const DIM = 64;
+const BOTTOM = [13, 512, 256, DIM];
+const TOP = [DIM + (27 * 26) / 2, 512, 512, 256, 1];
+const TURNS = 16;
+
+export const predictSuite: Suite = {
+  name: 'predict',
+  description: 'a whole DLRM in one process on one core, one id a bag, through predict(); time per batch',
+  async *run(options) {
+    const rows = options.quick ? 2000 : 400_000;
+    const bundle = join(options.dir, 'model');
+    const batches = BATCHES.filter((batch) => options.wanted.test(`dlrm26-b${batch}`));
+    if (batches.length === 0) return;
+    const shape = shapeOf(rows);
+    await writeSyntheticBundle(bundle, shape);
+    for (const batch of batches) yield* runCase(bundle, shape, batch, options);
+    await rm(bundle, { recursive: true });
+  },
+};
+
+const shapeOf = (rows: number): ModelShape => ({
+  name: 'dlrm26',
+  description: '26 tables of dim 64, one id a bag',
+  seed: 26,
+  denseDim: 13,
+  bottomMlp: BOTTOM.slice(1),
+  topMlp: TOP.slice(1),
+  tables: Array.from({ length: TABLES }, (_, table) => ({
+    name: `table_${String(table).padStart(2, '0')}`,
+    ...{ rows, dim: DIM, format: 'fp32', side: 'item', pooling: 'sum', weighted: false, poolingFactor: 1, skew: 0 },
+  })),
+});
+
+async function* runCase(bundle: string, shape: ModelShape, batch: number, options: SuiteOptions): AsyncGenerator<Line> {
+  const rows = shape.tables[0]?.rows ?? 0;
+  const contenders: (Contender | Absent)[] = [await ours(bundle, shape, batch)];
+  if (options.peers) {
+    const task = { tables: TABLES, rows, dim: DIM, bottom: BOTTOM, top: TOP, batch };
+    contenders.push(await startPeer('torch', python('torch_dlrm.py', 'torch'), task));
+    const ids = shape.tables.map((_, t) => ({ name: `ids${t}`, type: 'int64' as const, shape: [batch], rows }));
+    const path = join(options.dir, 'dlrm.onnx');
+    contenders.push(await startOnnx({ what: 'dlrm', path, ...task }, [{ name: 'dense', type: 'float32', shape: [batch, 13] }, ...ids]));
+  }
+  const params = { batch, tables: TABLES, rows, dim: DIM };
+  const described = {
+    suite: 'predict',
+    name: `dlrm26-b${batch}`,
+    params,
+    metric: 'time per batch',
+    unit: 'us',
+    roundMs: options.quick ? 50 : 400,
+  };
+  yield* await measure({ ...described, fromNs: (ns) => ns / 1000 }, contenders, options.rounds);
+}
+
+async function ours(bundle: string, shape: ModelShape, batch: number): Promise<Contender> {
+  const predictor = await openLocal(bundle, { verify: 'size' });
+  const generator = new SyntheticRequests(shape, batch);
+  const requests: PredictRequest[] = Array.from({ length: TURNS }, () => generator.next(batch));
+  let turn = 0;
+  const run = (): Promise<unknown> => predictor.predict(requests[turn++ % TURNS] as PredictRequest);
+  return { peer: null, round: (ms) => nanosecondsPerCall(run, ms), close: () => predictor.close() };
+}
