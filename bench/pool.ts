@@ -4,8 +4,9 @@ import { native } from '../src/engine/native.js';
 import { reportResidency } from '../src/engine/residency.js';
 import { type RowFormat, rowBytes } from '../src/model/row-format.js';
 import { bytesOf } from '../src/predictor/scratch.js';
+import { BlockWriter } from '../src/tables/block-writer.js';
 import { SeededNumbers } from '../src/workload/synthetic-values.js';
-import { binary, python, startPeer } from './peers/process.js';
+import { binary, fbgemmEnvironment, python, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
 
 interface PoolCase {
@@ -137,7 +138,9 @@ async function writeRows(path: string, { format, dim, tables, rows }: PoolCase):
     }
   }
   const file = await open(path, 'w');
-  for (let left = rows * tables * width; left > 0; left -= block.length) await file.write(block, 0, Math.min(left, block.length));
+  const writer = new BlockWriter(file, rows * tables * width);
+  for (let left = rows * tables * width; left > 0; left -= block.length) await writer.put(block.subarray(0, Math.min(left, block.length)));
+  await writer.flush();
   await file.sync();
   await file.close();
 }
@@ -225,7 +228,12 @@ async function startPeers(
   const started: (Contender | Absent)[] = [];
   for (const { peer, perTable, environment } of wanted) {
     const out = join(dir, `${peer}-${perTable}.out`);
-    const contender = await startPeer(peer, python('pool_peer.py', environment), { ...task, peer, perTable, out });
+    const contender = await startPeer(
+      peer,
+      python('pool_peer.py', environment),
+      { ...task, peer, perTable, out },
+      environment === 'fbgemm' ? fbgemmEnvironment() : {},
+    );
     const calls = tables > 1 ? { calls: perTable ? 'one a table' : 'one for all tables' } : {};
     if ('note' in contender) started.push({ ...contender, params: calls });
     else started.push(withParams(contender, { ...calls, maxDifference: maxDifference(ours, await readFile(out)) }));

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
@@ -61,11 +61,19 @@ class PeerProcess implements Contender {
 }
 
 /** Starts a peer on a case; absent, with the reason, when it cannot run here. */
-export async function startPeer(peer: Peer, command: readonly string[], task: object): Promise<Contender | Absent> {
+export async function startPeer(
+  peer: Peer,
+  command: readonly string[],
+  task: object,
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Contender | Absent> {
   const [program = '', ...args] = command;
   if (!existsSync(program)) return { peer, note: `not installed (${program}): run node bench/peers/setup.mjs` };
   let errors = '';
-  const child = spawn(program, [...args, JSON.stringify(task)], { env: { ...process.env, ...PEER_ENV }, stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(program, [...args, JSON.stringify(task)], {
+    env: { ...process.env, ...PEER_ENV, ...environment },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
   child.stderr.on('data', (chunk: Buffer) => {
     errors = (errors + chunk.toString()).slice(-2000);
   });
@@ -85,6 +93,16 @@ export async function startPeer(peer: Peer, command: readonly string[], task: ob
 /** The Python of the peers; fbgemm may need another version of PyTorch than the newest, and has an environment of its own. */
 export function python(script: string, environment: 'torch' | 'fbgemm'): string[] {
   return [join(PEERS_DIR, environment, 'bin', 'python'), join(import.meta.dirname, script)];
+}
+
+/**
+ * Two of PyTorch 2.14's libraries carry cpuinfo, and FBGEMM 1.9 fills in the one and reads the other: it then takes the CPU for one without AVX, and
+ * its reference loops, 20 times slower. With libc10 loaded first, both are the same.
+ */
+export function fbgemmEnvironment(): Record<string, string> {
+  const root = join(PEERS_DIR, 'fbgemm', 'lib');
+  const [python] = existsSync(root) ? readdirSync(root) : [];
+  return python === undefined ? {} : { LD_PRELOAD: join(root, python, 'site-packages', 'torch', 'lib', 'libc10.so') };
 }
 
 export const binary = (name: string): string[] => [join(PEERS_DIR, name)];

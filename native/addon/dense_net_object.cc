@@ -7,6 +7,7 @@
 #include "addon/arguments.h"
 #include "addon/environment.h"
 #include "engine/dense_net.h"
+#include "engine/thread_pool.h"
 
 namespace terabag {
 namespace {
@@ -91,7 +92,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     float* scores;
     void operator()() const { net.run(workspace, stage, dense, pooled, scores); }
   };
-  Run checked_run(const Napi::CallbackInfo& info) {
+  Run checked_run(const Napi::CallbackInfo& info, unsigned num_threads) {
     const Napi::Env env = info.Env();
     if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
       throw argument_error(env, "workspace has to come from createWorkspace");
@@ -120,15 +121,15 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     if (stage == 1 && !net_->staged(workspace, items, flags))
       throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
     try {
-      net_->prepare(workspace, stage, items, flags);
+      net_->prepare(workspace, stage, items, flags, num_threads);
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
     }
     return {*net_, workspace, stage, dense.data(), pooled, scores};
   }
-  void run_sync(const Napi::CallbackInfo& info) { checked_run(info)(); }
+  void run_sync(const Napi::CallbackInfo& info) { checked_run(info, 1)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {
-    const Run run = checked_run(info);
+    const Run run = checked_run(info, ThreadPool::shared().num_threads());
     const Napi::Value promise = info.Env().GetInstanceData<Environment>()->run(
         info, [net = net_, run] { run(); }, [](Napi::Env env) { return env.Undefined(); },
         [&workspace = run.workspace](napi_env) { workspace.busy = false; });

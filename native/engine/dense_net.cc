@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "engine/elementwise.h"
+#include "engine/thread_pool.h"
 
 namespace terabag {
 namespace {
@@ -12,11 +13,15 @@ namespace {
 std::atomic<uint64_t> numbers{0};
 
 // Rows that go through all layers of a stage before the next ones do, so that activations stay in cache: 8 full tiles of the avx512 kernel,
-// enough to make the reading of the weights a small part.
+// enough to make the reading of the weights a small part. Blocks for several threads are smaller, down to two tiles.
 constexpr uint64_t kBlockRows = 112;
+constexpr uint64_t kMinBlockRows = 28;
 
 // Floats from row to row of a layer's buffer: an odd number of 64-byte cache lines, so that the rows of a tile spread over the L1 cache.
 uint64_t row_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 16 | 1) * 16; }
+
+// Rows 4096 bytes apart fall into the same few lines of the L1 cache.
+bool collides(const Value& value) { return value.per_item && value.stride * sizeof(float) % 4096 == 0; }
 
 // [outputs, inputs] row-major to panels of panel_width outputs, zero-padded.
 void pack(Layer& layer, uint64_t num_inputs, uint64_t panel_width) {
@@ -89,6 +94,13 @@ DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims,
     dims.push_back(layer.dim);
     stages.push_back(layer.stage);
   }
+  kept_.assign(layers_.size(), false);
+  kept_[output_ - input_dims_.size()] = stages[output_] == 0;
+  for (const Layer& layer : layers_) {
+    for (uint32_t input : layer.inputs) {
+      if (input >= input_dims_.size() && stages[input] != layer.stage) kept_[input - input_dims_.size()] = true;
+    }
+  }
 }
 
 uint64_t DenseNet::input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const {
@@ -106,88 +118,135 @@ bool DenseNet::staged(const Workspace& workspace, uint32_t items, const uint8_t*
   return true;
 }
 
-void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const {
+void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const {
   const uint32_t inputs = num_inputs();
+  const uint64_t lanes = std::clamp<uint64_t>(items / kMinBlockRows, 1, num_threads);
   workspace.net = 0;  // Until the run that this is for.
   workspace.items = items;
+  workspace.block_rows = std::min(kBlockRows, std::max((items + lanes - 1) / lanes, kMinBlockRows));
   workspace.per_item.assign(per_item, per_item + inputs);
   workspace.values.resize(inputs + layers_.size());
-  workspace.buffers.resize(std::max(workspace.buffers.size(), layers_.size()));
+  workspace.kept.resize(std::max(workspace.kept.size(), layers_.size()));
+  workspace.lanes.resize(lanes);
   for (uint32_t input = 0; input < inputs; ++input) {
     workspace.values[input] = {nullptr, input_dims_[input], input_dims_[input], per_item[input] != 0};
   }
+  const uint64_t block_rows = std::min<uint64_t>(workspace.block_rows, items);
+  uint64_t most_vectors = 0, padded = 0;
+  const auto grow = [](AlignedFloats& buffer, uint64_t length) {
+    if (buffer.size() < length) buffer.resize(length);
+  };
+  for (Lane& lane : workspace.lanes) lane.buffers.resize(std::max(lane.buffers.size(), layers_.size()));
   for (size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
+    const uint64_t stride = row_stride(layer.dim);
     bool many = false;
     for (uint32_t input : layer.inputs) many = many || workspace.values[input].per_item;
-    AlignedFloats& buffer = workspace.buffers[l];
-    const uint64_t length = static_cast<uint64_t>(many ? items : 1) * row_stride(layer.dim);
-    if (layer.stage == stage && buffer.size() < length) buffer.resize(length);
-    workspace.values[inputs + l] = {buffer.data(), layer.dim, row_stride(layer.dim), many};
-    if (workspace.vectors.size() < layer.inputs.size()) workspace.vectors.resize(layer.inputs.size());
+    workspace.values[inputs + l] = {nullptr, layer.dim, stride, many};
+    if (!many || kept_[l]) {
+      if (layer.stage == stage) grow(workspace.kept[l], (many ? items : 1) * stride);
+      workspace.values[inputs + l].data = workspace.kept[l].data();
+    } else if (layer.stage == stage) {
+      for (Lane& lane : workspace.lanes) grow(lane.buffers[l], block_rows * stride);
+    }
+    if (layer.stage != stage) continue;
+    const Value& first = workspace.values[layer.inputs[0]];
+    if (layer.op == Op::kFc && collides(first)) padded = std::max(padded, block_rows * row_stride(first.dim));
+    most_vectors = std::max<uint64_t>(most_vectors, layer.inputs.size());
+  }
+  for (Lane& lane : workspace.lanes) {
+    grow(lane.padded, padded);
+    lane.values.resize(workspace.values.size());
+    if (lane.vectors.size() < most_vectors) lane.vectors.resize(most_vectors);
   }
 }
 
 void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
   const uint32_t inputs = num_inputs();
-  const uint64_t items = workspace.items;
   workspace.net = number_;
   for (uint32_t input = 0; input < inputs; ++input) {
     Value& value = workspace.values[input];
     const float*& block = input < num_dense_ ? dense : pooled;
     value.data = block;
-    if (block != nullptr) block += (value.per_item ? items : 1) * value.dim;
+    if (block != nullptr) block += (value.per_item ? workspace.items : 1) * value.dim;
   }
   // What all items share is computed once, first: it reads nothing that is per item.
+  Lane& first = workspace.lanes[0];
+  std::copy(workspace.values.begin(), workspace.values.end(), first.values.begin());
   for (size_t l = 0; l < layers_.size(); ++l) {
-    if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(workspace, l, 0, 1);
+    if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(first, layers_[l], 0, 1, workspace.kept[l].data());
   }
-  for (uint64_t from = 0; from < items; from += kBlockRows) {
-    const uint64_t to = std::min(from + kBlockRows, items);
+  ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()),
+                                [&](uint32_t lane) { run_lane(workspace, workspace.lanes[lane], stage, lane, scores); });
+}
+
+void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const {
+  const uint32_t inputs = num_inputs();
+  const uint64_t items = workspace.items, rows = workspace.block_rows;
+  std::copy(workspace.values.begin(), workspace.values.end(), lane.values.begin());
+  for (uint64_t from = first_block * rows; from < items; from += workspace.lanes.size() * rows) {
+    const uint64_t to = std::min(from + rows, items);
     for (size_t l = 0; l < layers_.size(); ++l) {
-      if (layers_[l].stage == stage && workspace.values[inputs + l].per_item) run_rows(workspace, l, from, to);
+      Value& value = lane.values[inputs + l];
+      if (layers_[l].stage != stage || !value.per_item) continue;
+      float* out = kept_[l] ? const_cast<float*>(value.row(from)) : lane.buffers[l].data();
+      if (!kept_[l]) {
+        value.data = out;
+        value.first_item = from;
+      }
+      run_rows(lane, layers_[l], from, to, out);
     }
     if (scores == nullptr) continue;
-    const Value& result = workspace.values[output_];
+    const Value& result = lane.values[output_];
     for (uint64_t item = from; item < to; ++item) std::copy_n(result.row(item), result.dim, scores + item * result.dim);
   }
 }
 
-void DenseNet::run_rows(Workspace& workspace, size_t layer_number, uint64_t from, uint64_t to) const {
-  const Layer& layer = layers_[layer_number];
-  const std::vector<Value>& values = workspace.values;
-  const Value& first = values[layer.inputs[0]];
-  const uint64_t stride = row_stride(layer.dim);
-  float* out = workspace.buffers[layer_number].data() + from * stride;
-  if (layer.op == Op::kFc) {
-    kernels_.fully_connected({first.row(from), first.stride, static_cast<uint32_t>(to - from), first.dim, layer.weight.data(),
-                              layer.bias.data(), layer.dim, layer.activation == Activation::kRelu, out, stride});
-    if (layer.activation != Activation::kSigmoid) return;
-    for (uint64_t row = from; row < to; ++row, out += stride) {
-      for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
-    }
-    return;
+void DenseNet::run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  const Value& x = lane.values[layer.inputs[0]];
+  const float* rows = x.row(from);
+  uint64_t stride = x.stride;
+  if (to - from > 1 && collides(x)) {
+    stride = row_stride(x.dim);
+    for (uint64_t row = from; row < to; ++row) std::copy_n(x.row(row), x.dim, lane.padded.data() + (row - from) * stride);
+    rows = lane.padded.data();
   }
-  for (uint64_t row = from; row < to; ++row, out += stride) {
-    if (layer.op == Op::kConcat) {
-      float* at = out;
-      for (uint32_t input : layer.inputs) at = std::copy_n(values[input].row(row), values[input].dim, at);
-    } else if (layer.op == Op::kSum) {
-      std::copy_n(first.row(row), layer.dim, out);
-      for (size_t i = 1; i < layer.inputs.size(); ++i) {
-        const float* add = values[layer.inputs[i]].row(row);
-        for (uint32_t d = 0; d < layer.dim; ++d) out[d] += add[d];
+  kernels_.fully_connected({rows, stride, static_cast<uint32_t>(to - from), x.dim, layer.weight.data(), layer.bias.data(), layer.dim,
+                            layer.activation == Activation::kRelu, out, row_stride(layer.dim)});
+  if (layer.activation != Activation::kSigmoid) return;
+  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
+    for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+  }
+}
+
+void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  if (layer.op == Op::kFc) return run_fully_connected(lane, layer, from, to, out);
+  const std::vector<Value>& values = lane.values;
+  const Value& first = values[layer.inputs[0]];
+  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
+    switch (layer.op) {
+      case Op::kFc: break;
+      case Op::kConcat: {
+        float* at = out;
+        for (uint32_t input : layer.inputs) at = std::copy_n(values[input].row(row), values[input].dim, at);
+        break;
       }
-    } else if (layer.op == Op::kProduct) {
-      std::copy_n(first.row(row), layer.dim, out);
-      for (size_t i = 1; i < layer.inputs.size(); ++i) multiply(out, values[layer.inputs[i]].row(row), layer.dim, out);
-    } else if (layer.op == Op::kMultiplyAdd) {
-      multiply_add(first.row(row), values[layer.inputs[1]].row(row), values[layer.inputs[2]].row(row), layer.dim, out);
-    } else if (layer.op == Op::kLayerNorm) {
-      layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out);
-    } else {
-      for (size_t i = 0; i < layer.inputs.size(); ++i) workspace.vectors[i] = values[layer.inputs[i]].row(row);
-      kernels_.dot_interaction({workspace.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});
+      case Op::kSum:
+        std::copy_n(first.row(row), layer.dim, out);
+        for (size_t i = 1; i < layer.inputs.size(); ++i) add(out, values[layer.inputs[i]].row(row), layer.dim, out);
+        break;
+      case Op::kProduct:
+        std::copy_n(first.row(row), layer.dim, out);
+        for (size_t i = 1; i < layer.inputs.size(); ++i) multiply(out, values[layer.inputs[i]].row(row), layer.dim, out);
+        break;
+      case Op::kMultiplyAdd:
+        multiply_add(first.row(row), values[layer.inputs[1]].row(row), values[layer.inputs[2]].row(row), layer.dim, out);
+        break;
+      case Op::kLayerNorm: layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out); break;
+      case Op::kDotInteraction:
+        for (size_t i = 0; i < layer.inputs.size(); ++i) lane.vectors[i] = values[layer.inputs[i]].row(row);
+        kernels_.dot_interaction({lane.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});
+        break;
     }
   }
 }

@@ -23,24 +23,34 @@ struct Layer {
   AlignedFloats bias;
 };
 
-// A value of a run: rows of `dim` floats, one for every item or one for all; row r starts at data + r * stride.
+// A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
 struct Value {
   const float* data;
   uint32_t dim;
   uint64_t stride;
   bool per_item;
-  const float* row(uint64_t item) const { return data + (per_item ? item * stride : 0); }
+  uint64_t first_item = 0;
+  const float* row(uint64_t item) const { return data + (per_item ? (item - first_item) * stride : 0); }
+};
+
+// What one thread of a run works with: the rows of one block, which stay in its cache from layer to layer.
+struct Lane {
+  std::vector<AlignedFloats> buffers;  // one per layer; empty for those whose rows are kept
+  AlignedFloats padded;                // rows of an input whose own stride is a bad one
+  std::vector<Value> values;           // inputs, then one per layer
+  std::vector<const float*> vectors;   // of one item's interaction
 };
 
 // Buffers of one request at a time, kept from request to request: a run that is no larger than one before allocates nothing.
 struct Workspace {
-  bool busy = false;                   // an asynchronous run has it
-  uint64_t net = 0;                    // net that ran last, by its number
-  uint32_t items = 0;                  // of that run
-  std::vector<uint8_t> per_item;       // of that run, one per input
-  std::vector<AlignedFloats> buffers;  // one per layer
-  std::vector<Value> values;           // inputs, then one per layer
-  std::vector<const float*> vectors;   // of one item's interaction
+  bool busy = false;                // an asynchronous run has it
+  uint64_t net = 0;                 // net that ran last, by its number
+  uint32_t items = 0;               // of that run
+  uint64_t block_rows = 0;          // items that a lane takes at a time
+  std::vector<uint8_t> per_item;    // of that run, one per input
+  std::vector<AlignedFloats> kept;  // one per layer: rows that another stage reads, or that all items share
+  std::vector<Value> values;        // inputs, then one per layer; those of lanes without their data
+  std::vector<Lane> lanes;
 };
 
 class DenseNet {
@@ -52,22 +62,27 @@ class DenseNet {
   uint64_t input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const;
   // Whether the workspace holds what stage 1 reads: stage 0 of this net for these items and dense features.
   bool staged(const Workspace& workspace, uint32_t items, const uint8_t* per_item) const;
-  // Sizes the workspace for a run of these items: all that a run allocates.
-  void prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const;
-  // Runs a stage on a prepared workspace. Lengths were checked by the caller. pooled and scores are null in stage 0.
+  // Sizes the workspace for a run of these items on up to num_threads threads: all that a run allocates.
+  void prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const;
+  // Runs a stage on a prepared workspace, on the pool's threads too if it has several lanes. Scores do not depend on their number. Lengths
+  // were checked by the caller. pooled and scores are null in stage 0.
   void run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const;
   uint32_t num_inputs() const { return static_cast<uint32_t>(input_dims_.size()); }
   uint32_t num_dense() const { return num_dense_; }
   uint32_t output_dim() const { return layers_[output_ - num_inputs()].dim; }
 
  private:
-  void run_rows(Workspace& workspace, size_t layer_number, uint64_t from, uint64_t to) const;
+  void run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const;
+  // Rows [from, to) of a layer, into out; they are one block.
+  void run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
+  void run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
 
   const uint64_t number_;  // never 0, and never given twice
   const KernelTable& kernels_;
   std::vector<uint32_t> input_dims_;
   uint32_t num_dense_;
   std::vector<Layer> layers_;
+  std::vector<bool> kept_;  // whether another stage, or the caller of another one, reads all rows of the layer
   uint32_t output_;
 };
 

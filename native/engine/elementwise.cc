@@ -23,6 +23,10 @@ double sum_of(uint32_t dim, const Term& term) {
 
 }  // namespace
 
+void add(const float* x, const float* y, uint32_t dim, float* out) {
+  for (uint32_t d = 0; d < dim; ++d) out[d] = x[d] + y[d];
+}
+
 void multiply(const float* x, const float* y, uint32_t dim, float* out) {
   for (uint32_t d = 0; d < dim; ++d) out[d] = x[d] * y[d];
 }

@@ -5,6 +5,9 @@
 // set, with the same bits on all. NaN and infinity propagate. Rows have dim values; out is one of the inputs or overlaps none.
 namespace terabag {
 
+// out[d] = x[d] + y[d]
+void add(const float* x, const float* y, uint32_t dim, float* out);
+
 // out[d] = x[d] * y[d]
 void multiply(const float* x, const float* y, uint32_t dim, float* out);
 

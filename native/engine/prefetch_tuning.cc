@@ -7,11 +7,13 @@
 namespace terabag {
 namespace {
 
-constexpr Prefetch kCandidates[] = {{32, false}, {64, false}, {128, false}, {192, false},
-                                    {64, true},  {128, true}, {192, true},  {256, true}};
+// The default first.
+constexpr Prefetch kCandidates[] = {{}, {32, false}, {64, false}, {128, false}, {192, false}, {64, true}, {192, true}, {256, true}};
 constexpr uint32_t kNumCandidates = sizeof kCandidates / sizeof kCandidates[0];
 constexpr uint32_t kRounds = 9;
-constexpr uint32_t kBags = 64, kPoolingFactor = 32;
+constexpr uint32_t kBags = 256, kPoolingFactor = 32;
+// What another distance has to win to be taken over the default: less is noise.
+constexpr double kWorthwhile = 0.95;
 
 double median(std::vector<double> samples) {
   std::nth_element(samples.begin(), samples.begin() + samples.size() / 2, samples.end());
@@ -47,10 +49,11 @@ TunedPrefetch tune_prefetch(const KernelTable& kernels, const BagJob& table) {
       ns[candidate].push_back(took.count() / static_cast<double>(indices.size()));
     }
   }
-  TunedPrefetch best{};
-  for (uint32_t candidate = 0; candidate < kNumCandidates; ++candidate) {
+  const double of_default = median(ns[0]);
+  TunedPrefetch best{kCandidates[0], of_default};
+  for (uint32_t candidate = 1; candidate < kNumCandidates; ++candidate) {
     const double middle = median(ns[candidate]);
-    if (candidate == 0 || middle < best.ns_per_lookup) best = {kCandidates[candidate], middle};
+    if (middle < of_default * kWorthwhile && middle < best.ns_per_lookup) best = {kCandidates[candidate], middle};
   }
   return best;
 }
