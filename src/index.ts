@@ -1,4 +1,5 @@
 export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launch.js';
+export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';

@@ -22,6 +22,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("availableKernels", Napi::Function::New(env, list_kernels));
   exports.Set("packRows", Napi::Function::New(env, pack_rows_async));
   exports.Set("SparseEngine", define_sparse_engine(env));
+  exports.Set("precisions", define_precisions(env));
   exports.Set("DenseNet", define_dense_net(env));
   return exports;
 }

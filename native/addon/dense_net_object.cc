@@ -1,5 +1,6 @@
 #include "addon/dense_net_object.h"
 
+#include <array>
 #include <memory>
 #include <new>
 #include <utility>
@@ -51,6 +52,35 @@ Layer layer_of(const Napi::Object& object) {
   return layer;
 }
 
+struct NamedPrecision {
+  const char* name;
+  Precision precision;
+  bool runs_here;
+};
+
+std::array<NamedPrecision, 3> precisions(const KernelTable& table) {
+  return {{{"fp32", Precision::kFp32, true},
+           {"bf16", Precision::kBf16, table.fully_connected_bf16 != nullptr},
+           {"int8", Precision::kInt8, table.fully_connected_int8 != nullptr}}};
+}
+
+Napi::Value list_precisions(const Napi::CallbackInfo& info) {
+  Napi::Array names = Napi::Array::New(info.Env());
+  for (const auto& [name, precision, runs_here] : precisions(kernels(info.Env()))) {
+    if (runs_here) names.Set(names.Length(), name);
+  }
+  return names;
+}
+
+Precision precision_of(Napi::Env env, const Napi::Value& value) {
+  if (value.IsUndefined()) return Precision::kFp32;
+  const std::string name = value.IsString() ? value.As<Napi::String>() : std::string();
+  for (const auto& [known, precision, runs_here] : precisions(kernels(env))) {
+    if (runs_here && name == known) return precision;
+  }
+  throw argument_error(env, "precision has to be one of precisions(): " + name);
+}
+
 class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -68,7 +98,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       layers.push_back(layer_of(entry.As<Napi::Object>()));
     }
     std::string error;
-    net_ = std::make_shared<DenseNet>(kernels(info.Env()), integers(info[0], "inputDims", 1, kMaxDim),
+    net_ = std::make_shared<DenseNet>(kernels(info.Env()), precision_of(info.Env(), info[4]), integers(info[0], "inputDims", 1, kMaxDim),
                                       static_cast<uint32_t>(integer(info[1], "numDense", 0, UINT32_MAX)), std::move(layers),
                                       static_cast<uint32_t>(integer(info[3], "output", 0, UINT32_MAX)), &error);
     if (!error.empty()) throw Napi::Error::New(info.Env(), error);
@@ -143,5 +173,6 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
 }  // namespace
 
 Napi::Function define_dense_net(Napi::Env env) { return DenseNetObject::define(env); }
+Napi::Function define_precisions(Napi::Env env) { return Napi::Function::New(env, list_precisions); }
 
 }  // namespace terabag

@@ -5,5 +5,7 @@ namespace terabag {
 
 // The class DenseNet of the addon.
 Napi::Function define_dense_net(Napi::Env env);
+// The function precisions of the addon.
+Napi::Function define_precisions(Napi::Env env);
 
 }  // namespace terabag

@@ -24,15 +24,20 @@ uint64_t row_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 
 bool collides(const Value& value) { return value.per_item && value.stride * sizeof(float) % 4096 == 0; }
 
 // [outputs, inputs] row-major to panels of panel_width outputs, zero-padded.
-void pack(Layer& layer, uint64_t num_inputs, uint64_t panel_width) {
+void pack(Layer& layer, uint32_t num_inputs, uint32_t panel_width, Precision precision) {
   const uint64_t panels = (layer.dim + panel_width - 1) / panel_width;
+  layer.bias.resize(panels * panel_width, 0.0f);
+  if (precision != Precision::kFp32) {
+    layer.narrow = narrow_weights(precision, layer.weight.data(), layer.dim, num_inputs, panel_width);
+    layer.weight = {};
+    return;
+  }
   AlignedFloats packed(panels * num_inputs * panel_width, 0.0f);
   for (uint64_t n = 0; n < layer.dim; ++n) {
     float* column = packed.data() + n / panel_width * num_inputs * panel_width + n % panel_width;
     for (uint64_t k = 0; k < num_inputs; ++k) column[k * panel_width] = layer.weight[n * num_inputs + k];
   }
   layer.weight = std::move(packed);
-  layer.bias.resize(panels * panel_width, 0.0f);
 }
 
 std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages) {
@@ -69,10 +74,11 @@ std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const s
 
 }  // namespace
 
-DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers,
-                   uint32_t output, std::string* error)
+DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<uint32_t> input_dims, uint32_t num_dense,
+                   std::vector<Layer> layers, uint32_t output, std::string* error)
     : number_(++numbers),
       kernels_(kernels),
+      precision_(precision),
       input_dims_(std::move(input_dims)),
       num_dense_(num_dense),
       layers_(std::move(layers)),
@@ -90,7 +96,7 @@ DenseNet::DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims,
       *error = "layer " + std::to_string(dims.size() - input_dims_.size()) + " " + *error;
       return;
     }
-    if (layer.op == Op::kFc) pack(layer, dims[layer.inputs[0]], kernels_.panel_width);
+    if (layer.op == Op::kFc) pack(layer, dims[layer.inputs[0]], kernels_.panel_width, precision_);
     dims.push_back(layer.dim);
     stages.push_back(layer.stage);
   }
@@ -132,7 +138,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     workspace.values[input] = {nullptr, input_dims_[input], input_dims_[input], per_item[input] != 0};
   }
   const uint64_t block_rows = std::min<uint64_t>(workspace.block_rows, items);
-  uint64_t most_vectors = 0, padded = 0;
+  uint64_t most_vectors = 0, padded = 0, most_units = 0;
   const auto grow = [](AlignedFloats& buffer, uint64_t length) {
     if (buffer.size() < length) buffer.resize(length);
   };
@@ -152,10 +158,18 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     if (layer.stage != stage) continue;
     const Value& first = workspace.values[layer.inputs[0]];
     if (layer.op == Op::kFc && collides(first)) padded = std::max(padded, block_rows * row_stride(first.dim));
+    if (layer.op == Op::kFc && precision_ != Precision::kFp32) {
+      most_units = std::max<uint64_t>(most_units, row_stride(units_of(precision_, first.dim)));
+    }
     most_vectors = std::max<uint64_t>(most_vectors, layer.inputs.size());
   }
   for (Lane& lane : workspace.lanes) {
     grow(lane.padded, padded);
+    if (lane.narrow.size() < block_rows * most_units) lane.narrow.resize(block_rows * most_units);
+    if (lane.scales.size() < block_rows) {
+      lane.scales.resize(block_rows);
+      lane.zero_points.resize(block_rows);
+    }
     lane.values.resize(workspace.values.size());
     if (lane.vectors.size() < most_vectors) lane.vectors.resize(most_vectors);
   }
@@ -203,6 +217,49 @@ void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, 
 }
 
 void DenseNet::run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  if (precision_ != Precision::kFp32) {
+    run_narrow(lane, layer, from, to, out);
+  } else {
+    run_fp32(lane, layer, from, to, out);
+  }
+  if (layer.activation != Activation::kSigmoid) return;
+  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
+    for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+  }
+}
+
+void DenseNet::run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  const Value& x = lane.values[layer.inputs[0]];
+  const uint32_t units = units_of(precision_, x.dim);
+  const uint64_t stride = row_stride(units);
+  for (uint64_t row = from; row < to; ++row) {
+    uint32_t* narrow = lane.narrow.data() + (row - from) * stride;
+    if (precision_ == Precision::kBf16) {
+      round_to_bf16(x.row(row), x.dim, narrow);
+      continue;
+    }
+    const auto [scale, zero_point] = quantize_row(x.row(row), x.dim, narrow);
+    lane.scales[row - from] = scale;
+    lane.zero_points[row - from] = zero_point;
+  }
+  const NarrowJob job{lane.narrow.data(),
+                      stride,
+                      static_cast<uint32_t>(to - from),
+                      units,
+                      layer.narrow.packed.data(),
+                      layer.bias.data(),
+                      layer.dim,
+                      layer.activation == Activation::kRelu,
+                      out,
+                      row_stride(layer.dim),
+                      lane.scales.data(),
+                      lane.zero_points.data(),
+                      layer.narrow.scales.data(),
+                      layer.narrow.sums.data()};
+  precision_ == Precision::kBf16 ? kernels_.fully_connected_bf16(job) : kernels_.fully_connected_int8(job);
+}
+
+void DenseNet::run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
   const Value& x = lane.values[layer.inputs[0]];
   const float* rows = x.row(from);
   uint64_t stride = x.stride;
@@ -213,10 +270,6 @@ void DenseNet::run_fully_connected(Lane& lane, const Layer& layer, uint64_t from
   }
   kernels_.fully_connected({rows, stride, static_cast<uint32_t>(to - from), x.dim, layer.weight.data(), layer.bias.data(), layer.dim,
                             layer.activation == Activation::kRelu, out, row_stride(layer.dim)});
-  if (layer.activation != Activation::kSigmoid) return;
-  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
-    for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
-  }
 }
 
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/aligned_floats.h"
+#include "engine/narrow_operands.h"
 #include "kernels/kernel_table.h"
 
 namespace terabag {
@@ -21,6 +22,7 @@ struct Layer {
   float epsilon;         // of a layer norm
   AlignedFloats weight;  // of an fc layer: packed in panels once the net took it
   AlignedFloats bias;
+  NarrowWeights narrow;  // in place of weight, when the net's precision is not fp32
 };
 
 // A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
@@ -37,8 +39,11 @@ struct Value {
 struct Lane {
   std::vector<AlignedFloats> buffers;  // one per layer; empty for those whose rows are kept
   AlignedFloats padded;                // rows of an input whose own stride is a bad one
-  std::vector<Value> values;           // inputs, then one per layer
-  std::vector<const float*> vectors;   // of one item's interaction
+  AlignedUnits narrow;                 // rows of an input in the net's precision
+  std::vector<float> scales;           // of these
+  std::vector<int32_t> zero_points;
+  std::vector<Value> values;          // inputs, then one per layer
+  std::vector<const float*> vectors;  // of one item's interaction
 };
 
 // Buffers of one request at a time, kept from request to request: a run that is no larger than one before allocates nothing.
@@ -56,8 +61,8 @@ struct Workspace {
 class DenseNet {
  public:
   // Empty *error means that the net is sound.
-  DenseNet(const KernelTable& kernels, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers, uint32_t output,
-           std::string* error);
+  DenseNet(const KernelTable& kernels, Precision precision, std::vector<uint32_t> input_dims, uint32_t num_dense, std::vector<Layer> layers,
+           uint32_t output, std::string* error);
   // Floats that the dense features and the pooled bags of a request have.
   uint64_t input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const;
   // Whether the workspace holds what stage 1 reads: stage 0 of this net for these items and dense features.
@@ -76,9 +81,12 @@ class DenseNet {
   // Rows [from, to) of a layer, into out; they are one block.
   void run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
+  void run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
+  void run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
 
   const uint64_t number_;  // never 0, and never given twice
   const KernelTable& kernels_;
+  const Precision precision_;
   std::vector<uint32_t> input_dims_;
   uint32_t num_dense_;
   std::vector<Layer> layers_;

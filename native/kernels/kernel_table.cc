@@ -26,6 +26,17 @@ bool has_avx512() {
 }
 #endif
 
+// Leaves out what an instruction set has only on some CPUs.
+KernelTable as_run_here(KernelTable table) {
+#if defined(__x86_64__)
+  if (table.fully_connected_bf16 == avx512::fully_connected_bf16 && !__builtin_cpu_supports("avx512bf16"))
+    table.fully_connected_bf16 = nullptr;
+  if (table.fully_connected_int8 == avx512::fully_connected_int8 && !__builtin_cpu_supports("avx512vnni"))
+    table.fully_connected_int8 = nullptr;
+#endif
+  return table;
+}
+
 struct Candidate {
   KernelTable table;
   bool (*runs_here)();
@@ -33,18 +44,23 @@ struct Candidate {
 
 // The kernels of this build, best last.
 constexpr Candidate kCandidates[] = {
-    {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction}, runs_always},
+    {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::fully_connected_bf16, scalar::fully_connected_int8,
+      scalar::dot_interaction},
+     runs_always},
 #if defined(__x86_64__)
-    {{"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction}, has_avx2},
-    {{"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction}, has_avx512},
+    {{"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, nullptr, nullptr, avx2::dot_interaction}, has_avx2},
+    {{"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::fully_connected_bf16, avx512::fully_connected_int8,
+      avx512::dot_interaction},
+     has_avx512},
 #elif defined(__aarch64__)
-    {{"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction}, runs_always},
+    {{"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, nullptr, nullptr, neon::dot_interaction}, runs_always},
 #endif
 };
 constexpr unsigned kNumCandidates = sizeof kCandidates / sizeof kCandidates[0];
 
 struct Selection {
   const char* names[kNumCandidates + 1] = {};
+  KernelTable table{};
   const KernelTable* selected = nullptr;
 
   Selection() {
@@ -54,7 +70,10 @@ struct Selection {
     for (const Candidate& candidate : kCandidates) {
       if (!candidate.runs_here()) continue;
       names[num_names++] = candidate.table.name;
-      if (forced == nullptr || std::strcmp(forced, candidate.table.name) == 0) selected = &candidate.table;
+      if (forced == nullptr || std::strcmp(forced, candidate.table.name) == 0) {
+        table = as_run_here(candidate.table);
+        selected = &table;
+      }
     }
   }
 };

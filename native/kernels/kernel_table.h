@@ -4,6 +4,7 @@
 #include "kernels/dot_interaction.h"
 #include "kernels/embedding_bag.h"
 #include "kernels/fully_connected.h"
+#include "kernels/fully_connected_narrow.h"
 
 namespace terabag {
 
@@ -12,7 +13,9 @@ struct KernelTable {
   const char* name;
   PoolBags* pool_bags;
   FullyConnected* fully_connected;
-  uint32_t panel_width;  // of the packed weights of fully_connected
+  uint32_t panel_width;                        // of the packed weights of fully_connected and the two below
+  FullyConnectedNarrow* fully_connected_bf16;  // null where this CPU has no instruction for it; likewise int8
+  FullyConnectedNarrow* fully_connected_int8;
   DotInteraction* dot_interaction;
 };
 

@@ -1,10 +1,11 @@
 import { once } from 'node:events';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
+import type { Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { readPlan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
-import type { Prediction, Predictor } from '../predictor/predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
 import { writeAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
@@ -20,6 +21,8 @@ interface PredictCommandOptions {
   readonly concurrency: number;
   readonly verify: 'full' | 'size';
   readonly residency: Residency;
+  readonly precision: Precision;
+  readonly compare?: boolean;
   readonly json?: boolean;
 }
 
@@ -33,6 +36,12 @@ export const predictCommand = new Command('predict')
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
   .addOption(verifyOption())
   .addOption(residencyOption())
+  .addOption(
+    new Option('--precision <what>', 'of the dense layers; bf16 and int8 need a CPU that has them')
+      .choices(['fp32', 'bf16', 'int8'])
+      .default('fp32'),
+  )
+  .option('--compare', 'score everything in fp32 too, and say how far the scores are apart')
   .option('--json', 'print the summary as JSON (needs --output)')
   .addHelpText(
     'after',
@@ -44,6 +53,7 @@ Safetensors: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl
   terabag predict requests.jsonl --bundle ./model --plan plan.json -o scores.jsonl
+  terabag predict requests.jsonl --bundle ./model --precision bf16 --compare -o scores.jsonl
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
@@ -51,13 +61,22 @@ Examples:
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
     const startedAt = performance.now();
-    const predictor = await openPredictor(options);
+    const chosen = await openPredictor(options);
+    const compared = options.compare ? new ComparedPredictor(chosen, await openPredictor({ ...options, precision: 'fp32' })) : null;
+    const predictor = compared ?? chosen;
     try {
       const counts = tensors ? await predictTensors(predictor, path, options) : await predictLines(predictor, path, options);
       const seconds = (performance.now() - startedAt) / 1000;
-      if (options.json) console.log(JSON.stringify({ ...counts, seconds, output: options.output }));
+      if (options.json)
+        console.log(JSON.stringify({ ...counts, seconds, output: options.output, ...(compared && { scoreError: compared.errors }) }));
       else if (options.output !== undefined)
         console.log(`${counts.scored} requests scored, ${counts.failed} failed, ${seconds.toFixed(1)} s: ${options.output}`);
+      if (compared !== null && !options.json) {
+        const { scores, max, mean } = compared.errors;
+        process.stderr.write(
+          `terabag: scores in ${options.precision} against fp32: largest difference ${max.toPrecision(3)}, mean ${mean.toPrecision(3)}, over ${scores} scores\n`,
+        );
+      }
       if (counts.failed > 0) {
         process.stderr.write(`terabag: ${counts.failed} of ${counts.scored + counts.failed} requests failed; their lines say why\n`);
         process.exitCode = 1;
@@ -67,9 +86,47 @@ Examples:
     }
   });
 
-function openPredictor({ bundle, plan, verify, residency }: PredictCommandOptions): Promise<Predictor> {
-  if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle }));
-  return withProgress('reading tables', 'bytes', (onProgress) => openLocal(bundle, { verify, residency, onProgress }));
+function openPredictor({ bundle, plan, verify, residency, precision }: PredictCommandOptions): Promise<Predictor> {
+  if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle, precision }));
+  return withProgress('reading tables', 'bytes', (onProgress) => openLocal(bundle, { verify, residency, precision, onProgress }));
+}
+
+/** Answers with one predictor, and keeps how far its scores are from those of another. */
+class ComparedPredictor implements Predictor {
+  #scores = 0;
+  #sum = 0;
+  #max = 0;
+  readonly modelHash: string;
+
+  constructor(
+    private readonly chosen: Predictor,
+    private readonly reference: Predictor,
+  ) {
+    this.modelHash = chosen.modelHash;
+  }
+
+  get errors(): { readonly scores: number; readonly max: number; readonly mean: number } {
+    return { scores: this.#scores, max: this.#max, mean: this.#scores === 0 ? 0 : this.#sum / this.#scores };
+  }
+
+  async predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
+    const [answer, expected] = await Promise.all([this.chosen.predict(request, options), this.reference.predict(request, options)]);
+    answer.scores.forEach((score, at) => {
+      const error = Math.abs(score - (expected.scores[at] as number));
+      this.#sum += error;
+      this.#max = Math.max(this.#max, error);
+    });
+    this.#scores += answer.scores.length;
+    return answer;
+  }
+
+  stats(): Readonly<Record<string, number>> {
+    return this.chosen.stats();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.chosen.close(), this.reference.close()]);
+  }
 }
 
 interface Counts {

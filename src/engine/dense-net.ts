@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
-import { type NativeDenseNet, type NativeWorkspace, native } from './native.js';
+import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
 
 /** A stage below this many multiply-adds per request takes less than about 40 us even at batch 1, and runs on the calling thread. */
 const SYNC_BUDGET_MACS = 400_000;
@@ -11,7 +11,14 @@ export class DenseNet {
   readonly #macsPerItem: [number, number] = [0, 0];
 
   /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
-  constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>) {
+  constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>, precision: Precision = 'fp32') {
+    const precisions = native.precisions();
+    if (!precisions.includes(precision))
+      throw new TerabagError(
+        'invalid_argument',
+        `precision ${precision} needs instructions that the ${native.isa} kernels do not have on this CPU; it has ${precisions.join(', ')}`,
+        { field: 'precision', precision },
+      );
     const inputDims = [...model.dense.map((feature) => feature.dim), ...model.bags.map((bag) => bag.dim)];
     const dims = [...inputDims, ...model.layers.map((layer) => layer.dim)];
     const tensor = (name: string | null): Float32Array | null => {
@@ -37,7 +44,7 @@ export class DenseNet {
         layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
     }
     try {
-      this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output);
+      this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output, precision);
     } catch (error) {
       throw TerabagError.from(error, 'bad_model');
     }

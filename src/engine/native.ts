@@ -151,6 +151,13 @@ export interface NativeDenseNet {
 
 export type NativeWorkspace = object;
 
+/**
+ * Operands of the fully connected layers and of cross layers' matrices; sums and all else are float32. bf16: weights and inputs are rounded to
+ * bfloat16 (needs AVX-512 BF16). int8: weights in 8 bits with a scale per output, inputs in 8 bits with a scale and a zero point per row, exact
+ * sums (needs AVX-512 VNNI). The scalar kernels have all three.
+ */
+export type Precision = 'fp32' | 'bf16' | 'int8';
+
 /** How far packed rows are from those that they were made of, over all finite values. */
 export interface NativePackError {
   readonly maxError: number;
@@ -163,6 +170,8 @@ export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   availableKernels(): string[];
+  /** Those that the kernels in use and this CPU have. */
+  precisions(): Precision[];
   /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
   /**
    * [async] Writes rows [rows, dim] of a plain format as rows of another one into out, which has to be as long as they are; on an addon thread,
@@ -177,6 +186,7 @@ export interface NativeAddon {
     numDense: number,
     layers: readonly NativeLayer[],
     output: number,
+    precision?: Precision,
   ) => NativeDenseNet;
 }
 

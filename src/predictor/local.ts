@@ -1,5 +1,5 @@
 import { DenseNet } from '../engine/dense-net.js';
-import type { NativeWorkspace } from '../engine/native.js';
+import type { NativeWorkspace, Precision } from '../engine/native.js';
 import type { Residency, ResidencyReport } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
@@ -18,6 +18,8 @@ export interface LocalOptions {
   readonly verify?: 'full' | 'size';
   /** How the tables are held in memory; default populate. */
   readonly residency?: Residency;
+  /** Of the dense layers; default fp32. What others cost in accuracy shows `terabag predict --precision ... --compare`. */
+  readonly precision?: Precision;
   /** Bytes of the tables brought into memory, and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Told when tables lie on small memory pages, which slows lookups, and what to do about it; default process.emitWarning. */
@@ -36,7 +38,7 @@ export async function openLocal(bundleDir: string, options: LocalOptions = {}): 
     ...options,
   });
   try {
-    return new LocalPredictor(bundle, model, engine, residency, options.maxInFlight ?? 1024);
+    return new LocalPredictor(bundle, model, engine, residency, options);
   } catch (error) {
     engine.close();
     throw error;
@@ -52,14 +54,14 @@ class LocalPredictor implements Predictor {
   readonly #admission: Admission<NativeWorkspace>;
   readonly #residency: ResidencyReport | null;
 
-  constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, residency: ResidencyReport | null, maxInFlight: number) {
+  constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, residency: ResidencyReport | null, options: LocalOptions) {
     this.#residency = residency;
     this.modelHash = bundle.hash;
     this.#model = model;
     this.#engine = engine;
-    this.#net = new DenseNet(model, bundle.dense);
+    this.#net = new DenseNet(model, bundle.dense, options.precision);
     this.#partitioner = new Partitioner(model, [model.bags.map((_, bag) => ({ bag, part: 0, parts: 1 }))]);
-    this.#admission = new Admission(maxInFlight, () => this.#net.createWorkspace());
+    this.#admission = new Admission(options.maxInFlight ?? 1024, () => this.#net.createWorkspace());
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {

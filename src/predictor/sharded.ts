@@ -1,5 +1,5 @@
 import { DenseNet } from '../engine/dense-net.js';
-import type { NativeWorkspace } from '../engine/native.js';
+import type { NativeWorkspace, Precision } from '../engine/native.js';
 import { openBundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
@@ -17,6 +17,8 @@ export interface ConnectOptions {
   readonly bundle: string;
   /** How long to wait for all shards; default 10 s. */
   readonly readyMs?: number;
+  /** Of the dense layers; default fp32. */
+  readonly precision?: Precision;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
   /** How shards are reached; default ZeroMQ. */
@@ -35,7 +37,7 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   const bundle = await openBundle(options.bundle, { tables: new Set() });
   checkPlan(plan, bundle.spec, bundle.hash);
   const model = bundle.model as ResolvedModel;
-  const predictor = new MainShard(plan, model, bundle.hash, new DenseNet(model, bundle.dense), options);
+  const predictor = new MainShard(plan, model, bundle.hash, new DenseNet(model, bundle.dense, options.precision), options);
   try {
     await predictor.whenReady(options.readyMs ?? 10_000);
   } catch (error) {

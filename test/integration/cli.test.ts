@@ -216,3 +216,30 @@ test('a demo that is interrupted removes its model and leaves no shard', async (
   expect(pids.filter(runs)).toEqual([]);
   expect(existsSync(join(dir, 'interrupted/model'))).toBe(false);
 });
+
+test('predict --precision --compare says how far the scores are from fp32', () => {
+  // The scalar kernels have every precision on every CPU.
+  const predict = (isa: string, precision: string) =>
+    spawnSync(
+      process.execPath,
+      [main, 'predict', 'requests.jsonl', '--bundle', bundle, '-o', `${precision}.jsonl`, '--precision', precision, '--compare', '--json'],
+      { cwd: dir, encoding: 'utf8', env: { ...process.env, TERABAG_ISA: isa } },
+    );
+  for (const [precision, most] of [
+    ['fp32', 0],
+    ['bf16', 0.02],
+    ['int8', 0.05],
+  ] as const) {
+    const { status, stdout } = predict('scalar', precision);
+    expect(status).toBe(0);
+    const { scoreError, scored } = JSON.parse(stdout) as { scored: number; scoreError: { scores: number; max: number; mean: number } };
+    expect(scored).toBe(40);
+    expect(scoreError.scores).toBe(requests.reduce((sum, { items = 0 }) => sum + items, 0));
+    expect(scoreError.max).toBeLessThanOrEqual(most);
+    expect(scoreError.max > 0 && scoreError.mean > 0).toBe(precision !== 'fp32');
+  }
+  if (process.arch === 'x64') {
+    const { status, stderr } = predict('avx2', 'int8');
+    expect([status, stderr]).toEqual([1, expect.stringContaining('avx2 kernels do not have on this CPU; it has fp32')]);
+  }
+});

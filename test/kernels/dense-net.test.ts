@@ -294,4 +294,96 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     ];
     runJobs(isa, { tables: [], nets: bad }).nets.forEach(({ error }, n) => expect(error, `case ${n}`).toBeDefined());
   });
+
+  it('run whole nets in bf16 and int8 within the error of the format, with the same bits in every batch', () => {
+    const { precisions } = runJobs(isa, { tables: [] });
+    expect(precisions).toContain('fp32');
+    if (isa === 'scalar') expect(precisions).toEqual(['fp32', 'bf16', 'int8']);
+    for (const precision of ['bf16', 'int8'] as const) {
+      const dims = [1, 2, 3, 5, 16, 31, 33, 64, 130, 300];
+      const nets = dims.map((inputs, n): NetJob => {
+        const outputs = dims[(n * 3 + 1) % dims.length]!;
+        const layers = [
+          layer('fc', [0], outputs, 0, {
+            weight: floats(outputs * inputs),
+            bias: floats(outputs),
+            activation: n % 2 === 0 ? 'relu' : 'none',
+          }),
+        ];
+        const dense = floats(37 * inputs);
+        const of = (items: number, from: number) => ({
+          ...{ items, perItem: Uint8Array.of(1), dense: dense.slice(from * inputs, (from + items) * inputs) },
+          ...{ pooled: floats(0), outLength: items * outputs },
+        });
+        return { inputDims: [inputs], numDense: 1, layers, output: 1, precision, runs: [of(37, 0), of(1, 5), of(3, 7), of(15, 20)] };
+      });
+      const answers = runJobs(isa, { tables: [], nets }).nets;
+      nets.forEach((net, n) => {
+        const { outs, error } = answers[n]!;
+        if (!precisions.includes(precision)) {
+          expect(error?.message).toContain('precision has to be one of');
+          return;
+        }
+        const [inputs, outputs] = [net.inputDims[0]!, net.layers[0]!.dim];
+        const [together, first, few, many] = outs!;
+        expect(bytesOf(first!)).toEqual(bytesOf(together!.slice(5 * outputs, 6 * outputs)));
+        expect(bytesOf(few!)).toEqual(bytesOf(together!.slice(7 * outputs, 10 * outputs)));
+        expect(bytesOf(many!)).toEqual(bytesOf(together!.slice(20 * outputs, 35 * outputs)));
+        for (let item = 0; item < 37; item++) {
+          const x = net.runs[0]!.dense.subarray(item * inputs, (item + 1) * inputs);
+          const exact = score(net, [x]);
+          for (let o = 0; o < outputs; o++) {
+            const weight = net.layers[0]!.weight!.subarray(o * inputs, (o + 1) * inputs);
+            // bf16 keeps 8 bits of each operand; int8 is off by half a step of the row and of the weights.
+            const [xs, ws] = [Math.max(0, ...x) - Math.min(0, ...x), Math.max(...weight.map(Math.abs))];
+            const terms = x.reduce((sum, value, k) => sum + Math.abs(value * weight[k]!), 0);
+            const bound =
+              precision === 'bf16'
+                ? terms * 2 ** -7
+                : x.reduce((sum, value, k) => sum + (Math.abs(value) * ws) / 254 + ((Math.abs(weight[k]!) + ws / 254) * xs) / 254, 0) *
+                  1.01;
+            expect(Math.abs(together![item * outputs + o]! - exact[o]!)).toBeLessThanOrEqual(bound + 1e-5);
+          }
+        }
+        // The formats are coarse: results that equal fp32's would be none of theirs.
+        if (inputs >= 64)
+          expect(
+            Math.max(
+              ...together!.map((value, i) =>
+                Math.abs(
+                  value -
+                    score(net, [net.runs[0]!.dense.subarray(Math.floor(i / outputs) * inputs, (Math.floor(i / outputs) + 1) * inputs)])[
+                      i % outputs
+                    ]!,
+                ),
+              ),
+            ),
+          ).toBeGreaterThan(1e-5);
+      });
+    }
+  });
+
+  it('pass NaN and infinity on in bf16 and int8', () => {
+    const { precisions } = runJobs(isa, { tables: [] });
+    for (const precision of ['bf16', 'int8'] as const) {
+      if (!precisions.includes(precision)) continue;
+      const dense = floats(4 * 20);
+      dense[20 + 3] = Number.NaN;
+      dense[40 + 5] = Number.POSITIVE_INFINITY;
+      const layers = [layer('fc', [0], 9, 0, { weight: floats(180).map((w) => Math.abs(w) + 0.1), bias: floats(9), activation: 'relu' })];
+      const run = { items: 4, perItem: Uint8Array.of(1), dense, pooled: floats(0), outLength: 36 };
+      const [out] = runJobs(isa, { tables: [], nets: [{ inputDims: [20], numDense: 1, layers, output: 1, precision, runs: [run] }] })
+        .nets[0]!.outs!;
+      const rows = [0, 1, 2, 3].map((row) => [...out!.slice(row * 9, row * 9 + 9)]);
+      expect(rows[0]!.concat(rows[3]!).every(Number.isFinite)).toBe(true);
+      expect(rows[1]!.every(Number.isNaN)).toBe(true);
+      expect(rows[2]!.some(Number.isFinite)).toBe(false);
+    }
+  });
+
+  it('give the same bits on one thread and on several, batch after batch', () => {
+    const nets = [makeNet(33, 40, true, 'sigmoid'), makeNet(12, 90, false, 'none')];
+    const [one, several] = [1, 4].map((threads) => runJobs(isa, { tables: [], nets }, threads).nets);
+    one!.forEach(({ outs }, n) => expect(several![n]!.outs!.map(bytesOf)).toEqual(outs!.map(bytesOf)));
+  });
 });

@@ -16,6 +16,7 @@ export interface NetJob {
   readonly numDense: number;
   readonly layers: NativeLayer[];
   readonly output: number;
+  readonly precision?: 'fp32' | 'bf16' | 'int8';
   readonly runs: {
     items: number;
     perItem: Uint8Array;
@@ -38,6 +39,7 @@ export interface Failure {
 export interface Answer {
   readonly isa: string;
   readonly available: string[];
+  readonly precisions: string[];
   readonly pools: { out?: Float32Array; error?: Failure }[];
   readonly nets: { outs?: Float32Array[]; error?: Failure }[];
 }

@@ -54,10 +54,10 @@ for (const [n, job] of pools.entries()) {
   );
 }
 const netResults = [];
-for (const { inputDims, numDense, layers, output, runs } of nets) {
+for (const { inputDims, numDense, layers, output, precision, runs } of nets) {
   netResults.push(
     await attempt(async () => {
-      const net = new native.DenseNet(inputDims, numDense, layers, output);
+      const net = new native.DenseNet(inputDims, numDense, layers, output, precision);
       const workspace = net.createWorkspace();
       const outs = [];
       for (const { items, perItem, dense, pooled, outLength, lastStage = 1 } of runs) {
@@ -71,5 +71,11 @@ for (const { inputDims, numDense, layers, output, runs } of nets) {
     }),
   );
 }
-const answer = serialize({ isa: native.isa, available: native.availableKernels(), pools: poolResults, nets: netResults });
+const answer = serialize({
+  isa: native.isa,
+  available: native.availableKernels(),
+  precisions: native.precisions(),
+  pools: poolResults,
+  nets: netResults,
+});
 for (let at = 0; at < answer.length; ) at += writeSync(1, answer, at);
