@@ -138,7 +138,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     workspace.values[input] = {nullptr, input_dims_[input], input_dims_[input], per_item[input] != 0};
   }
   const uint64_t block_rows = std::min<uint64_t>(workspace.block_rows, items);
-  uint64_t most_vectors = 0, padded = 0, most_units = 0;
+  uint64_t most_vectors = 0, stacked = 0, padded = 0, most_units = 0;
   const auto grow = [](AlignedFloats& buffer, uint64_t length) {
     if (buffer.size() < length) buffer.resize(length);
   };
@@ -161,10 +161,14 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     if (layer.op == Op::kFc && precision_ != Precision::kFp32) {
       most_units = std::max<uint64_t>(most_units, row_stride(units_of(precision_, first.dim)));
     }
-    most_vectors = std::max<uint64_t>(most_vectors, layer.inputs.size());
+    if (layer.op == Op::kDotInteraction) {
+      most_vectors = std::max<uint64_t>(most_vectors, layer.inputs.size());
+      stacked = std::max(stacked, layer.inputs.size() * row_stride(first.dim));
+    }
   }
   for (Lane& lane : workspace.lanes) {
     grow(lane.padded, padded);
+    grow(lane.stacked, stacked);
     if (lane.narrow.size() < block_rows * most_units) lane.narrow.resize(block_rows * most_units);
     if (lane.scales.size() < block_rows) {
       lane.scales.resize(block_rows);
@@ -297,7 +301,13 @@ void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
         break;
       case Op::kLayerNorm: layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out); break;
       case Op::kDotInteraction:
-        for (size_t i = 0; i < layer.inputs.size(); ++i) lane.vectors[i] = values[layer.inputs[i]].row(row);
+        // An item's vectors lie as far apart as a batch of one of them is long, often in the same few lines of the L1 cache, and are read
+        // again and again: side by side they stay there.
+        for (size_t i = 0; i < layer.inputs.size(); ++i) {
+          float* copy = lane.stacked.data() + i * row_stride(first.dim);
+          std::copy_n(values[layer.inputs[i]].row(row), first.dim, copy);
+          lane.vectors[i] = copy;
+        }
         kernels_.dot_interaction({lane.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});
         break;
     }

@@ -44,6 +44,7 @@ struct Lane {
   std::vector<int32_t> zero_points;
   std::vector<Value> values;          // inputs, then one per layer
   std::vector<const float*> vectors;  // of one item's interaction
+  AlignedFloats stacked;              // what they point to
 };
 
 // Buffers of one request at a time, kept from request to request: a run that is no larger than one before allocates nothing.

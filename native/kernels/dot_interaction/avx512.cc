@@ -22,44 +22,77 @@ inline __m128 lane_sums_f32x4(const __m512* sum_f32x16) {
   return _mm_add_ps(_mm256_castps256_ps128(half_f32x8), _mm256_extractf128_ps(half_f32x8, 1));
 }
 
-// Pairs of vectors i..i + 4 with vectors j..j + 4, as far as there are such pairs. A block on the edge computes its last vector again
-// instead of none, so that every pair goes the same way.
-inline void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
-  const float *a[kBlock], *b[kBlock];
+// Which pairs a block has: all of its rows and columns, or on the diagonal the ones below it, with or without a vector's own.
+enum class Pairs { kAll, kBelow, kBelowAndSelf };
+
+// Dot products of vectors i..i + kRows with vectors j..j + 4; on the diagonal, where j is i, only those of the pairs that there are. Every
+// pair goes the same way whatever block it is in.
+template <uint32_t kRows, Pairs pairs, bool kWholeVectors>
+void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
+  constexpr bool kOnDiagonal = pairs != Pairs::kAll;
+  constexpr uint32_t kSelf = pairs == Pairs::kBelowAndSelf ? 1 : 0;
+  constexpr uint32_t kColumns = kOnDiagonal ? kRows : kBlock;
+  const auto has = [](uint32_t r, uint32_t c) { return !kOnDiagonal || c < r + kSelf; };
+  const float *a[kRows], *b[kColumns];
 #pragma GCC unroll 4
-  for (uint32_t v = 0; v < kBlock; ++v) {
-    a[v] = job.vectors[i + v < job.num_vectors ? i + v : job.num_vectors - 1];
-    b[v] = job.vectors[j + v < job.num_vectors ? j + v : job.num_vectors - 1];
-  }
-  __m512 sum_f32x16[kBlock][kBlock];
+  for (uint32_t r = 0; r < kRows; ++r) a[r] = job.vectors[i + r];
 #pragma GCC unroll 4
-  for (uint32_t r = 0; r < kBlock; ++r) {
+  for (uint32_t c = 0; c < kColumns; ++c) b[c] = job.vectors[j + c];
+  __m512 sum_f32x16[kRows][kBlock];
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < kBlock; ++c) sum_f32x16[r][c] = _mm512_setzero_ps();
   }
   for (uint32_t d = 0; d < job.dim; d += kLanes) {
-    const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
-    __m512 b_f32x16[kBlock];
+    const auto read = [&job, d](const float* from) {
+      if constexpr (kWholeVectors) return _mm512_loadu_ps(from + d);
+      const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
+      return _mm512_maskz_loadu_ps(mask, from + d);
+    };
+    __m512 b_f32x16[kColumns];
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < kBlock; ++c) b_f32x16[c] = _mm512_maskz_loadu_ps(mask, b[c] + d);
+    for (uint32_t c = 0; c < kColumns; ++c) b_f32x16[c] = read(b[c]);
 #pragma GCC unroll 4
-    for (uint32_t r = 0; r < kBlock; ++r) {
-      const __m512 a_f32x16 = _mm512_maskz_loadu_ps(mask, a[r] + d);
+    for (uint32_t r = 0; r < kRows; ++r) {
+      if (!has(r, 0)) continue;
+      const __m512 a_f32x16 = read(a[r]);
 #pragma GCC unroll 4
-      for (uint32_t c = 0; c < kBlock; ++c) sum_f32x16[r][c] = _mm512_fmadd_ps(a_f32x16, b_f32x16[c], sum_f32x16[r][c]);
+      for (uint32_t c = 0; c < kColumns; ++c) {
+        if (has(r, c)) sum_f32x16[r][c] = _mm512_fmadd_ps(a_f32x16, b_f32x16[c], sum_f32x16[r][c]);
+      }
     }
   }
 #pragma GCC unroll 4
-  for (uint32_t r = 0; r < kBlock; ++r) {
-    const uint32_t end = job.diagonal ? i + r + 1 : i + r;
-    if (i + r >= job.num_vectors || end <= j) continue;
+  for (uint32_t r = 0; r < kRows; ++r) {
+    if (!has(r, 0)) continue;
     float* to = pairs_of(job, i + r) + j;
     const __m128 dots_f32x4 = lane_sums_f32x4(sum_f32x16[r]);
-    if (end - j >= kBlock) {
+    const uint32_t count = kOnDiagonal ? r + kSelf : kBlock;
+    if (count >= kBlock) {
       _mm_storeu_ps(to, dots_f32x4);
     } else {
-      _mm_mask_storeu_ps(to, static_cast<__mmask8>((1u << (end - j)) - 1), dots_f32x4);
+      _mm_mask_storeu_ps(to, static_cast<__mmask8>((1u << count) - 1), dots_f32x4);
     }
+  }
+}
+
+// Vectors i..i + kRows with all before them, and among themselves.
+template <uint32_t kRows, bool kWholeVectors>
+void rows(const DotInteractionJob& job, uint32_t i) {
+  for (uint32_t j = 0; j < i; j += kBlock) block<kRows, Pairs::kAll, kWholeVectors>(job, i, j);
+  job.diagonal ? block<kRows, Pairs::kBelowAndSelf, kWholeVectors>(job, i, i) : block<kRows, Pairs::kBelow, kWholeVectors>(job, i, i);
+}
+
+template <bool kWholeVectors>
+void all_rows(const DotInteractionJob& job) {
+  uint32_t i = 0;
+  for (; i + kBlock <= job.num_vectors; i += kBlock) rows<kBlock, kWholeVectors>(job, i);
+  switch (job.num_vectors - i) {
+    case 1: return rows<1, kWholeVectors>(job, i);
+    case 2: return rows<2, kWholeVectors>(job, i);
+    case 3: return rows<3, kWholeVectors>(job, i);
+    default: return;
   }
 }
 
@@ -72,9 +105,7 @@ void dot_interaction(const DotInteractionJob& job) {
     const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
     _mm512_mask_storeu_ps(job.out + d, mask, _mm512_maskz_loadu_ps(mask, job.vectors[0] + d));
   }
-  for (uint32_t i = 0; i < job.num_vectors; i += kBlock) {
-    for (uint32_t j = 0; j <= i; j += kBlock) block(job, i, j);
-  }
+  job.dim % kLanes == 0 ? all_rows<true>(job) : all_rows<false>(job);
 }
 
 }  // namespace avx512
