@@ -1,0 +1,295 @@
+// Kernels of every instruction set that runs here against a float64 reference, with every buffer ending at, or starting behind, a page that
+// may not be touched. No Node: it also runs under an emulator. TERABAG_TEST_SEED repeats a run.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "kernels/row_values.h"
+
+namespace terabag {
+namespace {
+
+std::mt19937_64 random_bits;
+uint64_t below(uint64_t limit) { return random_bits() % limit; }
+float uniform() { return static_cast<float>(below(1 << 24)) / (1 << 23) - 1.0f; }
+
+std::string current;  // the case in work
+void fail(const std::string& what) {
+  std::fprintf(stderr, "%s: %s\n", current.c_str(), what.c_str());
+  std::exit(1);
+}
+void check(bool sound, const std::string& what) {
+  if (!sound) fail(what);
+}
+
+// Bytes between two pages without access: at the end of the space, or at its start.
+class Guarded {
+ public:
+  Guarded(size_t bytes, bool at_end) : page_(static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
+    pages_ = (bytes + page_ - 1) / page_ + 2;
+    space_ = static_cast<unsigned char*>(mmap(nullptr, pages_ * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    check(space_ != MAP_FAILED, "no memory");
+    mprotect(space_, page_, PROT_NONE);
+    mprotect(space_ + (pages_ - 1) * page_, page_, PROT_NONE);
+    data = at_end ? space_ + (pages_ - 1) * page_ - bytes : space_ + page_;
+  }
+  ~Guarded() { munmap(space_, pages_ * page_); }
+  Guarded(const Guarded&) = delete;
+  float* floats() const { return reinterpret_cast<float*>(data); }
+
+  unsigned char* data;
+
+ private:
+  size_t page_, pages_;
+  unsigned char* space_;
+};
+
+struct Isa {
+  const char* name;
+  PoolBags* pool_bags;
+  FullyConnected* fully_connected;
+  uint32_t panel_width;
+  DotInteraction* dot_interaction;
+};
+
+std::vector<Isa> isas() {
+  std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction}};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2"))
+    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
+  if (__builtin_cpu_supports("avx512vl"))
+    all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction});
+#elif defined(__aarch64__)
+  all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction});
+#endif
+  return all;
+}
+
+// Value d of a row by the definition of its format, in float64, and the magnitude of what it is added up from.
+struct Exact {
+  double value, magnitude;
+};
+Exact value_of(const unsigned char* row, RowFormat format, uint32_t dim, uint32_t d) {
+  if (format == RowFormat::kFp32 || format == RowFormat::kFp16 || format == RowFormat::kBf16) {
+    const double value = row_value(row, format, d);
+    return {value, std::abs(value)};
+  }
+  const uint32_t q = format == RowFormat::kInt4 ? row[d / 2] >> d % 2 * 4 & 15 : row[d];
+  const unsigned char* behind = row + (format == RowFormat::kInt4 ? (dim + 1) / 2 : dim);
+  const bool floats = format == RowFormat::kInt8;
+  const double scale = floats ? load<float>(behind) : half_to_float(load<uint16_t>(behind));
+  const double bias = floats ? load<float>(behind + 4) : half_to_float(load<uint16_t>(behind + 2));
+  return {scale * q + bias, std::abs(scale) * q + std::abs(bias)};
+}
+
+void fill_row(unsigned char* row, RowFormat format, uint32_t dim, bool special) {
+  const uint64_t bytes = bytes_per_row(format, dim);
+  for (uint64_t i = 0; i < bytes; ++i) row[i] = static_cast<unsigned char>(random_bits());
+  const auto put = [&](uint64_t at, auto value) { std::memcpy(row + at, &value, sizeof value); };
+  const float specials[] = {NAN, INFINITY, -INFINITY, -0.0f};
+  if (format == RowFormat::kFp32) {
+    for (uint32_t d = 0; d < dim; ++d) put(d * 4, special && below(9) == 0 ? specials[below(4)] : uniform());
+  } else if (format == RowFormat::kInt8) {
+    put(dim, special ? specials[below(4)] : uniform());
+    put(dim + 4, uniform());
+  } else if (!special) {
+    // 16-bit values below 2, scales and biases too.
+    for (uint64_t at = is_quantized(format) ? bytes - 4 : 0; at < bytes; at += 2) {
+      put(at, static_cast<uint16_t>((random_bits() & 0x8000) | (format == RowFormat::kBf16 ? 0x3c00 + below(0x380) : below(0x3c00))));
+    }
+  }
+}
+
+bool close_enough(float got, double want, double scale, double terms) {
+  if (std::isnan(want) || std::isinf(want)) return std::isnan(want) ? std::isnan(got) : got == want;
+  if (scale * terms > 3e38) return true;  // Whether a partial sum overflows depends on the order.
+  return std::abs(got - want) <= (terms + 4) * 6e-8 * scale + 1e-40;
+}
+
+struct BagCase {
+  std::vector<std::unique_ptr<Guarded>> buffers;
+  std::vector<BagJob> jobs;
+  unsigned char* buffer(size_t bytes) {
+    buffers.push_back(std::make_unique<Guarded>(bytes, below(2) == 0));
+    return buffers.back()->data;
+  }
+};
+
+void test_bags(const Isa& isa, int number) {
+  BagCase bags;
+  const uint64_t num_jobs = 1 + below(4);
+  for (uint64_t j = 0; j < num_jobs; ++j) {
+    BagJob job{};
+    job.format = static_cast<RowFormat>(below(6));
+    job.dim = static_cast<uint32_t>(below(20) == 0 ? 500 + below(600) : 1 + below(300));
+    job.num_rows = 1 + below(20);
+    const uint64_t row_bytes = bytes_per_row(job.format, job.dim);
+    job.row_pitch = row_bytes * (1 + below(3));
+    const uint64_t bytes = (job.num_rows - 1) * job.row_pitch + row_bytes, shift = below(4);
+    unsigned char* rows = bags.buffer(bytes + shift) + (below(2) == 0 ? shift : 0);
+    job.rows = rows;
+    const bool special = below(5) == 0;
+    for (uint64_t row = 0; row < job.num_rows; ++row) fill_row(rows + row * job.row_pitch, job.format, job.dim, special);
+    job.num_bags = static_cast<uint32_t>(below(7));
+    auto* offsets = reinterpret_cast<uint32_t*>(bags.buffer((job.num_bags + 1) * 4));
+    offsets[0] = static_cast<uint32_t>(below(100));
+    for (uint32_t b = 0; b < job.num_bags; ++b) offsets[b + 1] = offsets[b] + static_cast<uint32_t>(below(3) == 0 ? 0 : below(40));
+    job.offsets = offsets;
+    const uint64_t count = offsets[job.num_bags] - offsets[0];
+    job.index_bytes = below(2) == 0 ? 4 : 8;
+    unsigned char* indices = bags.buffer(count * job.index_bytes);
+    for (uint64_t i = 0; i < count; ++i) {
+      const int64_t id = static_cast<int64_t>(below(job.num_rows));
+      std::memcpy(indices + i * job.index_bytes, &id, job.index_bytes);
+    }
+    job.indices = indices;
+    if (below(2) == 0) {
+      unsigned char* weights = bags.buffer(count * 4);
+      for (uint64_t i = 0; i < count; ++i) {
+        const float weight = uniform();
+        std::memcpy(weights + i * 4, &weight, 4);
+      }
+      job.weights = weights;
+    }
+    job.mean = below(2) == 0;
+    job.prefetch = {static_cast<uint32_t>(below(300)), below(2) == 0};
+    job.out = reinterpret_cast<float*>(bags.buffer(static_cast<uint64_t>(job.num_bags) * job.dim * 4));
+    bags.jobs.push_back(job);
+  }
+  BadIndex bad{};
+  check(isa.pool_bags(bags.jobs.data(), static_cast<uint32_t>(num_jobs), &bad) == KernelStatus::kOk, "refused good ids");
+  for (const BagJob& job : bags.jobs) {
+    uint64_t at = 0;
+    for (uint32_t b = 0; b < job.num_bags; ++b) {
+      const uint32_t count = job.offsets[b + 1] - job.offsets[b];
+      const double divisor = job.mean && count > 0 ? count : 1;
+      for (uint32_t d = 0; d < job.dim; ++d) {
+        double sum = 0, scale = 0;
+        for (uint64_t i = at; i < at + count; ++i) {
+          const unsigned char* row = job.rows + static_cast<uint64_t>(load_index(job, i)) * job.row_pitch;
+          const Exact exact = value_of(row, job.format, job.dim, d);
+          const double weight = job.weights == nullptr ? 1.0 : load_weight(job, i);
+          sum += exact.value * weight;
+          scale += exact.magnitude * std::abs(weight);
+        }
+        const float got = job.out[static_cast<uint64_t>(b) * job.dim + d];
+        if (!close_enough(got, sum / divisor, scale / divisor, count)) {
+          char text[160];
+          std::snprintf(text, sizeof text, "format %u, bag %u of %u ids, value %u of %u: %.9g, want %.9g",
+                        static_cast<unsigned>(job.format), b, count, d, job.dim, got, sum / divisor);
+          fail(text);
+        }
+      }
+      at += count;
+    }
+  }
+  // One bad id somewhere.
+  std::vector<uint32_t> with_ids;
+  for (uint32_t j = 0; j < num_jobs; ++j) {
+    if (bags.jobs[j].offsets[bags.jobs[j].num_bags] > bags.jobs[j].offsets[0]) with_ids.push_back(j);
+  }
+  if (with_ids.empty() || number % 2 == 0) return;
+  const uint32_t j = with_ids[below(with_ids.size())];
+  BagJob& job = bags.jobs[j];
+  const uint64_t position = below(job.offsets[job.num_bags] - job.offsets[0]);
+  const int64_t wrong[] = {static_cast<int64_t>(job.num_rows), -1, job.index_bytes == 4 ? INT32_MAX : INT64_MAX,
+                           job.index_bytes == 4 ? INT32_MIN : INT64_MIN};
+  const int64_t id = wrong[below(4)];
+  std::memcpy(const_cast<unsigned char*>(job.indices) + position * job.index_bytes, &id, job.index_bytes);
+  check(isa.pool_bags(bags.jobs.data(), static_cast<uint32_t>(num_jobs), &bad) == KernelStatus::kIndexOutOfRange, "took a bad id");
+  const uint64_t in_bag = job.offsets[0] + position;
+  check(bad.job == j && bad.position == position && bad.value == id && job.offsets[bad.bag] <= in_bag && in_bag < job.offsets[bad.bag + 1],
+        "named another bad id");
+}
+
+void test_fully_connected(const Isa& isa) {
+  const auto rows = static_cast<uint32_t>(1 + below(40)), inputs = static_cast<uint32_t>(1 + below(300)),
+             outputs = static_cast<uint32_t>(1 + below(300));
+  const uint64_t panels = (outputs + isa.panel_width - 1) / isa.panel_width;
+  const uint64_t x_stride = inputs + below(9), y_stride = outputs + below(9);
+  const Guarded x(((rows - 1) * x_stride + inputs) * 4, below(2) == 0), packed(panels * inputs * isa.panel_width * 4, below(2) == 0),
+      bias(panels * isa.panel_width * 4, below(2) == 0), y(((rows - 1) * y_stride + outputs) * 4, below(2) == 0);
+  for (uint64_t i = 0; i < (rows - 1) * x_stride + inputs; ++i) x.floats()[i] = uniform();
+  std::memset(packed.data, 0, panels * inputs * isa.panel_width * 4);
+  std::memset(bias.data, 0, panels * isa.panel_width * 4);
+  const auto weight = [&](uint64_t n, uint64_t k) -> float& {
+    return packed.floats()[n / isa.panel_width * inputs * isa.panel_width + k * isa.panel_width + n % isa.panel_width];
+  };
+  for (uint64_t n = 0; n < outputs; ++n) {
+    bias.floats()[n] = uniform();
+    for (uint64_t k = 0; k < inputs; ++k) weight(n, k) = uniform();
+  }
+  const bool relu = below(2) == 0;
+  isa.fully_connected({x.floats(), x_stride, rows, inputs, packed.floats(), bias.floats(), outputs, relu, y.floats(), y_stride});
+  for (uint64_t row = 0; row < rows; ++row) {
+    for (uint64_t n = 0; n < outputs; ++n) {
+      double sum = bias.floats()[n], scale = std::abs(sum);
+      for (uint64_t k = 0; k < inputs; ++k) {
+        const double term = static_cast<double>(x.floats()[row * x_stride + k]) * weight(n, k);
+        sum += term;
+        scale += std::abs(term);
+      }
+      const double want = relu && sum < 0 ? 0 : sum;
+      check(close_enough(y.floats()[row * y_stride + n], want, scale, inputs),
+            "row " + std::to_string(row) + ", output " + std::to_string(n));
+    }
+  }
+}
+
+void test_interaction(const Isa& isa) {
+  const auto count = static_cast<uint32_t>(1 + below(30)), dim = static_cast<uint32_t>(1 + below(300));
+  const bool diagonal = below(2) == 0;
+  std::vector<std::unique_ptr<Guarded>> buffers;
+  std::vector<const float*> vectors;
+  for (uint32_t v = 0; v < count; ++v) {
+    buffers.push_back(std::make_unique<Guarded>(dim * 4, below(2) == 0));
+    for (uint32_t d = 0; d < dim; ++d) buffers.back()->floats()[d] = uniform();
+    vectors.push_back(buffers.back()->floats());
+  }
+  const uint64_t width = dim + static_cast<uint64_t>(count) * (diagonal ? count + 1 : count - 1) / 2;
+  const Guarded out(width * 4, below(2) == 0);
+  isa.dot_interaction({vectors.data(), count, dim, diagonal, out.floats()});
+  check(std::memcmp(out.data, vectors[0], dim * 4) == 0, "first vector");
+  uint64_t at = dim;
+  for (uint32_t i = 0; i < count; ++i) {
+    for (uint32_t j = 0; j < (diagonal ? i + 1 : i); ++j, ++at) {
+      double sum = 0, scale = 0;
+      for (uint32_t d = 0; d < dim; ++d) {
+        sum += static_cast<double>(vectors[i][d]) * vectors[j][d];
+        scale += std::abs(static_cast<double>(vectors[i][d]) * vectors[j][d]);
+      }
+      check(close_enough(out.floats()[at], sum, scale, dim), "pair " + std::to_string(i) + ", " + std::to_string(j));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace terabag
+
+int main() {
+  using namespace terabag;
+  const char* given = std::getenv("TERABAG_TEST_SEED");
+  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const char* repeats = std::getenv("TERABAG_TEST_CASES");
+  const int cases = repeats != nullptr ? std::atoi(repeats) : 400;
+  for (const Isa& isa : isas()) {
+    random_bits.seed(seed);
+    for (int number = 0; number < cases; ++number) {
+      current = std::string(isa.name) + ", case " + std::to_string(number) + ", TERABAG_TEST_SEED=" + std::to_string(seed);
+      test_bags(isa, number);
+      if (number % 4 == 0) test_fully_connected(isa);
+      if (number % 4 == 0) test_interaction(isa);
+    }
+    std::printf("%s: %d cases hold\n", isa.name, cases);
+  }
+  return 0;
+}
