@@ -27,12 +27,13 @@ interface RunOptions {
 
 const figure = (value: number): string => (Number.isInteger(value) ? String(value) : value.toPrecision(4));
 
-function forPeople({ case: name, peer, value, unit, ratio, spread, residency, note }: Line): string {
+function forPeople({ case: name, params, peer, value, unit, ratio, spread, residency, note }: Line): string {
   const who = (peer ?? 'terabag').padEnd(20);
   if (value === null) return `${name.padEnd(34)} ${who} ${note}`;
   const times = ratio === null ? '' : `${ratio.toFixed(2)} x ours`;
   const noise = spread === null ? '' : `+-${(spread * 100).toFixed(1)} %`;
-  return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(14)} ${residency === 'none' ? '' : residency}`;
+  const detail = peer === null ? residency : (params['read'] ?? params['calls'] ?? params['variant'] ?? '');
+  return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(15)} ${detail === 'none' ? '' : detail}`;
 }
 
 await new Command('npm run bench --')

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <functional>
 
 #include "engine/elementwise.h"
 #include "engine/thread_pool.h"
@@ -194,8 +195,8 @@ void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, con
   for (size_t l = 0; l < layers_.size(); ++l) {
     if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(first, layers_[l], 0, 1, workspace.kept[l].data());
   }
-  ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()),
-                                [&](uint32_t lane) { run_lane(workspace, workspace.lanes[lane], stage, lane, scores); });
+  const auto run_one = [&](uint32_t lane) { run_lane(workspace, workspace.lanes[lane], stage, lane, scores); };
+  ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()), std::cref(run_one));  // A reference: nothing is allocated.
 }
 
 void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const {

@@ -53,9 +53,12 @@ struct Parts {
 }  // namespace
 
 ThreadPool& ThreadPool::shared() {
-  const unsigned cores = std::thread::hardware_concurrency();
-  static ThreadPool* const pool = new ThreadPool(from_environment("TERABAG_THREADS", 1, 256, std::clamp(cores, 2u, 5u) - 1),
-                                                 from_environment("TERABAG_SPIN_US", 0, 1000, cores < 8 ? 0 : 20));
+  // Asking for the number of cores reads files, for 8 us.
+  static ThreadPool* const pool = [] {
+    const unsigned cores = std::thread::hardware_concurrency();
+    return new ThreadPool(from_environment("TERABAG_THREADS", 1, 256, std::clamp(cores, 2u, 5u) - 1),
+                          from_environment("TERABAG_SPIN_US", 0, 1000, cores < 8 ? 0 : 20));
+  }();
   return *pool;
 }
 
@@ -73,15 +76,16 @@ void ThreadPool::submit(std::function<void()> job) {
 }
 
 void ThreadPool::parallel(uint32_t parts, const std::function<void(uint32_t)>& part) {
-  if (parts <= 1) {
-    if (parts == 1) part(0);
-    return;
-  }
-  const auto shared = std::make_shared<Parts>(part, parts);
+  std::shared_ptr<Parts> shared;
   try {
+    if (parts > 1) shared = std::make_shared<Parts>(part, parts);
     for (uint32_t helper = 1; helper < std::min(parts, num_threads_); ++helper) submit([shared] { shared->take(); });
   } catch (const std::bad_alloc&) {
-    // Fewer helpers: this thread takes what they would have.
+    // Fewer helpers, or none: this thread takes what they would have.
+  }
+  if (shared == nullptr) {
+    for (uint32_t i = 0; i < parts; ++i) part(i);
+    return;
   }
   shared->take();
   std::unique_lock<std::mutex> lock(shared->mutex);

@@ -86,9 +86,13 @@ Examples:
     }
   });
 
+const warn = (message: string): void => void process.stderr.write(`terabag: warning: ${message}\n`);
+
 function openPredictor({ bundle, plan, verify, residency, precision }: PredictCommandOptions): Promise<Predictor> {
   if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle, precision }));
-  return withProgress('reading tables', 'bytes', (onProgress) => openLocal(bundle, { verify, residency, precision, onProgress }));
+  return withProgress('reading tables', 'bytes', (onProgress) =>
+    openLocal(bundle, { verify, residency, precision, onProgress, onWarning: warn }),
+  );
 }
 
 /** Answers with one predictor, and keeps how far its scores are from those of another. */

@@ -2,8 +2,8 @@ import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
 
-/** A stage below this many multiply-adds per request takes less than about 40 us even at batch 1, and runs on the calling thread. */
-const SYNC_BUDGET_MACS = 400_000;
+/** A stage below this many multiply-adds per request takes less than about 50 us even at batch 1, and runs on the calling thread. */
+const SYNC_BUDGET_MACS = 900_000;
 
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; stage 1 gives the scores. */
 export class DenseNet {

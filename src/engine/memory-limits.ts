@@ -5,6 +5,8 @@ import type { Residency } from './residency.js';
 
 /** What this process may take. */
 export interface MemoryLimits {
+  /** Of the machine. */
+  readonly totalBytes: number;
   /** Bytes that can be had without swapping: of the machine, or of the tightest control group. */
   readonly availableBytes: number;
   /** Bytes that may still be locked; Infinity for a process that may lock everything. */
@@ -95,6 +97,7 @@ export async function readMemoryLimits(): Promise<MemoryLimits | null> {
     }),
   );
   return {
+    totalBytes: kibibytes(fields(meminfo).get('MemTotal')),
     availableBytes: Math.min(Number.isNaN(machine) ? Number.POSITIVE_INFINITY : machine, ...groups),
     lockableBytes: lockable(limits, status),
   };

@@ -82,7 +82,9 @@ export class SparseEngine {
     const limits = keptBytes > 0 ? await readMemoryLimits() : null;
     if (limits !== null) {
       const need = { residency, keptBytes, missingBytes: keptBytes };
-      if (residency === 'lock' && refusal(need, limits) !== null) need.missingBytes = await this.#missingBytes();
+      // Counting pages takes seconds for a terabyte, which cannot be in memory.
+      if (residency === 'lock' && keptBytes <= limits.totalBytes && refusal(need, limits) !== null)
+        need.missingBytes = await this.#missingBytes();
       const refused = refusal(need, limits);
       if (refused !== null) throw refused;
     }

@@ -67,7 +67,7 @@ describe('memory limits', () => {
   });
 
   it('refuse with the sizes', () => {
-    const limits = { availableBytes: 10 * MiB, lockableBytes: 4 * MiB };
+    const limits = { totalBytes: 100 * MiB, availableBytes: 10 * MiB, lockableBytes: 4 * MiB };
     const need = { keptBytes: 8 * MiB, missingBytes: 8 * MiB };
     expect(refusal({ ...need, residency: 'hugepages' }, limits)).toBeNull();
     expect(refusal({ ...need, residency: 'lock' }, limits)).toMatchObject({
