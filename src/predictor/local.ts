@@ -7,11 +7,9 @@ import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { Admission } from './admission.js';
-import { gatherPooled } from './gather.js';
 import { Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { checkRequest } from './request.js';
-import { bytesOf } from './scratch.js';
 
 export interface LocalOptions {
   /** full (default) checks the checksums of all files. */
@@ -27,6 +25,8 @@ export interface LocalOptions {
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
 }
+
+const NONE = new Float32Array(0);
 
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
@@ -59,7 +59,9 @@ class LocalPredictor implements Predictor {
     this.modelHash = bundle.hash;
     this.#model = model;
     this.#engine = engine;
-    this.#net = new DenseNet(model, bundle.dense, options.precision);
+    // Nothing is won by layers that could run before the embeddings are there: one stage is one call, and rows stay in cache.
+    const layers = model.layers.map((layer) => ({ ...layer, stage: 1 as const }));
+    this.#net = new DenseNet({ ...model, layers }, bundle.dense, options.precision);
     this.#partitioner = new Partitioner(model, [model.bags.map((_, bag) => ({ bag, part: 0, parts: 1 }))]);
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => this.#net.createWorkspace());
   }
@@ -70,18 +72,11 @@ class LocalPredictor implements Predictor {
       const checked = checkRequest(model, request, scratch);
       const { items, perItem, dense } = checked;
       const scores = new Float32Array(items * model.outputDim);
-      const partitions = this.#partitioner.partition(checked, scratch);
-      const [partition = null] = partitions;
-      let answer: Float32Array | null = null;
-      if (partition !== null) {
-        answer = scratch.f32('answer', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets));
-        await this.#engine.pool(partition.batch, answer);
-      }
-      if (items > 0) {
-        await this.#net.run(workspace, 0, items, perItem, dense, null, null);
-        const pooled = gatherPooled(model, checked, partitions, [answer === null ? null : bytesOf(answer)], scratch);
-        await this.#net.run(workspace, 1, items, perItem, dense, pooled, scores);
-      }
+      const [partition] = this.#partitioner.partition(checked, scratch);
+      // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
+      const pooled = partition ? scratch.f32('pooled', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets)) : null;
+      if (partition && pooled !== null) await this.#engine.pool(partition.batch, pooled);
+      if (items > 0) await this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores);
       return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
     });
   }
