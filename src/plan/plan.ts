@@ -7,15 +7,22 @@ import { writeFileAtomic } from '../tables/atomic.js';
 const name = z.string().min(1).max(256);
 const endpoint = z.string().regex(/^(tcp|ipc):\/\/.+/, 'has to be tcp://host:port or ipc://path');
 
+/** The part holder that is no sparse shard: every main shard holds such a table itself, whole, and asks nobody for it. */
+export const MAIN_SHARD = 'main';
+
 /** The plan file: which shard holds which table, or which part of a row-wise split table. The source of truth; nothing is elected at run time. */
 export const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
-  shards: z
-    .array(z.strictObject({ name, endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet') }))
-    .min(1),
-  /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). */
+  /** None when main holds all tables (singular). */
+  shards: z.array(
+    z.strictObject({
+      name: name.refine((given) => given !== MAIN_SHARD, `no sparse shard may be called ${MAIN_SHARD}`),
+      endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet'),
+    }),
+  ),
+  /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
 });
 export type Plan = z.output<typeof planSchema>;
@@ -61,7 +68,8 @@ export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
     if (known === undefined) throw bad(`plan: places a table that the model does not have: ${table}`);
     if (placed.has(table)) throw bad(`plan: places a table twice: ${table}`);
     placed.add(table);
-    const unknown = parts.find((part) => !shards.has(part));
+    if (parts.includes(MAIN_SHARD) && parts.length > 1) throw bad(`plan: a table on ${MAIN_SHARD} cannot be split: ${table}`);
+    const unknown = parts.find((part) => part !== MAIN_SHARD && !shards.has(part));
     if (unknown !== undefined) throw bad(`plan: table ${table} is on a shard that the plan does not have: ${unknown}`);
     if (new Set(parts).size !== parts.length) throw bad(`plan: two parts of a table are on one shard: ${table}`);
     if (parts.length > known.rows) throw bad(`plan: table has fewer rows than parts: ${table}, rows ${known.rows}, parts ${parts.length}`);

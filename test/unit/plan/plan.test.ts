@@ -144,7 +144,8 @@ test('a plan file reads back, and a broken one names where it is broken', async 
   await writePlan(path, plan);
   expect(await readPlan(path)).toEqual(plan);
   const broken: [unknown, RegExp][] = [
-    [{ ...plan, shards: [] }, /plan: shards/],
+    [{ ...plan, shards: {} }, /plan: shards/],
+    [{ ...plan, shards: [{ name: 'main', endpoints: ['tcp://x:1'] }] }, /no sparse shard may be called main/],
     [{ ...plan, shards: [{ name: 's', endpoints: ['http://x'] }] }, /plan: shards\.0\.endpoints\.0: has to be tcp/],
     [{ ...plan, shards: [{ name: 's', endpoints: ['tcp://x:1', 'tcp://y:1'] }] }, /exactly one endpoint/],
     [{ ...plan, tables: [{ table: 'a', parts: [] }] }, /plan: tables\.0\.parts/],
