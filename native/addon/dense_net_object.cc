@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint32_t kMaxItems = 1u << 24;
 constexpr uint32_t kMaxDim = 1u << 30;
+constexpr uint32_t kMaxStage = 1u << 16;
 
 AlignedFloats copy_floats(const Napi::Object& layer, const char* name) {
   const Napi::Value value = member(layer, name);
@@ -44,7 +45,7 @@ Layer layer_of(const Napi::Object& object) {
   layer.activation = activation == "relu" ? Activation::kRelu : activation == "sigmoid" ? Activation::kSigmoid : Activation::kNone;
   layer.inputs = integers(member(object, "inputs"), "inputs", 0, UINT32_MAX);
   layer.dim = static_cast<uint32_t>(integer(object, "dim", kMaxDim));
-  layer.stage = static_cast<uint32_t>(integer(object, "stage", 1));
+  layer.stage = static_cast<uint32_t>(integer(object, "stage", kMaxStage));
   layer.diagonal = member(object, "diagonal").ToBoolean();
   layer.epsilon = member(object, "epsilon").IsNumber() ? member(object, "epsilon").As<Napi::Number>().FloatValue() : 0.0f;
   layer.weight = copy_floats(object, "weight");
@@ -127,7 +128,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
       throw argument_error(env, "workspace has to come from createWorkspace");
     Workspace& workspace = *info[0].As<Napi::External<Workspace>>().Data();
-    const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, 1));
+    const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, net_->last_stage()));
     const auto items = static_cast<uint32_t>(integer(info[2], "items", 1, kMaxItems));
     const std::span<uint8_t> per_item = bytes(info, 3, "perItem");
     const std::span<float> dense = floats(info, 4, "dense");
@@ -137,19 +138,22 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
-    if (stage == 1) {
-      const std::span<float> pooled_array = floats(info, 5, "pooled"), output = floats(info, 6, "output");
+    if (stage > 0) {
+      const std::span<float> pooled_array = floats(info, 5, "pooled");
       if (pooled_array.size() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
         throw argument_error(env, "pooled has another length than the bags need");
+      pooled = pooled_array.data();
+    }
+    if (stage == net_->last_stage()) {
+      const std::span<float> output = floats(info, 6, "output");
       if (output.size() != static_cast<uint64_t>(items) * net_->output_dim())
         throw argument_error(env, "output has to be [items, output dim]");
-      pooled = pooled_array.data();
       scores = output.data();
     }
-    // Stage 1 reads what stage 0 left in the workspace, and only that of the same net, items and features.
+    // A stage reads what those before it left in the workspace, and only that of the same net, items and features.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
-    if (stage == 1 && !net_->staged(workspace, items, flags))
-      throw argument_error(env, "stage 1 needs stage 0 on the same workspace with the same items and perItem");
+    if (!net_->staged(workspace, stage, items, flags))
+      throw argument_error(env, "a stage needs those before it on the same workspace with the same items and perItem");
     try {
       net_->prepare(workspace, stage, items, flags, num_threads);
     } catch (const std::bad_alloc&) {

@@ -42,7 +42,7 @@ void pack(Layer& layer, uint32_t num_inputs, uint32_t panel_width, Precision pre
 }
 
 std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages) {
-  if (layer.inputs.empty() || layer.stage > 1 || layer.dim == 0) return "needs inputs, a stage 0 or 1 and a dim";
+  if (layer.inputs.empty() || layer.dim == 0) return "needs inputs and a dim";
   uint64_t total = 0;
   bool alike = true;
   for (uint32_t input : layer.inputs) {
@@ -102,7 +102,8 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
     stages.push_back(layer.stage);
   }
   kept_.assign(layers_.size(), false);
-  kept_[output_ - input_dims_.size()] = stages[output_] == 0;
+  for (const Layer& layer : layers_) last_stage_ = std::max(last_stage_, layer.stage);
+  kept_[output_ - input_dims_.size()] = stages[output_] != last_stage_;
   for (const Layer& layer : layers_) {
     for (uint32_t input : layer.inputs) {
       if (input >= input_dims_.size() && stages[input] != layer.stage) kept_[input - input_dims_.size()] = true;
@@ -116,13 +117,50 @@ uint64_t DenseNet::input_length(uint32_t from, uint32_t to, uint32_t items, cons
   return length;
 }
 
-bool DenseNet::staged(const Workspace& workspace, uint32_t items, const uint8_t* per_item) const {
-  if (std::none_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.stage == 0; })) return true;
-  if (workspace.net != number_ || workspace.items != items) return false;
-  for (uint32_t input = 0; input < num_dense_; ++input) {
+bool DenseNet::staged(const Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const {
+  bool first = true;
+  uint32_t before = 0;  // the last stage before this one that has a layer
+  for (const Layer& layer : layers_) {
+    if (layer.stage >= stage) continue;
+    first = false;
+    before = std::max(before, layer.stage);
+  }
+  if (first) return true;
+  if (workspace.net != number_ || workspace.items != items || workspace.stage < before) return false;
+  // Stage 0 read no bags.
+  const uint32_t read = before == 0 ? num_dense_ : num_inputs();
+  for (uint32_t input = 0; input < read; ++input) {
     if ((workspace.per_item[input] != 0) != (per_item[input] != 0)) return false;
   }
   return true;
+}
+
+uint32_t DenseNet::shared_inputs(const Workspace& workspace, const Layer& layer) const {
+  // Narrow operands are rounded by the row, so that their sums have no part that rows share.
+  if (layer.op != Op::kFc || precision_ != Precision::kFp32 || layer.inputs[0] < num_inputs()) return 0;
+  const Layer& concat = layers_[layer.inputs[0] - num_inputs()];
+  if (concat.op != Op::kConcat) return 0;
+  uint32_t count = 0;
+  for (uint32_t input : concat.inputs) {
+    if (workspace.values[input].per_item) return count;
+    count += workspace.values[input].dim;
+  }
+  return 0;  // All of it is shared, and so is the layer.
+}
+
+void DenseNet::sum_shared_inputs(Workspace& workspace, size_t l) const {
+  const Layer& layer = layers_[l];
+  SharedInputs& shared = workspace.shared[l];
+  if (shared.count == 0) return;
+  const Layer& concat = layers_[layer.inputs[0] - num_inputs()];
+  float* x = workspace.lanes[0].padded.data();
+  for (size_t i = 0, at = 0; at < shared.count; ++i) {
+    const Value& value = workspace.values[concat.inputs[i]];
+    std::copy_n(value.row(0), value.dim, x + at);
+    at += value.dim;
+  }
+  kernels_.fully_connected(
+      {x, 0, 1, shared.count, concat.dim, layer.weight.data(), layer.bias.data(), layer.dim, false, shared.sums.data(), 0});
 }
 
 void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const {
@@ -134,6 +172,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
   workspace.per_item.assign(per_item, per_item + inputs);
   workspace.values.resize(inputs + layers_.size());
   workspace.kept.resize(std::max(workspace.kept.size(), layers_.size()));
+  workspace.shared.resize(layers_.size());
   workspace.lanes.resize(lanes);
   for (uint32_t input = 0; input < inputs; ++input) {
     workspace.values[input] = {nullptr, input_dims_[input], input_dims_[input], per_item[input] != 0};
@@ -159,6 +198,13 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     if (layer.stage != stage) continue;
     const Value& first = workspace.values[layer.inputs[0]];
     if (layer.op == Op::kFc && collides(first)) padded = std::max(padded, block_rows * row_stride(first.dim));
+    SharedInputs& shared = workspace.shared[l];
+    shared.count = shared_inputs(workspace, layer);
+    if (shared.count > 0) {
+      padded = std::max<uint64_t>(padded, shared.count);
+      // What lies between the outputs and the end of the last panel is read, and of no effect.
+      grow(shared.sums, layer.bias.size());
+    }
     if (layer.op == Op::kFc && precision_ != Precision::kFp32) {
       most_units = std::max<uint64_t>(most_units, row_stride(units_of(precision_, first.dim)));
     }
@@ -183,6 +229,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
 void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
   const uint32_t inputs = num_inputs();
   workspace.net = number_;
+  workspace.stage = stage;
   for (uint32_t input = 0; input < inputs; ++input) {
     Value& value = workspace.values[input];
     const float*& block = input < num_dense_ ? dense : pooled;
@@ -192,8 +239,12 @@ void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, con
   // What all items share is computed once, first: it reads nothing that is per item.
   Lane& first = workspace.lanes[0];
   std::copy(workspace.values.begin(), workspace.values.end(), first.values.begin());
+  first.shared = workspace.shared.data();
   for (size_t l = 0; l < layers_.size(); ++l) {
     if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(first, layers_[l], 0, 1, workspace.kept[l].data());
+  }
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (layers_[l].stage == stage) sum_shared_inputs(workspace, l);
   }
   const auto run_one = [&](uint32_t lane) { run_lane(workspace, workspace.lanes[lane], stage, lane, scores); };
   ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()), std::cref(run_one));  // A reference: nothing is allocated.
@@ -203,6 +254,7 @@ void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, 
   const uint32_t inputs = num_inputs();
   const uint64_t items = workspace.items, rows = workspace.block_rows;
   std::copy(workspace.values.begin(), workspace.values.end(), lane.values.begin());
+  lane.shared = workspace.shared.data();
   for (uint64_t from = first_block * rows; from < items; from += workspace.lanes.size() * rows) {
     const uint64_t to = std::min(from + rows, items);
     for (size_t l = 0; l < layers_.size(); ++l) {
@@ -273,8 +325,12 @@ void DenseNet::run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
     for (uint64_t row = from; row < to; ++row) std::copy_n(x.row(row), x.dim, lane.padded.data() + (row - from) * stride);
     rows = lane.padded.data();
   }
-  kernels_.fully_connected({rows, stride, static_cast<uint32_t>(to - from), x.dim, layer.weight.data(), layer.bias.data(), layer.dim,
-                            layer.activation == Activation::kRelu, out, row_stride(layer.dim)});
+  const SharedInputs& shared = lane.shared[&layer - layers_.data()];
+  const uint32_t skip = x.per_item ? shared.count : 0;
+  kernels_.fully_connected({rows + skip, stride, static_cast<uint32_t>(to - from), x.dim - skip, x.dim,
+                            layer.weight.data() + static_cast<uint64_t>(skip) * kernels_.panel_width,
+                            skip > 0 ? shared.sums.data() : layer.bias.data(), layer.dim, layer.activation == Activation::kRelu, out,
+                            row_stride(layer.dim)});
 }
 
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {

@@ -35,6 +35,12 @@ struct Value {
   const float* row(uint64_t item) const { return data + (per_item ? (item - first_item) * stride : 0); }
 };
 
+// Of an fc layer: how many of its leading inputs all items share, and what these add up to with the bias; computed once for all items.
+struct SharedInputs {
+  uint32_t count = 0;
+  AlignedFloats sums;  // whole panels
+};
+
 // What one thread of a run works with: the rows of one block, which stay in its cache from layer to layer.
 struct Lane {
   std::vector<AlignedFloats> buffers;  // one per layer; empty for those whose rows are kept
@@ -45,17 +51,20 @@ struct Lane {
   std::vector<Value> values;          // inputs, then one per layer
   std::vector<const float*> vectors;  // of one item's interaction
   AlignedFloats stacked;              // what they point to
+  const SharedInputs* shared;         // the workspace's
 };
 
 // Buffers of one request at a time, kept from request to request: a run that is no larger than one before allocates nothing.
 struct Workspace {
-  bool busy = false;                // an asynchronous run has it
-  uint64_t net = 0;                 // net that ran last, by its number
-  uint32_t items = 0;               // of that run
-  uint64_t block_rows = 0;          // items that a lane takes at a time
-  std::vector<uint8_t> per_item;    // of that run, one per input
-  std::vector<AlignedFloats> kept;  // one per layer: rows that another stage reads, or that all items share
-  std::vector<Value> values;        // inputs, then one per layer; those of lanes without their data
+  bool busy = false;                 // an asynchronous run has it
+  uint64_t net = 0;                  // net that ran last, by its number
+  uint32_t items = 0;                // of that run
+  uint32_t stage = 0;                // of that run
+  uint64_t block_rows = 0;           // items that a lane takes at a time
+  std::vector<uint8_t> per_item;     // of that run, one per input
+  std::vector<AlignedFloats> kept;   // one per layer: rows that another stage reads, or that all items share
+  std::vector<Value> values;         // inputs, then one per layer; those of lanes without their data
+  std::vector<SharedInputs> shared;  // one per layer
   std::vector<Lane> lanes;
 };
 
@@ -66,19 +75,24 @@ class DenseNet {
            uint32_t output, std::string* error);
   // Floats that the dense features and the pooled bags of a request have.
   uint64_t input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const;
-  // Whether the workspace holds what stage 1 reads: stage 0 of this net for these items and dense features.
-  bool staged(const Workspace& workspace, uint32_t items, const uint8_t* per_item) const;
+  // Whether the workspace holds what a stage reads: the stages before it of this net, for these items and features.
+  bool staged(const Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item) const;
   // Sizes the workspace for a run of these items on up to num_threads threads: all that a run allocates.
   void prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const;
   // Runs a stage on a prepared workspace, on the pool's threads too if it has several lanes. Scores do not depend on their number. Lengths
-  // were checked by the caller. pooled and scores are null in stage 0.
+  // were checked by the caller. pooled is null in stage 0, scores in all but the last.
   void run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const;
+  // Stage 0 reads dense features only; later ones read pooled bags too, and the last one, 1 or more, gives the scores.
+  uint32_t last_stage() const { return last_stage_; }
   uint32_t num_inputs() const { return static_cast<uint32_t>(input_dims_.size()); }
   uint32_t num_dense() const { return num_dense_; }
   uint32_t output_dim() const { return layers_[output_ - num_inputs()].dim; }
 
  private:
   void run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const;
+  // The leading inputs of a layer that all items share, when it is an fc layer over a concat of them and others; else 0.
+  uint32_t shared_inputs(const Workspace& workspace, const Layer& layer) const;
+  void sum_shared_inputs(Workspace& workspace, size_t layer) const;
   // Rows [from, to) of a layer, into out; they are one block.
   void run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
@@ -93,6 +107,7 @@ class DenseNet {
   std::vector<Layer> layers_;
   std::vector<bool> kept_;  // whether another stage, or the caller of another one, reads all rows of the layer
   uint32_t output_;
+  uint32_t last_stage_ = 1;
 };
 
 }  // namespace terabag

@@ -20,7 +20,9 @@ struct FullyConnectedJob {
   uint64_t x_stride;
   uint32_t num_rows;
   uint32_t num_inputs;
-  const float* packed;  // [panels, num_inputs, panel_width]; fastest when aligned to 64 bytes
+  uint32_t
+      panel_inputs;     // inputs that a panel has: num_inputs, or more when x and packed start at a later input, the sum so far being bias
+  const float* packed;  // [panels, panel_inputs, panel_width]; fastest when aligned to 64 bytes
   const float* bias;    // [panels, panel_width]
   uint32_t num_outputs;
   bool relu;

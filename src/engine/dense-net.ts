@@ -5,10 +5,11 @@ import { type NativeDenseNet, type NativeWorkspace, native, type Precision } fro
 /** A stage below this many multiply-adds per request takes less than about 50 us even at batch 1, and runs on the calling thread. */
 const SYNC_BUDGET_MACS = 900_000;
 
-/** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; stage 1 gives the scores. */
+/** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
 export class DenseNet {
   readonly #net: NativeDenseNet;
-  readonly #macsPerItem: [number, number] = [0, 0];
+  /** Of each stage. */
+  readonly #macsPerItem: number[] = [];
 
   /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
   constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>, precision: Precision = 'fp32') {
@@ -40,9 +41,11 @@ export class DenseNet {
     }));
     for (const layer of layers) {
       const inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
-      this.#macsPerItem[layer.stage === 0 ? 0 : 1] +=
+      const macs =
         layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
+      this.#macsPerItem[layer.stage] = (this.#macsPerItem[layer.stage] ?? 0) + macs;
     }
+    this.lastStage = Math.max(1, ...layers.map(({ stage }) => stage));
     try {
       this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output, precision);
     } catch (error) {
@@ -55,17 +58,21 @@ export class DenseNet {
     return this.#net.createWorkspace();
   }
 
+  /** 1, or the last that a layer is in. */
+  readonly lastStage: number;
+
   /** Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. */
   run(
     workspace: NativeWorkspace,
-    stage: 0 | 1,
+    stage: number,
     items: number,
     perItem: Uint8Array,
     dense: Float32Array,
     pooled: Float32Array | null,
     output: Float32Array | null,
   ): Promise<void> | undefined {
-    if (this.#macsPerItem[stage] * items > SYNC_BUDGET_MACS) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
+    if ((this.#macsPerItem[stage] ?? 0) * items > SYNC_BUDGET_MACS)
+      return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
     this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output);
     return undefined;
   }

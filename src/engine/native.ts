@@ -105,7 +105,7 @@ export interface NativeLayer {
   readonly inputs: readonly number[];
   /** Output dim. */
   readonly dim: number;
-  /** Layers of stage 0 run before the embeddings are there, those of stage 1 after. */
+  /** Layers of stage 0 read dense features only; a layer reads no value of a later stage. */
   readonly stage: number;
   readonly activation: 'none' | 'relu' | 'sigmoid';
   /** dot_interaction: whether pairs (i, i) are part of the output. */
@@ -126,8 +126,8 @@ export interface NativeDenseNet {
   /** [sync] Buffers of one request, reused from request to request. Not for two runs at once. */
   createWorkspace(): NativeWorkspace;
   /**
-   * Runs the layers of one stage. dense: the dense features' rows one after another; pooled: likewise the bags' (null in stage 0);
-   * perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (stage 1): [items, dim of the output] float32.
+   * Runs the layers of one stage; stages run in order, on one workspace, with the same items and perItem. dense: the dense features' rows one after another; pooled: likewise the bags' (null in stage 0);
+   * perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (last stage, 1 or more; else null): [items, dim of the output] float32.
    */
   runSync(
     workspace: NativeWorkspace,

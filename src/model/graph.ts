@@ -19,7 +19,8 @@ export interface ResolvedBag {
   readonly rows: number;
   readonly pooling: 'sum' | 'mean';
   readonly weighted: boolean;
-  readonly net: string;
+  /** Position of its net in the spec. */
+  readonly net: number;
 }
 
 export interface ResolvedLayer {
@@ -27,8 +28,8 @@ export interface ResolvedLayer {
   readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
   readonly inputs: readonly number[];
   readonly dim: number;
-  /** 0 when no embedding is needed, else 1. */
-  readonly stage: 0 | 1;
+  /** 0 when no embedding is needed; else n + 1 when those of nets up to net n are, counted from 0. */
+  readonly stage: number;
   readonly activation: 'none' | 'relu' | 'sigmoid';
   readonly diagonal: boolean;
   /** Of a layer norm; else 0. */
@@ -41,12 +42,12 @@ type DenseLayer = Exclude<LayerSpec, { type: 'embedding_bag' }>;
 interface Value {
   readonly number: number;
   readonly dim: number;
-  readonly stage: 0 | 1;
+  readonly stage: number;
 }
 
 /** Checks names, references and dims; shapes are those of dense.safetensors. */
 export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readonly number[]>): ResolvedModel {
-  const placed = spec.nets.flatMap((net, n) => net.layers.map((layer, l) => ({ layer, net: net.name, path: `nets[${n}].layers[${l}]` })));
+  const placed = spec.nets.flatMap((net, n) => net.layers.map((layer, l) => ({ layer, net: n, path: `nets[${n}].layers[${l}]` })));
   const tables = new Map(spec.tables.map((table, index) => [table.name, { table, index }]));
   if (tables.size !== spec.tables.length) throw bad('tables', 'table names have to differ');
   const bags: ResolvedBag[] = placed.flatMap(({ layer, net, path }) => {
@@ -59,13 +60,13 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
     ];
   });
   const values = new Map<string, Value>();
-  const define = (path: string, name: string, dim: number, stage: 0 | 1): void => {
+  const define = (path: string, name: string, dim: number, stage: number): void => {
     if (values.has(name)) throw bad(path, `name is taken: ${name}`);
     values.set(name, { number: values.size, dim, stage });
   };
   spec.dense.forEach(({ name, dim }, index) => define(`dense[${index}].name`, name, dim, 0));
   const bagPaths = placed.filter(({ layer }) => layer.type === 'embedding_bag').map(({ path }) => path);
-  bags.forEach(({ name, dim }, index) => define(`${bagPaths[index]}.name`, name, dim, 1));
+  bags.forEach(({ name, dim, net }, index) => define(`${bagPaths[index]}.name`, name, dim, net + 1));
   const layers: ResolvedLayer[] = [];
   for (const { layer, path } of placed) {
     if (layer.type === 'embedding_bag') continue;
@@ -74,7 +75,7 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
       if (value === undefined) throw bad(path, `reads a value that no dense feature and no earlier layer gives: ${name}`);
       return value;
     });
-    const stage = inputs.some((input) => input.stage === 1) ? 1 : 0;
+    const stage = Math.max(...inputs.map((input) => input.stage));
     const parts = partsOf(layer, inputs, shapes, path);
     for (const [part, { name, inputs: read, ...rest }] of parts.entries()) {
       const numbers = read.map((input) => (typeof input === 'number' ? values.size - input : input.number));
@@ -88,6 +89,14 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   if (output === undefined || output.number < spec.dense.length + bags.length)
     throw bad('output', `has to name a layer that is no embedding bag: ${spec.output}`);
   return { dense: spec.dense, bags, layers, output: output.number, outputDim: output.dim };
+}
+
+/**
+ * The model with its layers in fewer stages, which are as many calls of the dense net: all in one (when nothing is waited for), or in two
+ * (what needs no embeddings, then the rest).
+ */
+export function inStages(model: ResolvedModel, stages: 1 | 2): ResolvedModel {
+  return { ...model, layers: model.layers.map((layer) => ({ ...layer, stage: stages === 1 ? 1 : Math.min(1, layer.stage) })) };
 }
 
 function bad(path: string, what: string): TerabagError {

@@ -5,7 +5,7 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
-import type { ResolvedModel } from '../model/graph.js';
+import { inStages, type ResolvedModel } from '../model/graph.js';
 import { Admission } from './admission.js';
 import { Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
@@ -60,8 +60,7 @@ class LocalPredictor implements Predictor {
     this.#model = model;
     this.#engine = engine;
     // Nothing is won by layers that could run before the embeddings are there: one stage is one call, and rows stay in cache.
-    const layers = model.layers.map((layer) => ({ ...layer, stage: 1 as const }));
-    this.#net = new DenseNet({ ...model, layers }, bundle.dense, options.precision);
+    this.#net = new DenseNet(inStages(model, 1), bundle.dense, options.precision);
     this.#partitioner = new Partitioner(model, [model.bags.map((_, bag) => ({ bag, part: 0, parts: 1 }))]);
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => this.#net.createWorkspace());
   }

@@ -42,6 +42,8 @@ export class Partitioner {
   constructor(
     private readonly model: ResolvedModel,
     private readonly destinations: readonly (readonly Assignment[])[],
+    /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
+    private readonly keyPrefix = '',
   ) {
     this.#indexBytes = model.bags.some((bag) => bag.rows > INT32_ROWS) ? 8 : 4;
   }
@@ -57,7 +59,9 @@ export class Partitioner {
       }
       return parts[assignment.part] as RowPart;
     };
-    return this.destinations.map((assignments, destination) => this.#batch(assignments, request, partsOf, scratch, destination));
+    return this.destinations.map((assignments, destination) =>
+      this.#batch(assignments, request, partsOf, scratch, `${this.keyPrefix}${destination}`),
+    );
   }
 
   #bag(assignment: Assignment): ModelBag {
@@ -73,7 +77,7 @@ export class Partitioner {
     request: CheckedRequest,
     partsOf: (assignment: Assignment) => RowPart,
     scratch: Scratch,
-    key: number,
+    key: string,
   ): Partition | null {
     const pieces = assignments
       .map((assignment) => ({
@@ -162,7 +166,7 @@ function outOfRange(bag: ModelBag, input: CheckedBags, position: number): Teraba
 }
 
 /** The id at a position as a number below rows; anything else is refused with its place. */
-function rowAt(bag: ModelBag, input: CheckedBags, position: number): number {
+export function rowAt(bag: ModelBag, input: CheckedBags, position: number): number {
   const index = input.input.indices[position] as number | bigint;
   if (typeof index === 'bigint') {
     if (index < 0n || index >= BigInt(bag.rows)) throw outOfRange(bag, input, position);

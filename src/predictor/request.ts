@@ -60,6 +60,43 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
   };
 }
 
+/** The items from..to of a request as a request of their own, whose dense values and perItem live in the scratch; ids are not copied. */
+export function sliceItems(model: ResolvedModel, request: CheckedRequest, from: number, to: number, scratch: Scratch): CheckedRequest {
+  const items = to - from;
+  const perItem = scratch.u8('perItem', request.perItem.length);
+  perItem.set(request.perItem);
+  const many = (input: number): boolean => request.perItem[input] === 1;
+  const rows = model.dense.map(({ dim }, feature) => dim * (many(feature) ? items : 1));
+  const dense = scratch.f32(
+    'dense',
+    rows.reduce((sum, length) => sum + length, 0),
+  );
+  let read = 0;
+  let written = 0;
+  model.dense.forEach(({ dim }, feature) => {
+    const start = read + (many(feature) ? from * dim : 0);
+    dense.set(request.dense.subarray(start, start + (rows[feature] as number)), written);
+    written += rows[feature] as number;
+    read += dim * (many(feature) ? request.items : 1);
+  });
+  const bags = request.bags.map((bags, bag) => (many(model.dense.length + bag) ? sliceBags(bags, from, to) : bags));
+  return { items, perItem, dense, bags };
+}
+
+function sliceBags({ name, input }: CheckedBags, from: number, to: number): CheckedBags {
+  const { indices, offsets, weights } = input;
+  const [start, end] = [offsets[from] as number, offsets[to] as number];
+  return {
+    name,
+    numBags: to - from,
+    input: {
+      indices: indices.slice(start, end),
+      offsets: Array.from(offsets.slice(from, to + 1), (offset) => offset - start),
+      ...(weights && { weights: weights.slice(start, end) }),
+    },
+  };
+}
+
 /** A name that the model does not have. Names that come in the model's order, as they mostly do, cost one comparison each. */
 function refuseUnknown(field: string, given: object, known: readonly { readonly name: string }[]): void {
   Object.keys(given).forEach((name, position) => {

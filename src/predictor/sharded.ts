@@ -1,26 +1,49 @@
 import { DenseNet } from '../engine/dense-net.js';
 import type { NativeWorkspace, Precision } from '../engine/native.js';
-import { openBundle } from '../model/bundle.js';
-import type { ResolvedModel } from '../model/graph.js';
-import { checkPlan, type Plan } from '../plan/plan.js';
+import type { Residency } from '../engine/residency.js';
+import type { SparseEngine } from '../engine/sparse-engine.js';
+import { engineTables, openTables } from '../engine/tables.js';
+import { TerabagError } from '../errors.js';
+import { type Bundle, openBundle } from '../model/bundle.js';
+import { inStages, type ResolvedModel } from '../model/graph.js';
+import { checkPlan, MAIN_SHARD, type Plan } from '../plan/plan.js';
 import type { ShardStats } from '../wire/messages.js';
 import { connectZeromq } from '../wire/zeromq.js';
 import { Admission } from './admission.js';
-import { gatherPooled } from './gather.js';
-import { type Assignment, Partitioner } from './partition.js';
+import { type Deduplicated, dropRepeatedBags } from './dedup.js';
+import { expandPooled, gatherPooled, pooledStarts } from './gather.js';
+import { type Assignment, type Partition, Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
-import { checkRequest } from './request.js';
+import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
+import { bytesOf, Scratch } from './scratch.js';
 import { type Connect, ShardConnection } from './shard-connection.js';
 
+/**
+ * coalesced: one RPC per request and shard, for all nets and items. paper: one per batch, net and shard, those of a net sent when the net before
+ * has run, as the system of Lui et al. (ISPASS 2021) does; to compare with.
+ */
+export type RpcMode = 'coalesced' | 'paper';
+
 export interface ConnectOptions {
-  /** The bundle's directory: model.json and dense.safetensors are read, tables are not needed here. */
+  /** The bundle's directory: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
   readonly bundle: string;
   /** How long to wait for all shards; default 10 s. */
   readonly readyMs?: number;
   /** Of the dense layers; default fp32. */
   readonly precision?: Precision;
+  /** Default coalesced. */
+  readonly rpc?: RpcMode;
+  /** Items per batch, with rpc paper; default all of a request's. The batches of a request run side by side. */
+  readonly batchItems?: number;
+  /** Sends and pools bags that are alike within a request (a batch, with rpc paper) once; default false. */
+  readonly dedup?: boolean;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
+  /** How main's own tables are held in memory, checked and reported; as in LocalOptions. */
+  readonly residency?: Residency;
+  readonly verify?: 'full' | 'size';
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  readonly onWarning?: (message: string) => void;
   /** How shards are reached; default ZeroMQ. */
   readonly transport?: Connect;
 }
@@ -32,12 +55,20 @@ export interface ShardedPredictor extends Predictor {
 
 const STATS_MS = 2000;
 
-/** Becomes the main shard of a plan: connects to all its shards and waits until each is ready. */
+/** Becomes the main shard of a plan: opens the tables that are its own, connects to all shards and waits until each is ready. */
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
-  const bundle = await openBundle(options.bundle, { tables: new Set() });
+  checkOptions(options);
+  const own = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
+  const bundle = await openBundle(options.bundle, { tables: own, verify: 'size' });
   checkPlan(plan, bundle.spec, bundle.hash);
-  const model = bundle.model as ResolvedModel;
-  const predictor = new MainShard(plan, model, bundle.hash, new DenseNet(model, bundle.dense, options.precision), options);
+  const engine = own.size > 0 ? await openOwnTables(bundle, options) : null;
+  let predictor: MainShard;
+  try {
+    predictor = new MainShard(plan, bundle, engine, options);
+  } catch (error) {
+    engine?.close();
+    throw error;
+  }
   try {
     await predictor.whenReady(options.readyMs ?? 10_000);
   } catch (error) {
@@ -47,38 +78,104 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   return predictor;
 }
 
-/** Which bag layers, or parts of them, each shard of the plan pools. */
-function assignments(plan: Plan, model: ResolvedModel): Assignment[][] {
+function checkOptions({ rpc = 'coalesced', batchItems }: ConnectOptions): void {
+  if (rpc !== 'coalesced' && rpc !== 'paper')
+    throw new TerabagError('invalid_argument', `rpc has to be coalesced or paper: ${String(rpc)}`, { field: 'rpc' });
+  if (batchItems === undefined) return;
+  if (!Number.isInteger(batchItems) || batchItems < 1)
+    throw new TerabagError('invalid_argument', `batchItems has to be an integer, 1 or more: ${batchItems}`, { field: 'batchItems' });
+  if (rpc !== 'paper')
+    throw new TerabagError('invalid_argument', 'batchItems needs rpc paper: coalesced requests are not cut', { field: 'batchItems' });
+}
+
+async function openOwnTables(bundle: Bundle, options: ConnectOptions): Promise<SparseEngine> {
+  const tables = engineTables(bundle, (table) => (bundle.tables[table] === null ? [] : [{ part: 0, parts: 1 }]));
+  const onWarning = (message: string): void => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' });
+  return (await openTables(bundle, tables, { onWarning, ...options })).engine;
+}
+
+/** Which of these bag layers, or parts of them, each shard of the plan pools; main after the last. */
+function assignments(plan: Plan, model: ResolvedModel, bags: readonly number[]): Assignment[][] {
   const placed = new Map(plan.tables.map(({ table, parts }) => [table, parts]));
-  return plan.shards.map((shard) =>
-    model.bags.flatMap(({ tableName }, bag) => {
-      const parts = placed.get(tableName) ?? [];
-      return parts.flatMap((name, part) => (name === shard.name ? [{ bag, part, parts: parts.length }] : []));
+  return [...plan.shards.map(({ name }) => name), MAIN_SHARD].map((shard) =>
+    bags.flatMap((bag) => {
+      const parts = placed.get(model.bags[bag]?.tableName ?? '') ?? [];
+      return parts.flatMap((name, part) => (name === shard ? [{ bag, part, parts: parts.length }] : []));
     }),
   );
 }
 
+/** Bag layers that are asked for together, and the stage of the dense net that runs when they are there. */
+interface Round {
+  readonly bags: readonly number[];
+  readonly partitioner: Partitioner;
+  readonly stage: number;
+}
+
+function rounds(plan: Plan, model: ResolvedModel, net: DenseNet, rpc: RpcMode): Round[] {
+  const round = (bags: readonly number[], stage: number): Round => ({
+    bags,
+    stage,
+    partitioner: new Partitioner(model, assignments(plan, model, bags), `${stage}.`),
+  });
+  const all = model.bags.map((_, bag) => bag);
+  if (rpc === 'coalesced') return [round(all, 1)];
+  const nets = Math.max(net.lastStage, ...model.bags.map((bag) => bag.net + 1));
+  return Array.from({ length: nets }, (_, n) =>
+    round(
+      all.filter((bag) => model.bags[bag]?.net === n),
+      n + 1,
+    ),
+  );
+}
+
+/** What one batch works with. */
+interface Buffers {
+  readonly scratch: Scratch;
+  readonly workspace: NativeWorkspace;
+}
+
+/** A batch whose ids are copied: nothing of the caller's is read any more. */
+interface PreparedBatch extends Buffers {
+  readonly request: CheckedRequest;
+  readonly deduplicated: Deduplicated | null;
+  /** Per round. */
+  readonly partitions: readonly (readonly (Partition | null)[])[];
+  readonly firstItem: number;
+  readonly scores: Float32Array;
+}
+
 class MainShard implements ShardedPredictor {
+  readonly modelHash: string;
+  readonly #model: ResolvedModel;
+  readonly #net: DenseNet;
   readonly #shards: ShardConnection[] = [];
-  readonly #partitioner: Partitioner;
-  readonly #admission: Admission<NativeWorkspace>;
+  readonly #rounds: readonly Round[];
+  readonly #batchItems: number;
+  readonly #dedup: boolean;
+  readonly #admission: Admission<Buffers[]>;
 
   constructor(
     plan: Plan,
-    private readonly model: ResolvedModel,
-    readonly modelHash: string,
-    private readonly net: DenseNet,
+    bundle: Bundle,
+    private readonly engine: SparseEngine | null,
     options: ConnectOptions,
   ) {
+    const { rpc = 'coalesced' } = options;
+    this.modelHash = bundle.hash;
+    this.#model = bundle.model as ResolvedModel;
+    this.#net = new DenseNet(rpc === 'coalesced' ? inStages(this.#model, 2) : this.#model, bundle.dense, options.precision);
+    this.#rounds = rounds(plan, this.#model, this.#net, rpc);
+    this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
+    this.#dedup = options.dedup ?? false;
+    this.#admission = new Admission(options.maxInFlight ?? 1024, () => []);
     try {
       for (const { name, endpoints } of plan.shards)
-        this.#shards.push(new ShardConnection(name, endpoints[0] ?? '', modelHash, options.transport ?? connectZeromq));
+        this.#shards.push(new ShardConnection(name, endpoints[0] ?? '', this.modelHash, options.transport ?? connectZeromq));
     } catch (error) {
       for (const shard of this.#shards) shard.close();
       throw error;
     }
-    this.#partitioner = new Partitioner(model, assignments(plan, model));
-    this.#admission = new Admission(options.maxInFlight ?? 1024, () => net.createWorkspace());
   }
 
   async whenReady(ms: number): Promise<void> {
@@ -86,27 +183,92 @@ class MainShard implements ShardedPredictor {
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    return this.#admission.run(options, async (scratch, workspace, deadlineAt) => {
-      const { model, net } = this;
-      const checked = checkRequest(model, request, scratch);
-      const { items, perItem, dense } = checked;
-      const scores = new Float32Array(items * model.outputDim);
-      const partitions = this.#partitioner.partition(checked, scratch);
-      const answered = Promise.all(
-        partitions.map((partition, shard) =>
-          partition === null ? null : (this.#shards[shard] as ShardConnection).pool(partition.batch, deadlineAt),
-        ),
-      );
-      // Mark it handled: a shard may fail while the bottom layers still run.
-      answered.catch(() => undefined);
-      if (items > 0) await net.run(workspace, 0, items, perItem, dense, null, null);
-      const answers = await answered;
-      if (items > 0) {
-        const pooled = gatherPooled(model, checked, partitions, answers, scratch);
-        await net.run(workspace, 1, items, perItem, dense, pooled, scores);
-      }
-      return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
+    return this.#admission.run(options, async (scratch, buffers, deadlineAt) => {
+      const { outputDim } = this.#model;
+      const checked = checkRequest(this.#model, request, scratch);
+      const { items } = checked;
+      const scores = new Float32Array(items * outputDim);
+      const ended = await Promise.allSettled(this.#prepare(checked, buffers, scores).map((batch) => this.#run(batch, deadlineAt)));
+      for (const result of ended) if (result.status === 'rejected') throw result.reason;
+      return { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     });
+  }
+
+  /** Cuts a request into batches and their ids by shards, before predict returns its promise. */
+  #prepare(request: CheckedRequest, buffers: Buffers[], scores: Float32Array): PreparedBatch[] {
+    const { items } = request;
+    const model = this.#model;
+    const count = Math.max(1, Math.ceil(items / this.#batchItems));
+    while (buffers.length < count) buffers.push({ scratch: new Scratch(), workspace: this.#net.createWorkspace() });
+    return Array.from({ length: count }, (_, batch) => {
+      const own = buffers[batch] as Buffers;
+      const firstItem = batch === 0 ? 0 : batch * this.#batchItems;
+      const end = Math.min(items, firstItem + this.#batchItems);
+      // The only batch works on the request as it is.
+      const slice = count === 1 ? request : sliceItems(model, request, firstItem, end, own.scratch);
+      try {
+        const deduplicated = this.#dedup ? dropRepeatedBags(model, slice, own.scratch) : null;
+        const asked = deduplicated?.request ?? slice;
+        return {
+          ...own,
+          request: asked,
+          deduplicated,
+          partitions: this.#rounds.map(({ partitioner }) => partitioner.partition(asked, own.scratch)),
+          firstItem,
+          scores: scores.subarray(firstItem * model.outputDim, end * model.outputDim),
+        };
+      } catch (error) {
+        throw inBatch(error, firstItem);
+      }
+    });
+  }
+
+  /** Asks and computes round by round. It settles when nothing reads the batch's buffers any more. */
+  async #run(batch: PreparedBatch, deadlineAt: number): Promise<void> {
+    const { scratch, workspace, request, deduplicated, scores } = batch;
+    const { items, dense, perItem } = request;
+    const model = this.#model;
+    const net = this.#net;
+    const pooled = scratch.f32('pooled', pooledStarts(model, request).at(-1) as number);
+    const expanded = deduplicated === null ? pooled : scratch.f32('expanded', deduplicated.expandedLength);
+    try {
+      for (const [r, { bags, stage }] of this.#rounds.entries()) {
+        const partitions = batch.partitions[r] ?? [];
+        const asked = this.#ask(partitions, deadlineAt);
+        // Mark it handled: a shard may fail while the layers below still run.
+        asked.catch(() => undefined);
+        const own = this.#poolOwn(partitions.at(-1) ?? null, scratch);
+        try {
+          if (items > 0 && r === 0) await net.run(workspace, 0, items, perItem, dense, null, null);
+        } finally {
+          await own.done;
+        }
+        const answers = [...(await asked), own.answer];
+        if (items === 0) continue;
+        gatherPooled(model, request, bags, partitions, answers, pooled);
+        if (stage > net.lastStage) continue;
+        if (deduplicated !== null) expandPooled(model, request, deduplicated.sources, pooled, expanded);
+        await net.run(workspace, stage, items, perItem, dense, expanded, stage === net.lastStage ? scores : null);
+      }
+    } catch (error) {
+      throw inBatch(error, batch.firstItem);
+    }
+  }
+
+  #ask(partitions: readonly (Partition | null)[], deadlineAt: number): Promise<(Uint8Array | null)[]> {
+    return Promise.all(
+      this.#shards.map((shard, s) => {
+        const partition = partitions[s];
+        return partition ? shard.pool(partition.batch, deadlineAt) : null;
+      }),
+    );
+  }
+
+  #poolOwn(partition: Partition | null, scratch: Scratch): { answer: Uint8Array | null; done: Promise<void> | undefined } {
+    if (partition === null || this.engine === null) return { answer: null, done: undefined };
+    const { batch } = partition;
+    const answer = scratch.f32('answer', this.engine.outputLength(batch.segments, batch.offsets));
+    return { answer: bytesOf(answer), done: this.engine.pool(batch, answer) };
   }
 
   stats(): Readonly<Record<string, number>> {
@@ -123,5 +285,14 @@ class MainShard implements ShardedPredictor {
     const drained = this.#admission.close();
     for (const shard of this.#shards) shard.close();
     await drained;
+    this.engine?.close();
   }
+}
+
+/** The error of a batch that is not the first names its first item: bags and positions in it are counted from there. */
+function inBatch(error: unknown, firstItem: number): TerabagError {
+  const { code, message, details } = TerabagError.from(error);
+  return firstItem === 0
+    ? TerabagError.from(error)
+    : new TerabagError(code, `${message}, in the batch from item ${firstItem} on`, { ...details, firstItem }, { cause: error });
 }

@@ -19,9 +19,9 @@ inline __m256i lanes_below(uint64_t count) {
 // cycles of latency want 8 sums in flight.
 template <uint32_t kRows, uint32_t kVectors>
 void tile(const FullyConnectedJob& job, uint64_t row, uint64_t column) {
-  const uint64_t num_inputs = job.num_inputs;
+  const uint64_t num_inputs = job.num_inputs, panel_inputs = job.panel_inputs;
   const float* x = job.x + row * job.x_stride;
-  const float* panel = job.packed + column * num_inputs;
+  const float* panel = job.packed + column * panel_inputs;
   __m256 sum_f32x8[kRows][kVectors];
 #pragma GCC unroll 6
   for (uint32_t r = 0; r < kRows; ++r) {
@@ -32,7 +32,7 @@ void tile(const FullyConnectedJob& job, uint64_t row, uint64_t column) {
     __m256 weight_f32x8[kVectors];
 #pragma GCC unroll 8
     for (uint32_t v = 0; v < kVectors; ++v) {
-      const float* from = panel + v / kPanelVectors * avx2::kPanelWidth * num_inputs + k * avx2::kPanelWidth;
+      const float* from = panel + v / kPanelVectors * avx2::kPanelWidth * panel_inputs + k * avx2::kPanelWidth;
       weight_f32x8[v] = _mm256_loadu_ps(from + v % kPanelVectors * kLanes);
     }
 #pragma GCC unroll 6

@@ -14,9 +14,9 @@ constexpr uint32_t kMaxRows = 14;
 // cycles of latency want 8 sums in flight.
 template <uint32_t kRows, uint32_t kVectors>
 void tile(const FullyConnectedJob& job, uint64_t row, uint64_t column) {
-  const uint64_t num_inputs = job.num_inputs;
+  const uint64_t num_inputs = job.num_inputs, panel_inputs = job.panel_inputs;
   const float* x = job.x + row * job.x_stride;
-  const float* panel = job.packed + column * num_inputs;
+  const float* panel = job.packed + column * panel_inputs;
   __m512 sum_f32x16[kRows][kVectors];
 #pragma GCC unroll 14
   for (uint32_t r = 0; r < kRows; ++r) {
@@ -27,7 +27,7 @@ void tile(const FullyConnectedJob& job, uint64_t row, uint64_t column) {
     __m512 weight_f32x16[kVectors];
 #pragma GCC unroll 8
     for (uint32_t v = 0; v < kVectors; ++v) {
-      const float* from = panel + v / kPanelVectors * avx512::kPanelWidth * num_inputs + k * avx512::kPanelWidth;
+      const float* from = panel + v / kPanelVectors * avx512::kPanelWidth * panel_inputs + k * avx512::kPanelWidth;
       weight_f32x16[v] = _mm512_loadu_ps(from + v % kPanelVectors * kLanes);
     }
 #pragma GCC unroll 14

@@ -2,10 +2,11 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
-import { gatherPooled } from '../../../src/predictor/gather.js';
+import { dropRepeatedBags } from '../../../src/predictor/dedup.js';
+import { expandPooled, gatherPooled, pooledStarts } from '../../../src/predictor/gather.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
-import { checkRequest } from '../../../src/predictor/request.js';
+import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
 
 const DIM = 2;
@@ -13,7 +14,7 @@ const DIM = 2;
 function modelOf(bags: readonly { rows: number; pooling: 'sum' | 'mean'; weighted: boolean }[]): ResolvedModel {
   return {
     dense: [],
-    bags: bags.map((bag, at) => ({ ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: 'net' })),
+    bags: bags.map((bag, at) => ({ ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: at % 2 })),
     layers: [],
     output: 0,
     outputDim: 1,
@@ -64,6 +65,35 @@ function naivePooled(model: ResolvedModel, sparse: Record<string, BagsInput>): n
   });
 }
 
+/** What the main shard makes of the answers. */
+function gathered(
+  model: ResolvedModel,
+  request: CheckedRequest,
+  partitions: readonly (Partition | null)[],
+  answers: readonly (Uint8Array | null)[],
+): Float32Array {
+  const pooled = new Float32Array(pooledStarts(model, request).at(-1) as number).fill(Number.NaN);
+  const bags = model.bags.map((_, bag) => bag);
+  gatherPooled(model, request, bags, partitions, answers, pooled);
+  return pooled;
+}
+
+const answersOf = (partitions: readonly (Partition | null)[]): (Uint8Array | null)[] =>
+  partitions.map((partition) => (partition === null ? null : naiveAnswer(partition)));
+
+/** The bags of these items, of a request that gives some once. */
+const slicedBags = ({ indices, offsets, weights }: BagsInput, items: number, from: number, to: number): BagsInput => {
+  if (offsets.length - 1 !== items) return { indices, offsets, ...(weights && { weights }) };
+  const ends = Array.from(offsets).slice(from, to + 1);
+  const first = ends[0] ?? 0;
+  const cut = <T>(values: ArrayLike<T>): T[] => Array.from(values).slice(first, ends.at(-1));
+  return {
+    indices: cut<number | bigint>(indices),
+    offsets: ends.map((end) => end - first),
+    ...(weights && { weights: cut<number>(weights) }),
+  };
+};
+
 const LARGE = 2 ** 40;
 const layers = fc.array(
   fc.record({
@@ -87,42 +117,67 @@ const layers = fc.array(
 test('what is cut for any plan, pooled apart and put together equals pooling in one place, with a scratch that is used again', () => {
   const scratch = new Scratch();
   fc.assert(
-    fc.property(layers, (given) => {
-      const items = Math.max(...given.map(({ bags }) => bags.length));
-      const model = modelOf(given);
-      const sparse: Record<string, BagsInput> = {};
-      given.forEach(({ rows, weighted, form, bags }, at) => {
-        // The user's bag, or one per item.
-        const own = bags.length === 1 ? bags : Array.from({ length: items }, (_, item) => bags[item] ?? []);
-        const ids = own.flat().map(([place]) => Math.floor(place * rows));
-        const offsets = [0];
-        for (const bag of own) offsets.push((offsets.at(-1) as number) + bag.length);
-        const indices = [
-          () => (rows <= 2 ** 31 ? Int32Array.from(ids) : ids),
-          () => BigInt64Array.from(ids, BigInt),
-          () => ids,
-          () => ids.map(BigInt),
-        ][form] as () => BagsInput['indices'];
-        sparse[`bag${at}`] = { indices: indices(), offsets, ...(weighted && { weights: own.flat().map(([, weight]) => weight) }) };
-      });
-      const destinations = Array.from({ length: 4 }, (_, destination) =>
-        given.flatMap(({ parts, first }, bag) =>
-          Array.from({ length: parts }, (__, part) => part).flatMap((part) =>
-            (first + part) % 4 === destination ? [{ bag, part, parts }] : [],
+    fc.property(
+      layers,
+      fc.integer({ min: 1, max: 3 }),
+      fc.integer({ min: 1, max: 5 }),
+      fc.boolean(),
+      (given, repeats, batchItems, dedup) => {
+        const items = repeats * Math.max(...given.map(({ bags }) => bags.length));
+        const model = modelOf(given);
+        const sparse: Record<string, BagsInput> = {};
+        given.forEach(({ rows, weighted, form, bags }, at) => {
+          // The user's bag, or one per item.
+          const own = bags.length === 1 ? bags : Array.from({ length: items }, (_, item) => bags[item % bags.length] ?? []);
+          const ids = own.flat().map(([place]) => Math.floor(place * rows));
+          const offsets = [0];
+          for (const bag of own) offsets.push((offsets.at(-1) as number) + bag.length);
+          const indices = [
+            () => (rows <= 2 ** 31 ? Int32Array.from(ids) : ids),
+            () => BigInt64Array.from(ids, BigInt),
+            () => ids,
+            () => ids.map(BigInt),
+          ][form] as () => BagsInput['indices'];
+          sparse[`bag${at}`] = { indices: indices(), offsets, ...(weighted && { weights: own.flat().map(([, weight]) => weight) }) };
+        });
+        const destinations = Array.from({ length: 4 }, (_, destination) =>
+          given.flatMap(({ parts, first }, bag) =>
+            Array.from({ length: parts }, (__, part) => part).flatMap((part) =>
+              (first + part) % 4 === destination ? [{ bag, part, parts }] : [],
+            ),
           ),
-        ),
-      );
-      const checked = checkRequest(model, { items, dense: {}, sparse }, scratch);
-      const partitions = new Partitioner(model, destinations).partition(checked, scratch);
-      const pooled = gatherPooled(
-        model,
-        checked,
-        partitions,
-        partitions.map((partition) => (partition === null ? null : naiveAnswer(partition))),
-        scratch,
-      );
-      expect(Array.from(pooled, (value) => value + 0)).toEqual(naivePooled(model, sparse).map((value) => value + 0));
-    }),
+        );
+        const checked = checkRequest(model, { items, dense: {}, sparse }, scratch);
+        const batchScratch = new Scratch();
+        for (let from = 0; from < items; from += batchItems) {
+          const to = Math.min(items, from + batchItems);
+          const slice = sliceItems(model, checked, from, to, batchScratch);
+          const once = dedup ? dropRepeatedBags(model, slice, batchScratch) : null;
+          const asked = once?.request ?? slice;
+          const partitions = new Partitioner(model, destinations).partition(asked, batchScratch);
+          let pooled = gathered(model, asked, partitions, answersOf(partitions));
+          if (once !== null) {
+            const expanded = new Float32Array(once.expandedLength).fill(Number.NaN);
+            expandPooled(model, asked, once.sources, pooled, expanded);
+            pooled = expanded;
+          }
+          // Layers whose bags are alike may have one vector for all items: the flags say so.
+          const cut = Object.fromEntries(Object.entries(sparse).map(([name, bags]) => [name, slicedBags(bags, items, from, to)]));
+          let at = 0;
+          const each = model.bags.flatMap((bag, b) => {
+            const count = (cut[bag.name] as BagsInput).offsets.length - 1;
+            const given = asked.perItem[b] === 1 ? count : 1;
+            const vectors = Array.from({ length: count }, (_, v) => [
+              ...pooled.subarray(at + (v % given) * DIM, at + ((v % given) + 1) * DIM),
+            ]);
+            at += given * DIM;
+            return vectors.flat();
+          });
+          expect(at).toBe(pooled.length);
+          expect(each.map((value) => value + 0)).toEqual(naivePooled(model, cut).map((value) => value + 0));
+        }
+      },
+    ),
     { numRuns: 500 },
   );
 });
@@ -147,7 +202,28 @@ test('answers of another length than asked for are refused', () => {
     const partitions = new Partitioner(model, destinations).partition(checked, scratch);
     for (const change of [-1, 1, -4, 4]) {
       const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(partition as Partition).byteLength + change));
-      expect(() => gatherPooled(model, checked, partitions, answers, scratch)).toThrow(expect.objectContaining({ code: 'bad_message' }));
+      expect(() => gathered(model, checked, partitions, answers)).toThrow(expect.objectContaining({ code: 'bad_message' }));
     }
   }
+});
+
+test('bags that are alike are found whatever the form of their ids, and only those with the same weights', () => {
+  const model = modelOf([
+    { rows: 2 ** 40, pooling: 'sum', weighted: true },
+    { rows: 10, pooling: 'sum', weighted: false },
+  ]);
+  const scratch = new Scratch();
+  const far = 2 ** 35;
+  const sparse = {
+    bag0: { indices: [1, far + 1, 1, 1, far + 1], offsets: [0, 1, 2, 3, 4, 5], weights: [1, 1, 0.5, 1, 1] },
+    bag1: { indices: Int32Array.of(3, 4, 3, 4, 3, 4, 3, 4, 3, 4), offsets: [0, 2, 4, 6, 8, 10] },
+  };
+  const { request, sources } = dropRepeatedBags(model, checkRequest(model, { dense: {}, sparse }, scratch), scratch);
+  expect(sources.map((source) => source && [...source])).toEqual([[0, 1, 2, 0, 1], null]);
+  expect(request.bags.map(({ numBags }) => numBags)).toEqual([3, 1]);
+  expect([...request.perItem]).toEqual([1, 0]);
+  const wrong = { ...sparse, bag1: { indices: [3, 3, 3, 3, 10], offsets: [0, 1, 2, 3, 4, 5] } };
+  expect(() => dropRepeatedBags(model, checkRequest(model, { dense: {}, sparse: wrong }, scratch), scratch)).toThrow(
+    expect.objectContaining({ code: 'index_out_of_range', details: expect.objectContaining({ table: 'table1', bag: 4, position: 4 }) }),
+  );
 });
