@@ -9,17 +9,27 @@ constexpr uint32_t kLanes = 16;
 // 4 x 4 pairs a block: 16 chains hide the FMA latency, and every vector that is loaded serves 4 pairs.
 constexpr uint32_t kBlock = 4;
 
-// Sums of 4 registers, one a lane: a fixed tree over the lanes of each.
-inline __m128 lane_sums_f32x4(const __m512* sum_f32x16) {
-  const __m512 low_f32x16 =
-      _mm512_add_ps(_mm512_unpacklo_ps(sum_f32x16[0], sum_f32x16[1]), _mm512_unpackhi_ps(sum_f32x16[0], sum_f32x16[1]));
-  const __m512 high_f32x16 =
-      _mm512_add_ps(_mm512_unpacklo_ps(sum_f32x16[2], sum_f32x16[3]), _mm512_unpackhi_ps(sum_f32x16[2], sum_f32x16[3]));
-  // Every 128 bits now hold 2 partial sums of each register; these take the first and the second of each.
-  const __m512 by_register_f32x16 =
-      _mm512_add_ps(_mm512_shuffle_ps(low_f32x16, high_f32x16, 0x44), _mm512_shuffle_ps(low_f32x16, high_f32x16, 0xee));
-  const __m256 half_f32x8 = _mm256_add_ps(_mm512_castps512_ps256(by_register_f32x16), _mm512_extractf32x8_ps(by_register_f32x16, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half_f32x8), _mm256_extractf128_ps(half_f32x8, 1));
+// The sums over the lanes of 4 x 4 registers: [4 r + c] is that of register (r, c). A fixed tree over the lanes of each: lanes 2 apart,
+// then neighbours, then 128-bit parts 2 apart, then neighbours. Two registers are folded into one with one shuffle and a blend: shuffles
+// share a port with the multiplications. Of a sum of two terms the order does not matter, so that all registers go the same way.
+inline __m512 lane_sums_f32x16(const __m512 (&sum_f32x16)[kBlock][kBlock]) {
+  const auto fold_halves_of_parts = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, a, b), _mm512_shuffle_ps(a, b, _MM_SHUFFLE(1, 0, 3, 2)));
+  };
+  __m512 row_f32x16[kBlock];
+#pragma GCC unroll 4
+  for (uint32_t r = 0; r < kBlock; ++r) {
+    const __m512 low_f32x16 = fold_halves_of_parts(sum_f32x16[r][0], sum_f32x16[r][1]),
+                 high_f32x16 = fold_halves_of_parts(sum_f32x16[r][2], sum_f32x16[r][3]);
+    row_f32x16[r] = _mm512_add_ps(_mm512_shuffle_ps(low_f32x16, high_f32x16, _MM_SHUFFLE(2, 0, 2, 0)),
+                                  _mm512_shuffle_ps(low_f32x16, high_f32x16, _MM_SHUFFLE(3, 1, 3, 1)));
+  }
+  const auto fold_parts = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, _MM_SHUFFLE(1, 0, 3, 2)));
+  };
+  const __m512 low_f32x16 = fold_parts(row_f32x16[0], row_f32x16[1]), high_f32x16 = fold_parts(row_f32x16[2], row_f32x16[3]);
+  return _mm512_add_ps(_mm512_shuffle_f32x4(low_f32x16, high_f32x16, _MM_SHUFFLE(2, 0, 2, 0)),
+                       _mm512_shuffle_f32x4(low_f32x16, high_f32x16, _MM_SHUFFLE(3, 1, 3, 1)));
 }
 
 // Which pairs a block has: all of its rows and columns, or on the diagonal the ones below it, with or without a vector's own.
@@ -38,9 +48,9 @@ void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
   for (uint32_t r = 0; r < kRows; ++r) a[r] = job.vectors[i + r];
 #pragma GCC unroll 4
   for (uint32_t c = 0; c < kColumns; ++c) b[c] = job.vectors[j + c];
-  __m512 sum_f32x16[kRows][kBlock];
+  __m512 sum_f32x16[kBlock][kBlock];
 #pragma GCC unroll 4
-  for (uint32_t r = 0; r < kRows; ++r) {
+  for (uint32_t r = 0; r < kBlock; ++r) {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < kBlock; ++c) sum_f32x16[r][c] = _mm512_setzero_ps();
   }
@@ -63,16 +73,18 @@ void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
       }
     }
   }
+  const __m512 dots_f32x16 = lane_sums_f32x16(sum_f32x16);
+  const __m128 dots_f32x4[kBlock] = {_mm512_castps512_ps128(dots_f32x16), _mm512_extractf32x4_ps(dots_f32x16, 1),
+                                     _mm512_extractf32x4_ps(dots_f32x16, 2), _mm512_extractf32x4_ps(dots_f32x16, 3)};
 #pragma GCC unroll 4
   for (uint32_t r = 0; r < kRows; ++r) {
     if (!has(r, 0)) continue;
     float* to = pairs_of(job, i + r) + j;
-    const __m128 dots_f32x4 = lane_sums_f32x4(sum_f32x16[r]);
     const uint32_t count = kOnDiagonal ? r + kSelf : kBlock;
     if (count >= kBlock) {
-      _mm_storeu_ps(to, dots_f32x4);
+      _mm_storeu_ps(to, dots_f32x4[r]);
     } else {
-      _mm_mask_storeu_ps(to, static_cast<__mmask8>((1u << count) - 1), dots_f32x4);
+      _mm_mask_storeu_ps(to, static_cast<__mmask8>((1u << count) - 1), dots_f32x4[r]);
     }
   }
 }

@@ -52,7 +52,7 @@ struct Avx2 {
       const __m128i raw_u8x8 = last.count < 4 ? _mm_cvtsi32_si128(load<int32_t>(row + d)) : _mm_loadl_epi64(as_vector(row + d));
       return _mm256_fmadd_ps(factor, from_bytes(raw_u8x8), sum);
     } else {
-      return _mm256_fmadd_ps(factor, last_values<format>(row, d, last.count), sum);
+      return _mm256_fmadd_ps(factor, last_values<format>(row, last.count), sum);
     }
   }
 
@@ -76,13 +76,8 @@ struct Avx2 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw_u16x8), 16));
   }
 
-  // There is no masked load of 16-bit values: the vector that ends with the row is loaded, and moved down.
   template <RowFormat format>
-  static inline Floats last_values(const unsigned char* row, uint32_t d, uint32_t count) {
-    if (d + count >= kLanes) {
-      const __m256i moved = _mm256_add_epi32(lanes(), _mm256_set1_epi32(static_cast<int32_t>(kLanes - count)));
-      return _mm256_permutevar8x32_ps(values<format>(row, d + count - kLanes), moved);
-    }
+  static inline Floats last_values(const unsigned char* row, uint32_t count) {
     alignas(32) unsigned char whole[32] = {};
     std::memcpy(whole, row, bytes_per_row(format, count < kLanes ? count : kLanes));
     return values<format>(whole, 0);

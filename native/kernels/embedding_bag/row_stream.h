@@ -1,0 +1,166 @@
+#pragma once
+#include "kernels/row_values.h"
+
+namespace terabag {
+namespace {
+
+constexpr uint32_t kCacheLine = 64;
+constexpr int kNowhere = -1, kToL2 = 2, kToL1 = 3;  // the last two: of __builtin_prefetch
+// Longer rows count as this many: the hardware goes on by itself within one.
+constexpr int64_t kMaxRowLines = 64;
+
+static inline int64_t lines_of(const BagJob& job) {
+  const auto lines = static_cast<int64_t>((bytes_per_row(job.format, job.dim) + kCacheLine - 1) / kCacheLine);
+  return lines < kMaxRowLines ? lines : kMaxRowLines;
+}
+
+// The rows of all jobs as one stream, in the order in which the kernel adds them up: it finds them ahead of the kernel, across bags and
+// across tables, since the bags of a small batch are too short for anything else to be ahead of, checks their ids and fetches them. Each id
+// is read once; what the kernel gets are the rows' addresses. Rows are found in bursts and summed in bursts: a core that waits for memory
+// has the more lines in flight the fewer instructions lie between their fetches (Zen 4, fp32, dim 64: 50 ns with rows found one by one, 20
+// ns in bursts).
+class RowStream {
+ public:
+  RowStream(const BagJob* jobs, uint32_t num_jobs) : job_(jobs), end_(jobs + num_jobs) { enter_job(); }
+
+  // The kernel comes to its next rows, of so many lines each. Keeps the distance, and says how many of `count` are ready, at least one.
+  inline uint32_t take(uint32_t count, int64_t lines) {
+    taken_ += last_count_;
+    if (ahead_ < distance_ || found_ == taken_) refill();
+    const uint64_t ready = found_ - taken_ < kMostAtOnce ? found_ - taken_ : kMostAtOnce;
+    last_count_ = count < ready ? count : static_cast<uint32_t>(ready);
+    ahead_ -= last_count_ * lines;
+    return last_count_;
+  }
+
+  // Of those that were taken last; null when the table does not have that id.
+  inline const unsigned char* row(uint32_t i) const { return rows_[(taken_ + i) % kCapacity]; }
+  // The id of the first row that is null.
+  int64_t bad_id() const { return bad_id_; }
+
+ private:
+  static constexpr uint32_t kCapacity = 1024;
+  static constexpr uint32_t kMostAtOnce = 16;
+  static constexpr int64_t kBurstLines = 128;
+
+  __attribute__((noinline)) void refill() {
+    const int64_t until = distance_ + kBurstLines;
+    while (job_ != end_ && ahead_ < until) {
+      const uint64_t room = kCapacity - (found_ - taken_), rest = num_ids_ - position_;
+      if (room == 0) return;
+      const auto wanted = static_cast<uint64_t>((until - ahead_ + lines_ - 1) / lines_), most = room < rest ? room : rest;
+      find(wanted < most ? wanted : most);
+      if (position_ != num_ids_) continue;
+      ++job_;
+      enter_job();
+    }
+  }
+
+  void find(uint64_t count) {
+    const bool wide = job_->index_bytes != 4;
+    if (distance_ == 0) {
+      wide ? find<int64_t, kNowhere>(count) : find<int32_t, kNowhere>(count);
+    } else if (to_l2_) {
+      wide ? find<int64_t, kToL2>(count) : find<int32_t, kToL2>(count);
+    } else {
+      wide ? find<int64_t, kToL1>(count) : find<int32_t, kToL1>(count);
+    }
+  }
+
+  // A loop for the few lines of most rows would cost more than the fetches.
+  template <int kLevel>
+  static inline __attribute__((always_inline)) void fetch(const unsigned char* row, int64_t lines) {
+    switch (lines) {
+      default:
+        for (int64_t line = 8; line < lines; ++line) __builtin_prefetch(row + line * kCacheLine, 0, kLevel);
+        [[fallthrough]];
+      case 8: __builtin_prefetch(row + 7 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 7: __builtin_prefetch(row + 6 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 6: __builtin_prefetch(row + 5 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 5: __builtin_prefetch(row + 4 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 4: __builtin_prefetch(row + 3 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 3: __builtin_prefetch(row + 2 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 2: __builtin_prefetch(row + 1 * kCacheLine, 0, kLevel); [[fallthrough]];
+      case 1: __builtin_prefetch(row, 0, kLevel);
+    }
+  }
+
+  template <typename Id, int kLevel>
+  inline __attribute__((always_inline)) void find(uint64_t count) {
+    const unsigned char* ids = job_->indices + position_ * sizeof(Id);
+    const unsigned char* const table = job_->rows;
+    const uint64_t num_rows = job_->num_rows, pitch = job_->row_pitch, first = found_;
+    const int64_t lines = lines_;
+    const bool straddles = straddles_;
+    for (uint64_t i = 0; i < count; ++i, ids += sizeof(Id)) {
+      const int64_t id = load<Id>(ids);
+      const unsigned char* row = nullptr;
+      if (static_cast<uint64_t>(id) < num_rows) {
+        row = table + static_cast<uint64_t>(id) * pitch;
+        if constexpr (kLevel != kNowhere) {
+          fetch<kLevel>(row, lines);
+          // A row that does not start on a line may end on one more.
+          if (straddles) __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel);
+        }
+      } else if (!bad_) {
+        bad_ = true;
+        bad_id_ = id;
+      }
+      rows_[(first + i) % kCapacity] = row;
+    }
+    found_ += count;
+    position_ += count;
+    ahead_ += static_cast<int64_t>(count) * lines;
+  }
+
+  void enter_job() {
+    while (job_ != end_ && job_->offsets[job_->num_bags] == job_->offsets[0]) ++job_;
+    if (job_ == end_) return;
+    position_ = 0;
+    num_ids_ = job_->offsets[job_->num_bags] - job_->offsets[0];
+    lines_ = lines_of(*job_);
+    distance_ = job_->prefetch.lines;
+    to_l2_ = job_->prefetch.to_l2;
+    row_bytes_ = bytes_per_row(job_->format, job_->dim);
+    straddles_ = reinterpret_cast<uintptr_t>(job_->rows) % kCacheLine != 0 || job_->row_pitch % kCacheLine != 0;
+  }
+
+  const BagJob* job_;
+  const BagJob* end_;
+  uint64_t found_ = 0, taken_ = 0;  // rows, since the start; those that were taken last not counted
+  uint32_t last_count_ = 0;
+  int64_t ahead_ = 0;  // lines found, less those of rows that the kernel came to
+  uint64_t position_ = 0, num_ids_ = 0;
+  int64_t lines_ = 0, distance_ = 0;
+  uint64_t row_bytes_ = 0;
+  bool straddles_ = false, to_l2_ = false, bad_ = false;
+  int64_t bad_id_ = 0;
+  const unsigned char* rows_[kCapacity];  // as a ring
+};
+
+// Rows of a job that a stream found before: read from their ids anew.
+class RowsAgain {
+ public:
+  RowsAgain(const BagJob& job, uint64_t position) : job_(job), position_(position) {}
+
+  inline uint32_t take(uint32_t count, int64_t) {
+    position_ += last_count_;
+    return last_count_ = count;
+  }
+  inline const unsigned char* row(uint32_t i) {
+    const int64_t id = load_index(job_, position_ + i);
+    if (static_cast<uint64_t>(id) < job_.num_rows) return job_.rows + static_cast<uint64_t>(id) * job_.row_pitch;
+    bad_id_ = id;
+    return nullptr;
+  }
+  int64_t bad_id() const { return bad_id_; }
+
+ private:
+  const BagJob& job_;
+  uint64_t position_;
+  uint32_t last_count_ = 0;
+  int64_t bad_id_ = 0;
+};
+
+}  // namespace
+}  // namespace terabag
