@@ -114,8 +114,9 @@ export async function writeNetsModel(dir: string, shape: NetsShape): Promise<Net
 }
 
 export interface RequestOptions {
-  /** Ids of a bag: 0 to twice as many, all equally likely; of 1: exactly one. */
+  /** Mean number of ids of a bag, from minIds (default 0) on, all equally likely; 1 gives exactly one. */
   readonly poolingFactor: number;
+  readonly minIds?: number;
   /** Whether a bag is given once; default: as its side says. */
   readonly once?: (bag: string) => boolean;
   /** Of the bags given per item, how many differ; default all. */
@@ -124,11 +125,11 @@ export interface RequestOptions {
 
 /** A request with ids of all forms that the rows allow. */
 export function netsRequest(shape: NetsShape, next: () => number, items: number, options: RequestOptions): PredictRequest {
-  const { poolingFactor, differentBags = items, once } = options;
+  const { poolingFactor, minIds = 0, differentBags = items, once } = options;
   const sparse: Record<string, BagsInput> = {};
   for (const { name, side, weighted } of allBags(shape)) {
     const count = (once?.(name) ?? side === 'user') ? 1 : items;
-    const size = (): number => (poolingFactor === 1 ? 1 : Math.floor(next() * (2 * poolingFactor + 1)));
+    const size = (): number => (poolingFactor === 1 ? 1 : minIds + Math.floor(next() * (2 * (poolingFactor - minIds) + 1)));
     const different = Array.from({ length: Math.min(count, differentBags) }, () =>
       Array.from({ length: size() }, () => ({ id: Math.floor(next() * shape.rows), weight: Math.fround(next() - 0.5) })),
     );
