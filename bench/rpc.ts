@@ -2,7 +2,8 @@ import { join } from 'node:path';
 import { type Cluster, launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
-import { planCapacityBalanced } from '../src/plan/capacity-balanced.js';
+import { profileFromSpec } from '../src/plan/profile-from-spec.js';
+import { makePlan } from '../src/plan/strategies.js';
 import type { PredictRequest } from '../src/predictor/predictor.js';
 import type { ConnectOptions } from '../src/predictor/sharded.js';
 import { type NetsShape, netsRequest, repeatedBags, writeNetsModel } from '../test/reference/nets-model.js';
@@ -93,7 +94,7 @@ export const rpcSuite: Suite = {
     const shape = quick ? QUICK_SHAPE : SHAPE;
     const bundle = join(dir, 'model');
     const { spec } = await writeNetsModel(bundle, shape);
-    const plan = planCapacityBalanced(spec, modelHash(spec), { shards: SHARDS });
+    const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: SHARDS });
     const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error' });
     try {
       for (const comparison of COMPARISONS.filter(({ name }) => wanted.test(name))) {

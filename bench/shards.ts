@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
-import { planCapacityBalanced } from '../src/plan/capacity-balanced.js';
+import { profileFromSpec } from '../src/plan/profile-from-spec.js';
+import { makePlan } from '../src/plan/strategies.js';
 import { demoShape } from '../src/workload/model-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
 import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
@@ -24,7 +25,10 @@ export const shardsSuite: Suite = {
     const targets: Target[] = [];
     try {
       targets.push(await openLocalTarget(bundle));
-      for (const shards of SHARDS) targets.push(await openShardedTarget(planCapacityBalanced(spec, modelHash(spec), { shards }), bundle));
+      for (const shards of SHARDS)
+        targets.push(
+          await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle),
+        );
       for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
         const generator = new SyntheticRequests(shape, items);
         const samples = targets.map((): Round[] => []);

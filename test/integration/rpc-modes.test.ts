@@ -3,19 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import {
-  type Cluster,
-  connect,
-  launchCluster,
-  openLocal,
-  type Plan,
-  type Predictor,
-  planCapacityBalanced,
-  TerabagError,
-} from '../../src/index.js';
-import { modelHash } from '../../src/model/hash.js';
+import { type Cluster, connect, launchCluster, openLocal, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import type { BagsInput, PredictRequest } from '../../src/predictor/predictor.js';
 import { allBags, bagsOf, type NetsModel, netsRequest, netsScores, repeatedBags, writeNetsModel } from '../reference/nets-model.js';
+import { capacityPlan } from '../reference/plans.js';
 import { random } from '../reference/small-model.js';
 
 type Mode = Pick<Parameters<typeof connect>[1], 'rpc' | 'batchItems' | 'dedup'>;
@@ -49,7 +40,7 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
   beforeAll(async () => {
     model = await writeNetsModel(join(await mkdtemp(join(tmpdir(), 'terabag-test-')), 'model'), shape);
     local = await openLocal(model.dir);
-    const whole = planCapacityBalanced(model.spec, modelHash(model.spec), { shards: 3 });
+    const whole = capacityPlan(model.spec, 3);
     const split = { ...whole, tables: whole.tables.map(({ table, parts }, t) => ({ table, parts: t % 2 === 0 ? SHARDS : parts })) };
     clusters = await Promise.all(
       [whole, split].map((plan) => launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' })),
