@@ -34,6 +34,11 @@ struct Avx2 {
   }
 
   template <RowFormat>
+  static inline Floats in_order(Floats sum) {
+    return sum;
+  }
+
+  template <RowFormat>
   static inline Floats factor(float weight) {
     return _mm256_set1_ps(weight);
   }

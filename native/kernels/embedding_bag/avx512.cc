@@ -31,6 +31,13 @@ struct Avx512 {
     return {_mm_cvtss_f32(both_f32x4), _mm_cvtss_f32(_mm_movehdup_ps(both_f32x4))};
   }
 
+  // Sums of int4 rows are kept as (0, 8, 1, 9, ...), which saves spreading a row's bytes over the lanes.
+  template <RowFormat format>
+  static inline Floats in_order(Floats sum) {
+    if constexpr (format != RowFormat::kInt4) return sum;
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), sum);
+  }
+
   // int4: the products of the 16 values that there are, which lane q of a row's value then picks.
   template <RowFormat format>
   static inline Floats factor(float weight) {
@@ -42,7 +49,7 @@ struct Avx512 {
   template <RowFormat format>
   static inline Floats accumulate(Floats sum, Floats factor, const unsigned char* row, uint32_t d) {
     if constexpr (format == RowFormat::kInt4) {
-      return add_int4(sum, factor, load<int32_t>(row + d / 2), load<int32_t>(row + d / 2 + 4));
+      return add_int4(sum, factor, load<int64_t>(row + d / 2));
     } else if constexpr (format == RowFormat::kFp32) {
       return _mm512_fmadd_ps(factor, _mm512_loadu_ps(row + static_cast<uint64_t>(d) * 4), sum);
     } else if constexpr (format >= RowFormat::kInt8) {
@@ -56,9 +63,9 @@ struct Avx512 {
   template <RowFormat format>
   static inline Floats accumulate_last(Floats sum, Floats factor, const unsigned char* row, uint32_t d, Last last) {
     if constexpr (format == RowFormat::kInt4) {
-      // Beyond up to 8 values lie scale and bias: the first load stays in the row. With more, the second does.
-      const int32_t high = last.mask > 0xff ? load<int32_t>(row + d / 2 + 4) : 0;
-      return add_int4(sum, factor, load<int32_t>(row + d / 2), high);
+      // Beyond the values lie 4 bytes of scale and bias: of up to 8 values, 4 bytes stay in the row, of more 8 do.
+      const int64_t raw = last.mask > 0xff ? load<int64_t>(row + d / 2) : load<int32_t>(row + d / 2);
+      return add_int4(sum, factor, raw);
     } else if constexpr (format == RowFormat::kFp32) {
       return _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(last.mask, row + static_cast<uint64_t>(d) * 4), sum);
     } else if constexpr (format >= RowFormat::kInt8) {
@@ -76,11 +83,11 @@ struct Avx512 {
   }
   static inline Floats from_bytes(__m128i raw_u8x16) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(raw_u8x16)); }
 
-  // Values 0 to 7 lie in the low dword, 4 bits each, 8 to 15 in the high one. A permutation looks at the low 4 bits of a lane only.
-  static inline Floats add_int4(Floats sum, Floats products, int32_t low, int32_t high) {
-    const __m512i raw_i32x16 = _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xff00, high);
-    const __m512i shifts_i32x16 = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
-    return _mm512_add_ps(sum, _mm512_permutexvar_ps(_mm512_srlv_epi32(raw_i32x16, shifts_i32x16), products));
+  // 16 values of 4 bits each lie in every 64 bits: even lanes take theirs from the low half, odd ones from the high half. A permutation
+  // looks at the low 4 bits of a lane only.
+  static inline Floats add_int4(Floats sum, Floats products, int64_t raw) {
+    const __m512i shifts_i32x16 = _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
+    return _mm512_add_ps(sum, _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_set1_epi64(raw), shifts_i32x16), products));
   }
 };
 

@@ -37,6 +37,11 @@ struct Neon {
   }
 
   template <RowFormat>
+  static inline Floats in_order(Floats sum) {
+    return sum;
+  }
+
+  template <RowFormat>
   static inline Floats factor(float weight) {
     return vdupq_n_f32(weight);
   }

@@ -9,6 +9,7 @@
 //   Last                           which lanes the last vector of a short row has; Last(count) of 1 to kLanes
 //   zero(), broadcast(x), add(a, b), divide(a, b), store(to, x), store_last(to, x, last)
 //   row_scale<format>(row, dim)    of a quantized row
+//   in_order<format>(sum)          sums with their lanes in the order of the values; accumulate may keep those of quantized rows in another
 //   factor<format>(weight)         what accumulate multiplies values with; for quantized rows weight is weight * scale
 //   accumulate<format>(sum, factor, row, d)             sum + factor * values [d, d + kLanes) of the row
 //   accumulate_last<format>(sum, factor, row, d, last)  the same for the last vector of a short row: reads no byte past the row, which may
@@ -101,7 +102,7 @@ class RowPooler {
     }
     if constexpr (kQuantized) {
 #pragma GCC unroll 16
-      for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::add(sums[v], Isa::broadcast(biases));
+      for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::add(Isa::template in_order<format>(sums[v]), Isa::broadcast(biases));
     }
     if (job.mean && part.count > 0) {
       const Floats count = Isa::broadcast(static_cast<float>(part.count));

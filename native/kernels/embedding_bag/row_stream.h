@@ -122,7 +122,9 @@ class RowStream {
     distance_ = job_->prefetch.lines;
     to_l2_ = job_->prefetch.to_l2;
     row_bytes_ = bytes_per_row(job_->format, job_->dim);
-    straddles_ = reinterpret_cast<uintptr_t>(job_->rows) % kCacheLine != 0 || job_->row_pitch % kCacheLine != 0;
+    // Rows start on multiples of the largest power of 2 in here, and of those the last before a line's end has the most lines.
+    const uint64_t starts = reinterpret_cast<uintptr_t>(job_->rows) | job_->row_pitch | kCacheLine, step = starts & (~starts + 1);
+    straddles_ = (row_bytes_ - 1) % kCacheLine >= step;
   }
 
   const BagJob* job_;
