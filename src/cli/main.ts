@@ -7,6 +7,7 @@ import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
+import { publishCommand } from './publish.js';
 import { shardCommand } from './shard.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
@@ -40,6 +41,7 @@ for (const command of [
   warmCommand,
   packCommand,
   planCommand,
+  publishCommand,
   shardCommand,
   upCommand,
   predictCommand,
