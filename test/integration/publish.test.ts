@@ -6,8 +6,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { SparseEngine } from '../../src/engine/sparse-engine.js';
+import { engineTables, everyPart } from '../../src/engine/tables.js';
 import { connect, launchCluster, openLocal, type Plan, packBundle, publish } from '../../src/index.js';
-import { readModelSpec, writeModelJson } from '../../src/model/bundle.js';
+import { openBundle, readModelSpec, writeModelJson } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
 import { rowBytes } from '../../src/model/row-format.js';
 import { MAIN_SHARD, writePlan } from '../../src/plan/plan.js';
@@ -115,6 +117,28 @@ test.each(BUNDLES)(
   },
 );
 
+test('a published part answers its own rows, and refuses a local index behind them', async () => {
+  const plan = await planFor(model.dir, [['s0'], ['s1'], ['s0', 's1']]);
+  const out = join(dir, 'indices');
+  await publish(plan, model.dir, out);
+  const bundle = await openBundle(join(out, 's1'), { dense: false });
+  const tables = engineTables(bundle, everyPart(bundle));
+  expect(tables.at(-1)).toMatchObject({ name: 't2', part: 1, parts: 2, rows: 100, firstRow: 0, rowStep: 1 });
+  const engine = new SparseEngine(tables);
+  await engine.fill();
+  const bytes = (values: Uint32Array | Int32Array): Uint8Array => new Uint8Array(values.buffer);
+  const pool = async (index: number, out: Float32Array): Promise<void> => {
+    const [segments, offsets] = [Uint32Array.of(2, 1, 2, 1, 0), Uint32Array.of(0, 1)].map(bytes) as [Uint8Array, Uint8Array];
+    await engine.pool({ segments, offsets, indices: bytes(Int32Array.of(index)), indexBytes: 4, weights: null }, out);
+  };
+  const row = new Float32Array(12);
+  await pool(99, row);
+  expect(row).toEqual(model.tables[2]!.subarray(199 * 12, 200 * 12));
+  for (const index of [100, -1])
+    await expect(pool(index, row)).rejects.toMatchObject({ code: 'index_out_of_range', details: { table: 't2', rows: '100' } });
+  engine.close();
+});
+
 test('a shard refuses the bundle of another shard, of another plan and of another model, and says which', async () => {
   const plan = await planFor(model.dir, [['s0'], ['s1'], ['s0', 's1']]);
   const out = join(dir, 'refusals');
@@ -176,6 +200,7 @@ test('a write that fails in the middle leaves no bundle, and the same command go
   expect(terabag('publish', plan, out, '--bundle', bundle).status).toBe(0);
   expect(terabag('verify', out, '--source', bundle)).toMatchObject({ status: 0, stderr: '' });
   expect((await readModelSpec(join(out, 's0'))).published!.parts[0]!.rows).toBe(rows / 2);
+  await rm(bundle, { recursive: true });
 });
 
 /** Eight tables of rows x 256 bytes, split over two shards; made of the small model's spec, whose bags read the first three. */

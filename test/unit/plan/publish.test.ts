@@ -1,3 +1,4 @@
+import { existsSync, statSync } from 'node:fs';
 import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -102,6 +103,28 @@ test('a file of which a shard needs all is linked, also through a symbolic link;
   expect(await inode(dir, 'links/a/tables/alone.safetensors')).toBe(await inode(moved));
   expect((await readdir(join(dir, 'links'))).sort()).toEqual(['a']);
   await rm(linking.dir, { recursive: true });
+});
+
+const MEMORY = '/dev/shm';
+const otherFilesystem = existsSync(MEMORY) && statSync(MEMORY).dev !== statSync(tmpdir()).dev;
+test.skipIf(!otherFilesystem)('on another filesystem files are copied, and a damaged source is found on the way', async () => {
+  const far = await mkdtemp(join(MEMORY, 'terabag-publish-'));
+  try {
+    const [a] = await publish(plan(), model.dir, join(far, 'out'));
+    expect(a).toMatchObject({ copied: 1, linked: 0, written: 2 });
+    expect(await verifyPublished(join(far, 'out'), model.dir)).toEqual([]);
+    const damaged = await writeRawModel(TABLES);
+    const alone = join(damaged.dir, 'tables/alone.safetensors');
+    await writeFile(
+      alone,
+      (await readFile(alone)).map((byte, at) => (at === 300 ? byte ^ 1 : byte)),
+    );
+    await expect(publish(plan(), damaged.dir, join(far, 'damaged'))).rejects.toMatchObject({ code: 'checksum_mismatch' });
+    expect((await readdir(join(far, 'damaged/a'), { recursive: true })).filter((name) => name.includes('alone'))).toEqual([]);
+    await rm(damaged.dir, { recursive: true });
+  } finally {
+    await rm(far, { recursive: true });
+  }
 });
 
 test('what is whole is kept; what was damaged, truncated or lost is written again', async () => {
