@@ -10,6 +10,7 @@ export { type Plan, readPlan, writePlan } from './plan/plan.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile.js';
 export { ProfileBuilder } from './plan/profile-builder.js';
 export { profileFromSpec } from './plan/profile-from-spec.js';
+export { type PublishedShard, type PublishOptions, publish } from './plan/publish/publish.js';
 export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/strategies.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';

@@ -1,10 +1,11 @@
 import { Command } from 'commander';
 import { liesOnHugePages, type ResidencyReport } from '../engine/residency.js';
 import { SparseEngine } from '../engine/sparse-engine.js';
-import { engineTables } from '../engine/tables.js';
+import { engineTables, everyPart } from '../engine/tables.js';
 import { openBundle, readModelSpec } from '../model/bundle.js';
 import { modelHash } from '../model/hash.js';
-import { tableBytes } from '../plan/bytes.js';
+import { heldTables } from '../model/published.js';
+import { rowBytes } from '../model/row-format.js';
 import { formatBytes } from './options.js';
 import { residencyRow } from './residency-rows.js';
 
@@ -24,20 +25,25 @@ export const inspectCommand = new Command('inspect')
     }
     const spec = await readModelSpec(bundle);
     const hash = modelHash(spec);
-    const tables = spec.tables.map((table) => ({
-      name: table.name,
-      rows: table.rows,
-      dim: table.dim,
-      format: table.format,
-      bytes: tableBytes(table),
+    const { published } = spec;
+    const held = heldTables(spec).filter((table) => table !== null);
+    const tables = held.map(({ spec: { name, dim, format }, part, parts, rows }) => ({
+      name,
+      ...(published && { part: `${part} of ${parts}` }),
+      rows,
+      dim,
+      format,
+      bytes: rows * rowBytes(format, dim),
     }));
     const layers = spec.nets.flatMap((net) => net.layers.map((layer) => ({ net: net.name, name: layer.name, type: layer.type })));
     if (options.json) {
-      console.log(JSON.stringify({ name: spec.name, version: spec.version, hash, dense: spec.dense, tables, layers, output: spec.output }));
+      const { name, version, dense, output } = spec;
+      console.log(JSON.stringify({ name, version, hash, dense, tables, layers, output, ...(published && { published }) }));
       return;
     }
     const total = tables.reduce((sum, { bytes }) => sum + bytes, 0);
     console.log(`${spec.name} ${spec.version}, hash ${hash.slice(0, 12)}: ${tables.length} tables, ${formatBytes(total)}`);
+    if (published) console.log(`published for ${published.shard}: its rows of ${tables.length} of ${spec.tables.length} tables`);
     console.table(tables.map((table) => ({ ...table, bytes: formatBytes(table.bytes) })));
     console.log(`dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}`);
     console.table(layers);
@@ -65,10 +71,7 @@ async function inspectResidency(dir: string, json: boolean): Promise<void> {
 /** Null where the system does not tell. */
 async function measureBundle(dir: string): Promise<ResidencyReport | null> {
   const bundle = await openBundle(dir, { verify: 'size', dense: false });
-  const engine = new SparseEngine(
-    engineTables(bundle, () => [{ part: 0, parts: 1 }]),
-    'map',
-  );
+  const engine = new SparseEngine(engineTables(bundle, everyPart(bundle)), 'map');
   try {
     return await engine.measureResidency({ mapCached: true });
   } finally {

@@ -8,6 +8,7 @@ import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { profileCommand } from './profile.js';
+import { publishCommand } from './publish.js';
 import { shardCommand } from './shard.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
@@ -43,6 +44,7 @@ for (const command of [
   packCommand,
   profileCommand,
   planCommand,
+  publishCommand,
   shardCommand,
   upCommand,
   predictCommand,

@@ -18,7 +18,7 @@ interface UpOptions {
 export const upCommand = new Command('up')
   .description('launch all shards of a plan on this machine and watch them until SIGINT or SIGTERM')
   .argument('<plan>', 'the plan file')
-  .requiredOption('--bundle <dir>', 'directory of the model')
+  .requiredOption('--bundle <dir>', 'directory of the model, or what it was published to')
   .option('--free-ports <file>', "listen on free ports instead of the plan's endpoints, and write the plan with them to this file")
   .option('--no-restart', 'do not start a shard again that died')
   .addOption(logLevelOption('warn'))

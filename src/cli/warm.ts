@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import { Command } from 'commander';
 import { holdsHugePages, liesOnHugePages, type ResidencyReport } from '../engine/residency.js';
 import { SparseEngine } from '../engine/sparse-engine.js';
-import { engineTables } from '../engine/tables.js';
+import { engineTables, everyPart } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
 import { withProgress } from './progress.js';
@@ -24,7 +24,7 @@ Examples:
   )
   .action(async (dir: string, options: { json?: boolean }) => {
     const bundle = await openBundle(dir, { verify: 'size', dense: false });
-    const engine = new SparseEngine(engineTables(bundle, () => [{ part: 0, parts: 1 }]));
+    const engine = new SparseEngine(engineTables(bundle, everyPart(bundle)));
     try {
       const before = told(await engine.measureResidency({ mapCached: true }));
       await engine.dropCached(before.files.filter((file) => file.residentBytes > 0 && !liesOnHugePages(file)).map(({ path }) => path));

@@ -2,18 +2,28 @@ import { statfs } from 'node:fs/promises';
 import { release } from 'node:os';
 import { TerabagError } from '../errors.js';
 import { type Bundle, bytesToCheck, checkChecksums } from '../model/bundle.js';
+import { partRows, type RowPart } from '../tables/rows.js';
 import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
 import { type EngineTable, SparseEngine } from './sparse-engine.js';
 
-/** The engine's tables of an open bundle; partsOf says which parts of a table (by index) are held here. */
-export function engineTables(
-  bundle: Bundle,
-  partsOf: (table: number) => readonly { readonly part: number; readonly parts: number }[],
-): EngineTable[] {
+/** All that an open bundle holds, and was opened of it. */
+export const everyPart =
+  ({ tables }: Bundle) =>
+  (table: number): readonly RowPart[] =>
+    tables[table] ? [tables[table]] : [];
+
+/**
+ * The engine's tables of an open bundle; partsOf says which parts of a table (by index) are held here. A part of a table that lies whole in the
+ * bundle is mapped with a pitch of `parts` rows; one that was published as a file of its own lies row after row.
+ */
+export function engineTables(bundle: Bundle, partsOf: (table: number) => readonly RowPart[]): EngineTable[] {
   return bundle.tables.flatMap((open, table) =>
-    partsOf(table).map(({ part, parts }) => {
-      if (open === null) throw new TerabagError('bad_table', `table was not opened: ${bundle.spec.tables[table]?.name}`);
-      const { name, dim, format, rows } = open.spec;
+    partsOf(table).map((wanted) => {
+      if (open === null) throw notHeld(bundle, table, wanted);
+      const { part, parts } = wanted;
+      const published = open.part === part && open.parts === parts;
+      if (!published && open.parts !== 1) throw notHeld(bundle, table, wanted);
+      const { name, dim, format } = open.spec;
       return {
         name,
         table,
@@ -23,11 +33,23 @@ export function engineTables(
         format,
         path: open.path,
         byteOffset: open.byteOffset,
-        rows: Math.ceil((rows - part) / parts),
-        firstRow: part,
-        rowStep: parts,
+        rows: partRows(open.spec.rows, wanted),
+        firstRow: published ? 0 : part,
+        rowStep: published ? 1 : parts,
       };
     }),
+  );
+}
+
+function notHeld({ spec, dir }: Bundle, table: number, { part, parts }: RowPart): TerabagError {
+  const name = spec.tables[table]?.name ?? '';
+  const what = `${parts === 1 ? 'table' : `part ${part} of ${parts} of table`} ${name}`;
+  return new TerabagError(
+    'bad_table',
+    spec.published === undefined
+      ? `table was not opened: ${name}`
+      : `bundle does not hold ${what}, it was published for shard ${spec.published.shard}: ${dir}`,
+    { table: name, part, parts },
   );
 }
 

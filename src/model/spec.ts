@@ -90,6 +90,29 @@ export const fileSchema = z.strictObject({
   crc32: z.array(z.string().regex(/^[0-9a-f]{8}$/)).min(1),
 });
 
+/**
+ * What `terabag publish` adds to the source's model.json, which stays as it is beside it: the source's hash is worked out from that, and its
+ * files are those of the source. Rows here are `part`, part + parts, part + 2 parts, ... of the source's table.
+ */
+export const publishedSchema = z.strictObject({
+  /** Hash of the source model. */
+  source: z.string().regex(/^[0-9a-f]{64}$/),
+  /** The plan's shard whose rows these are. */
+  shard: name,
+  parts: z.array(
+    z.strictObject({
+      table: name,
+      part: z.number().int().min(0),
+      parts: count,
+      rows: count,
+      file: z.string().min(1),
+      tensor: z.string().min(1),
+    }),
+  ),
+  /** The files that are here, by path relative to the bundle. */
+  files: z.record(z.string(), fileSchema),
+});
+
 export const modelSchema = z.strictObject({
   terabag: z.literal(1),
   name,
@@ -101,6 +124,7 @@ export const modelSchema = z.strictObject({
   output: name,
   /** By path relative to the bundle. */
   files: z.record(z.string(), fileSchema),
+  published: publishedSchema.optional(),
 });
 
 export type ModelSpec = z.output<typeof modelSchema>;
@@ -108,3 +132,5 @@ export type TableSpec = z.output<typeof tableSchema>;
 export type LayerSpec = z.output<typeof layerSchema>;
 export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;
 export type FileSpec = z.output<typeof fileSchema>;
+export type PublishedSpec = z.output<typeof publishedSchema>;
+export type PublishedPart = PublishedSpec['parts'][number];

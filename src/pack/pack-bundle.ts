@@ -30,6 +30,8 @@ export async function packBundle(source: string, destination: string, options: P
   let done = 0;
   let total = 0;
   const { spec } = await openBundle(source, { verify: 'size', dense: false });
+  if (spec.published !== undefined)
+    throw new TerabagError('invalid_argument', `what was published cannot be packed; pack the source, plan and publish it: ${source}`);
   const sizes = Object.values(spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
   const selected = selectTables(spec, format, options.tables);
   total = sizes * (verify === 'full' ? 2 : 1);

@@ -3,6 +3,7 @@ import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
 import { DTYPES } from '../model/bundle.js';
 import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/row-format.js';
+import { readFully } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 
@@ -91,14 +92,6 @@ export function notPackable(source: string, tensor: string, { dtype, shape }: Te
   );
 }
 
-async function readBlock(file: FileHandle, path: string, from: number, block: Uint8Array): Promise<void> {
-  for (let at = 0; at < block.length; ) {
-    const { bytesRead } = await file.read(block, at, block.length - at, from + at);
-    if (bytesRead === 0) throw new TerabagError('bad_table', `file ended while it was read: ${path}`, { path });
-    at += bytesRead;
-  }
-}
-
 function stopIf(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new TerabagError('aborted', 'packing was interrupted');
 }
@@ -114,7 +107,7 @@ async function* copyBlocks(
   for (let at = 0; at < bytes; at += block.length) {
     stopIf(signal);
     const piece = block.subarray(0, Math.min(block.length, bytes - at));
-    await readBlock(file, source, byteOffset + at, piece);
+    await readFully(file, source, byteOffset + at, piece);
     onBytes(piece.length);
     yield piece;
   }
@@ -142,7 +135,7 @@ async function* packBlocks(
   const pack = async (row: number): Promise<{ block: Uint8Array; maxError: number; sumSquaredError: number; sumSquares: number }> => {
     const count = Math.min(rowsAtOnce, rows - row);
     const values = new Uint8Array(count * before);
-    await readBlock(file, source, info.byteOffset + row * before, values);
+    await readFully(file, source, info.byteOffset + row * before, values);
     onBytes(values.length);
     const block = new Uint8Array(count * rowBytes(to, dim));
     const errors = await native.packRows(values, from, dim, to, block).catch((error: NativeStatusError) => {

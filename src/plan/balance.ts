@@ -1,5 +1,6 @@
+import { partRows } from '../tables/rows.js';
 import { Heap } from './heap.js';
-import { byName, doesNotFit, fewestParts, type Placement, partBytes, partRows, type TableLoad } from './table-load.js';
+import { byName, doesNotFit, fewestParts, type Placement, partBytes, type TableLoad } from './table-load.js';
 
 export interface BalanceOptions {
   readonly shards: number;
@@ -66,7 +67,7 @@ class OpenShards {
     if (found) {
       taken.forEach((shard, part) => {
         this.#bytes[shard] = (this.#bytes[shard] as number) + partBytes(table, parts, part);
-        this.#load[shard] = (this.#load[shard] as number) + (load * partRows(table.rows, parts, part)) / table.rows;
+        this.#load[shard] = (this.#load[shard] as number) + (load * partRows(table.rows, { part, parts })) / table.rows;
       });
     }
     for (const shard of taken) this.#leastLoaded.push(shard);

@@ -1,8 +1,8 @@
 import { rowBytes } from '../model/row-format.js';
 import type { ModelSpec, TableSpec } from '../model/spec.js';
+import { partRows } from '../tables/rows.js';
 import { MAIN_SHARD, type Plan } from './plan.js';
 import type { Profile } from './profile.js';
-import { partRows } from './table-load.js';
 
 export const tableBytes = (table: TableSpec): number => table.rows * rowBytes(table.format, table.dim);
 
@@ -32,7 +32,7 @@ export function planSummary(plan: Plan, spec: ModelSpec, profile?: Profile): Sha
     parts.forEach((name, part) => {
       const sum = held.get(name);
       if (sum === undefined) return;
-      const ownRows = partRows(rows, parts.length, part);
+      const ownRows = partRows(rows, { part, parts: parts.length });
       sum.tables++;
       sum.parts += parts.length > 1 ? 1 : 0;
       sum.bytes += ownRows * rowBytes(format, dim);

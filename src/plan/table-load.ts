@@ -1,6 +1,7 @@
 import { TerabagError } from '../errors.js';
 import { rowBytes } from '../model/row-format.js';
 import type { ModelSpec } from '../model/spec.js';
+import { partRows } from '../tables/rows.js';
 import type { Profile } from './profile.js';
 
 /** What a table asks of the shard that holds it. */
@@ -26,10 +27,7 @@ export function tableLoads(spec: ModelSpec, profile: Profile): TableLoad[] {
 
 export const totalBytes = (tables: readonly TableLoad[]): number => tables.reduce((sum, { bytes }) => sum + bytes, 0);
 
-/** Rows of one part of a table split by rows, row mod parts. Part 0 is the largest. */
-export const partRows = (rows: number, parts: number, part: number): number => Math.ceil((rows - part) / parts);
-
-export const partBytes = (table: TableLoad, parts: number, part: number): number => partRows(table.rows, parts, part) * table.rowBytes;
+export const partBytes = (table: TableLoad, parts: number, part: number): number => partRows(table.rows, { part, parts }) * table.rowBytes;
 
 /** The fewest parts of at most so many bytes each; infinite when not even a row fits. */
 export function fewestParts(table: TableLoad, bytes: number): number {

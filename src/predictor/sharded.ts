@@ -2,11 +2,12 @@ import { DenseNet } from '../engine/dense-net.js';
 import type { NativeWorkspace, Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
-import { engineTables, openTables } from '../engine/tables.js';
+import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan/plan.js';
+import { bundleOf, checkPublishedFor } from '../plan/published.js';
 import type { ShardStats } from '../wire/messages.js';
 import { connectZeromq } from '../wire/zeromq.js';
 import { Admission } from './admission.js';
@@ -25,7 +26,7 @@ import { type Connect, ShardConnection } from './shard-connection.js';
 export type RpcMode = 'coalesced' | 'paper';
 
 export interface ConnectOptions {
-  /** The bundle's directory: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
+  /** The bundle's directory, or what was published of it: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
   readonly bundle: string;
   /** How long to wait for all shards; default 10 s. */
   readonly readyMs?: number;
@@ -65,8 +66,9 @@ const MAX_BATCHES = 1024;
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(options);
   const own = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
-  const bundle = await openBundle(options.bundle, { tables: own, verify: 'size' });
+  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables: own, verify: 'size' });
   checkPlan(plan, bundle.spec, bundle.hash);
+  checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
   const engine = own.size > 0 ? await openOwnTables(bundle, options) : null;
   let predictor: MainShard;
   try {
@@ -95,7 +97,7 @@ function checkOptions({ rpc = 'coalesced', batchItems }: ConnectOptions): void {
 }
 
 async function openOwnTables(bundle: Bundle, options: ConnectOptions): Promise<SparseEngine> {
-  const tables = engineTables(bundle, (table) => (bundle.tables[table] === null ? [] : [{ part: 0, parts: 1 }]));
+  const tables = engineTables(bundle, everyPart(bundle));
   const onWarning = (message: string): void => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' });
   return (await openTables(bundle, tables, { onWarning, ...options })).engine;
 }

@@ -5,6 +5,7 @@ import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
+import { bundleOf, checkPublishedFor, placedParts } from '../plan/published.js';
 import { decodeClientMessage, encodeShardMessage } from '../wire/codec.js';
 import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
 import { MAX_POOLED_BYTES, type ServerTransport } from '../wire/transport.js';
@@ -14,6 +15,7 @@ export interface ShardOptions {
   readonly plan: Plan;
   /** Name of the shard in the plan. */
   readonly shard: string;
+  /** The model's directory, the shard's published one, or the one that all shards were published to. */
   readonly bundle: string;
   /** Listens here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port. */
   readonly endpoint?: string;
@@ -32,20 +34,22 @@ const RESIDENCY_MS = 10_000;
 
 /** Opens the shard's tables, listens, and serves until drained. */
 export async function startShard(options: ShardOptions): Promise<Shard> {
-  const { plan, shard, bundle: dir, log } = options;
+  const { plan, shard, log } = options;
   const placed = plan.shards.find(({ name }) => name === shard);
   if (placed === undefined) {
     throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, {
       shard,
     });
   }
-  const mine = new Map(
-    plan.tables.map(({ table, parts }) => [table, parts.flatMap((name, part) => (name === shard ? [{ part, parts: parts.length }] : []))]),
-  );
-  const tables = new Set([...mine].filter(([, parts]) => parts.length > 0).map(([table]) => table));
-  const bundle = await openBundle(dir, { verify: 'size', tables, dense: false });
+  const mine = placedParts(plan, shard);
+  const tables = new Set(mine.keys());
+  const bundle = await openBundle(await bundleOf(options.bundle, shard), { verify: 'size', tables, dense: false });
   checkPlan(plan, bundle.spec, bundle.hash);
-  const parts = engineTables(bundle, (table) => mine.get(bundle.spec.tables[table]?.name ?? '') ?? []);
+  checkPublishedFor(plan, shard, bundle.spec, bundle.dir);
+  const parts = engineTables(bundle, (table) => {
+    const part = mine.get(bundle.spec.tables[table]?.name ?? '');
+    return part === undefined ? [] : [part];
+  });
   const { engine, residency } = await openTables(bundle, parts, { ...options, onWarning: (message) => log.warn(message) });
   const running = new Shard(shard, bundle.hash, engine, residency, options.maxInFlight ?? 1024, log);
   try {

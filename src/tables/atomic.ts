@@ -1,27 +1,62 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
-/** Writes beside the final name, flushes, renames, and flushes the directory: readers see the old file or the whole new one. */
-export async function writeAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
-  try {
-    const file = await open(temporary, 'w');
-    try {
-      await write(file);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
+/** Name of a file that is being written: a killed process leaves it behind. */
+const TEMPORARY = /^(.+)\.\d+\.tmp$/;
+
+/** The final name of what a process left half-written under this one; null of other files. */
+export const finalName = (name: string): string | null => TEMPORARY.exec(name)?.[1] ?? null;
+
+/** A file that is written beside its final name, and gets that with commit: readers see the old file or the whole new one. */
+export class AtomicFile {
+  readonly #temporary: string;
+
+  private constructor(
+    readonly path: string,
+    temporary: string,
+    readonly file: FileHandle,
+  ) {
+    this.#temporary = temporary;
   }
-  const directory = await open(dirname(path), 'r');
+
+  static async create(path: string): Promise<AtomicFile> {
+    const temporary = `${path}.${process.pid}.tmp`;
+    return new AtomicFile(path, temporary, await open(temporary, 'w'));
+  }
+
+  /** Flushes, renames, and flushes the directory. When it fails, discard. */
+  async commit(): Promise<void> {
+    await this.file.sync();
+    await this.file.close();
+    await rename(this.#temporary, this.path);
+    await syncDirectory(dirname(this.path));
+  }
+
+  async discard(): Promise<void> {
+    await this.file.close().catch(() => undefined);
+    await rm(this.#temporary, { force: true });
+  }
+}
+
+/** What was created, renamed or removed in a directory lasts from here on. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
   try {
     await directory.sync();
   } finally {
     await directory.close();
+  }
+}
+
+/** Writes a file atomically; when that fails, nothing is left. */
+export async function writeAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
+  const atomic = await AtomicFile.create(path);
+  try {
+    await write(atomic.file);
+    await atomic.commit();
+  } catch (error) {
+    await atomic.discard();
+    throw error;
   }
 }
 

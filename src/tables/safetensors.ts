@@ -1,7 +1,8 @@
 import { open } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
-import { writeAtomic } from './atomic.js';
+import { AtomicFile } from './atomic.js';
 import { BlockWriter } from './block-writer.js';
+import { readFully } from './blocks.js';
 import { ChunkedCrc32, type FileChecksum } from './checksum.js';
 
 /** The safetensors format: u64 header length, JSON header, data. https://huggingface.co/docs/safetensors */
@@ -102,32 +103,33 @@ export async function readTensor(header: SafetensorsHeader, tensor: TensorInfo):
   const file = await open(header.path, 'r');
   try {
     const bytes = new Uint8Array(tensor.bytes);
-    for (let at = 0; at < bytes.length; ) {
-      const { bytesRead } = await file.read(bytes, at, bytes.length - at, tensor.byteOffset + at);
-      if (bytesRead === 0) throw new TerabagError('bad_table', `file ended while it was read: ${header.path}`, { path: header.path });
-      at += bytesRead;
-    }
+    await readFully(file, header.path, tensor.byteOffset, bytes);
     return bytes;
   } finally {
     await file.close();
   }
 }
 
-export interface TensorToWrite {
+export interface TensorShape {
   readonly name: string;
   readonly dtype: string;
   readonly shape: readonly number[];
+}
+
+export interface TensorToWrite extends TensorShape {
   /** Pieces may share one buffer: each is done with before the next is asked for. */
   readonly data: Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
-/** Streams tensors into a file, atomically. The data starts on a multiple of align (the header is padded with spaces). */
-export async function writeSafetensors(
-  path: string,
-  tensors: readonly TensorToWrite[],
-  options: { readonly metadata?: Readonly<Record<string, string>>; readonly align?: number } = {},
-): Promise<FileChecksum> {
-  const header: Record<string, unknown> = options.metadata === undefined ? {} : { __metadata__: options.metadata };
+export interface WriteOptions {
+  readonly metadata?: Readonly<Record<string, string>>;
+  /** The data starts on a multiple of it: the header is padded with spaces. Default 8. */
+  readonly align?: number;
+}
+
+/** Length, header, and how many bytes the file will have. */
+function encodeStart(tensors: readonly TensorShape[], { metadata, align = 8 }: WriteOptions): { start: Buffer; fileBytes: number } {
+  const header: Record<string, unknown> = metadata === undefined ? {} : { __metadata__: metadata };
   let end = 0;
   for (const { name, dtype, shape } of tensors) {
     const bytes = shape.reduce((product, count) => product * count, DTYPE_BYTES[dtype] ?? Number.NaN);
@@ -137,26 +139,68 @@ export async function writeSafetensors(
     end += bytes;
   }
   const json = Buffer.from(JSON.stringify(header));
-  const align = options.align ?? 8;
   const headerBytes = Math.ceil((LENGTH_BYTES + json.length) / align) * align - LENGTH_BYTES;
   const start = Buffer.alloc(LENGTH_BYTES + headerBytes, ' ');
   start.writeBigUInt64LE(BigInt(headerBytes));
   json.copy(start, LENGTH_BYTES);
-  const sum = new ChunkedCrc32();
-  await writeAtomic(path, async (file) => {
-    const writer = new BlockWriter(file, start.length + end);
-    const put = (bytes: Uint8Array): Promise<void> => {
-      sum.update(bytes);
-      return writer.put(bytes);
-    };
-    await put(start);
-    for (const { data } of tensors) for await (const piece of data instanceof Uint8Array ? [data] : data) await put(piece);
-    await writer.flush();
-    if (sum.digest().bytes !== start.length + end)
+  return { start, fileBytes: start.length + end };
+}
+
+/** Writes a file whose tensors come in pieces, in their order. It appears with commit; what is not committed has to be discarded. */
+export class SafetensorsWriter {
+  readonly #sum = new ChunkedCrc32();
+  readonly #blocks: BlockWriter;
+
+  private constructor(
+    private readonly atomic: AtomicFile,
+    private readonly fileBytes: number,
+  ) {
+    this.#blocks = new BlockWriter(atomic.file, fileBytes);
+  }
+
+  static async create(path: string, tensors: readonly TensorShape[], options: WriteOptions = {}): Promise<SafetensorsWriter> {
+    const { start, fileBytes } = encodeStart(tensors, options);
+    const writer = new SafetensorsWriter(await AtomicFile.create(path), fileBytes);
+    try {
+      await writer.put(start);
+      return writer;
+    } catch (error) {
+      await writer.discard();
+      throw error;
+    }
+  }
+
+  /** The bytes are copied. */
+  put(bytes: Uint8Array): Promise<void> {
+    this.#sum.update(bytes);
+    return this.#blocks.put(bytes);
+  }
+
+  async commit(): Promise<FileChecksum> {
+    await this.#blocks.flush();
+    const checksum = this.#sum.digest();
+    if (checksum.bytes !== this.fileBytes)
       throw new TerabagError(
         'invalid_argument',
-        `data and shapes differ: ${path}, ${sum.digest().bytes} bytes, expected ${start.length + end}`,
+        `data and shapes differ: ${this.atomic.path}, ${checksum.bytes} bytes, expected ${this.fileBytes}`,
       );
-  });
-  return sum.digest();
+    await this.atomic.commit();
+    return checksum;
+  }
+
+  discard(): Promise<void> {
+    return this.atomic.discard();
+  }
+}
+
+/** Streams tensors into a file, atomically. */
+export async function writeSafetensors(path: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): Promise<FileChecksum> {
+  const writer = await SafetensorsWriter.create(path, tensors, options);
+  try {
+    for (const { data } of tensors) for await (const piece of data instanceof Uint8Array ? [data] : data) await writer.put(piece);
+    return await writer.commit();
+  } catch (error) {
+    await writer.discard();
+    throw error;
+  }
 }

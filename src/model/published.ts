@@ -1,0 +1,48 @@
+import { TerabagError } from '../errors.js';
+import { partRows, type RowPart } from '../tables/rows.js';
+import { modelHash } from './hash.js';
+import type { FileSpec, ModelSpec, TableSpec } from './spec.js';
+
+/** What a bundle holds of a table: all of it, or, when it was published for a shard, that shard's part. */
+export interface HeldTable extends RowPart {
+  readonly spec: TableSpec;
+  /** Of the part. */
+  readonly rows: number;
+  readonly file: string;
+  readonly tensor: string;
+}
+
+/** Aligned with spec.tables; null where a published bundle holds nothing of a table. */
+export function heldTables(spec: ModelSpec): (HeldTable | null)[] {
+  if (spec.published === undefined)
+    return spec.tables.map((table) => ({ spec: table, part: 0, parts: 1, rows: table.rows, file: table.file, tensor: table.tensor }));
+  const parts = new Map(spec.published.parts.map((held) => [held.table, held]));
+  return spec.tables.map((table) => {
+    const held = parts.get(table.name);
+    return held === undefined ? null : { ...held, spec: table };
+  });
+}
+
+/** The files that lie in the bundle. */
+export const ownFiles = (spec: ModelSpec): Readonly<Record<string, FileSpec>> => spec.published?.files ?? spec.files;
+
+/** Refuses a published spec that does not fit the model that it was made of (bad_model). */
+export function checkPublished(spec: ModelSpec): void {
+  const { published } = spec;
+  if (published === undefined) return;
+  const bad = (what: string): TerabagError => new TerabagError('bad_model', `model.json: published: ${what}`, { shard: published.shard });
+  const hash = modelHash(spec);
+  if (published.source !== hash)
+    throw bad(`the model has another hash than its source (edited?): ${hash.slice(0, 12)}, source ${published.source.slice(0, 12)}`);
+  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  const seen = new Set<string>();
+  for (const { table, part, parts, rows } of published.parts) {
+    const source = tables.get(table);
+    if (source === undefined) throw bad(`no such table: ${table}`);
+    if (seen.has(table)) throw bad(`two parts of one table: ${table}`);
+    seen.add(table);
+    if (part >= parts || parts > source.rows) throw bad(`no such part: ${part} of ${parts} of table ${table}, rows ${source.rows}`);
+    const expected = partRows(source.rows, { part, parts });
+    if (rows !== expected) throw bad(`part ${part} of ${parts} of table ${table} has ${rows} rows, expected ${expected}`);
+  }
+}

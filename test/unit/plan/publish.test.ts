@@ -1,0 +1,301 @@
+import { existsSync, statSync } from 'node:fs';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../src/model/bundle.js';
+import { rowBytes } from '../../../src/model/row-format.js';
+import { publish } from '../../../src/plan/publish/publish.js';
+import { verifyPublished } from '../../../src/plan/publish/verify-published.js';
+import { naivePart, planOf, type RawModel, tensorBytes, writeRawModel } from '../../reference/published-model.js';
+
+const SHARDS = ['a', 'b', 'c'];
+const TABLES = [
+  { name: 'alone', rows: 40, dim: 4, format: 'fp32', file: 'tables/alone.safetensors', tensor: 'weight' },
+  { name: 'first', rows: 31, dim: 8, format: 'int8', file: 'tables/two.safetensors', tensor: 'first' },
+  { name: 'second', rows: 17, dim: 6, format: 'int4', file: 'tables/two.safetensors', tensor: 'second' },
+  { name: 'split', rows: 50, dim: 3, format: 'fp16', file: 'split.safetensors', tensor: 'weight' },
+] as const;
+const PARTS = [['a'], ['a'], ['b'], ['c', 'a', 'b']];
+
+let model: RawModel;
+let dir: string;
+let out: string;
+beforeAll(async () => {
+  model = await writeRawModel(TABLES);
+});
+afterAll(() => rm(model.dir, { recursive: true }));
+beforeEach(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'terabag-publish-'));
+  out = join(dir, 'out');
+});
+afterEach(() => rm(dir, { recursive: true }));
+
+const plan = (parts: readonly (readonly string[])[] = PARTS) => planOf(model, SHARDS, parts);
+const inode = async (...path: string[]): Promise<number> => (await stat(join(...path))).ino;
+
+test('random models and plans: every part is, row by row, what a plain loop takes from the source, and its data starts on a page', async () => {
+  const anyTable = fc.record({
+    rows: fc.integer({ min: 1, max: 60 }),
+    dim: fc.integer({ min: 1, max: 9 }),
+    format: fc.constantFrom('fp32' as const, 'fp16' as const, 'bf16' as const, 'int8' as const, 'int8_fp16' as const, 'int4' as const),
+    file: fc.constantFrom('x.safetensors', 'y/z.safetensors'),
+    shares: fc.boolean(),
+    holders: fc.oneof(fc.constant(['main']), fc.shuffledSubarray(SHARDS, { minLength: 1 })),
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(anyTable, { minLength: 1, maxLength: 5 }), fc.nat(1e6), async (drawn, seed) => {
+      const tables = drawn.map(({ shares, holders: _, ...table }, at) => {
+        const before = drawn.slice(0, at).findIndex(({ file }) => file === table.file);
+        const { rows, dim, format } = drawn[shares && before >= 0 ? before : at]!;
+        return { ...table, rows, dim, format, name: `t${at}`, tensor: shares && before >= 0 ? `w${before}` : `w${at}` };
+      });
+      const names = new Set(tables.map(({ file, tensor }) => `${file} ${tensor}`));
+      const raw = await writeRawModel(tables, seed);
+      expect(raw.bytes.size).toBe(names.size);
+      const placed = drawn.map(({ holders }, at) => holders.slice(0, tables[at]!.rows));
+      await rm(out, { recursive: true, force: true });
+      try {
+        await publish(planOf(raw, SHARDS, placed), raw.dir, out);
+        for (const [at, { name, file, tensor, format, dim }] of tables.entries()) {
+          for (const [part, shard] of placed[at]!.entries()) {
+            const spec = await readModelSpec(join(out, shard));
+            const held = spec.published!.parts.find(({ table }) => table === name)!;
+            const { bytes, byteOffset, metadata } = await tensorBytes(join(out, shard, held.file), held.tensor);
+            expect(bytes).toEqual(naivePart(raw.bytes.get(`${file} ${tensor}`)!, rowBytes(format, dim), part, placed[at]!.length));
+            if ((await inode(out, shard, held.file)) !== (await inode(raw.dir, file))) {
+              const [first] = (await openBundle(join(out, shard), { dense: false })).tables.filter((table) => table?.file === held.file);
+              expect(Math.min(byteOffset, first!.byteOffset) % 4096).toBe(0);
+            }
+            expect(metadata['maker']).toBe('test');
+          }
+        }
+        for (const shard of [...SHARDS, 'main']) {
+          expect(await verifyBundle(join(out, shard))).toEqual([]);
+          expect((await openBundle(join(out, shard), { dense: shard === 'main' })).hash).toBe(raw.hash);
+        }
+        expect(await verifyPublished(out, raw.dir)).toEqual([]);
+      } finally {
+        await rm(raw.dir, { recursive: true });
+      }
+    }),
+    { numRuns: 40 },
+  );
+});
+
+test('a file of which a shard needs all is linked, also through a symbolic link; one that holds other tables, or is split, is written', async () => {
+  const [a, b] = await publish(plan(), model.dir, out);
+  expect(a).toMatchObject({ shard: 'a', tables: 3, linked: 1, written: 2, kept: 0, copied: 0 });
+  expect(b).toMatchObject({ shard: 'b', tables: 2, linked: 0, written: 2 });
+  expect(await inode(out, 'a/tables/alone.safetensors')).toBe(await inode(model.dir, 'tables/alone.safetensors'));
+  const { metadata } = await tensorBytes(join(out, 'a/tables/two.safetensors'), 'first');
+  expect(metadata).toEqual({ maker: 'test', 'first.row_format': 'int8 dim 8' });
+  expect((await readdir(join(out, 'c'))).sort()).toEqual(['model.json', 'split.part-0-of-3.safetensors']);
+  expect((await readdir(join(out, 'main'))).sort()).toEqual(['dense.safetensors', 'model.json']);
+
+  const linking = await writeRawModel(TABLES);
+  const moved = join(dir, 'moved.safetensors');
+  await writeFile(moved, await readFile(join(linking.dir, 'tables/alone.safetensors')));
+  await rm(join(linking.dir, 'tables/alone.safetensors'));
+  await symlink(moved, join(linking.dir, 'tables/alone.safetensors'));
+  await publish(plan(), linking.dir, join(dir, 'links'), { shards: ['a'] });
+  expect(await inode(dir, 'links/a/tables/alone.safetensors')).toBe(await inode(moved));
+  expect((await readdir(join(dir, 'links'))).sort()).toEqual(['a']);
+  await rm(linking.dir, { recursive: true });
+});
+
+const MEMORY = '/dev/shm';
+const otherFilesystem = existsSync(MEMORY) && statSync(MEMORY).dev !== statSync(tmpdir()).dev;
+test.skipIf(!otherFilesystem)('on another filesystem files are copied, and a damaged source is found on the way', async () => {
+  const far = await mkdtemp(join(MEMORY, 'terabag-publish-'));
+  try {
+    const [a] = await publish(plan(), model.dir, join(far, 'out'));
+    expect(a).toMatchObject({ copied: 1, linked: 0, written: 2 });
+    expect(await verifyPublished(join(far, 'out'), model.dir)).toEqual([]);
+    const damaged = await writeRawModel(TABLES);
+    const alone = join(damaged.dir, 'tables/alone.safetensors');
+    await writeFile(
+      alone,
+      (await readFile(alone)).map((byte, at) => (at === 300 ? byte ^ 1 : byte)),
+    );
+    await expect(publish(plan(), damaged.dir, join(far, 'damaged'))).rejects.toMatchObject({ code: 'checksum_mismatch' });
+    expect((await readdir(join(far, 'damaged/a'), { recursive: true })).filter((name) => name.includes('alone'))).toEqual([]);
+    await rm(damaged.dir, { recursive: true });
+  } finally {
+    await rm(far, { recursive: true });
+  }
+});
+
+test('what is whole is kept; what was damaged, truncated or lost is written again', async () => {
+  await publish(plan(), model.dir, out);
+  const [kept] = await publish(plan(), model.dir, out, { shards: ['a'] });
+  expect(kept).toMatchObject({ kept: 3, written: 0, linked: 0 });
+  const split = join(out, 'a/split.part-1-of-3.safetensors');
+  const before = await inode(out, 'a/tables/two.safetensors');
+  for (const damage of [
+    async () =>
+      writeFile(
+        split,
+        (await readFile(split)).map((byte, at) => (at === 4100 ? byte ^ 1 : byte)),
+      ),
+    () => truncate(split, 4097),
+    () => rm(split),
+  ]) {
+    await damage();
+    const [again] = await publish(plan(), model.dir, out, { shards: ['a'] });
+    expect(again).toMatchObject({ kept: 2, written: 1, linked: 0 });
+    expect(await verifyPublished(join(out, 'a'), model.dir)).toEqual([]);
+  }
+  expect(await inode(out, 'a/tables/two.safetensors')).toBe(before);
+});
+
+test('a begun directory is gone on with: noted files are kept, a torn note and half-written files are not', async () => {
+  await publish(plan(), model.dir, out, { shards: ['a'] });
+  const { published } = await readModelSpec(join(out, 'a'));
+  const { files, ...head } = published!;
+  const [whole, torn] = ['tables/two.safetensors', 'split.part-1-of-3.safetensors'];
+  await rm(join(out, 'a/model.json'));
+  const note = (file: string): string => `\n${JSON.stringify({ file, ...files[file] })}\n`;
+  await writeFile(join(out, 'a/publishing.jsonl'), `${JSON.stringify(head)}\n${note(whole)}${note(torn).slice(0, 40)}`);
+  await writeFile(join(out, 'a/tables/two.safetensors.123.tmp'), 'half');
+  await writeFile(join(out, 'a/model.json.7.tmp'), '{');
+  expect(await verifyPublished(out, model.dir)).toEqual(expect.arrayContaining([expect.stringMatching(/no bundle here.*a\/model\.json/)]));
+  const [again] = await publish(plan(), model.dir, out, { shards: ['a'] });
+  expect(again).toMatchObject({ kept: 1, written: 1, linked: 1 });
+  expect((await readdir(join(out, 'a'), { recursive: true })).sort()).toEqual(
+    ['model.json', torn, 'tables', 'tables/alone.safetensors', whole].sort(),
+  );
+});
+
+test('a directory of another model, shard or plan, or with other files, is refused before anything is written', async () => {
+  const refused = (given: ReturnType<typeof plan>, source: string, message: RegExp) =>
+    expect(publish(given, source, out)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) });
+  await publish(plan(), model.dir, out);
+  const other = await writeRawModel(TABLES, 2);
+  await refused(planOf(other, SHARDS, PARTS), other.dir, /of another model, [0-9a-f]{12}, this is/);
+  await rm(other.dir, { recursive: true });
+  await refused(
+    plan([['b'], ['a'], ['b'], ['c', 'a', 'b']]),
+    model.dir,
+    /another plan, it holds part 0 of 1 of table alone, the plan says nothing/,
+  );
+  await refused(
+    plan([['a'], ['a'], ['b'], ['c', 'a']]),
+    model.dir,
+    /another plan, it holds part 1 of 3 of table split, the plan says part 1 of 2/,
+  );
+  await rm(join(out, 'a'), { recursive: true });
+  await rename(join(out, 'b'), join(out, 'a'));
+  await refused(plan(), model.dir, /of shard b, this is a/);
+  expect(await readdir(out)).not.toContain('b');
+  await rm(join(out, 'a'), { recursive: true });
+  await mkdir(join(out, 'a'));
+  await appendFile(join(out, 'a/notes.txt'), 'mine');
+  await refused(plan(), model.dir, /1 files that were not published, first notes\.txt/);
+  await rm(out, { recursive: true });
+  await mkdir(join(out, 'a'), { recursive: true });
+  await publish(plan(), model.dir, out);
+  await expect(publish(plan(), join(out, 'a'), join(dir, 'twice'))).rejects.toThrow(/only a whole bundle can be published.*shard a/);
+  await expect(publish(plan(), model.dir, join(dir, 'nope'), { shards: ['a', 'z'] })).rejects.toMatchObject({ code: 'bad_plan' });
+  for (const name of ['..', 'x/y']) {
+    const strange = planOf(model, [name, 'b', 'c'], [['b'], [name], ['b'], ['b']]);
+    await expect(publish(strange, model.dir, join(dir, 'nope'))).rejects.toThrow(/no directory can have/);
+  }
+});
+
+test('a damaged source is not published, with full checks, and leaves no bundle of its rows', async () => {
+  for (const [file, shard] of [
+    ['split.safetensors', 'c'],
+    ['tables/alone.safetensors', 'a'],
+  ] as const) {
+    const damaged = await writeRawModel(TABLES);
+    const bytes = await readFile(join(damaged.dir, file));
+    bytes[bytes.length - 1]! ^= 1;
+    await writeFile(join(damaged.dir, file), bytes);
+    const to = join(dir, shard);
+    await expect(publish(plan(), damaged.dir, to)).rejects.toMatchObject({
+      code: 'checksum_mismatch',
+      message: expect.stringContaining(file),
+    });
+    const left = await readdir(join(to, shard), { recursive: true });
+    expect(left.filter((name) => name.endsWith('.tmp') || name === 'model.json' || name.includes(file.split('.')[0]!))).toEqual([]);
+    await publish(plan(), damaged.dir, to, { verify: 'size' });
+    expect(await verifyPublished(to, model.dir)).toEqual(
+      expect.arrayContaining([expect.stringMatching(file === 'split.safetensors' ? /table split, row 49, local row 16 of/ : /damaged/)]),
+    );
+    await rm(damaged.dir, { recursive: true });
+  }
+});
+
+test('verify against the source says the first row that differs, files that were swapped, and parts that are nowhere', async () => {
+  await publish(plan(), model.dir, out);
+  const path = join(out, 'b/split.part-2-of-3.safetensors');
+  const bytes = await readFile(path);
+  bytes[4096 + 6 * 4 + 1]! ^= 8;
+  bytes[4096 + 6 * 9]! ^= 8;
+  await writeFile(path, bytes);
+  const problems = await verifyPublished(out, model.dir);
+  expect(problems.map((problem) => problem.split(':')[0])).toEqual(['file is damaged', 'row differs from the source']);
+  // Local row 4 of part 2 of 3.
+  expect(problems[1]).toMatch(/table split, row 14, local row 4 of b: .*b\/split/);
+  const spec = await readModelSpec(join(out, 'b'));
+  const { published } = spec;
+  await writeModelJson(join(out, 'b'), {
+    ...spec,
+    published: { ...published!, parts: published!.parts.map((part) => ({ ...part, part: 0 })) },
+  });
+  await expect(verifyBundle(join(out, 'b'))).rejects.toThrow(/part 0 of 3 of table split has 16 rows, expected 17/);
+  await writeModelJson(join(out, 'b'), { ...spec, version: '2' });
+  await expect(openBundle(join(out, 'b'), { dense: false })).rejects.toThrow(/another hash than its source/);
+  await rm(join(out, 'b'), { recursive: true });
+  expect(await verifyPublished(out, model.dir)).toEqual([
+    expect.stringMatching(/do not hold a table once: second, nowhere/),
+    expect.stringMatching(/table once: split, part 1 of 3, part 0 of 3/),
+  ]);
+  // Of the same length, with rows of one part in the place of another's.
+  const even = plan([['a'], ['a'], ['b'], ['a', 'b']]);
+  const evenOut = join(dir, 'even');
+  await publish(even, model.dir, evenOut);
+  const [one, two] = [join(evenOut, 'a/split.part-0-of-2.safetensors'), join(evenOut, 'b/split.part-1-of-2.safetensors')];
+  await writeFile(one, await readFile(two));
+  expect(await verifyPublished(join(evenOut, 'a'), model.dir)).toEqual([
+    expect.stringMatching(/damaged.*a\/split/),
+    expect.stringMatching(/table split, row 0,/),
+  ]);
+});
+
+test('progress ends at the total, and an aborted call goes on later', async () => {
+  const seen: number[][] = [];
+  await publish(plan(), model.dir, out, { onProgress: (...at) => seen.push(at) });
+  expect(seen.at(-1)![0]).toBe(seen.at(-1)![1]);
+  await rm(out, { recursive: true });
+  const stop = new AbortController();
+  const stopped = publish(plan(), model.dir, out, { signal: stop.signal, onProgress: () => stop.abort() });
+  await expect(stopped).rejects.toMatchObject({ code: 'aborted', message: expect.stringContaining('goes on') });
+  expect((await readdir(out, { recursive: true })).filter((name) => name.endsWith('.tmp') || name.endsWith('model.json'))).toEqual([]);
+  await publish(plan(), model.dir, out);
+  expect(await verifyPublished(out, model.dir)).toEqual([]);
+});
+
+test('an output that is no directory, or in which nothing may be written, is refused with the reason', async () => {
+  await writeFile(join(dir, 'file'), 'x');
+  const file = join(dir, 'file');
+  await expect(publish(plan(), model.dir, file)).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringMatching(/no directory.*ENOTDIR.*file/),
+  });
+  // Of a name that is too long the system says so when it is written, also to the superuser.
+  await expect(publish(plan(), model.dir, join(dir, 'x'.repeat(300)))).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringContaining('ENAMETOOLONG'),
+  });
+});
+
+test.skipIf(process.getuid?.() === 0)('a directory without write permission is refused with its path', async () => {
+  await mkdir(out, { mode: 0o555 });
+  await expect(publish(plan(), model.dir, out)).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringMatching(/cannot be written \(EACCES\): .*out/),
+  });
+});
