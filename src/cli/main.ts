@@ -8,6 +8,7 @@ import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { shardCommand } from './shard.js';
+import { synthCommand } from './synth.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
 import { warmCommand } from './warm.js';
@@ -43,6 +44,7 @@ for (const command of [
   shardCommand,
   upCommand,
   predictCommand,
+  synthCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));

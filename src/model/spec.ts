@@ -25,6 +25,10 @@ const embeddingBagSchema = z.strictObject({
   table: name,
   pooling: z.enum(['sum', 'mean']).default('sum'),
   weighted: z.boolean().default(false),
+  /** Mean number of ids per bag, where it is known: what plans are balanced by and requests are made from. */
+  poolingFactor: z.number().positive().optional(),
+  /** Whether the bag is given once per request (user) or once per candidate item. */
+  side: z.enum(['user', 'item']).optional(),
 });
 const fcSchema = z.strictObject({
   type: z.literal('fc'),

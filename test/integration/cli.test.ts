@@ -7,15 +7,16 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openLocal } from '../../src/index.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { demoShape } from '../../src/workload/model-shape.js';
+import { demoShape, tablesOf } from '../../src/workload/model-shape.js';
+import { RequestGenerator } from '../../src/workload/request-generator.js';
+import { requestShape } from '../../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const shape = demoShape(2 ** 20);
 let dir: string;
 let bundle: string;
-let requests: ReturnType<SyntheticRequests['next']>[];
+let requests: ReturnType<RequestGenerator['next']>[];
 
 function terabag(args: string[], input = ''): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8', input, maxBuffer: 2 ** 28 });
@@ -25,14 +26,14 @@ beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'terabag-cli-'));
   bundle = join(dir, 'model');
   await writeSyntheticBundle(bundle, shape);
-  const generator = new SyntheticRequests(shape, 5);
+  const generator = new RequestGenerator(requestShape(shape), 5);
   requests = Array.from({ length: 40 }, (_, n) => generator.next(1 + (n % 7)));
   const plain = (_key: string, value: unknown): unknown => (ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value);
   writeFileSync(join(dir, 'requests.jsonl'), requests.map((request) => `${JSON.stringify(request, plain)}\n`).join(''));
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict', 'demo'])(
+test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict', 'synth', 'demo'])(
   '%s --help has examples and exits with 0',
   (command) => {
     const { status, stdout } = terabag([command, '--help']);
@@ -60,7 +61,7 @@ test('wrong usage exits with 2, failures with 1 and one line that says what to d
 test('inspect, verify and plan print JSON that says what the bundle and the plan hold', () => {
   const inspected = JSON.parse(terabag(['inspect', 'model', '--json']).stdout);
   expect(inspected.tables.map(({ rows, dim }: { rows: number; dim: number }) => [rows, dim])).toEqual(
-    shape.tables.map(({ rows, dim }) => [rows, dim]),
+    tablesOf(shape).map(({ rows, dim }) => [rows, dim]),
   );
   expect(JSON.parse(terabag(['verify', 'model', '--json']).stdout)).toMatchObject({ sound: true, problems: [] });
   const planned = JSON.parse(terabag(['plan', 'model', '--shards', '3', '-o', 'plan.json', '--json']).stdout);
