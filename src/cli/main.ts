@@ -7,6 +7,7 @@ import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
+import { requestsCommand } from './requests.js';
 import { shardCommand } from './shard.js';
 import { synthCommand } from './synth.js';
 import { upCommand } from './up.js';
@@ -45,6 +46,7 @@ for (const command of [
   upCommand,
   predictCommand,
   synthCommand,
+  requestsCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
