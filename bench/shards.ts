@@ -4,8 +4,9 @@ import { modelHash } from '../src/model/hash.js';
 import { profileFromSpec } from '../src/plan/profile-from-spec.js';
 import { makePlan } from '../src/plan/strategies.js';
 import { demoShape } from '../src/workload/model-shape.js';
+import { RequestGenerator } from '../src/workload/request-generator.js';
+import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
 import { type Line, median, type Suite } from './suite.js';
 import { measure, openLocalTarget, openShardedTarget, type Round, type Target } from './targets.js';
 
@@ -30,7 +31,7 @@ export const shardsSuite: Suite = {
           await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle),
         );
       for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
-        const generator = new SyntheticRequests(shape, items);
+        const generator = new RequestGenerator(requestShape(shape), items);
         const samples = targets.map((): Round[] => []);
         for (let round = -1; round < rounds; round++) {
           const requests = Array.from({ length: requestsPerRound }, () => generator.next(items));

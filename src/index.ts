@@ -15,3 +15,5 @@ export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/st
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
+export { readRequests, writeRequests } from './workload/request-file.js';
+export { type RecordOptions, type RequestRecorder, recordRequests } from './workload/request-recorder.js';

@@ -9,7 +9,9 @@ import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { profileCommand } from './profile.js';
 import { publishCommand } from './publish.js';
+import { requestsCommand } from './requests.js';
 import { shardCommand } from './shard.js';
+import { synthCommand } from './synth.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
 import { warmCommand } from './warm.js';
@@ -48,6 +50,8 @@ for (const command of [
   shardCommand,
   upCommand,
   predictCommand,
+  synthCommand,
+  requestsCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));

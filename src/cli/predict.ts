@@ -9,7 +9,7 @@ import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../p
 import { connect, type RpcMode } from '../predictor/sharded.js';
 import { writeAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
-import { type ReadRequest, readJsonlRequests, readSafetensorsRequest } from '../workload/request-file.js';
+import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../workload/request-file.js';
 import { positiveInteger, residencyOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
 
@@ -69,7 +69,7 @@ Examples:
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
-    const tensors = path.endsWith('.safetensors');
+    const tensors = path.endsWith('.safetensors') && !(await holdsManyRequests(path));
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
     refuseWithoutPlan(options, command);
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
@@ -217,7 +217,7 @@ async function answerLines(
     }
   };
   const inFlight: Promise<string>[] = [];
-  for await (const read of readJsonlRequests(path, onProgress)) {
+  for await (const read of readRequests(path, onProgress)) {
     inFlight.push(answer(read));
     if (inFlight.length >= concurrency) await put(await (inFlight.shift() as Promise<string>));
   }

@@ -3,11 +3,14 @@ import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { TerabagError } from '../errors.js';
 import type { BagsInput, PredictRequest } from '../predictor/predictor.js';
+import { writeAtomic } from '../tables/atomic.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
+import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
+import { copyRequest } from './request-copy.js';
 
 /**
  * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
- * Safetensors: one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64), sparse.BAG.offsets (I32 or U32) and
+ * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64), sparse.BAG.offsets (I32 or U32) and
  * sparse.BAG.weights (F32).
  */
 const numbers = z.array(z.number());
@@ -21,6 +24,47 @@ const requestSchema = z.strictObject({
 export type ReadRequest =
   | { readonly line: number; readonly request: PredictRequest }
   | { readonly line: number; readonly error: TerabagError };
+
+/** Reads any file of requests as a stream: JSONL ("-" is stdin), or safetensors of many requests or one. Bad lines are given as errors. */
+export async function* readRequests(
+  path: string,
+  onProgress: (done: number, total: number) => void = () => undefined,
+): AsyncGenerator<ReadRequest> {
+  if (!path.endsWith('.safetensors')) {
+    yield* readJsonlRequests(path, onProgress);
+    return;
+  }
+  const header = await readSafetensorsHeader(path);
+  let line = 0;
+  if (isArchive(header)) for await (const request of readRequestArchive(header, onProgress)) yield { line: ++line, request };
+  else yield { line: 1, request: await readSafetensorsRequest(path) };
+}
+
+/** Whether it is a safetensors file of many requests. */
+export async function holdsManyRequests(path: string): Promise<boolean> {
+  return path.endsWith('.safetensors') && isArchive(await readSafetensorsHeader(path));
+}
+
+/** Writes requests atomically: safetensors of many requests (they are in memory first), or JSONL (streamed), as the path ends. */
+export async function writeRequests(path: string, requests: Iterable<PredictRequest>): Promise<void> {
+  if (path.endsWith('.safetensors')) {
+    await writeRequestArchive(path, Array.from(requests, copyRequest));
+    return;
+  }
+  if (!path.endsWith('.jsonl'))
+    throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
+  await writeAtomic(path, async (file) => {
+    for (const request of requests) await file.write(jsonLine(request));
+  });
+}
+
+function jsonLine(request: PredictRequest): string {
+  const plain = (_key: string, value: unknown): unknown => {
+    if (typeof value === 'bigint') return Number(value);
+    return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
+  };
+  return `${JSON.stringify(request, plain)}\n`;
+}
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
 export async function* readJsonlRequests(

@@ -1,0 +1,64 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { shapeBytes } from '../../src/workload/model-shape.js';
+import { shapeByName } from '../../src/workload/shape-by-name.js';
+
+const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+const dir = mkdtempSync(join(tmpdir(), 'terabag-synth-'));
+afterAll(() => rmSync(dir, { recursive: true }));
+
+function terabag(...args: string[]): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8' });
+}
+
+test('synth makes a bundle that verifies; requests for it, and for its shape, are scored from both kinds of file', () => {
+  const made = terabag('synth', 'rmc1', '--scale', '0.01%', '-o', 'rmc1', '--format', 'fp16', '--seed', '9', '--json');
+  expect(JSON.parse(made.stdout)).toMatchObject({ shape: 'rmc1', scale: 0.0001, tables: 8, nets: 1, seed: 9, bytes: 8 * 400 * 64 });
+  expect(terabag('verify', 'rmc1')).toMatchObject({ status: 0 });
+  for (const [source, file] of [
+    ['rmc1', 'shape.safetensors'],
+    ['./rmc1', 'bundle.jsonl'],
+  ] as const) {
+    const requests = terabag('requests', source, '--scale', '0.0001', '-n', '5', '--items', 'lognormal:6,0.5', '-o', file, '--json');
+    expect(JSON.parse(requests.stdout)).toMatchObject({ requests: 5, bags: 8 });
+    const { status, stdout } = terabag('predict', file, '--bundle', 'rmc1');
+    expect(status).toBe(0);
+    const scores = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line).scores.length);
+    expect(scores.reduce((sum, count) => sum + count, 0)).toBe(JSON.parse(requests.stdout).items);
+  }
+});
+
+test('synth refuses a directory that holds something, and a model for which the disk has no room; nothing is left', () => {
+  const used = terabag('synth', 'rmc1', '--scale', '0.0001', '-o', '.');
+  expect(used).toMatchObject({ status: 1, stderr: expect.stringMatching(/output has to be empty or not there/) });
+  const { bavail, bsize } = statfsSync(dir);
+  if (bavail * bsize > shapeBytes(shapeByName('drm3', 1))) return;
+  const before = readdirSync(dir);
+  expect(terabag('synth', 'drm3', '-o', 'deep/drm3')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/not enough room on the disk: deep\/drm3 has \d+ bytes, needed are 2000000\d+ \(does_not_fit\)/),
+  });
+  expect(readdirSync(dir)).toEqual(before);
+});
+
+test('wrong usage of synth and requests exits with 2', () => {
+  for (const args of [
+    ['synth', 'drm4', '-o', 'x'],
+    ['synth', 'drm1', '-o', 'x', '--scale', '2'],
+    ['synth', 'drm1'],
+    ['requests', 'drm1'],
+  ])
+    expect(terabag(...args).status, args.join(' ')).toBe(2);
+  expect(terabag('requests', 'drm1', '--items', 'many', '-o', 'x.jsonl')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/items have to be/),
+  });
+  expect(existsSync(join(dir, 'x'))).toBe(false);
+});
