@@ -32,7 +32,7 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict', 'demo'])(
+test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict', 'bench', 'demo'])(
   '%s --help has examples and exits with 0',
   (command) => {
     const { status, stdout } = terabag([command, '--help']);
