@@ -54,6 +54,8 @@ export async function findMaxQps(options: CapacityOptions): Promise<Capacity> {
   const probes: Probe[] = [];
   const meets = async (qps: number): Promise<boolean> => {
     const probe = await probeAt(qps, options);
+    // Cut short, it says nothing.
+    if (options.signal?.aborted) return false;
     probes.push(probe);
     options.onProbe?.(probe);
     return probe.meetsBound;

@@ -14,7 +14,8 @@ export interface Pacer {
 
 /** A timer is up to a millisecond and the wake-up late; from here on the loop turns instead of sleeping. */
 const SPIN_MS = 1.5;
-const CALIBRATION_TURNS = 2000;
+/** A turn shorter than this held nothing but the waiting: an empty one takes 1 to 5 us, one with an answer several times as long. */
+const EMPTY_TURN_MS = 0.02;
 
 /**
  * Waits on the event loop of this process: a timer until shortly before the time, then turn after turn (setImmediate), in which answers are
@@ -24,21 +25,10 @@ const CALIBRATION_TURNS = 2000;
  * process on this core. An application that embeds the predictor suffers the same, so that this is the system's latency. A timer that fires past the
  * time is the pacer's fault only as far as the loop was idle meanwhile, which perf_hooks' utilization tells.
  *
- * Turning takes a core for up to SPIN_MS before each send. Its CPU is the number of turns times that of an empty one, measured once.
+ * Turning takes a core for up to SPIN_MS and a millisecond before each send. Its CPU is taken to be the time of the turns in which nothing else ran.
  */
 export class LoopPacer implements Pacer {
-  #turns = 0;
-  #emptyTurnUs = 0;
-
-  static async create(): Promise<LoopPacer> {
-    const pacer = new LoopPacer();
-    const before = process.cpuUsage();
-    await pacer.#turnWhile(() => pacer.#turns < CALIBRATION_TURNS);
-    const { user, system } = process.cpuUsage(before);
-    pacer.#emptyTurnUs = (user + system) / pacer.#turns;
-    pacer.#turns = 0;
-    return pacer;
-  }
+  #waitedMs = 0;
 
   now(): number {
     return performance.now();
@@ -56,20 +46,23 @@ export class LoopPacer implements Pacer {
         idleLate = Math.max(0, now - at - Math.max(0, busy));
       }
     }
-    await this.#turnWhile(() => this.now() < at);
+    await this.#turnUntil(at);
     return idleLate;
   }
 
   waitingCpuUs(): number {
-    return this.#turns * this.#emptyTurnUs;
+    return this.#waitedMs * 1000;
   }
 
   /** At least one turn. */
-  #turnWhile(wanted: () => boolean): Promise<void> {
+  #turnUntil(at: number): Promise<void> {
     return new Promise((resolve) => {
+      let before = this.now();
       const turn = (): void => {
-        this.#turns++;
-        if (wanted()) setImmediate(turn);
+        const now = this.now();
+        if (now - before < EMPTY_TURN_MS) this.#waitedMs += now - before;
+        before = now;
+        if (now < at) setImmediate(turn);
         else resolve();
       };
       setImmediate(turn);

@@ -124,11 +124,20 @@ test('bench launches shards, measures at a rate, and writes results whose histog
 });
 
 test('bench sweeps batch sizes one request at a time, and sends requests of a file', () => {
-  const request = { dense: { dense: [1, 2, 3, 4, 5] }, sparse: { sum: { indices: [1], offsets: [0, 1] }, mean: { indices: [1], offsets: [0, 1] }, weighted: { indices: [1], offsets: [0, 1], weights: [1] } } };
+  const request = {
+    dense: { dense: [1, 2, 3, 4, 5] },
+    sparse: {
+      sum: { indices: [1], offsets: [0, 1] },
+      mean: { indices: [1], offsets: [0, 1] },
+      weighted: { indices: [1], offsets: [0, 1], weights: [1] },
+    },
+  };
   writeFileSync(join(dir, 'requests.jsonl'), `${JSON.stringify(request)}\n`);
   expect(bench('--serial', '--requests', 'requests.jsonl').status).toBe(0);
   expect(bench('--batch-sweep', '2,8', '--json', 'results.json').status).toBe(0);
-  expect(written().results.map(({ batchItems, answered }: { batchItems: number; answered: number }) => [batchItems, answered > 10])).toEqual([
+  expect(
+    written().results.map(({ batchItems, answered }: { batchItems: number; answered: number }) => [batchItems, answered > 10]),
+  ).toEqual([
     [2, true],
     [8, true],
   ]);
@@ -159,7 +168,21 @@ test('bench exits with 1 when nothing is answered, and with 2 when the options c
 });
 
 test('SIGINT ends a bench cleanly with what was measured', async () => {
-  const args = ['bench', '--bundle', model.dir, '--qps', '50', '--duration', '60s', '--warm-up', '0s', '--items', '8', '--json', 'results.json'];
+  const args = [
+    'bench',
+    '--bundle',
+    model.dir,
+    '--qps',
+    '50',
+    '--duration',
+    '60s',
+    '--warm-up',
+    '0s',
+    '--items',
+    '8',
+    '--json',
+    'results.json',
+  ];
   const child: ChildProcess = spawn(process.execPath, [main, ...args], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   child.stdout?.on('data', (text) => {
