@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
+import { benchCommand } from './bench.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
@@ -37,7 +38,8 @@ Examples:
   terabag profile ./model requests.jsonl -o profile.json
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
-  terabag predict requests.jsonl --bundle ./model --plan plan.json`,
+  terabag predict requests.jsonl --bundle ./model --plan plan.json
+  terabag bench --bundle ./model --plan plan.json --qps 25`,
   );
 for (const command of [
   inspectCommand,
@@ -52,6 +54,7 @@ for (const command of [
   predictCommand,
   synthCommand,
   requestsCommand,
+  benchCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));

@@ -9,6 +9,27 @@ export function positiveInteger(text: string): number {
   return value;
 }
 
+export function positiveNumber(text: string): number {
+  const value = Number(text);
+  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be a number above 0.');
+  return value;
+}
+
+const MS_PER_UNIT: Readonly<Record<string, number>> = { us: 1e-3, ms: 1, s: 1000, m: 60_000 };
+
+/** Milliseconds of a time with its unit: 500us, 20ms, 10s, 2m; 0s is one too. */
+export function durationMs(text: string): number {
+  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)(us|ms|s|m)$/.exec(text.trim()) ?? [];
+  if (number === '') throw new InvalidArgumentError('It has to be a time with its unit, such as 500us, 20ms, 10s or 2m.');
+  return Number(number) * (MS_PER_UNIT[unit] as number);
+}
+
+export function positiveDurationMs(text: string): number {
+  const ms = durationMs(text);
+  if (ms === 0) throw new InvalidArgumentError('It has to be longer than 0.');
+  return ms;
+}
+
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
 /** Bytes, with K, M, G or T for powers of 1024: 512M, 1.5G. */
@@ -30,6 +51,7 @@ export const bytesIn =
   };
 
 export const commaSeparated = (text: string): string[] => text.split(',').map((part) => part.trim());
+export const positiveIntegers = (text: string): number[] => commaSeparated(text).map(positiveInteger);
 
 /** Bytes for people: 1.5 GiB. */
 export function formatBytes(bytes: number): string {

@@ -34,14 +34,14 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'publish', 'shard', 'up', 'predict', 'synth', 'requests', 'demo'])(
-  '%s --help has examples and exits with 0',
-  (command) => {
-    const { status, stdout } = terabag([command, '--help']);
-    expect(status).toBe(0);
-    expect(stdout).toMatch(new RegExp(`Examples:\n {2}terabag ${command}`));
-  },
-);
+test.each([
+  ...['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'publish', 'shard', 'up', 'predict', 'synth', 'requests', 'bench'],
+  'demo',
+])('%s --help has examples and exits with 0', (command) => {
+  const { status, stdout } = terabag([command, '--help']);
+  expect(status).toBe(0);
+  expect(stdout).toMatch(new RegExp(`Examples:\n {2}terabag ${command}`));
+});
 
 test('wrong usage exits with 2, failures with 1 and one line that says what to do', () => {
   expect(terabag(['plan', 'model', '-o', 'x'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/--shards.*not specified/) });

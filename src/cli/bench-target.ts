@@ -1,0 +1,103 @@
+import { launchCluster } from '../cluster/launch.js';
+import type { Residency } from '../engine/residency.js';
+import { TerabagError } from '../errors.js';
+import { readModelSpec } from '../model/bundle.js';
+import type { ModelSpec } from '../model/spec.js';
+import { type Plan, readPlan } from '../plan/plan.js';
+import { openLocal } from '../predictor/local.js';
+import type { Predictor, PredictRequest } from '../predictor/predictor.js';
+import { connect, type RpcMode, type ShardedPredictor } from '../predictor/sharded.js';
+import { collectRequests } from '../workload/load-run.js';
+import type { ShardCpu } from '../workload/process-meter.js';
+import { readJsonlRequests } from '../workload/request-file.js';
+import { requestsOfSpec } from '../workload/spec-requests.js';
+import { SplittingPredictor } from '../workload/split-request.js';
+import { withProgress } from './progress.js';
+
+export interface TargetOptions {
+  readonly bundle: string;
+  readonly plan?: string;
+  readonly launch?: boolean;
+  readonly rpc: RpcMode;
+  readonly verify: 'full' | 'size';
+  readonly residency: Residency;
+}
+
+/** What is put under load. */
+export interface BenchTarget {
+  readonly spec: ModelSpec;
+  readonly strategy: string;
+  readonly shards: number;
+  readonly shardCpu: ShardCpu | undefined;
+  /** Runs work on a predictor that cuts requests into batches of so many items; null: as a whole. */
+  withBatches<T>(items: number | null, work: (predictor: Predictor) => Promise<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+/** All tables in this process; or the shards of a plan, running already or launched here. */
+export async function openTarget(options: TargetOptions, signal: AbortSignal): Promise<BenchTarget> {
+  const spec = await readModelSpec(options.bundle);
+  if (options.plan === undefined) return localTarget(spec, options);
+  const plan = await readPlan(options.plan);
+  if (!options.launch) return shardedTarget(spec, plan, options, async () => undefined);
+  const { bundle, verify, residency } = options;
+  const cluster = await launchCluster(plan, { bundle, verify, residency, signal, ephemeralPorts: true, restart: false });
+  try {
+    return await shardedTarget(spec, cluster.plan, options, () => cluster.stop());
+  } catch (error) {
+    await cluster.stop();
+    throw error;
+  }
+}
+
+async function localTarget(spec: ModelSpec, { bundle, verify, residency }: TargetOptions): Promise<BenchTarget> {
+  const predictor = await withProgress('reading tables', 'bytes', (onProgress) =>
+    openLocal(bundle, { verify, residency, onProgress, onWarning: (message) => process.stderr.write(`terabag: warning: ${message}\n`) }),
+  );
+  return {
+    ...{ spec, strategy: 'singular', shards: 0, shardCpu: undefined },
+    withBatches: (items, work) => work(items === null ? predictor : new SplittingPredictor(predictor, items, spec.dense)),
+    close: () => predictor.close(),
+  };
+}
+
+const cpuOf = async (predictor: ShardedPredictor): Promise<number> =>
+  (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
+
+async function shardedTarget(spec: ModelSpec, plan: Plan, options: TargetOptions, stop: () => Promise<void>): Promise<BenchTarget> {
+  const { bundle, rpc } = options;
+  const predictor = await connect(plan, { bundle, rpc });
+  const withBatches: BenchTarget['withBatches'] = async (items, work) => {
+    if (items === null) return work(predictor);
+    if (rpc !== 'paper') return work(new SplittingPredictor(predictor, items, spec.dense));
+    // The paper's kind cuts requests itself, and pools what is the user's once per batch as it does.
+    const batching = await connect(plan, { bundle, rpc, batchItems: items });
+    return work(batching).finally(() => batching.close());
+  };
+  return {
+    ...{ spec, strategy: plan.strategy, shards: plan.shards.length, shardCpu: () => cpuOf(predictor), withBatches },
+    close: async () => {
+      await predictor.close();
+      await stop();
+    },
+  };
+}
+
+export interface RequestOptions {
+  readonly requests?: string;
+  readonly items: number;
+  readonly seed: number;
+  readonly distinct: number;
+}
+
+/** Requests of a file, or random ones that fit the model. */
+export function loadRequests(spec: ModelSpec, { requests, items, seed, distinct }: RequestOptions): Promise<PredictRequest[]> {
+  return collectRequests(requests === undefined ? requestsOfSpec(spec, { items, seed }) : requestsOfFile(requests), distinct);
+}
+
+async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
+  for await (const read of readJsonlRequests(path)) {
+    if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
+    yield read.request;
+  }
+}

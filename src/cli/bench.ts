@@ -1,0 +1,218 @@
+import { Command, Option } from 'commander';
+import type { Predictor, PredictRequest } from '../predictor/predictor.js';
+import { describeMachine, machineLine } from '../report/machine.js';
+import { writeFileAtomic } from '../tables/atomic.js';
+import { type BatchSchedule, scheduleBatches } from '../workload/batch-scheduler.js';
+import { type Capacity, type CapacityOptions, findMaxQps } from '../workload/capacity-search.js';
+import { type Load, type LoadRun, mergeRuns } from '../workload/load-run.js';
+import { runOpenLoopLoad } from '../workload/open-loop-load.js';
+import { runSerialLoad } from '../workload/serial-load.js';
+import { type BenchResult, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
+import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
+import {
+  durationMs,
+  positiveDurationMs,
+  positiveInteger,
+  positiveIntegers,
+  positiveNumber,
+  residencyOption,
+  verifyOption,
+} from './options.js';
+import { withProgress } from './progress.js';
+
+interface BenchOptions extends TargetOptions, RequestOptions {
+  readonly serial?: boolean;
+  readonly qps?: number;
+  readonly findMaxQps?: boolean;
+  readonly batchSweep?: number[];
+  readonly schedule?: boolean;
+  readonly p99: number;
+  readonly batchItems?: number;
+  readonly arrivals: 'poisson' | 'constant';
+  readonly duration: number;
+  readonly warmUp: number;
+  readonly repeats: number;
+  readonly deadline: number;
+  readonly maxInFlight: number;
+  readonly json?: string;
+}
+
+/** What shells say of a program that Ctrl-C ended. */
+const INTERRUPTED = 130;
+/** Of the serial rate: where the search begins. */
+const FIRST_SHARE = 0.5;
+
+export const benchCommand = new Command('bench')
+  .description('put a model under load, in this process or on shards, and measure latency, CPU and the rate it can take')
+  .requiredOption('--bundle <dir>', 'directory of the model')
+  .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
+  .option('--launch', 'start the shards of the plan on this machine, on free ports, and end them afterwards')
+  .addOption(
+    new Option('--rpc <kind>', 'one message per request and shard, or one per batch, net and shard')
+      .choices(['coalesced', 'paper'])
+      .default('coalesced'),
+  )
+  .option('--requests <file>', 'JSONL requests to send, round and round; without it, random ones that fit the model')
+  .option('--items <n>', 'of each random request', positiveInteger, 64)
+  .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)
+  .option('--distinct <n>', 'requests that are made or read before the run', positiveInteger, 256)
+  .option('--serial', 'one request at a time')
+  .option('--qps <n>', 'open-loop: so many requests a second, whether or not the earlier ones are answered', positiveNumber)
+  .option('--find-max-qps', 'the highest open-loop rate whose P99 stays within --p99')
+  .option('--batch-sweep <list>', 'repeat the load (default --serial) with batches of so many items: 1,8,64', positiveIntegers)
+  .option('--schedule', 'find the items per batch with the highest rate within --p99')
+  .option('--p99 <time>', 'the bound of --find-max-qps and --schedule', positiveDurationMs, 20)
+  .option('--batch-items <n>', 'cut requests into batches of so many items, sent side by side', positiveInteger)
+  .addOption(new Option('--arrivals <process>', 'gaps between requests').choices(['poisson', 'constant']).default('poisson'))
+  .option('--duration <time>', 'of each repeat', positiveDurationMs, 10_000)
+  .option('--warm-up <time>', 'before each repeat, not counted', durationMs, 2_000)
+  .option('--repeats <n>', 'of each load', positiveInteger, 3)
+  .option('--deadline <time>', 'of each request, from its intended send time', positiveDurationMs, 1_000)
+  .option('--max-in-flight <n>', 'requests beyond wait, and their latency with them', positiveInteger, 1024)
+  .addOption(verifyOption())
+  .addOption(residencyOption())
+  .option('--json <file>', 'write all results, with histograms, to this file')
+  .addHelpText(
+    'after',
+    `
+Latency counts from the intended send time, so that a stall lengthens every request that would have been sent in it. CPU is per request, ms.
+Exits with 1 when a run is invalid (the load generator itself was late) or nothing was answered. Ctrl-C ends it and prints what was measured.
+
+Examples:
+  terabag bench --bundle ./model --serial
+  terabag bench --bundle ./model --plan plan.json --launch --qps 25 --duration 10s --repeats 3 --json results.json
+  terabag bench --bundle ./model --plan plan.json --requests requests.jsonl --find-max-qps --p99 20ms
+  terabag bench --bundle ./model --items 512 --batch-sweep 1,8,64,512 --serial
+  terabag bench --bundle ./model --items 512 --schedule --p99 50ms --duration 2s --repeats 1`,
+  )
+  .action(async (options: BenchOptions, command: Command) => {
+    refuseContradictions(options, command);
+    const ended = new AbortController();
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => ended.abort(signal));
+    const machine = describeMachine();
+    console.log(machineLine(machine));
+    const target = await openTarget(options, ended.signal);
+    const bench = new Bench(target, options, ended.signal);
+    try {
+      await bench.run(await loadRequests(target.spec, options));
+    } finally {
+      await target.close();
+    }
+    const { results, schedule } = bench;
+    if (results.length > 0) console.table(results.map(resultRow));
+    if (schedule !== null) console.log(scheduleLine(schedule));
+    for (const { name, run } of results) for (const reason of run.invalid) process.stderr.write(`terabag: invalid: ${name}: ${reason}\n`);
+    if (options.json !== undefined) {
+      const { name, version } = target.spec;
+      const described = { model: { name, version }, strategy: target.strategy, shards: target.shards, interrupted: ended.signal.aborted };
+      const data = { machine, ...described, options, results: results.map(resultAsJson), schedule };
+      await writeFileAtomic(options.json, `${JSON.stringify(data)}\n`);
+    }
+    const failed = results.length === 0 || results.some(({ run }) => run.invalid.length > 0 || run.latency.count === 0);
+    process.exitCode = ended.signal.aborted ? INTERRUPTED : failed ? 1 : 0;
+  });
+
+function refuseContradictions(options: BenchOptions, command: Command): void {
+  const loads = [options.serial, options.qps !== undefined, options.findMaxQps, options.schedule].filter(Boolean).length;
+  if (loads > 1) command.error('error: choose one of --serial, --qps, --find-max-qps and --schedule');
+  if (loads === 0 && options.batchSweep === undefined)
+    command.error('error: choose a load: --serial, --qps, --find-max-qps, --batch-sweep or --schedule');
+  if (options.launch && options.plan === undefined) command.error('error: --launch needs --plan');
+  if ((options.schedule || options.batchSweep) && options.batchItems !== undefined)
+    command.error('error: --batch-items is what --batch-sweep and --schedule choose');
+}
+
+/** Runs the loads that the options ask for, and keeps what they measure. */
+class Bench {
+  readonly results: BenchResult[] = [];
+  schedule: BatchSchedule | null = null;
+
+  constructor(
+    private readonly target: BenchTarget,
+    private readonly options: BenchOptions,
+    private readonly signal: AbortSignal,
+  ) {}
+
+  async run(requests: readonly PredictRequest[]): Promise<void> {
+    const { batchSweep, batchItems, schedule } = this.options;
+    if (schedule) {
+      const mostItems = Math.max(...requests.map(({ items }) => items ?? 1), 1);
+      const measure = async (items: number): Promise<number> => (await this.#measure(requests, items)).capacity?.qps ?? 0;
+      this.schedule = await scheduleBatches({ measure, mostItems, signal: this.signal });
+      return;
+    }
+    for (const items of batchSweep ?? [batchItems ?? null]) if (!this.signal.aborted) await this.#measure(requests, items);
+  }
+
+  #measure(requests: readonly PredictRequest[], batchItems: number | null): Promise<BenchResult> {
+    return this.target.withBatches(batchItems, async (predictor) => {
+      const searched = this.options.findMaxQps || this.options.schedule ? await this.#search(predictor, requests, batchItems) : null;
+      const repeats = searched === null ? await this.#repeat(predictor, requests) : [];
+      const result: BenchResult = {
+        name: batchItems === null ? this.#loadName() : `${this.#loadName()}, batches of ${batchItems}`,
+        batchItems,
+        run: searched === null ? mergeRuns(repeats) : searched.run,
+        repeats,
+        ...(searched && { capacity: searched.capacity }),
+      };
+      this.results.push(result);
+      return result;
+    });
+  }
+
+  #loadName(): string {
+    const { qps, findMaxQps, schedule, p99, arrivals } = this.options;
+    if (findMaxQps || schedule) return `P99 within ${p99} ms`;
+    return qps === undefined ? 'serial' : `${arrivals} ${qps} qps`;
+  }
+
+  #load(predictor: Predictor, requests: readonly PredictRequest[]): Load {
+    const { shardCpu } = this.target;
+    return { predictor, requests, deadlineMs: this.options.deadline, signal: this.signal, ...(shardCpu && { shardCpu }) };
+  }
+
+  async #repeat(predictor: Predictor, requests: readonly PredictRequest[]): Promise<LoadRun[]> {
+    const { qps, arrivals, seed, maxInFlight, duration, warmUp, repeats } = this.options;
+    const load = { ...this.#load(predictor, requests), durationMs: duration, warmUpMs: warmUp };
+    return withProgress(this.#loadName(), 'seconds', async (onProgress) => {
+      const runs: LoadRun[] = [];
+      for (let repeat = 0; repeat < repeats && !this.signal.aborted; repeat++) {
+        const progress = (done: number, total: number): void =>
+          onProgress(Math.round((repeat * total + done) / 1000), Math.ceil((repeats * total) / 1000));
+        runs.push(
+          qps === undefined
+            ? await runSerialLoad({ ...load, onProgress: progress })
+            : await runOpenLoopLoad({
+                ...load,
+                onProgress: progress,
+                maxInFlight,
+                arrivals: { process: arrivals, qps, seed: seed + repeat },
+              }),
+        );
+      }
+      return runs;
+    });
+  }
+
+  /** The run is that of the highest rate within the bound, or of the lowest tried when there is none. */
+  async #search(
+    predictor: Predictor,
+    requests: readonly PredictRequest[],
+    batchItems: number | null,
+  ): Promise<{ capacity: Capacity; run: LoadRun }> {
+    const { p99, arrivals, seed, maxInFlight, duration, warmUp, repeats } = this.options;
+    const load = this.#load(predictor, requests);
+    const serial = await runSerialLoad({ ...load, warmUpMs: 0, durationMs: Math.max(warmUp, 200) });
+    console.log(`searching the highest rate with P99 within ${p99} ms${batchItems === null ? '' : `, batches of ${batchItems} items`}`);
+    const options: CapacityOptions = {
+      ...load,
+      ...{ process: arrivals, seed, maxInFlight, repeats, durationMs: duration, warmUpMs: warmUp },
+      bound: { quantile: 0.99, ms: p99 },
+      firstQps: (FIRST_SHARE * 1000) / (serial.latency.quantile(0.5) ?? p99),
+      onProbe: (probe) => console.log(probeLine(probe)),
+    };
+    const capacity = await findMaxQps(options);
+    const shown = capacity.probes.find(({ qps }) => qps === capacity.qps) ?? capacity.probes[0];
+    return { capacity, run: shown?.run ?? serial };
+  }
+}
