@@ -10,9 +10,10 @@ import { pinTo } from './peers/process.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { shardsSuite } from './shards.js';
+import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, stagesSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
@@ -66,7 +67,7 @@ Examples:
     const { json, quick, peers } = options;
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
-    const pinned = suite === shardsSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
+    const pinned = suite === shardsSuite || suite === stagesSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
     console.log(`${suite.name}: ${suite.description}\n${machineLine(ranOn)}, ${pinned}${quick ? '\nquick: not for comparison' : ''}`);
     await mkdir(SCRATCH, { recursive: true });
     const dir = await mkdtemp(join(SCRATCH, `${suite.name}-`));

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/call_times.h"
 #include "addon/environment.h"
 #include "engine/dense_net.h"
 #include "engine/thread_pool.h"
@@ -121,7 +122,17 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     const float* dense;
     const float* pooled;
     float* scores;
-    void operator()() const { net.run(workspace, stage, dense, pooled, scores); }
+    CallTimes times;
+    void operator()() const {
+      times.measure([this] {
+        if (!times.asked()) return net.run(workspace, stage, dense, pooled, scores);
+        LayerTimes layers;
+        net.run(workspace, stage, dense, pooled, scores, &layers);
+        times.set(CallTimes::kCpu, layers.cpu_ns);
+        times.set(CallTimes::kInteraction, layers.interaction_ns);
+        times.set(CallTimes::kLayers, layers.layers_ns);
+      });
+    }
   };
   Run checked_run(const Napi::CallbackInfo& info, unsigned num_threads) {
     const Napi::Env env = info.Env();
@@ -150,6 +161,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
         throw argument_error(env, "output has to be [items, output dim]");
       scores = output.data();
     }
+    const CallTimes times(info, 7, 5);
     // A stage reads what those before it left in the workspace, and only that of the same net, items and features.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
     if (!net_->staged(workspace, stage, items, flags))
@@ -159,7 +171,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
     }
-    return {*net_, workspace, stage, dense.data(), pooled, scores};
+    return {*net_, workspace, stage, dense.data(), pooled, scores, times};
   }
   void run_sync(const Napi::CallbackInfo& info) { checked_run(info, 1)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {
