@@ -73,7 +73,8 @@ async function* compare(
     const samples: Record<Arm, number[]> = { off: [], on: [], control: [] };
     for (let block = 0; block < blocks; block++) {
       // Another arm begins each time.
-      for (let turn = 0; turn < ARMS.length; turn++) await runBlock(target, requests, ARMS[(block + turn) % ARMS.length] as Arm, samples);
+      const same = Array.from({ length: BLOCK }, (_, n) => requests[(block * BLOCK + n) % requests.length] as PredictRequest);
+      for (let turn = 0; turn < ARMS.length; turn++) await runBlock(target, same, ARMS[(block + turn) % ARMS.length] as Arm, samples);
     }
     if (round >= 0) for (const arm of ARMS) p50s[arm].push(median(samples[arm]));
   }
@@ -113,8 +114,7 @@ async function runBlock(
   samples: Record<Arm, number[]>,
 ): Promise<void> {
   tracer.enabled = arm === 'on';
-  for (let n = 0; n < BLOCK; n++) {
-    const request = requests[n % requests.length] as PredictRequest;
+  for (const request of requests) {
     const startedAt = performance.now();
     await predictor.predict(request, { deadlineMs: DEADLINE_MS });
     samples[arm].push((performance.now() - startedAt) * 1000);

@@ -137,14 +137,14 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     PoolStatus status;
     times.measure([&] {
       uint64_t cpu_ns = 0;
-      status = engine.pool(request, num_threads, times.asked() ? &cpu_ns : nullptr);
-      if (times.asked()) times.set(CallTimes::kCpu, cpu_ns);
+      status = engine.pool(request, num_threads, times.reads_cpu() ? &cpu_ns : nullptr);
+      if (times.reads_cpu()) times.set(CallTimes::kCpu, cpu_ns);
     });
     return status;
   }
   void pool_sync(const Napi::CallbackInfo& info) {
     const PoolRequest checked = request(info);
-    const PoolStatus status = timed_pool(*engine_, checked, 1, CallTimes(info, 6, 3));
+    const PoolStatus status = timed_pool(*engine_, checked, 1, CallTimes(info, 6, 3, false));
     const Napi::Value error = status_error(info.Env(), status);
     if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
   }
@@ -153,7 +153,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     const PoolRequest checked = request(info);
     return info.Env().GetInstanceData<Environment>()->run(
         info,
-        [engine = engine_, checked, status, times = CallTimes(info, 6, 3)] {
+        [engine = engine_, checked, status, times = CallTimes(info, 6, 3, true)] {
           *status = timed_pool(*engine, checked, ThreadPool::shared().num_threads(), times);
         },
         [status](Napi::Env env) { return status_error(env, *status); });

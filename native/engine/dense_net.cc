@@ -231,9 +231,10 @@ void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, con
   workspace.timed = times != nullptr;
   if (times == nullptr) return run_stage(workspace, stage, dense, pooled, scores);
   for (Lane& lane : workspace.lanes) lane.times = {};
-  const uint64_t cpu_before = thread_cpu_ns();
+  workspace.reads_cpu = times->reads_cpu;
+  const uint64_t cpu_before = times->reads_cpu ? thread_cpu_ns() : 0;
   run_stage(workspace, stage, dense, pooled, scores);
-  *times = {thread_cpu_ns() - cpu_before, 0, 0};
+  if (times->reads_cpu) times->cpu_ns = thread_cpu_ns() - cpu_before;
   for (const Lane& lane : workspace.lanes) {
     times->cpu_ns += lane.times.cpu_ns;
     times->interaction_ns += lane.times.interaction_ns;
@@ -266,7 +267,7 @@ void DenseNet::run_stage(Workspace& workspace, uint32_t stage, const float* dens
   const std::thread::id caller = std::this_thread::get_id();
   const auto run_one = [&](uint32_t l) {
     Lane& lane = workspace.lanes[l];
-    const bool helps = workspace.timed && std::this_thread::get_id() != caller;
+    const bool helps = workspace.timed && workspace.reads_cpu && std::this_thread::get_id() != caller;
     const uint64_t cpu_before = helps ? thread_cpu_ns() : 0;
     run_lane(workspace, lane, stage, l, scores);
     if (helps) lane.times.cpu_ns = thread_cpu_ns() - cpu_before;

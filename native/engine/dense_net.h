@@ -64,6 +64,7 @@ struct Workspace {
   uint32_t stage = 0;                // of that run
   uint64_t block_rows = 0;           // items that a lane takes at a time
   bool timed = false;                // whether lanes measure their layers
+  bool reads_cpu = false;            // and their CPU time
   std::vector<uint8_t> per_item;     // of that run, one per input
   std::vector<AlignedFloats> kept;   // one per layer: rows that another stage reads, or that all items share
   std::vector<Value> values;         // inputs, then one per layer; those of lanes without their data

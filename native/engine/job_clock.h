@@ -20,6 +20,7 @@ inline uint64_t thread_cpu_ns() {
 
 // What a run of a dense net says of itself when it is asked.
 struct LayerTimes {
+  bool reads_cpu = true;        // whether the CPU time is asked for
   uint64_t cpu_ns = 0;          // of all threads that took part
   uint64_t interaction_ns = 0;  // in dot interactions, summed over lanes
   uint64_t layers_ns = 0;       // in all layers, likewise

@@ -13,7 +13,7 @@ export const JOB = { queuedUs: 6, ranUs: 7, cpuUs: 8, interactionUs: 9, layersUs
 export const RPC = { serializedAt: 6, sentAt: 7, receivedAt: 8, idleSent: 9, idleReceived: 10, stages: 11 } as const;
 export const SPAN_LENGTH = 18;
 
-/** The main thread's own work, one phase at a time. */
+/** The main thread's own work, one phase at a time; in the order of KINDS. */
 export const PHASES = ['admission', 'check', 'partition', 'place', 'finish'] as const;
 export type PhaseKind = (typeof PHASES)[number];
 /** Jobs of the addon: layers of a stage, and main's own tables. */
@@ -21,6 +21,7 @@ export const JOBS = ['dense', 'pool'] as const;
 export type JobKind = (typeof JOBS)[number];
 
 /** Kinds of spans are numbered through. */
-export const kindOfPhase = (phase: PhaseKind): number => PHASES.indexOf(phase);
-export const kindOfJob = (job: JobKind): number => PHASES.length + JOBS.indexOf(job);
-export const KIND_RPC = PHASES.length + JOBS.length;
+export const KINDS = { admission: 0, check: 1, partition: 2, place: 3, finish: 4, dense: 5, pool: 6, rpc: 7 } as const satisfies Record<
+  PhaseKind | JobKind | 'rpc',
+  number
+>;

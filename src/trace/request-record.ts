@@ -1,18 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { native } from '../engine/native.js';
-import {
-  HEADER,
-  HEADER_LENGTH,
-  JOB,
-  type JobKind,
-  KIND_RPC,
-  kindOfJob,
-  kindOfPhase,
-  type PhaseKind,
-  RPC,
-  SPAN,
-  SPAN_LENGTH,
-} from './layout.js';
+import { HEADER, HEADER_LENGTH, JOB, type JobKind, KINDS, type PhaseKind, RPC, SPAN, SPAN_LENGTH } from './layout.js';
 
 const { nodeTiming } = performance;
 
@@ -32,6 +20,7 @@ export class RequestRecord {
     readonly slab: Float64Array,
     private readonly start: number,
     private readonly maxSpans: number,
+    readonly readsCpu: boolean,
     private readonly onClose: (record: RequestRecord) => void,
   ) {}
 
@@ -57,26 +46,27 @@ export class RequestRecord {
     return this.start + HEADER_LENGTH + s * SPAN_LENGTH;
   }
 
-  open(number: number): void {
+  open(number: number, startedAt: number): void {
     this.slab.fill(0, this.start, this.start + HEADER_LENGTH);
     this.#open = true;
     this.error = null;
     this.#phase = -1;
     this.setHeader('number', number);
-    this.setHeader('mainCpuUs', native.threadCpuUs());
-    this.setHeader('startedAt', performance.now());
+    if (this.readsCpu) this.setHeader('mainCpuUs', native.threadCpuUs());
+    this.setHeader('startedAt', startedAt);
     this.enter('admission', 0, 0);
+    this.slab[this.#phase + SPAN.startedAt] = startedAt;
   }
 
   /** The caller has its answer, or the error of this code. What still runs may write on. */
   close(error: string | null): void {
     if (!this.#open) return;
-    this.leave();
     this.#open = false;
     this.error = error;
-    this.setHeader('endedAt', performance.now());
-    this.setHeader('mainCpuUs', native.threadCpuUs() - this.header('mainCpuUs'));
+    if (this.readsCpu) this.setHeader('mainCpuUs', native.threadCpuUs() - this.header('mainCpuUs'));
     this.onClose(this);
+    this.leave();
+    this.setHeader('endedAt', performance.now());
   }
 
   /** Keeps the slot from being used again until as many calls of letGo. */
@@ -90,20 +80,24 @@ export class RequestRecord {
 
   /** The main thread works on the request from here on; ends the phase before. */
   enter(phase: PhaseKind, batch: number, round: number): void {
-    this.leave();
-    this.#phase = this.#begin(kindOfPhase(phase), batch, round, -1);
+    const now = performance.now();
+    this.#endPhase(now);
+    this.#phase = this.#begin(KINDS[phase], batch, round, -1, now);
   }
 
   /** The main thread turns to something else. */
   leave(): void {
-    this.#stamp(this.#phase, SPAN.endedAt);
-    this.#phase = -1;
+    if (this.#phase >= 0) this.#endPhase(performance.now());
   }
 
   /** A job of the addon is about to be called; the phase before ends. */
   startJob(job: JobKind, batch: number, round: number): number {
-    this.leave();
-    return this.#begin(kindOfJob(job), batch, round, -1);
+    const now = performance.now();
+    this.#endPhase(now);
+    const at = this.#begin(KINDS[job], batch, round, -1, now);
+    // Asks for CPU time.
+    if (at >= 0 && this.readsCpu) this.slab[at + JOB.cpuUs] = 1;
+    return at;
   }
 
   /** Where in the slab the job is to write its times: of one without room, into a span that no request has. */
@@ -118,7 +112,7 @@ export class RequestRecord {
   }
 
   startRpc(batch: number, round: number, shard: number): number {
-    return this.#begin(KIND_RPC, batch, round, shard);
+    return this.#begin(KINDS.rpc, batch, round, shard, performance.now());
   }
 
   serialized(rpc: number): void {
@@ -140,22 +134,28 @@ export class RequestRecord {
     if (stages !== null) this.slab.set(stages, rpc + RPC.stages);
   }
 
-  #begin(kind: number, batch: number, round: number, shard: number): number {
+  #begin(kind: number, batch: number, round: number, shard: number, now: number): number {
     const { slab } = this;
-    const count = this.header('spans');
+    const spans = this.start + HEADER.spans;
+    const count = slab[spans] as number;
     if (count === this.maxSpans) {
       this.setHeader('lostSpans', this.header('lostSpans') + 1);
       return -1;
     }
-    this.setHeader('spans', count + 1);
+    slab[spans] = count + 1;
     const at = this.spanAt(count);
     slab.fill(0, at, at + SPAN_LENGTH);
     slab[at + SPAN.kind] = kind;
     slab[at + SPAN.batch] = batch;
     slab[at + SPAN.round] = round;
     slab[at + SPAN.shard] = shard;
-    slab[at + SPAN.startedAt] = performance.now();
+    slab[at + SPAN.startedAt] = now;
     return at;
+  }
+
+  #endPhase(now: number): void {
+    if (this.#phase >= 0) this.slab[this.#phase + SPAN.endedAt] = now;
+    this.#phase = -1;
   }
 
   #stamp(span: number, field: number): void {

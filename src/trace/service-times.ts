@@ -4,8 +4,8 @@ import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
 export class ServiceTimes {
   /** In the order of SHARD_STAGES, us. */
   readonly stages = new Float64Array(SHARD_STAGES.length);
-  /** For SparseEngine.pool. */
-  readonly pooling = new Float64Array(3);
+  /** For SparseEngine.pool; its CPU time is asked for. */
+  readonly pooling = Float64Array.of(0, 0, 1);
   #at: number;
 
   constructor(receivedAt: number) {

@@ -132,7 +132,7 @@ export function serviceTime({ stages }: TracedRpc): number {
 }
 
 /**
- * As in the latency stack, over main and all shards, as CPU time. sparse: pooling. other: what main's thread did besides, known when no other
+ * As in the latency stack, over main and all shards, as CPU time. sparse: pooling. other: what main's thread did besides, known when CPU clocks are read and no other
  * traced request ran meanwhile: the event loop, sockets, promises, garbage. Not in it: threads of the sockets, and what shards do around a message.
  */
 export const COMPUTE_LAYERS = ['dense', 'interaction', 'sparse', 'serialization', 'service', 'overhead', 'other'] as const;
@@ -152,9 +152,10 @@ export function computeStack(request: TracedRequest): Stack<ComputeLayer> {
     overhead: lengthOf(['admission', 'check', 'partition', 'finish']),
   };
   const stepsUs = main.serialization + main.service + main.overhead;
-  const restUs = Math.max(0, mainCpuUs - sum(jobs.map((job) => (job.onThread ? 0 : job.cpuUs))));
+  const known = alone && mainCpuUs !== null;
+  const restUs = Math.max(0, (mainCpuUs ?? 0) - sum(jobs.map((job) => (job.onThread ? 0 : job.cpuUs))));
   // The main thread may have been interrupted.
-  const scale = alone && stepsUs > restUs ? restUs / stepsUs : 1;
+  const scale = known && stepsUs > restUs ? restUs / stepsUs : 1;
   const dense = jobs.filter(({ kind }) => kind === 'dense');
   const interaction = sum(dense.map((job) => job.cpuUs * job.interactionShare));
   const ofShards = (...names: readonly (typeof SHARD_STAGES)[number][]): number =>
@@ -166,7 +167,7 @@ export function computeStack(request: TracedRequest): Stack<ComputeLayer> {
     serialization: main.serialization * scale + ofShards('deserializeUs', 'serializeUs'),
     service: main.service * scale + ofShards('dispatchUs'),
     overhead: main.overhead * scale,
-    other: alone ? Math.max(0, restUs - stepsUs) : 0,
+    other: known ? Math.max(0, restUs - stepsUs) : 0,
   };
   return { totalUs: sum(Object.values(layers)), layers };
 }

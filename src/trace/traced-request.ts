@@ -1,5 +1,5 @@
 import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
-import { JOB, JOBS, type JobKind, KIND_RPC, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
+import { JOB, JOBS, type JobKind, KINDS, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
 import type { RequestRecord } from './request-record.js';
 
 /** Microseconds on the clock of performance.now(). */
@@ -25,7 +25,7 @@ export interface TracedJob extends Span {
   readonly kind: JobKind;
   readonly queuedUs: number;
   readonly ranUs: number;
-  /** On all threads. */
+  /** On all threads; the time it ran, when CPU clocks are not read. */
   readonly cpuUs: number;
   /** Of the time in layers, 0 to 1. */
   readonly interactionShare: number;
@@ -57,8 +57,8 @@ export interface TracedRequest extends Interval {
   readonly complete: boolean;
   /** No other traced request ran meanwhile. */
   readonly alone: boolean;
-  /** CPU time of the main thread from start to end, whatever it did. */
-  readonly mainCpuUs: number;
+  /** CPU time of the main thread from start to end, whatever it did; null unless the tracer reads CPU clocks. */
+  readonly mainCpuUs: number | null;
   readonly phases: readonly TracedPhase[];
   readonly jobs: readonly TracedJob[];
   readonly rpcs: readonly TracedRpc[];
@@ -82,7 +82,7 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
     const ended = Math.min(endUs, stamp(SPAN.endedAt) ?? endUs);
     const span = { batch: field(SPAN.batch), round: field(SPAN.round), startUs: begun, endUs: Math.max(begun, ended) };
     if (kind < PHASES.length) phases.push({ ...span, kind: PHASES[kind] as PhaseKind });
-    else if (kind < KIND_RPC) {
+    else if (kind < KINDS.rpc) {
       jobs.push({
         ...span,
         kind: JOBS[kind - PHASES.length] as JobKind,
@@ -117,7 +117,7 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
     error: record.error,
     complete: record.header('lostSpans') === 0,
     alone: record.header('alone') === 1,
-    mainCpuUs: record.header('mainCpuUs'),
+    mainCpuUs: record.readsCpu ? record.header('mainCpuUs') : null,
     phases,
     jobs,
     rpcs,

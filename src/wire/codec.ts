@@ -58,7 +58,7 @@ class Fields {
   stagesOrNull(field: string): Float64Array | null {
     const bytes = this.bytesOrNull(field);
     if (bytes === null) return null;
-    const stages = bytes.byteLength === STAGES_BYTES ? new Float64Array(Uint8Array.from(bytes).buffer) : null;
+    const stages = bytes.byteLength === STAGES_BYTES ? new Float64Array(new Uint8Array(bytes).buffer) : null;
     if (stages === null || !stages.every((us) => Number.isFinite(us) && us >= 0))
       throw malformed(field, `${SHARD_STAGES.length} doubles, 0 or more`);
     return stages;

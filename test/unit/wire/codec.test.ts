@@ -45,7 +45,9 @@ const shardMessage: fc.Arbitrary<ShardMessage> = fc.oneof(
     id,
     serviceUs: microseconds,
     pooled: binary,
-    stages: fc.option(fc.array(microseconds, { minLength: SHARD_STAGES.length, maxLength: SHARD_STAGES.length }).map(Float64Array.from)),
+    stages: fc.option(
+      fc.array(microseconds, { minLength: SHARD_STAGES.length, maxLength: SHARD_STAGES.length }).map((us) => Float64Array.from(us)),
+    ),
   }),
   fc.record({
     kind: fc.constant('error' as const),
