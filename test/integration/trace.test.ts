@@ -89,8 +89,8 @@ test.each<[string, (tracer: Tracer) => Promise<Predictor>, number]>([
       expect(rpc.stages?.poolUs).toBeGreaterThan(0);
       expect(rpc.stages?.poolCpuUs).toBeGreaterThan(0);
       expect(rpc.stages?.serializeUs).toBeGreaterThan(0);
-      // The service lies within the RPC; clocks tick alike.
-      expect(serviceTime(rpc)).toBeLessThan((receivedUs as number) - (sentUs as number));
+      // The service lies within the RPC; a shard may have the message before main's call of send returns.
+      expect(serviceTime(rpc)).toBeLessThan((receivedUs as number) - (serializedUs as number));
     }
     const embedded = embeddedStack(request);
     expect(sum(Object.values(embedded.layers))).toBeCloseTo(embedded.totalUs, 3);
