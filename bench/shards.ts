@@ -2,7 +2,8 @@ import { join } from 'node:path';
 import { launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
-import { planCapacityBalanced } from '../src/plan/capacity-balanced.js';
+import { profileFromSpec } from '../src/plan/profile-from-spec.js';
+import { makePlan } from '../src/plan/strategies.js';
 import { openLocal } from '../src/predictor/local.js';
 import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
 import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
@@ -37,7 +38,7 @@ export const shardsSuite: Suite = {
     const targets: Target[] = [];
     try {
       targets.push(await openLocalTarget(bundle));
-      for (const shards of SHARDS) targets.push(await openShardedTarget(planCapacityBalanced(spec, modelHash(spec), { shards }), bundle));
+      for (const shards of SHARDS) targets.push(await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle));
       for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
         const generator = new SyntheticRequests(shape, items);
         const samples = targets.map((): Round[] => []);

@@ -2,9 +2,15 @@ export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launc
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
+export { readModelSpec } from './model/bundle.js';
+export { modelHash } from './model/hash.js';
+export type { ModelSpec } from './model/spec.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';
-export { planCapacityBalanced } from './plan/capacity-balanced.js';
 export { type Plan, readPlan, writePlan } from './plan/plan.js';
+export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile.js';
+export { ProfileBuilder } from './plan/profile-builder.js';
+export { profileFromSpec } from './plan/profile-from-spec.js';
+export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/strategies.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';

@@ -7,7 +7,8 @@ import { TerabagError } from '../errors.js';
 import { modelHash } from '../model/hash.js';
 import type { ModelSpec } from '../model/spec.js';
 import { planSummary, tableBytes } from '../plan/bytes.js';
-import { planCapacityBalanced } from '../plan/capacity-balanced.js';
+import { profileFromSpec } from '../plan/profile-from-spec.js';
+import { makePlan } from '../plan/strategies.js';
 import type { Plan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
@@ -73,7 +74,7 @@ export const demoCommand = new Command('demo')
       say(
         `model: ${spec.tables.length} tables, ${formatBytes(spec.tables.reduce((sum, table) => sum + tableBytes(table), 0))} in ${modelDir}`,
       );
-      const plan = planCapacityBalanced(spec, modelHash(spec), { shards: options.shards });
+      const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: options.shards });
       if (!options.json)
         console.table(planSummary(plan, spec).map(({ shard, tables, bytes }) => ({ shard, tables, bytes: formatBytes(bytes) })));
       const results = await rank(plan, modelDir, shape, options, say);

@@ -7,6 +7,7 @@ import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
+import { profileCommand } from './profile.js';
 import { shardCommand } from './shard.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
@@ -30,6 +31,7 @@ Examples:
   terabag demo
   terabag inspect ./model
   terabag pack ./model -o ./model-int8 --format int8
+  terabag profile ./model requests.jsonl -o profile.json
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json`,
@@ -39,6 +41,7 @@ for (const command of [
   verifyCommand,
   warmCommand,
   packCommand,
+  profileCommand,
   planCommand,
   shardCommand,
   upCommand,

@@ -20,6 +20,15 @@ export function byteSize(text: string): number {
   return bytes;
 }
 
+/** Bytes, given as a number of units of so many bytes. */
+export const bytesIn =
+  (unitBytes: number) =>
+  (text: string): number => {
+    const bytes = Math.round(Number(text) * unitBytes);
+    if (text.trim() === '' || !Number.isSafeInteger(bytes) || bytes < 1) throw new InvalidArgumentError('It has to be a number above 0.');
+    return bytes;
+  };
+
 export const commaSeparated = (text: string): string[] => text.split(',').map((part) => part.trim());
 
 /** Bytes for people: 1.5 GiB. */

@@ -25,6 +25,11 @@ const embeddingBagSchema = z.strictObject({
   table: name,
   pooling: z.enum(['sum', 'mean']).default('sum'),
   weighted: z.boolean().default(false),
+  // What requests are like, for plans that are made without a sample of them. No defaults: the hash of a model without them stays.
+  /** Mean number of ids per bag. */
+  poolingFactor: z.number().min(0).optional(),
+  /** user: given once per request; item: once per item. */
+  side: z.enum(['user', 'item']).optional(),
 });
 const fcSchema = z.strictObject({
   type: z.literal('fc'),

@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { TerabagError } from '../errors.js';
 import type { ModelSpec } from '../model/spec.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { readJsonFile } from './json-file.js';
 
 const name = z.string().min(1).max(256);
 const endpoint = z.string().regex(/^(tcp|ipc):\/\/.+/, 'has to be tcp://host:port or ipc://path');
@@ -29,22 +29,7 @@ export type Plan = z.output<typeof planSchema>;
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 
-export async function readPlan(path: string): Promise<Plan> {
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(path, 'utf8'));
-  } catch (error) {
-    throw new TerabagError(
-      'bad_plan',
-      `plan cannot be read: ${path}, ${error instanceof Error ? error.message : String(error)}`,
-      { path },
-      { cause: error },
-    );
-  }
-  const parsed = planSchema.safeParse(json);
-  if (!parsed.success) throw bad(`plan: ${parsed.error.issues[0]?.path.join('.') || 'root'}: ${parsed.error.issues[0]?.message}: ${path}`);
-  return parsed.data;
-}
+export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, 'plan', planSchema, 'bad_plan');
 
 export async function writePlan(path: string, plan: Plan): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);
@@ -68,6 +53,7 @@ export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
     if (known === undefined) throw bad(`plan: places a table that the model does not have: ${table}`);
     if (placed.has(table)) throw bad(`plan: places a table twice: ${table}`);
     placed.add(table);
+    if (parts.length === 0) throw bad(`plan: has no part of a table: ${table}`);
     if (parts.includes(MAIN_SHARD) && parts.length > 1) throw bad(`plan: a table on ${MAIN_SHARD} cannot be split: ${table}`);
     const unknown = parts.find((part) => part !== MAIN_SHARD && !shards.has(part));
     if (unknown !== undefined) throw bad(`plan: table ${table} is on a shard that the plan does not have: ${unknown}`);

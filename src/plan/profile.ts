@@ -1,4 +1,8 @@
 import { z } from 'zod';
+import { TerabagError } from '../errors.js';
+import type { ModelSpec } from '../model/spec.js';
+import { writeFileAtomic } from '../tables/atomic.js';
+import { readJsonFile } from './json-file.js';
 
 const mean = z.number().min(0);
 
@@ -31,3 +35,29 @@ export const profileSchema = z.strictObject({
 });
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
+
+export const readProfile = (path: string): Promise<Profile> => readJsonFile(path, 'profile', profileSchema, 'invalid_argument');
+
+export async function writeProfile(path: string, profile: Profile): Promise<void> {
+  await writeFileAtomic(path, `${JSON.stringify(profileSchema.parse(profile), null, 2)}\n`);
+}
+
+/** Refuses a profile of another model, and one that does not have the model's tables in their order. */
+export function checkProfile(profile: Profile, spec: ModelSpec, hash: string): void {
+  const { model, tables } = profile;
+  if (model.hash !== hash) {
+    throw new TerabagError(
+      'model_mismatch',
+      `profile is of another model: ${model.name} ${model.version} (${model.hash.slice(0, 12)}), the bundle is ${spec.name} ${spec.version} (${hash.slice(0, 12)}); profile again`,
+    );
+  }
+  const odd = spec.tables.findIndex(({ name }, table) => tables[table]?.table !== name);
+  if (odd !== -1 || tables.length !== spec.tables.length) {
+    const at = odd === -1 ? spec.tables.length : odd;
+    throw new TerabagError(
+      'invalid_argument',
+      `profile has to have the model's tables in their order: at ${at}, the model has ${spec.tables[at]?.name ?? 'none'}, the profile ${tables[at]?.table ?? 'none'}`,
+      { field: `tables.${at}` },
+    );
+  }
+}

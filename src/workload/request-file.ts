@@ -25,8 +25,16 @@ export type ReadRequest =
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
 export async function* readJsonlRequests(
   path: string,
-  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
+  onProgress?: (doneBytes: number, totalBytes: number) => void,
 ): AsyncGenerator<ReadRequest> {
+  for await (const { line, text } of readLines(path, onProgress)) yield parseLine(text, line);
+}
+
+/** The lines of a file that are not empty, counted from 1, as a stream. "-" reads stdin. */
+export async function* readLines(
+  path: string,
+  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
+): AsyncGenerator<{ readonly line: number; readonly text: string }> {
   const file = path === '-' ? null : await openToRead(path);
   const totalBytes = file === null ? 0 : (await file.stat()).size;
   const lines = createInterface({ input: file?.createReadStream() ?? process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
@@ -36,7 +44,7 @@ export async function* readJsonlRequests(
     line++;
     doneBytes += Buffer.byteLength(text) + 1;
     if (file !== null) onProgress(doneBytes, totalBytes);
-    if (text.trim() !== '') yield parseLine(text, line);
+    if (text.trim() !== '') yield { line, text };
   }
 }
 
@@ -46,7 +54,8 @@ function openToRead(path: string): Promise<FileHandle> {
   });
 }
 
-function parseLine(text: string, line: number): ReadRequest {
+/** The request of a line. */
+export function parseLine(text: string, line: number): ReadRequest {
   const bad = (what: string): ReadRequest => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
   let json: unknown;
   try {

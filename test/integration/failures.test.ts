@@ -12,13 +12,13 @@ import {
   type Plan,
   type Predictor,
   type PredictRequest,
-  planCapacityBalanced,
   type ShardedPredictor,
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
 import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan } from '../reference/plans.js';
 
 /** What a timer may be late: the processes share the machine's cores with other tests. */
 const SCHEDULING_MS = 100;
@@ -30,7 +30,7 @@ beforeAll(async () => {
   model = await writeSmallModel(51);
   local = await openLocal(model.dir);
   const spec = await readModelSpec(model.dir);
-  plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+  plan = capacityPlan(spec, 2);
 });
 afterAll(async () => {
   await local?.close();

@@ -2,17 +2,17 @@ import { mkdir, mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, type PredictRequest, planCapacityBalanced } from '../../src/index.js';
+import { connect, launchCluster, openLocal, type PredictRequest } from '../../src/index.js';
 import { readModelSpec, writeModelJson } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { modelSchema } from '../../src/model/spec.js';
 import { writeSafetensors } from '../../src/tables/safetensors.js';
 import { random, referenceLogits, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan } from '../reference/plans.js';
 
 test.each(['fp32', 'fp16', 'bf16'] as const)('tables of %s give the scores of the reference, local and sharded', async (format) => {
   const model = await writeSmallModel(61, { format, activation: 'none' });
   const spec = await readModelSpec(model.dir);
-  const plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+  const plan = capacityPlan(spec, 2);
   const names = plan.shards.map(({ name }) => name);
   const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
   const local = await openLocal(model.dir);
@@ -86,7 +86,7 @@ test.runIf(process.env['TERABAG_TEST_LARGE'] === '1')(
       }),
     );
     const spec = await readModelSpec(dir);
-    const plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+    const plan = capacityPlan(spec, 2);
     const split = { ...plan, tables: [{ table: 'large', parts: plan.shards.map(({ name }) => name) }] };
     const request = (indices: bigint[] | BigInt64Array | number[]): PredictRequest => ({
       dense: {},

@@ -5,12 +5,12 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Dealer, Router } from 'zeromq';
 import type { SparseBatch } from '../../src/engine/sparse-batch.js';
-import { type Cluster, connect, launchCluster, type Plan, type Predictor, planCapacityBalanced, TerabagError } from '../../src/index.js';
+import { type Cluster, connect, launchCluster, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, encodeShardMessage } from '../../src/wire/codec.js';
 import type { ClientMessage, ShardMessage } from '../../src/wire/messages.js';
 import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan, planBySpec } from '../reference/plans.js';
 
 let model: SmallModel;
 let plan: Plan;
@@ -21,7 +21,7 @@ const exits: string[] = [];
 beforeAll(async () => {
   model = await writeSmallModel(41);
   const spec = await readModelSpec(model.dir);
-  plan = planCapacityBalanced(spec, modelHash(spec), { shards: 1 });
+  plan = capacityPlan(spec, 1);
   // Silent, since it warns of every malformed message; without a restart, so that a crash cannot hide.
   cluster = await launchCluster(plan, {
     bundle: model.dir,
@@ -431,7 +431,7 @@ test('a shard whose first greeting was lost is greeted again', async () => {
 test('a plan with an endpoint that cannot be used is refused and leaves no connection behind', async () => {
   const [first] = cluster.plan.shards;
   const spec = await readModelSpec(model.dir);
-  const two = planCapacityBalanced(spec, plan.model.hash, { shards: 2, endpoints: [first!.endpoints[0] as string, 'tcp://nowhere'] });
+  const two = planBySpec('capacity-balanced', spec, { shards: 2, endpoints: [first!.endpoints[0] as string, 'tcp://nowhere'] });
   const before = process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
   await expect(connect(two, { bundle: model.dir })).rejects.toMatchObject({ code: 'bad_plan', details: { endpoint: 'tcp://nowhere' } });
   expect(process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length).toBeLessThanOrEqual(before);

@@ -1,7 +1,6 @@
 import { beforeAll, describe, expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, type Predictor, planCapacityBalanced } from '../../src/index.js';
+import { connect, launchCluster, openLocal, type Predictor } from '../../src/index.js';
 import { readModelSpec, verifyBundle } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import {
   auc,
   categoryRows,
@@ -15,6 +14,7 @@ import {
   readVocabulary,
   type Vocabulary,
 } from '../reference/open-bandit.js';
+import { capacityPlan } from '../reference/plans.js';
 
 const LANES = 32;
 const TOLERANCE = 1e-5;
@@ -116,7 +116,7 @@ describe.skipIf(missing.length > 0)('a DLRM that PyTorch trained on the Open Ban
 
   test.each([1, 2, 4])('%i shards give the bits of the local predictor for all candidates of all requests', async (shards) => {
     const spec = await readModelSpec(FIXTURE);
-    const cluster = await launchCluster(planCapacityBalanced(spec, modelHash(spec), { shards }), {
+    const cluster = await launchCluster(capacityPlan(spec, shards), {
       bundle: FIXTURE,
       ephemeralPorts: true,
       logLevel: 'error',

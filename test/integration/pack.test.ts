@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, packBundle, planCapacityBalanced } from '../../src/index.js';
+import { connect, launchCluster, openLocal, packBundle } from '../../src/index.js';
 import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { rowBytes } from '../../src/model/row-format.js';
 import { tableBytes } from '../../src/plan/bytes.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
 import { DIM, ROWS, random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan } from '../reference/plans.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let model: SmallModel;
@@ -68,7 +68,7 @@ test.each(['int8', 'int8_fp16', 'int4'] as const)(
       expect(result.maxError).toBeLessThan(format === 'int4' ? 0.04 : 0.003);
       expect(result.relativeError).toBeGreaterThan(0);
     }
-    const plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+    const plan = capacityPlan(spec, 2);
     const names = plan.shards.map(({ name }) => name);
     const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
     const local = await openLocal(packed);

@@ -9,13 +9,12 @@ import {
   type Plan,
   type Predictor,
   type PredictRequest,
-  planCapacityBalanced,
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { brokenRequest, type ItemsRequest, validRequest } from '../reference/small-requests.js';
+import { capacityPlan } from '../reference/plans.js';
 
 let model: SmallModel;
 let clusters: Cluster[];
@@ -28,7 +27,7 @@ beforeAll(async () => {
   model = await writeSmallModel(31, { activation: 'none', exact: true });
   local = await openLocal(model.dir);
   const spec = await readModelSpec(model.dir);
-  const plan = (shards: number): Plan => planCapacityBalanced(spec, modelHash(spec), { shards });
+  const plan = (shards: number): Plan => capacityPlan(spec, shards);
   const thirds = plan(3);
   const split = { ...thirds, tables: thirds.tables.map(({ table }) => ({ table, parts: thirds.shards.map(({ name }) => name) })) };
   clusters = await Promise.all(

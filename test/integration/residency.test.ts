@@ -6,10 +6,10 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { holdsHugePages, RESIDENCIES } from '../../src/engine/residency.js';
 import { type EngineTable, SparseEngine } from '../../src/engine/sparse-engine.js';
-import { connect, launchCluster, openLocal, planCapacityBalanced } from '../../src/index.js';
+import { connect, launchCluster, openLocal } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan } from '../reference/plans.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const onLinux = process.platform === 'linux';
@@ -56,7 +56,7 @@ async function rowOf(engine: SparseEngine, row: number, part = 0, parts = 1): Pr
 
 test.each(RESIDENCIES)('%s gives the same bits, local and on shards, whole tables and parts', async (residency) => {
   const spec = await readModelSpec(model.dir);
-  const plan = planCapacityBalanced(spec, modelHash(spec), { shards: 2 });
+  const plan = capacityPlan(spec, 2);
   const names = plan.shards.map(({ name }) => name);
   const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
   const mapped = await openLocal(model.dir, { residency: 'map' });

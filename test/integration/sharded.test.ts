@@ -8,13 +8,12 @@ import {
   openLocal,
   type Plan,
   type Predictor,
-  planCapacityBalanced,
   type ShardedPredictor,
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { modelHash } from '../../src/model/hash.js';
 import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
+import { capacityPlan } from '../reference/plans.js';
 
 let model: SmallModel;
 let local: Predictor;
@@ -27,10 +26,7 @@ afterAll(async () => {
   await rm(model.dir, { recursive: true });
 });
 
-async function capacityPlan(shards: number): Promise<Plan> {
-  const spec = await readModelSpec(model.dir);
-  return planCapacityBalanced(spec, modelHash(spec), { shards });
-}
+const planOf = async (shards: number): Promise<Plan> => capacityPlan(await readModelSpec(model.dir), shards);
 
 async function withShards(plan: Plan, use: (predictor: ShardedPredictor, cluster: Cluster) => Promise<void>): Promise<void> {
   const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
@@ -57,7 +53,7 @@ test('local scores equal the float64 reference', async () => {
 });
 
 test.each([1, 2, 3])('%i shards give the bits of the local predictor', async (shards) => {
-  await withShards(await capacityPlan(shards), async (predictor) => {
+  await withShards(await planOf(shards), async (predictor) => {
     const next = random(11);
     for (let n = 0; n < 100; n++) {
       const request = smallRequest(next, 1 + (n % 17));
@@ -67,7 +63,7 @@ test.each([1, 2, 3])('%i shards give the bits of the local predictor', async (sh
 });
 
 test('a table split by rows gives the same scores up to the order of additions, and always the same bits', async () => {
-  const plan = await capacityPlan(2);
+  const plan = await planOf(2);
   const split = { ...plan, tables: plan.tables.map(({ table }) => ({ table, parts: ['shard-0', 'shard-1'] })) };
   await withShards(split, async (predictor) => {
     const next = random(5);
@@ -88,7 +84,7 @@ test('bad ids end in a typed error that names table and position, local and shar
     ...request,
     sparse: { ...request.sparse, sum: { indices, offsets: [0, 1, indices.length] } },
   });
-  await withShards(await capacityPlan(2), async (predictor) => {
+  await withShards(await planOf(2), async (predictor) => {
     for (const target of [local, predictor]) {
       const code = (bad: ReturnType<typeof withIds>) =>
         target.predict(bad).then(
@@ -113,7 +109,7 @@ const DEADLINE_MS = 2000;
 const RECOVERY_MS = 1000;
 
 test('10,000 requests with a shard killed in the middle each end right or typed by their deadline, and recover within a second', async () => {
-  const plan = await capacityPlan(2);
+  const plan = await planOf(2);
   let killed = false;
   let backAt = Number.POSITIVE_INFINITY;
   let recoveredMs = Number.POSITIVE_INFINITY;

@@ -1,114 +1,15 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { TerabagError } from '../../../src/errors.js';
-import type { ModelSpec, TableSpec } from '../../../src/model/spec.js';
-import { planSummary, tableBytes } from '../../../src/plan/bytes.js';
-import { planCapacityBalanced } from '../../../src/plan/capacity-balanced.js';
+import { modelHash } from '../../../src/model/hash.js';
 import { checkPlan, type Plan, readPlan, writePlan } from '../../../src/plan/plan.js';
-
-const HASH = 'a'.repeat(64);
-const table = (name: string, rows: number, dim = 4): TableSpec => ({
-  name,
-  rows,
-  dim,
-  format: 'fp32',
-  file: `${name}.safetensors`,
-  tensor: 'w',
-});
-const specOf = (tables: TableSpec[]): ModelSpec => ({
-  terabag: 1,
-  name: 'm',
-  version: '1',
-  dense: [],
-  tables,
-  nets: [],
-  output: 'o',
-  files: {},
-});
-const anySpec = fc
-  .array(fc.tuple(fc.integer({ min: 1, max: 10_000 }), fc.integer({ min: 1, max: 64 })), { maxLength: 40 })
-  .map((sizes) => specOf(sizes.map(([rows, dim], at) => table(`t${at}`, rows, dim))));
-
-test('a capacity-balanced plan places every table once, balanced, and the same whatever the order of tables', () => {
-  fc.assert(
-    fc.property(anySpec, fc.integer({ min: 1, max: 12 }), (spec, shards) => {
-      const plan = planCapacityBalanced(spec, HASH, { shards });
-      checkPlan(plan, spec, HASH);
-      expect(plan.tables.map((placed) => placed.table)).toEqual(spec.tables.map(({ name }) => name));
-      const bytes = spec.tables.map(tableBytes);
-      const total = bytes.reduce((sum, value) => sum + value, 0);
-      const loads = planSummary(plan, spec).map((held) => held.bytes);
-      expect(loads.reduce((sum, value) => sum + value, 0)).toBe(total);
-      // Graham's bound of any list order: the last table put on the fullest shard came when that one was the emptiest.
-      expect(Math.max(...loads)).toBeLessThanOrEqual(total / shards + Math.max(0, ...bytes) * (1 - 1 / shards) + 1e-6);
-      const reversed = planCapacityBalanced({ ...spec, tables: [...spec.tables].reverse() }, HASH, { shards });
-      expect(new Map(reversed.tables.map((placed) => [placed.table, placed.parts]))).toEqual(
-        new Map(plan.tables.map((placed) => [placed.table, placed.parts])),
-      );
-    }),
-    { numRuns: 300 },
-  );
-});
-
-/** The least possible maximum, by trying every placement. */
-function bestMaximum(bytes: readonly number[], shards: number): number {
-  let best = Number.POSITIVE_INFINITY;
-  const loads = new Array<number>(shards).fill(0);
-  const place = (at: number): void => {
-    if (at === bytes.length) best = Math.min(best, Math.max(...loads));
-    for (let shard = 0; at < bytes.length && shard < shards; shard++) {
-      loads[shard] = (loads[shard] as number) + (bytes[at] as number);
-      place(at + 1);
-      loads[shard] = (loads[shard] as number) - (bytes[at] as number);
-    }
-  };
-  place(0);
-  return best;
-}
-
-test('the fullest shard holds at most 4/3 - 1/(3 shards) of what the best plan would give it', () => {
-  const few = fc.array(fc.integer({ min: 1, max: 30 }), { minLength: 1, maxLength: 7 });
-  fc.assert(
-    fc.property(few, fc.integer({ min: 1, max: 3 }), (rows, shards) => {
-      const spec = specOf(rows.map((count, at) => table(`t${at}`, count)));
-      const loads = planSummary(planCapacityBalanced(spec, HASH, { shards }), spec).map((held) => held.bytes);
-      const best = bestMaximum(spec.tables.map(tableBytes), shards);
-      expect(Math.max(...loads)).toBeLessThanOrEqual((4 / 3 - 1 / (3 * shards)) * best + 1e-6);
-    }),
-    { numRuns: 200 },
-  );
-});
-
-test('a table that does not fit is refused with its need and the room, and within the limit no shard holds more', () => {
-  fc.assert(
-    fc.property(anySpec, fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 4_000_000 }), (spec, shards, memoryLimitBytes) => {
-      try {
-        const plan = planCapacityBalanced(spec, HASH, { shards, memoryLimitBytes });
-        for (const { bytes } of planSummary(plan, spec)) expect(bytes).toBeLessThanOrEqual(memoryLimitBytes);
-      } catch (error) {
-        expect(error).toBeInstanceOf(TerabagError);
-        const { code, details, message } = error as TerabagError;
-        expect(code).toBe('does_not_fit');
-        expect(details['need']).toBe(tableBytes(spec.tables.find(({ name }) => name === details['table'])!));
-        expect(details['need']).toBeGreaterThan(details['room'] as number);
-        expect(message).toContain(`${details['table']} needs ${details['need']} bytes`);
-      }
-    }),
-    { numRuns: 300 },
-  );
-});
-
-test('shards and endpoints that make no plan are refused', () => {
-  const spec = specOf([table('a', 1)]);
-  for (const shards of [0, -1, 1.5, Number.NaN]) expect(() => planCapacityBalanced(spec, HASH, { shards })).toThrow(/shards has to be/);
-  expect(() => planCapacityBalanced(spec, HASH, { shards: 2, endpoints: ['tcp://a:1'] })).toThrow(/1 endpoints, 2 shards/);
-});
+import { capacityPlan } from '../../reference/plans.js';
+import { specOf, table } from '../../reference/specs.js';
 
 const spec = specOf([table('a', 9), table('b', 2)]);
-const plan = planCapacityBalanced(spec, HASH, { shards: 3 });
+const HASH = modelHash(spec);
+const plan = capacityPlan(spec, 3);
 const placed = (tables: Plan['tables']): Plan => ({ ...plan, tables });
 const [a, b] = plan.tables as [Plan['tables'][number], Plan['tables'][number]];
 
@@ -118,6 +19,8 @@ test.each<[string, Plan, RegExp]>([
   ['a table that the model does not have', placed([a, b, { table: 'c', parts: ['shard-0'] }]), /does not have: c/],
   ['a shard that the plan does not have', placed([a, { table: 'b', parts: ['shard-9'] }]), /table b is on a shard .* shard-9/],
   ['two parts on one shard', placed([a, { table: 'b', parts: ['shard-0', 'shard-0'] }]), /two parts .*: b/],
+  ['a table without parts', placed([a, { table: 'b', parts: [] }]), /no part of a table: b/],
+  ['a split table that main is to hold a part of', placed([a, { table: 'b', parts: ['main', 'shard-0'] }]), /main cannot be split: b/],
   [
     'fewer rows than parts',
     placed([a, { table: 'b', parts: ['shard-0', 'shard-1', 'shard-2'] }]),
@@ -162,4 +65,11 @@ test('a plan file reads back, and a broken one names where it is broken', async 
   await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan', details: { path } });
   await expect(readPlan(join(dir, 'none'))).rejects.toMatchObject({ code: 'bad_plan' });
   await rm(dir, { recursive: true });
+});
+
+test('a plan of 10,000 tables over 1,000 shards passes the check, and misses are found in it', () => {
+  const many = specOf(Array.from({ length: 10_000 }, (_, at) => table(`t${at}`, 1 + ((at * 7919) % 5000))));
+  const large = capacityPlan(many, 1000);
+  expect(() => checkPlan(large, many, modelHash(many))).not.toThrow();
+  expect(() => checkPlan({ ...large, tables: large.tables.slice(0, -1) }, many, modelHash(many))).toThrow(/misses a table: t9999/);
 });

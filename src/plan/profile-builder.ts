@@ -1,0 +1,108 @@
+import { TerabagError } from '../errors.js';
+import { modelHash } from '../model/hash.js';
+import type { EmbeddingBagSpec, ModelSpec } from '../model/spec.js';
+import type { Profile, TableProfile } from './profile.js';
+
+/** A request that was checked against the model, ids included. */
+export interface ProfiledRequest {
+  readonly items: number;
+  /** In the order of the model's bag layers; one bag for the user, or one per item. */
+  readonly bags: readonly { readonly numBags: number; readonly input: { readonly indices: ArrayLike<number | bigint> } }[];
+}
+
+/** Of a table's sampled rows, those that count as hot. */
+const HOT_ROWS = 0.01;
+/** Lookups, of all tables together, whose rows are counted for hotShare: some hundred MB at most. Requests beyond count in all else. */
+const COUNTED_LOOKUPS = 2 ** 22;
+
+interface TableSums {
+  readonly name: string;
+  /** Positions of the bag layers that read it, in the order of the model's. */
+  readonly bags: { readonly at: number; readonly layer: EmbeddingBagSpec }[];
+  numBags: number;
+  lookups: number;
+  uniqueRows: number;
+  userBags: number;
+  userLookups: number;
+  readonly rowCounts: Map<number, number>;
+}
+
+/** Sums what requests ask of each table, in memory that does not grow with their number (but for a number per request). */
+export class ProfileBuilder {
+  readonly #tables: TableSums[];
+  readonly #items: number[] = [];
+  #countedLookups = 0;
+
+  constructor(private readonly spec: ModelSpec) {
+    const tables = new Map<string, TableSums>(
+      spec.tables.map(({ name }) => [
+        name,
+        { name, bags: [], numBags: 0, lookups: 0, uniqueRows: 0, userBags: 0, userLookups: 0, rowCounts: new Map() },
+      ]),
+    );
+    let at = 0;
+    for (const layer of spec.nets.flatMap(({ layers }) => layers))
+      if (layer.type === 'embedding_bag') tables.get(layer.table)?.bags.push({ at: at++, layer });
+    this.#tables = [...tables.values()];
+  }
+
+  add(request: ProfiledRequest): void {
+    this.#items.push(request.items);
+    const counting = this.#countedLookups < COUNTED_LOOKUPS;
+    for (const table of this.#tables) {
+      const rows = new Set<number>();
+      for (const { at, layer } of table.bags) {
+        const { numBags, input } = request.bags[at] as ProfiledRequest['bags'][number];
+        const lookups = input.indices.length;
+        table.numBags += numBags;
+        table.lookups += lookups;
+        // With one item nothing tells a bag of the user from one of the item, but the spec.
+        if (numBags === 1 && (request.items !== 1 || layer.side === 'user')) {
+          table.userBags++;
+          table.userLookups += lookups;
+        }
+        for (let position = 0; position < lookups; position++) {
+          const row = Number(input.indices[position]);
+          rows.add(row);
+          if (counting) table.rowCounts.set(row, (table.rowCounts.get(row) ?? 0) + 1);
+        }
+        if (counting) this.#countedLookups += lookups;
+      }
+      table.uniqueRows += rows.size;
+    }
+  }
+
+  /** The means per request; at least one has to be added. */
+  build(): Profile {
+    const requests = this.#items.length;
+    if (requests === 0) throw new TerabagError('invalid_argument', 'a profile needs at least one request: 0 sampled');
+    const { spec } = this;
+    const items = Float64Array.from(this.#items).sort();
+    const quantile = (q: number): number => items[Math.ceil(q * requests) - 1] as number;
+    return {
+      terabagProfile: 1,
+      model: { name: spec.name, version: spec.version, hash: modelHash(spec) },
+      source: 'requests',
+      requests,
+      items: { mean: items.reduce((sum, count) => sum + count, 0) / requests, p50: quantile(0.5), p99: quantile(0.99) },
+      tables: this.#tables.map(
+        ({ name, numBags, lookups, uniqueRows, userBags, userLookups, rowCounts }): TableProfile => ({
+          table: name,
+          bags: numBags / requests,
+          lookups: lookups / requests,
+          uniqueRows: uniqueRows / requests,
+          hotShare: hotShare([...rowCounts.values()]),
+          userBags: userBags / requests,
+          userLookups: userLookups / requests,
+        }),
+      ),
+    };
+  }
+}
+
+function hotShare(counts: number[]): number {
+  if (counts.length === 0) return 0;
+  const sum = (values: readonly number[]): number => values.reduce((total, count) => total + count, 0);
+  counts.sort((a, b) => b - a);
+  return sum(counts.slice(0, Math.ceil(counts.length * HOT_ROWS))) / sum(counts);
+}

@@ -1,0 +1,12 @@
+import { modelHash } from '../../src/model/hash.js';
+import type { ModelSpec } from '../../src/model/spec.js';
+import type { Plan } from '../../src/plan/plan.js';
+import { profileFromSpec } from '../../src/plan/profile-from-spec.js';
+import { makePlan, type PlanOptions, type Strategy } from '../../src/plan/strategies.js';
+
+/** A plan by the spec's own figures. */
+export const planBySpec = (strategy: Strategy, spec: ModelSpec, options: PlanOptions): Plan =>
+  makePlan(strategy, spec, modelHash(spec), profileFromSpec(spec), options);
+
+/** Equal bytes per shard, tables whole. */
+export const capacityPlan = (spec: ModelSpec, shards: number): Plan => planBySpec('capacity-balanced', spec, { shards });

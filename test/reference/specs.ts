@@ -1,0 +1,64 @@
+import fc from 'fast-check';
+import { ROW_FORMATS } from '../../src/model/row-format.js';
+import type { EmbeddingBagSpec, ModelSpec, TableSpec } from '../../src/model/spec.js';
+
+/** Specs without files, for what plans by sizes alone. */
+
+export const table = (name: string, rows: number, dim = 4): TableSpec => ({
+  name,
+  rows,
+  dim,
+  format: 'fp32',
+  file: `${name}.safetensors`,
+  tensor: 'w',
+});
+
+export const specOf = (tables: TableSpec[], nets: ModelSpec['nets'] = []): ModelSpec => ({
+  terabag: 1,
+  name: 'm',
+  version: '1',
+  dense: [],
+  tables,
+  nets,
+  output: 'o',
+  files: {},
+});
+
+export const bagOf = (name: string, tableName: string, more: Partial<EmbeddingBagSpec> = {}): EmbeddingBagSpec => ({
+  type: 'embedding_bag',
+  name,
+  table: tableName,
+  pooling: 'sum',
+  weighted: false,
+  ...more,
+});
+
+/** Random tables of all formats, and one to three nets whose bags read any of them: some tables are shared, some are read by none. */
+export const anySpec: fc.Arbitrary<ModelSpec> = fc
+  .record({
+    sizes: fc.array(
+      fc.record({ rows: fc.integer({ min: 1, max: 10_000 }), dim: fc.integer({ min: 1, max: 64 }), format: fc.constantFrom(...ROW_FORMATS) }),
+      { minLength: 1, maxLength: 40 },
+    ),
+    nets: fc.array(
+      fc.array(
+        fc.record({ read: fc.nat(39), poolingFactor: fc.option(fc.nat(50), { nil: undefined }), side: fc.constantFrom('user', 'item', undefined) }),
+        { maxLength: 25 },
+      ),
+      { minLength: 1, maxLength: 3 },
+    ),
+  })
+  .map(({ sizes, nets }) =>
+    specOf(
+      sizes.map(({ rows, dim, format }, at) => ({ ...table(`t${at}`, rows, dim), format })),
+      nets.map((bags, net) => ({
+        name: `net${net}`,
+        layers: bags.map(({ read, poolingFactor, side }, bag) =>
+          bagOf(`bag${net}_${bag}`, `t${read % sizes.length}`, {
+            ...(poolingFactor !== undefined && { poolingFactor }),
+            ...(side !== undefined && { side }),
+          }),
+        ),
+      })),
+    ),
+  );
