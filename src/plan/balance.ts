@@ -20,8 +20,7 @@ export function balance(tables: readonly TableLoad[], { shards, limitBytes, load
   const order = tables
     .map((table) => ({ table, load: loadOf(table), parts: fewestParts(table, limitBytes) }))
     .sort(
-      (a, b) =>
-        Number(b.parts > 1) - Number(a.parts > 1) || b.load - a.load || b.table.bytes - a.table.bytes || byName(a.table, b.table),
+      (a, b) => Number(b.parts > 1) - Number(a.parts > 1) || b.load - a.load || b.table.bytes - a.table.bytes || byName(a.table, b.table),
     );
   for (const { table, load, parts } of order) {
     const taken = open.place(table, load, parts) ?? open.placeInRoomLeft(table, load);

@@ -52,7 +52,12 @@ export type Costs = z.output<typeof costsSchema>;
 
 export async function readCosts(path: string): Promise<Costs> {
   const bad = (what: string, cause?: unknown): TerabagError =>
-    new TerabagError('invalid_argument', `costs cannot be read: ${path}, ${what}; terabag calibrate -o ${path} measures them`, { path }, { cause });
+    new TerabagError(
+      'invalid_argument',
+      `costs cannot be read: ${path}, ${what}; terabag calibrate -o ${path} measures them`,
+      { path },
+      { cause },
+    );
   let json: unknown;
   try {
     json = JSON.parse(await readFile(path, 'utf8'));

@@ -18,7 +18,8 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
   const inputs = model.dense.length + model.bags.length;
   const stages: { weights: number; sharedMacs: number; macsPerItem: number }[] = [];
   for (const layer of model.layers) {
-    const work = (stages[layer.stage] ??= { weights: 0, sharedMacs: 0, macsPerItem: 0 });
+    const work = stages[layer.stage] ?? { weights: 0, sharedMacs: 0, macsPerItem: 0 };
+    stages[layer.stage] = work;
     const itemwise = layer.inputs.some((input) => many[input] === true);
     many.push(itemwise);
     const macs = macsOf(layer, dims);
@@ -39,7 +40,11 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
 }
 
 /** Of one row; elementwise layers count one per value that they read. */
-function macsOf(layer: ResolvedLayer, dims: readonly number[], inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0)): number {
+function macsOf(
+  layer: ResolvedLayer,
+  dims: readonly number[],
+  inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0),
+): number {
   switch (layer.op) {
     case 'fc':
       return inputDim * layer.dim;

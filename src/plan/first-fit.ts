@@ -55,8 +55,7 @@ class FirstFit {
     let node = 1;
     while (node < this.#leaves) node = (room[2 * node] as number) >= bytes ? 2 * node : 2 * node + 1;
     room[node] = (room[node] as number) - bytes;
-    for (let above = node >> 1; above >= 1; above >>= 1)
-      room[above] = Math.max(room[2 * above] as number, room[2 * above + 1] as number);
+    for (let above = node >> 1; above >= 1; above >>= 1) room[above] = Math.max(room[2 * above] as number, room[2 * above + 1] as number);
     const shard = node - this.#leaves;
     this.used = Math.max(this.used, shard + 1);
     return shard;

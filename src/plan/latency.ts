@@ -24,9 +24,12 @@ export interface Timeline {
 export const latencyUs = ({ serialUs, rounds }: Timeline, costs: Pick<Costs, 'latency' | 'sharedCores'>): number =>
   rounds.reduce((sum, round) => sum + roundUs(round, costs), serialUs);
 
+/** What works on messages of the main shard: its own thread, and that of its sockets. */
+const MESSAGE_THREADS = 2;
+
 /**
  * us that a round takes: the longest chain of work of which each piece waits for the one before, or all its work over all cores where processes
- * share them, whichever is longer. Not all of the work on messages is waited for: sockets have threads of their own, and what bytes cost is for a
+ * share them, or the main shard's messages over the threads that it has for them, whichever is longest. Not all of the work on messages is waited for: sockets have threads of their own, and what bytes cost is for a
  * large part memory that is collected and cleared beside.
  */
 export function roundUs({ messages, besideUs, shards }: Round, { latency, sharedCores }: Pick<Costs, 'latency' | 'sharedCores'>): number {
@@ -41,5 +44,6 @@ export function roundUs({ messages, besideUs, shards }: Round, { latency, shared
     work += takingCores(shard.messages) + shard.poolUs;
   }
   const chain = waitedFor(messages) + Math.max(longest, besideUs);
-  return waitUs + (sharedCores === null ? chain : Math.max(chain, work / sharedCores));
+  const ofMain = (takingCores(messages) + besideUs) / MESSAGE_THREADS;
+  return waitUs + Math.max(chain, ofMain, sharedCores === null ? 0 : work / sharedCores);
 }

@@ -75,7 +75,8 @@ function balanceEach(
 }
 
 function addShifted(placement: Placement, added: Placement, firstShard: number): void {
-  for (const [table, parts] of added) placement.set(
+  for (const [table, parts] of added)
+    placement.set(
       table,
       parts.map((shard) => shard + firstShard),
     );

@@ -1,93 +1,97 @@
 import type { Costs } from './costs.js';
-import { denseWork } from './dense-work.js';
 import { latencyUs, type Messages, type Round, type Timeline } from './latency.js';
-import { MAIN_SHARD, type Plan } from './plan.js';
-import type { PredictPlanOptions } from './predict-plan.js';
-import type { Profile } from './profile.js';
-import { type Asked, denseUs, mainAmounts, poolUs, shardAmounts, usOf } from './request-cost.js';
-import { type AskedTable, addWork, askedTables, noWork, type PlannedModel, partWork, type Work } from './work.js';
+import { type Asked, mainAmounts, poolUs, shardAmounts, usOf } from './request-cost.js';
+import { addWork, noWork, type Work } from './work.js';
+
+/** What one request asks: of each shard in each round, and of main's own tables. */
+export interface AskedRequest {
+  /** Requests are cut into so many batches, of which each has all rounds. */
+  readonly batches: number;
+  readonly rounds: readonly AskedRound[];
+  /** us of the dense net for the whole request, by stage; stage 0 needs no embeddings. */
+  readonly denseUs: readonly number[];
+}
+
+/** Of one batch. */
+export interface AskedRound {
+  readonly shards: readonly Work[];
+  readonly own: Work;
+}
 
 export interface RequestShard {
   readonly lookups: number;
   readonly rpcs: number;
-  /** From receiving to answering, all RPCs together. */
+  /** Of the engine, all RPCs together. */
   readonly serviceUs: number;
   readonly cpuUs: number;
   readonly sentBytes: number;
   readonly receivedBytes: number;
 }
 
-/** One request: what each shard of the plan has of it, and its time. */
+/** What each shard of the plan has of a request, and the request's time when it is alone in the system. */
 export interface PredictedRequest {
   readonly shards: readonly RequestShard[];
   readonly main: RequestShard;
   readonly timeline: Timeline;
   readonly latencyUs: number;
+  /** Of all processes. */
+  readonly cpuUs: number;
 }
 
-/** How a request is cut into RPCs, and what each shard is asked for it; main's own tables come last. */
-interface AskedRequest {
-  readonly batches: number;
-  /** Of all batches. */
-  readonly rounds: readonly (readonly Asked[])[];
-  readonly shards: readonly Asked[];
-  readonly own: Work;
-}
-
-export function askedOfRequest(
-  planned: PlannedModel,
-  plan: Plan,
-  profile: Profile,
-  costs: Costs,
-  items: number,
-  { rpc = 'coalesced', batchItems = Number.POSITIVE_INFINITY }: PredictPlanOptions = {},
-): AskedRequest {
-  const batches = rpc === 'paper' ? Math.max(1, Math.ceil(items / batchItems)) : 1;
-  const asked = askedTables(planned, profile, costs, items / batches);
-  const rounds = askedByRound(plan, planned, asked, rpc).map((round) => round.map((one) => times(one, batches)));
-  const all = Array.from({ length: plan.shards.length + 1 }, (_, shard) => sum(rounds.map((round) => round[shard] as Asked)));
-  return { batches, rounds, shards: all.slice(0, -1), own: (all.at(-1) as Asked).work };
-}
-
-/** A request of so many items, alone in the system. */
-export function predictRequest(
-  planned: PlannedModel,
-  plan: Plan,
-  profile: Profile,
-  costs: Costs,
-  items: number,
-  options: PredictPlanOptions = {},
-): PredictedRequest {
-  const { batches, rounds, shards, own } = askedOfRequest(planned, plan, profile, costs, items, options);
-  const dense = denseWork(planned.model, perItemBags(planned, profile)).map((stage) => batches * denseUs(costs, stage, items / batches));
-  const mainUs = usOf(mainAmounts(shards, own), costs.main) + dense.reduce((total, us) => total + us, 0);
-  const timed = rounds.map((round, r) => {
-    const ownUs = poolUs(costs, (round.at(-1) as Asked).work);
-    return roundOf(round.slice(0, -1), (r === 0 ? (dense[0] ?? 0) : 0) + ownUs, costs);
+export function predictRequest(request: AskedRequest, costs: Costs): PredictedRequest {
+  const { shards, own } = totals(request);
+  const denseUs = request.denseUs.reduce((total, us) => total + us, 0);
+  const mainUs = usOf(mainAmounts(shards, own), costs.main) + denseUs;
+  const timeline = timelineOf(request, mainUs, costs);
+  const predicted = shards.map((asked) => {
+    const serviceUs = poolUs(costs, asked.work);
+    return { ...described(asked), serviceUs, cpuUs: serviceUs + usOf(shardAmounts(asked), costs.shard) };
   });
-  // What a round accounts for is not part of what main does in a row.
-  const inRounds = timed.reduce((total, { messages }) => total + messages.fixedUs + messages.bytesUs, dense[0] ?? 0);
-  const timeline = { serialUs: mainUs - inRounds, rounds: timed };
-  return {
-    shards: shards.map((asked) => {
-      const us = poolUs(costs, asked.work);
-      return { ...described(asked), serviceUs: us, cpuUs: us + usOf(shardAmounts(asked), costs.shard) };
-    }),
-    main: { ...described({ rpcs: 0, work: own }), serviceUs: 0, cpuUs: mainUs + poolUs(costs, own) },
-    timeline,
-    latencyUs: latencyUs(timeline, costs),
-  };
+  const main = { ...described({ rpcs: 0, work: own }), serviceUs: poolUs(costs, own), cpuUs: mainUs + poolUs(costs, own) };
+  const cpuUs = predicted.reduce((sum, shard) => sum + shard.cpuUs, main.cpuUs);
+  return { shards: predicted, main, timeline, latencyUs: latencyUs(timeline, costs), cpuUs };
 }
+
+/** All rounds of all batches together. */
+export function totals({ batches, rounds }: AskedRequest): { readonly shards: readonly Asked[]; readonly own: Work } {
+  const own = noWork();
+  for (const round of rounds) addWork(own, round.own, batches);
+  const shards = (rounds[0]?.shards ?? []).map((_, shard) => {
+    const asked = { rpcs: 0, work: noWork() };
+    for (const round of rounds) {
+      const work = round.shards[shard] as Work;
+      addWork(asked.work, work, batches);
+      asked.rpcs += batches * rpcsOf(work);
+    }
+    return asked;
+  });
+  return { shards, own };
+}
+
+/** A row-wise part that has ids in half of the requests is asked half an RPC a request. */
+const rpcsOf = ({ segments }: Work): number => Math.min(1, segments);
 
 const described = ({ rpcs, work: { lookups, sentBytes, receivedBytes } }: Asked) => ({ lookups, rpcs, sentBytes, receivedBytes });
 
-function roundOf(shards: readonly Asked[], besideUs: number, costs: Costs): Round {
-  const touched = shards.filter(({ rpcs }) => rpcs > 0);
-  return {
-    messages: messagesOf(mainAmounts(touched, noWork()), costs.main),
-    besideUs,
-    shards: touched.map((asked) => ({ messages: messagesOf({ askUs: 0, ...shardAmounts(asked) }, { askUs: 0, ...costs.shard }), poolUs: poolUs(costs, asked.work) })),
-  };
+/** The batches of a request run side by side, so that a round has those of all of them. */
+function timelineOf({ batches, rounds, denseUs }: AskedRequest, mainUs: number, costs: Costs): Timeline {
+  const [firstUs = 0] = denseUs;
+  const timed = rounds.map(({ shards, own }, r): Round => {
+    const asked = shards
+      .filter(({ segments }) => segments > 0)
+      .map((work) => ({ rpcs: batches * rpcsOf(work), work: times(work, batches) }));
+    return {
+      messages: messagesOf(mainAmounts(asked, noWork()), costs.main),
+      besideUs: (r === 0 ? firstUs : 0) + poolUs(costs, times(own, batches)),
+      shards: asked.map((one) => ({
+        messages: messagesOf({ askUs: 0, ...shardAmounts(one) }, { askUs: 0, ...costs.shard }),
+        poolUs: poolUs(costs, one.work),
+      })),
+    };
+  });
+  // What a round accounts for is not part of what main does in a row.
+  const inRounds = timed.reduce((sum, { messages }) => sum + messages.fixedUs + messages.bytesUs, firstUs);
+  return { serialUs: Math.max(0, mainUs - inRounds), rounds: timed };
 }
 
 type MessageCosts = Record<'askUs' | 'usPerRpc' | 'nsPerByteSent' | 'nsPerByteReceived', number>;
@@ -97,34 +101,9 @@ const messagesOf = (amounts: MessageCosts, costs: MessageCosts): Messages => ({
   bytesUs: amounts.nsPerByteSent * costs.nsPerByteSent + amounts.nsPerByteReceived * costs.nsPerByteReceived,
 });
 
-/** What each shard is asked in each round, main's own tables last: all at once, or net after net. */
-function askedByRound({ shards, tables }: Plan, { spec, model }: PlannedModel, asked: readonly AskedTable[], rpc: 'coalesced' | 'paper'): Asked[][] {
-  const rounds = rpc === 'coalesced' ? 1 : Math.max(1, ...model.bags.map(({ net }) => net + 1));
-  const numberOf = new Map(shards.map(({ name }, shard) => [name, shard]));
-  numberOf.set(MAIN_SHARD, shards.length);
-  const partsOf = new Map(tables.map(({ table, parts }) => [table, parts]));
-  const works = Array.from({ length: rounds }, () => Array.from({ length: shards.length + 1 }, noWork));
-  for (const table of asked) {
-    const parts = partsOf.get(spec.tables[table.table]?.name ?? '') ?? [];
-    const work = partWork(table, parts.length);
-    for (const part of parts) addWork(works[rpc === 'coalesced' ? 0 : table.net]?.[numberOf.get(part) ?? -1] ?? noWork(), work);
-  }
-  return works.map((round) => round.map((work) => ({ rpcs: Math.min(1, work.segments), work })));
-}
-
-/** Whether a bag layer has a bag per item: its table has more bags than those of the user. */
-function perItemBags({ model }: PlannedModel, { tables }: Profile): boolean[] {
-  const profiled = new Map(tables.map((table) => [table.table, table]));
-  return model.bags.map(({ tableName }) => {
-    const { bags, userBags } = profiled.get(tableName) ?? { bags: 1, userBags: 0 };
-    return bags > userBags;
-  });
-}
-
-const times = ({ rpcs, work }: Asked, batches: number): Asked => sum(new Array<Asked>(batches).fill({ rpcs, work }));
-
-function sum(all: readonly Asked[]): Asked {
-  const work: Work = noWork();
-  for (const asked of all) addWork(work, asked.work);
-  return { rpcs: all.reduce((rpcs, asked) => rpcs + asked.rpcs, 0), work };
+function times(work: Work, count: number): Work {
+  if (count === 1) return work;
+  const sum = noWork();
+  addWork(sum, work, count);
+  return sum;
 }

@@ -6,7 +6,10 @@ import type { Profile } from './profile.js';
 export const ASSUMED_ITEMS = 64;
 
 /** Ids and bags per request of one bag layer, by the spec's own figures; without them one id per bag, a bag per item. */
-export function assumedBagLoad({ side = 'item', poolingFactor = 1 }: EmbeddingBagSpec): { readonly bags: number; readonly lookups: number } {
+export function assumedBagLoad({ side = 'item', poolingFactor = 1 }: EmbeddingBagSpec): {
+  readonly bags: number;
+  readonly lookups: number;
+} {
   const bags = side === 'user' ? 1 : ASSUMED_ITEMS;
   return { bags, lookups: bags * poolingFactor };
 }

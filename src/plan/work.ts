@@ -33,15 +33,16 @@ export const noWork = (): Work => ({
   rowWisePartials: 0,
 });
 
-export function addWork(sum: Work, { segments, bags, lookups, lookupNs, sentBytes, receivedBytes, rowWiseIds, rowWisePartials }: Work): void {
-  sum.segments += segments;
-  sum.bags += bags;
-  sum.lookups += lookups;
-  sum.lookupNs += lookupNs;
-  sum.sentBytes += sentBytes;
-  sum.receivedBytes += receivedBytes;
-  sum.rowWiseIds += rowWiseIds;
-  sum.rowWisePartials += rowWisePartials;
+/** Adds so many times the work to the sum. */
+export function addWork(sum: Work, work: Work, count = 1): void {
+  sum.segments += count * work.segments;
+  sum.bags += count * work.bags;
+  sum.lookups += count * work.lookups;
+  sum.lookupNs += count * work.lookupNs;
+  sum.sentBytes += count * work.sentBytes;
+  sum.receivedBytes += count * work.receivedBytes;
+  sum.rowWiseIds += count * work.rowWiseIds;
+  sum.rowWisePartials += count * work.rowWisePartials;
 }
 
 /** The bags that one net reads from one table, in a request. */

@@ -95,11 +95,15 @@ async function callNs(file: RowsFile, { format, dim, bytes }: Rows, sizes: BagSi
     const { segments, offsets } = layout(sizes);
     const numbers = new SeededNumbers(IDS_SEED);
     const ids = Int32Array.from({ length: IDS_PER_ROUND }, () => Math.floor(numbers.uniform() * rows));
-    const calls = Array.from({ length: Math.floor(IDS_PER_ROUND / idsPerCall) }, (_, call) => bytesOf(ids.subarray(call * idsPerCall, (call + 1) * idsPerCall)));
+    const calls = Array.from({ length: Math.floor(IDS_PER_ROUND / idsPerCall) }, (_, call) =>
+      bytesOf(ids.subarray(call * idsPerCall, (call + 1) * idsPerCall)),
+    );
     const out = new Float32Array(sizes.segments * sizes.bags * dim);
-    return medianNs(() => {
-      for (const indices of calls) engine.poolSync(segments, 4, indices, offsets, null, out);
-    }) / calls.length;
+    return (
+      medianNs(() => {
+        for (const indices of calls) engine.poolSync(segments, 4, indices, offsets, null, out);
+      }) / calls.length
+    );
   } finally {
     engine.close();
   }
@@ -120,7 +124,16 @@ function denseCosts(): Costs['dense'] {
     const inputDim = LAYER_DIMS[layer] as number;
     const weight = new Float32Array(dim * inputDim);
     numbers.fill(weight, Math.sqrt(3 / inputDim));
-    return { op: 'fc' as const, inputs: [layer], dim, stage: 1, activation: 'relu' as const, diagonal: false, weight, bias: new Float32Array(dim) };
+    return {
+      op: 'fc' as const,
+      inputs: [layer],
+      dim,
+      stage: 1,
+      activation: 'relu' as const,
+      diagonal: false,
+      weight,
+      bias: new Float32Array(dim),
+    };
   });
   const net = new native.DenseNet([LAYER_DIMS[0]], 1, layers, layers.length);
   const workspace = net.createWorkspace();

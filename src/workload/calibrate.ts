@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Costs } from '../plan/costs.js';
-import { predictRequest } from '../plan/predict-request.js';
+import { predictPlan } from '../plan/predict-plan.js';
 import { calibrateEngine, type EngineCosts, STEPS_OF_ENGINE } from './calibrate-engine.js';
 import { type Measured, measureTrials, TRIALS } from './calibrate-requests.js';
 import { fitCosts } from './fit-costs.js';
@@ -11,7 +11,13 @@ import { randomRows, SeededNumbers } from './synthetic-values.js';
 export interface Calibration {
   readonly costs: Costs;
   /** What the fit is made from, with what the costs say of it. */
-  readonly trials: readonly { readonly name: string; readonly cpuUs: number; readonly predictedCpuUs: number; readonly p50Us: number; readonly predictedP50Us: number }[];
+  readonly trials: readonly {
+    readonly name: string;
+    readonly cpuUs: number;
+    readonly predictedCpuUs: number;
+    readonly p50Us: number;
+    readonly predictedP50Us: number;
+  }[];
 }
 
 export interface CalibrateOptions {
@@ -48,8 +54,7 @@ async function measureEngine(path: string, onStep: () => void): Promise<EngineCo
 }
 
 function compare({ trial, planned, plan, profile, mainCpuUs, shardCpuUs, p50Us }: Measured, costs: Costs): Calibration['trials'][number] {
-  const { main, shards, latencyUs } = predictRequest(planned, plan, profile, costs, trial.items);
-  const predictedCpuUs = shards.reduce((sum, { cpuUs }) => sum + cpuUs, main.cpuUs);
+  const predicted = predictPlan(planned, plan, profile, costs);
   const name = `${trial.tables} tables of dim ${trial.dim}, ${trial.items} x ${trial.bagSize} ids, ${trial.shards} shards${trial.rowWise ? ', row-wise' : ''}`;
-  return { name, cpuUs: mainCpuUs + shardCpuUs, predictedCpuUs, p50Us, predictedP50Us: latencyUs };
+  return { name, cpuUs: mainCpuUs + shardCpuUs, predictedCpuUs: predicted.cpuUs, p50Us, predictedP50Us: predicted.p50Us };
 }
