@@ -38,7 +38,10 @@ export const shardsSuite: Suite = {
     const targets: Target[] = [];
     try {
       targets.push(await openLocalTarget(bundle));
-      for (const shards of SHARDS) targets.push(await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle));
+      for (const shards of SHARDS)
+        targets.push(
+          await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle),
+        );
       for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
         const generator = new SyntheticRequests(shape, items);
         const samples = targets.map((): Round[] => []);

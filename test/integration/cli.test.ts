@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openLocal } from '../../src/index.js';
+import { openLocal, STRATEGIES } from '../../src/index.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { demoShape } from '../../src/workload/model-shape.js';
+import { demoShape, shapeBytes } from '../../src/workload/model-shape.js';
 import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
 import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
 
@@ -21,18 +21,19 @@ function terabag(args: string[], input = ''): { status: number | null; stdout: s
   return spawnSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8', input, maxBuffer: 2 ** 28 });
 }
 
+const plain = (_key: string, value: unknown): unknown => (ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value);
+
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'terabag-cli-'));
   bundle = join(dir, 'model');
   await writeSyntheticBundle(bundle, shape);
   const generator = new SyntheticRequests(shape, 5);
   requests = Array.from({ length: 40 }, (_, n) => generator.next(1 + (n % 7)));
-  const plain = (_key: string, value: unknown): unknown => (ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value);
   writeFileSync(join(dir, 'requests.jsonl'), requests.map((request) => `${JSON.stringify(request, plain)}\n`).join(''));
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict', 'demo'])(
+test.each(['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'shard', 'up', 'predict', 'demo'])(
   '%s --help has examples and exits with 0',
   (command) => {
     const { status, stdout } = terabag([command, '--help']);
@@ -42,7 +43,7 @@ test.each(['inspect', 'verify', 'warm', 'pack', 'plan', 'shard', 'up', 'predict'
 );
 
 test('wrong usage exits with 2, failures with 1 and one line that says what to do', () => {
-  expect(terabag(['plan', 'model'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/--shards.*not specified/) });
+  expect(terabag(['plan', 'model', '-o', 'x'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/--shards.*not specified/) });
   expect(terabag(['plan', 'model', '--shards', '0', '-o', 'x'])).toMatchObject({
     status: 2,
     stderr: expect.stringMatching(/integer, 1 or more/),
@@ -66,6 +67,99 @@ test('inspect, verify and plan print JSON that says what the bundle and the plan
   const planned = JSON.parse(terabag(['plan', 'model', '--shards', '3', '-o', 'plan.json', '--json']).stdout);
   expect(planned.shards.reduce((sum: number, { tables }: { tables: number }) => sum + tables, 0)).toBe(26);
   expect(planned.model.hash).toBe(inspected.hash);
+});
+
+const readJson = (name: string) => JSON.parse(readFileSync(join(dir, name), 'utf8'));
+
+test('profile samples requests into the means of each table, the same for the same file', () => {
+  const { status, stdout, stderr } = terabag(['profile', 'model', 'requests.jsonl', '-o', 'profile.json', '--json']);
+  expect([status, stderr]).toEqual([0, '']);
+  const profile = JSON.parse(stdout);
+  expect(readJson('profile.json')).toEqual(profile);
+  expect(profile).toMatchObject({ source: 'requests', requests: 40 });
+  for (const [at, { name }] of shape.tables.entries()) {
+    const lookups = requests.reduce((sum, { sparse }) => sum + (sparse[`${name}_bag`]?.indices.length ?? 0), 0) / requests.length;
+    expect(profile.tables[at].table).toBe(name);
+    expect(profile.tables[at].lookups).toBeCloseTo(lookups);
+  }
+  const sample = (): string => terabag(['profile', 'model', 'requests.jsonl', '--requests', '10', '--json']).stdout;
+  expect(JSON.parse(sample())).toMatchObject({ requests: 10 });
+  expect(sample()).toBe(sample());
+  expect(terabag(['profile', 'model', 'requests.jsonl']).stdout).toMatch(/^40 requests sampled; items: mean .*\n[\s\S]*table_25/);
+});
+
+test('profile samples from all over the file, each request as likely', () => {
+  // Request n of 300 has n % 100 + 1 items: the mean of 100 is near 50.5, of the first 100 of a sorted file it would be 17.
+  const generator = new SyntheticRequests(shape, 6);
+  const items = Array.from({ length: 300 }, (_, n) => 1 + Math.floor(n / 3));
+  const lines = items.map((count) => JSON.stringify(generator.next(count), plain));
+  const sampled = terabag(['profile', 'model', '-', '--requests', '100', '--json'], lines.join('\n'));
+  const { mean } = JSON.parse(sampled.stdout).items;
+  // The mean's standard error is 2.4; the seed is fixed.
+  expect(mean).toBeGreaterThan(42);
+  expect(mean).toBeLessThan(59);
+});
+
+test('profile leaves out requests that the model does not answer, and fails when there is no other', () => {
+  const [good = ''] = readFileSync(join(dir, 'requests.jsonl'), 'utf8').split('\n');
+  const outOfRange = JSON.parse(good);
+  outOfRange.sparse.table_02_bag.indices[0] = 10 ** 9;
+  const bad = `{ nonsense\n${JSON.stringify(outOfRange)}\n{"sparse":{}}`;
+  const some = terabag(['profile', 'model', '-', '--json'], `\n${bad}\n${good}\n`);
+  expect(JSON.parse(some.stdout).requests).toBe(1);
+  expect(some.stderr).toMatch(/^terabag: warning: 3 of the sampled requests are left out, the first for: line 2: .*\n$/);
+  expect(terabag(['profile', 'model', '-'], JSON.stringify(outOfRange))).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/line 1: index out of range for table: table_02.*\(index_out_of_range\)/),
+  });
+  expect(terabag(['profile', 'model', '-'], '\n')).toMatchObject({ status: 1, stderr: expect.stringMatching(/no requests to sample/) });
+});
+
+test('plan takes every strategy, and writes the profile that it used beside the plan', () => {
+  const plan = (...more: string[]) => {
+    const { status, stdout, stderr } = terabag(['plan', 'model', '-o', 'made.json', '--json', ...more]);
+    expect([status, stderr]).toEqual([0, '']);
+    return JSON.parse(stdout);
+  };
+  terabag(['profile', 'model', 'requests.jsonl', '-o', 'profile.json']);
+  for (const strategy of STRATEGIES) {
+    const planned = plan('--strategy', strategy, '--shards', '3', '--requests', 'requests.jsonl');
+    expect(planned).toMatchObject({ strategy, profile: { file: 'made.profile.json', source: 'requests', requests: 40 } });
+    expect(readJson('made.json').strategy).toBe(strategy);
+    expect(readJson('made.profile.json')).toEqual(readJson('profile.json'));
+    const held = planned.shards as { shard: string; tables: number; bytes: number; rows: number }[];
+    expect(held.reduce((sum, { tables }) => sum + tables, 0)).toBe(26);
+    const rows = (readJson('made.profile.json').tables as { lookups: number }[]).reduce((sum, { lookups }) => sum + lookups, 0);
+    expect(held.reduce((sum, shard) => sum + shard.rows, 0)).toBeCloseTo(rows);
+  }
+  const split = plan('--shards', '9', '--memory-limit', '160K', '--profile', 'profile.json');
+  expect(split.shards.every(({ bytes }: { bytes: number }) => bytes <= 160 * 1024)).toBe(true);
+  expect(split.shards.some(({ parts }: { parts: number }) => parts > 0)).toBe(true);
+  const bytes = shapeBytes(shape);
+  const packed = plan('--strategy', 'nsbp', '--shard-gb', String(bytes / 3 / 2 ** 30)).shards as { bytes: number }[];
+  expect([3, 4]).toContain(packed.length);
+  expect(Math.max(...packed.map((shard) => shard.bytes))).toBeLessThanOrEqual(bytes / 3 + 1);
+  expect(plan('--strategy', 'nsbp', '--shards', '2', '--local-mb', '0.1').shards.at(-1)).toMatchObject({ shard: 'main' });
+  expect(plan('--endpoints', 'tcp://a:1,tcp://b:1').shards.map(({ endpoint }: { endpoint: string }) => endpoint)).toEqual([
+    'tcp://a:1',
+    'tcp://b:1',
+  ]);
+});
+
+test('plan without requests says that none were sampled, and refuses the profile of another model', () => {
+  const { stdout } = terabag(['plan', 'model', '--shards', '2', '-o', 'unsampled.json']);
+  expect(stdout).toMatch(/^capacity-balanced: 26 tables, 2 sparse shards; no requests were sampled: .* 64 items assumed\n/);
+  expect(readJson('unsampled.profile.json')).toMatchObject({ source: 'spec', requests: 0 });
+  const other = readJson('unsampled.profile.json');
+  writeFileSync(join(dir, 'other.json'), JSON.stringify({ ...other, model: { ...other.model, hash: 'd'.repeat(64) } }));
+  expect(terabag(['plan', 'model', '--shards', '2', '--profile', 'other.json', '-o', 'refused.json'])).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/profile is of another model: demo .*\(model_mismatch\)/),
+  });
+  expect(existsSync(join(dir, 'refused.json'))).toBe(false);
+  const both = ['--profile', 'other.json', '--requests', 'requests.jsonl'];
+  expect(terabag(['plan', 'model', '--shards', '2', ...both, '-o', 'refused.json'])).toMatchObject({ status: 2 });
+  expect(terabag(['plan', 'model', '--strategy', 'nsbp', '-o', 'refused.json'])).toMatchObject({ status: 2 });
 });
 
 test('verify names a damaged file and exits with 1', async () => {

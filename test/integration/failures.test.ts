@@ -17,8 +17,8 @@ import {
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
-import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan } from '../reference/plans.js';
+import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 /** What a timer may be late: the processes share the machine's cores with other tests. */
 const SCHEDULING_MS = 100;

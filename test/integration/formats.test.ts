@@ -6,8 +6,8 @@ import { connect, launchCluster, openLocal, type PredictRequest } from '../../sr
 import { readModelSpec, writeModelJson } from '../../src/model/bundle.js';
 import { modelSchema } from '../../src/model/spec.js';
 import { writeSafetensors } from '../../src/tables/safetensors.js';
-import { random, referenceLogits, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan } from '../reference/plans.js';
+import { random, referenceLogits, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 test.each(['fp32', 'fp16', 'bf16'] as const)('tables of %s give the scores of the reference, local and sharded', async (format) => {
   const model = await writeSmallModel(61, { format, activation: 'none' });

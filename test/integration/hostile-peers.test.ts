@@ -9,8 +9,8 @@ import { type Cluster, connect, launchCluster, type Plan, type Predictor, Teraba
 import { readModelSpec } from '../../src/model/bundle.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, encodeShardMessage } from '../../src/wire/codec.js';
 import type { ClientMessage, ShardMessage } from '../../src/wire/messages.js';
-import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan, planBySpec } from '../reference/plans.js';
+import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 let model: SmallModel;
 let plan: Plan;

@@ -11,8 +11,8 @@ import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bun
 import { rowBytes } from '../../src/model/row-format.js';
 import { tableBytes } from '../../src/plan/bytes.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { DIM, ROWS, random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan } from '../reference/plans.js';
+import { DIM, ROWS, random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 let model: SmallModel;

@@ -12,9 +12,9 @@ import {
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
+import { capacityPlan } from '../reference/plans.js';
 import { random, referenceLogits, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { brokenRequest, type ItemsRequest, validRequest } from '../reference/small-requests.js';
-import { capacityPlan } from '../reference/plans.js';
 
 let model: SmallModel;
 let clusters: Cluster[];

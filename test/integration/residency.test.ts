@@ -8,8 +8,8 @@ import { holdsHugePages, RESIDENCIES } from '../../src/engine/residency.js';
 import { type EngineTable, SparseEngine } from '../../src/engine/sparse-engine.js';
 import { connect, launchCluster, openLocal } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan } from '../reference/plans.js';
+import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const onLinux = process.platform === 'linux';

@@ -12,8 +12,8 @@ import {
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 import { capacityPlan } from '../reference/plans.js';
+import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 let model: SmallModel;
 let local: Predictor;

@@ -37,12 +37,20 @@ export const bagOf = (name: string, tableName: string, more: Partial<EmbeddingBa
 export const anySpec: fc.Arbitrary<ModelSpec> = fc
   .record({
     sizes: fc.array(
-      fc.record({ rows: fc.integer({ min: 1, max: 10_000 }), dim: fc.integer({ min: 1, max: 64 }), format: fc.constantFrom(...ROW_FORMATS) }),
+      fc.record({
+        rows: fc.integer({ min: 1, max: 10_000 }),
+        dim: fc.integer({ min: 1, max: 64 }),
+        format: fc.constantFrom(...ROW_FORMATS),
+      }),
       { minLength: 1, maxLength: 40 },
     ),
     nets: fc.array(
       fc.array(
-        fc.record({ read: fc.nat(39), poolingFactor: fc.option(fc.nat(50), { nil: undefined }), side: fc.constantFrom('user', 'item', undefined) }),
+        fc.record({
+          read: fc.nat(39),
+          poolingFactor: fc.option(fc.nat(50), { nil: undefined }),
+          side: fc.constantFrom('user', 'item', undefined),
+        }),
         { maxLength: 25 },
       ),
       { minLength: 1, maxLength: 3 },
