@@ -2,9 +2,10 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { openLocal } from '../src/predictor/local.js';
 import type { PredictRequest } from '../src/predictor/predictor.js';
-import type { ModelShape } from '../src/workload/model-shape.js';
+import { type ModelShape, type TableShape, tableName, tablesOf } from '../src/workload/model-shape.js';
+import { RequestGenerator } from '../src/workload/request-generator.js';
+import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
 import { startOnnx } from './fc.js';
 import { python, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
@@ -36,21 +37,29 @@ const shapeOf = (rows: number): ModelShape => ({
   description: '26 tables of dim 64, one id a bag',
   seed: 26,
   denseDim: 13,
-  bottomMlp: BOTTOM.slice(1),
-  topMlp: TOP.slice(1),
-  tables: Array.from({ length: TABLES }, (_, table) => ({
-    name: `table_${String(table).padStart(2, '0')}`,
-    ...{ rows, dim: DIM, format: 'fp32', side: 'item', pooling: 'sum', weighted: false, poolingFactor: 1, skew: 0 },
-  })),
+  nets: [
+    {
+      name: 'dlrm',
+      bottomMlp: BOTTOM.slice(1),
+      interaction: { type: 'dot' },
+      topMlp: TOP.slice(1),
+      tables: Array.from({ length: TABLES }, (_, table) => tableShape(tableName(table), rows)),
+    },
+  ],
+});
+
+const tableShape = (name: string, rows: number): TableShape => ({
+  ...{ name, rows, dim: DIM, format: 'fp32', side: 'item', pooling: 'sum', weighted: false },
+  ...{ poolingFactor: 1, bagSizes: 'fixed', reuse: { type: 'zipf', exponent: 0 } },
 });
 
 async function* runCase(bundle: string, shape: ModelShape, batch: number, options: SuiteOptions): AsyncGenerator<Line> {
-  const rows = shape.tables[0]?.rows ?? 0;
+  const rows = tablesOf(shape)[0]?.rows ?? 0;
   const contenders: (Contender | Absent)[] = [await ours(bundle, shape, batch)];
   if (options.peers) {
     const task = { tables: TABLES, rows, dim: DIM, bottom: BOTTOM, top: TOP, batch };
     contenders.push(await startPeer('torch', python('torch_dlrm.py', 'torch'), task));
-    const ids = shape.tables.map((_, t) => ({ name: `ids${t}`, type: 'int64' as const, shape: [batch], rows }));
+    const ids = tablesOf(shape).map((_, t) => ({ name: `ids${t}`, type: 'int64' as const, shape: [batch], rows }));
     const path = join(options.dir, 'dlrm.onnx');
     contenders.push(await startOnnx({ what: 'dlrm', path, ...task }, [{ name: 'dense', type: 'float32', shape: [batch, 13] }, ...ids]));
   }
@@ -68,7 +77,7 @@ async function* runCase(bundle: string, shape: ModelShape, batch: number, option
 
 async function ours(bundle: string, shape: ModelShape, batch: number): Promise<Contender> {
   const predictor = await openLocal(bundle, { verify: 'size' });
-  const generator = new SyntheticRequests(shape, batch);
+  const generator = new RequestGenerator(requestShape(shape), batch);
   const requests: PredictRequest[] = Array.from({ length: TURNS }, () => generator.next(batch));
   let turn = 0;
   const run = (): Promise<unknown> => predictor.predict(requests[turn++ % TURNS] as PredictRequest);

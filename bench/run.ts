@@ -7,12 +7,14 @@ import { writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
 import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
+import { planSuite } from './plan.js';
+import { plannerSuite } from './planner.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { shardsSuite } from './shards.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, planSuite, plannerSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
@@ -32,7 +34,7 @@ function forPeople({ case: name, params, peer, value, unit, ratio, spread, resid
   if (value === null) return `${name.padEnd(34)} ${who} ${note}`;
   const times = ratio === null ? '' : `${ratio.toFixed(2)} x ours`;
   const noise = spread === null ? '' : `+-${(spread * 100).toFixed(1)} %`;
-  const detail = peer === null ? residency : (params['read'] ?? params['calls'] ?? params['variant'] ?? '');
+  const detail = note ?? (peer === null ? residency : (params['read'] ?? params['calls'] ?? params['variant'] ?? ''));
   return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(15)} ${detail === 'none' ? '' : detail}`;
 }
 
@@ -66,7 +68,7 @@ Examples:
     const { json, quick, peers } = options;
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
-    const pinned = suite === shardsSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
+    const pinned = suite === shardsSuite || suite === planSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
     console.log(`${suite.name}: ${suite.description}\n${machineLine(ranOn)}, ${pinned}${quick ? '\nquick: not for comparison' : ''}`);
     await mkdir(SCRATCH, { recursive: true });
     const dir = await mkdtemp(join(SCRATCH, `${suite.name}-`));

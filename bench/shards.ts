@@ -9,8 +9,9 @@ import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
 import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
 import { summarize } from '../src/report/quantiles.js';
 import { demoShape } from '../src/workload/model-shape.js';
+import { RequestGenerator } from '../src/workload/request-generator.js';
+import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
 import { type Line, median, type Suite } from './suite.js';
 
 const FULL = { bytes: 2 ** 30, rounds: 7, requestsPerRound: 200 };
@@ -43,7 +44,7 @@ export const shardsSuite: Suite = {
           await openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards }), bundle),
         );
       for (const items of ITEMS.filter((count) => wanted.test(`items${count}`))) {
-        const generator = new SyntheticRequests(shape, items);
+        const generator = new RequestGenerator(requestShape(shape), items);
         const samples = targets.map((): Round[] => []);
         for (let round = -1; round < rounds; round++) {
           const requests = Array.from({ length: requestsPerRound }, () => generator.next(items));

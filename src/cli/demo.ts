@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs';
-import { mkdir, rm, statfs } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { type Cluster, launchCluster } from '../cluster/launch.js';
@@ -18,9 +18,11 @@ import { describeMachine, machineLine } from '../report/machine.js';
 import { renderPage } from '../report/page.js';
 import { type LatencySummary, summarize } from '../report/quantiles.js';
 import { writeFileAtomic } from '../tables/atomic.js';
-import { demoShape, type ModelShape } from '../workload/model-shape.js';
+import { checkRoom } from '../tables/output-directory.js';
+import { demoShape, type ModelShape, shapeBytes } from '../workload/model-shape.js';
+import { RequestGenerator } from '../workload/request-generator.js';
+import { requestShape } from '../workload/request-shape.js';
 import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../workload/synthetic-requests.js';
 import { byteSize, formatBytes, positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
 
@@ -61,7 +63,7 @@ export const demoCommand = new Command('demo')
     say(machineLine(machine));
     const shape = demoShape(options.size);
     const modelDir = join(options.output, 'model');
-    await checkRoom(options.output, options.size);
+    await checkRoom(options.output, shapeBytes(shape));
     await rm(modelDir, { recursive: true, force: true });
     // The shards end with this process; the model has to be removed.
     const interrupted = (): void => {
@@ -103,17 +105,6 @@ export const demoCommand = new Command('demo')
       if (!options.keep) await rm(modelDir, { recursive: true, force: true });
     }
   });
-
-async function checkRoom(dir: string, bytes: number): Promise<void> {
-  await mkdir(dir, { recursive: true });
-  const { bavail, bsize } = await statfs(dir);
-  if (bavail * bsize < bytes * 1.1) {
-    throw new TerabagError(
-      'invalid_argument',
-      `not enough room on the disk: ${dir} has ${formatBytes(bavail * bsize)}, the model needs ${formatBytes(bytes)}; choose --size or --output`,
-    );
-  }
-}
 
 interface Results {
   readonly plan: Plan;
@@ -160,7 +151,7 @@ async function compare(
   requests: number,
   onProgress: (done: number, total: number) => void,
 ): Promise<Omit<Results, 'plan'>> {
-  const generator = new SyntheticRequests(shape, REQUEST_SEED);
+  const generator = new RequestGenerator(requestShape(shape), REQUEST_SEED);
   const latencies = [
     { name: 'local', predictor: local, milliseconds: [] as number[] },
     { name: 'sharded', predictor: sharded, milliseconds: [] as number[] },

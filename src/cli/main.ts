@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
+import { calibrateCommand } from './calibrate.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
@@ -9,6 +10,7 @@ import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { profileCommand } from './profile.js';
 import { shardCommand } from './shard.js';
+import { synthCommand } from './synth.js';
 import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
 import { warmCommand } from './warm.js';
@@ -43,9 +45,11 @@ for (const command of [
   packCommand,
   profileCommand,
   planCommand,
+  calibrateCommand,
   shardCommand,
   upCommand,
   predictCommand,
+  synthCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));

@@ -1,9 +1,10 @@
-import { copyFile, link, mkdir, readdir, rm } from 'node:fs/promises';
+import { copyFile, link, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { openBundle, writeModelJson } from '../model/bundle.js';
 import { isPacked, type RowFormat } from '../model/row-format.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
+import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile } from './pack-file.js';
 
 export interface PackBundleOptions extends PackOptions {
@@ -39,8 +40,7 @@ export async function packBundle(source: string, destination: string, options: P
     done += bytes;
     onProgress(done, total);
   };
-  const created = await mkdir(destination, { recursive: true });
-  try {
+  return fillDirectory(destination, async () => {
     const files: Record<string, FileSpec> = {};
     const results: PackedTable[] = [];
     for (const [file, entry] of Object.entries(spec.files)) {
@@ -63,26 +63,7 @@ export async function packBundle(source: string, destination: string, options: P
     const tables = spec.tables.map((table) => (names.has(table.name) ? { ...table, format } : table));
     await writeModelJson(destination, { ...spec, tables, files });
     return results;
-  } catch (error) {
-    if (created === undefined) await empty(destination);
-    else await rm(created, { recursive: true, force: true });
-    throw error;
-  }
-}
-
-async function refuseUsed(directory: string): Promise<void> {
-  const entries = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return [];
-    throw new TerabagError('invalid_argument', `output has to be a directory (${error.code}): ${directory}`, { path: directory });
   });
-  if (entries.length > 0)
-    throw new TerabagError('invalid_argument', `output has to be empty or not there: ${directory} holds ${entries.length} files`, {
-      path: directory,
-    });
-}
-
-async function empty(directory: string): Promise<void> {
-  for (const entry of await readdir(directory)) await rm(join(directory, entry), { recursive: true, force: true });
 }
 
 function selectTables(spec: ModelSpec, format: RowFormat, names: readonly string[] | undefined): TableSpec[] {

@@ -7,9 +7,10 @@ import type { Profile } from '../plan/profile.js';
 import type { PlannedModel } from '../plan/work.js';
 import type { PredictRequest } from '../predictor/predictor.js';
 import { connect, type ShardedPredictor } from '../predictor/sharded.js';
-import type { ModelShape } from './model-shape.js';
+import { type ModelShape, tableName } from './model-shape.js';
+import { RequestGenerator } from './request-generator.js';
+import { requestShape } from './request-shape.js';
 import { writeSyntheticBundle } from './synthetic-bundle.js';
-import { SyntheticRequests } from './synthetic-requests.js';
 
 /** What requests of a trial are like, and where the tables of its model are. */
 export interface Trial {
@@ -33,6 +34,7 @@ const REQUESTS = [
   { tables: 8, dim: 64, bagSize: 1, items: 1 },
   { tables: 8, dim: 64, bagSize: 1, items: 64 },
   { tables: 8, dim: 64, bagSize: 16, items: 64 },
+  { tables: 8, dim: 64, bagSize: 2, items: 256 },
 ] as const;
 
 export const TRIALS: readonly Trial[] = [
@@ -110,12 +112,18 @@ const shapeOf = ({ tables, dim, bagSize }: Trial): ModelShape => ({
   description: 'tiny tables and layers, whose requests cost what is around them',
   seed: SEED,
   denseDim: 1,
-  bottomMlp: [dim],
-  topMlp: [1],
-  tables: Array.from({ length: tables }, (_, table) => ({
-    ...{ name: `table_${table}`, rows: ROWS, dim, format: 'fp32', side: 'item', pooling: 'sum', weighted: false },
-    ...{ poolingFactor: bagSize, skew: 0 },
-  })),
+  nets: [
+    {
+      name: 'net',
+      bottomMlp: [dim],
+      interaction: { type: 'concat' },
+      topMlp: [1],
+      tables: Array.from({ length: tables }, (_, table) => ({
+        ...{ name: tableName(table), rows: ROWS, dim, format: 'fp32', side: 'item', pooling: 'sum', weighted: false },
+        ...{ poolingFactor: bagSize, bagSizes: 'fixed', reuse: { type: 'zipf', exponent: 0 } },
+      })),
+    },
+  ],
 });
 
 function planOf({ shards, rowWise = false }: Trial, { spec, hash }: { readonly spec: PlannedModel['spec']; readonly hash: string }): Plan {
@@ -148,7 +156,7 @@ function profileOf({ bagSize, items }: Trial, { spec, hash }: { readonly spec: P
 
 /** CPU is a mean over all requests: collecting garbage is part of it, and comes once in some hundred requests. */
 async function measure(predictor: ShardedPredictor, trial: Trial): Promise<Pick<Measured, 'mainCpuUs' | 'shardCpuUs' | 'p50Us'>> {
-  const generator = new SyntheticRequests(shapeOf(trial), SEED);
+  const generator = new RequestGenerator(requestShape(shapeOf(trial)), SEED);
   const requests = Array.from({ length: DISTINCT_REQUESTS }, () => generator.next(trial.items));
   const runFor = async (ms: number): Promise<number[]> => {
     const samples: number[] = [];

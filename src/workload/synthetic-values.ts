@@ -32,11 +32,18 @@ export class SeededNumbers {
   }
 }
 
-const PIECE_BYTES = 4 * 1024 * 1024;
+/**
+ * Random values that are made once and read round and round. A prime, so that rows start at ever other places: with a dim below it, rows are
+ * alike only when their numbers differ by a multiple of it.
+ */
+const RING_VALUES = 262_147;
 const FP16_SIGN_AND_MANTISSA = 0x83ff;
 const FP16_EXPONENT_BITS = 10;
 
-/** The bytes of `count` random values in [-2^exponent, 2^exponent), in pieces that share one buffer. */
+/**
+ * The bytes of `count` random values in [-2^exponent, 2^exponent), in pieces of one buffer. Made at the speed of memory: what writing a bundle
+ * costs is checksums and the disk.
+ */
 export function* randomRows(
   format: PlainFormat,
   count: number,
@@ -45,20 +52,19 @@ export function* randomRows(
   onBytes: (bytes: number) => void = () => undefined,
 ): Generator<Uint8Array> {
   const valueBytes = rowBytes(format, 1);
-  const piece = Math.min(count, PIECE_BYTES / valueBytes);
-  const floats = new Float32Array(format === 'fp16' ? 0 : piece);
-  const halves = new Uint16Array(format === 'fp32' ? 0 : piece);
-  const floatBits = new Uint32Array(floats.buffer);
-  for (let done = 0; done < count; done += piece) {
-    const take = Math.min(piece, count - done);
-    if (format !== 'fp16') numbers.fill(floats.subarray(0, take), 2 ** exponent);
-    for (let i = 0; i < take && format !== 'fp32'; i++) {
-      halves[i] = format === 'bf16' ? (floatBits[i] as number) >>> 16 : half(numbers.int32(), exponent);
-    }
-    const values = format === 'fp32' ? floats : halves;
-    yield new Uint8Array(values.buffer, 0, take * valueBytes);
+  const ring = randomValues(format, Math.min(count, RING_VALUES), exponent, numbers);
+  for (let done = 0; done < count; done += ring.length) {
+    const take = Math.min(ring.length, count - done);
+    yield new Uint8Array(ring.buffer, 0, take * valueBytes);
     onBytes(take * valueBytes);
   }
+}
+
+function randomValues(format: PlainFormat, count: number, exponent: number, numbers: SeededNumbers): Float32Array | Uint16Array {
+  if (format === 'fp16') return Uint16Array.from({ length: count }, () => half(numbers.int32(), exponent));
+  const floats = new Float32Array(count);
+  numbers.fill(floats, 2 ** exponent);
+  return format === 'fp32' ? floats : Uint16Array.from(new Uint32Array(floats.buffer), (bits) => bits >>> 16);
 }
 
 /** A random half below 2^exponent: random sign and mantissa, one of the eight exponents below. */

@@ -7,15 +7,16 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openLocal, STRATEGIES } from '../../src/index.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { demoShape, shapeBytes } from '../../src/workload/model-shape.js';
+import { demoShape, shapeBytes, tablesOf } from '../../src/workload/model-shape.js';
+import { RequestGenerator } from '../../src/workload/request-generator.js';
+import { requestShape } from '../../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const shape = demoShape(2 ** 20);
 let dir: string;
 let bundle: string;
-let requests: ReturnType<SyntheticRequests['next']>[];
+let requests: ReturnType<RequestGenerator['next']>[];
 
 function terabag(args: string[], input = ''): { status: number | null; stdout: string; stderr: string } {
   return spawnSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8', input, maxBuffer: 2 ** 28 });
@@ -27,13 +28,13 @@ beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'terabag-cli-'));
   bundle = join(dir, 'model');
   await writeSyntheticBundle(bundle, shape);
-  const generator = new SyntheticRequests(shape, 5);
+  const generator = new RequestGenerator(requestShape(shape), 5);
   requests = Array.from({ length: 40 }, (_, n) => generator.next(1 + (n % 7)));
   writeFileSync(join(dir, 'requests.jsonl'), requests.map((request) => `${JSON.stringify(request, plain)}\n`).join(''));
 });
 afterAll(() => rmSync(dir, { recursive: true }));
 
-test.each(['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'shard', 'up', 'predict', 'demo'])(
+test.each(['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'calibrate', 'shard', 'up', 'predict', 'synth', 'demo'])(
   '%s --help has examples and exits with 0',
   (command) => {
     const { status, stdout } = terabag([command, '--help']);
@@ -61,7 +62,7 @@ test('wrong usage exits with 2, failures with 1 and one line that says what to d
 test('inspect, verify and plan print JSON that says what the bundle and the plan hold', () => {
   const inspected = JSON.parse(terabag(['inspect', 'model', '--json']).stdout);
   expect(inspected.tables.map(({ rows, dim }: { rows: number; dim: number }) => [rows, dim])).toEqual(
-    shape.tables.map(({ rows, dim }) => [rows, dim]),
+    tablesOf(shape).map(({ rows, dim }) => [rows, dim]),
   );
   expect(JSON.parse(terabag(['verify', 'model', '--json']).stdout)).toMatchObject({ sound: true, problems: [] });
   const planned = JSON.parse(terabag(['plan', 'model', '--shards', '3', '-o', 'plan.json', '--json']).stdout);
@@ -77,7 +78,7 @@ test('profile samples requests into the means of each table, the same for the sa
   const profile = JSON.parse(stdout);
   expect(readJson('profile.json')).toEqual(profile);
   expect(profile).toMatchObject({ source: 'requests', requests: 40 });
-  for (const [at, { name }] of shape.tables.entries()) {
+  for (const [at, { name }] of tablesOf(shape).entries()) {
     const lookups = requests.reduce((sum, { sparse }) => sum + (sparse[`${name}_bag`]?.indices.length ?? 0), 0) / requests.length;
     expect(profile.tables[at].table).toBe(name);
     expect(profile.tables[at].lookups).toBeCloseTo(lookups);
@@ -90,7 +91,7 @@ test('profile samples requests into the means of each table, the same for the sa
 
 test('profile samples from all over the file, each request as likely', () => {
   // Request n of 300 has n % 100 + 1 items: the mean of 100 is near 50.5, of the first 100 of a sorted file it would be 17.
-  const generator = new SyntheticRequests(shape, 6);
+  const generator = new RequestGenerator(requestShape(shape), 6);
   const items = Array.from({ length: 300 }, (_, n) => 1 + Math.floor(n / 3));
   const lines = items.map((count) => JSON.stringify(generator.next(count), plain));
   const sampled = terabag(['profile', 'model', '-', '--requests', '100', '--json'], lines.join('\n'));

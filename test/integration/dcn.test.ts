@@ -6,9 +6,11 @@ import { openLocal, type PredictRequest } from '../../src/index.js';
 import { openBundle, readModelSpec, writeModelJson } from '../../src/model/bundle.js';
 import { modelSchema } from '../../src/model/spec.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { dcnShape } from '../../src/workload/model-shape.js';
+import { tablesOf } from '../../src/workload/model-shape.js';
+import { dcnShape } from '../../src/workload/open-shapes.js';
+import { RequestGenerator } from '../../src/workload/request-generator.js';
+import { requestShape } from '../../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
-import { SyntheticRequests } from '../../src/workload/synthetic-requests.js';
 import { random } from '../reference/small-model.js';
 
 type Tensors = ReadonlyMap<string, { shape: readonly number[]; data: Float32Array }>;
@@ -35,10 +37,11 @@ const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 test('a model of the shape of MLPerf DLRM-DCNv2 gives the scores of the reference', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'terabag-dcn-'));
   const shape = dcnShape(200);
+  const tableShapes = tablesOf(shape);
   await writeSyntheticBundle(dir, shape);
   const tensors = await read(join(dir, 'dense.safetensors'));
-  const tables = await Promise.all(shape.tables.map(({ name }) => read(join(dir, `tables/${name}.safetensors`))));
-  const requests = new SyntheticRequests(shape, 4);
+  const tables = await Promise.all(tableShapes.map(({ name }) => read(join(dir, `tables/${name}.safetensors`))));
+  const requests = new RequestGenerator(requestShape(shape), 4);
   const predictor = await openLocal(dir);
   const items = 5;
   const request = requests.next(items);
@@ -46,7 +49,7 @@ test('a model of the shape of MLPerf DLRM-DCNv2 gives the scores of the referenc
   for (let item = 0; item < items; item++) {
     let bottom = Array.from((request.dense['dense'] as Float32Array).subarray(item * 13, (item + 1) * 13));
     for (const layer of [0, 1, 2]) bottom = relu(linear(tensors, `bottom_${layer}.weight`, `bottom_${layer}.bias`, bottom));
-    const bags = shape.tables.map(({ name, dim }, t) => {
+    const bags = tableShapes.map(({ name, dim }, t) => {
       const { indices, offsets } = request.sparse[`${name}_bag`]!;
       const rows = Array.from(indices as Int32Array).slice(Number(offsets[item]), Number(offsets[item + 1]));
       const { data } = tables[t]!.get('weight')!;
