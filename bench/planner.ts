@@ -1,11 +1,11 @@
 import { native } from '../src/engine/native.js';
-import type { ResolvedModel } from '../src/model/graph.js';
 import { modelHash } from '../src/model/hash.js';
 import type { ModelSpec } from '../src/model/spec.js';
 import { planAuto } from '../src/plan/auto.js';
 import { DEFAULT_COSTS } from '../src/plan/default-costs.js';
 import { PlanPredictor } from '../src/plan/predict-plan.js';
 import { profileFromSpec } from '../src/plan/profile-from-spec.js';
+import { bagsOnly } from '../test/reference/specs.js';
 import { SeededNumbers } from '../src/workload/synthetic-values.js';
 import { type Line, median, type Suite } from './suite.js';
 
@@ -28,7 +28,7 @@ export const plannerSuite: Suite = {
       for (const sharedCores of [null, 2]) {
         const name = `${tables}x${shards}-${objective}-${sharedCores === null ? 'own-hosts' : 'one-host'}`;
         if (!wanted.test(name)) continue;
-        const planned = { spec, model: modelOf(spec) };
+        const planned = { spec, model: bagsOnly(spec) };
         const samples = Array.from({ length: rounds + 1 }, () => {
           const startedAt = performance.now();
           const predictor = new PlanPredictor(planned, profile, { ...DEFAULT_COSTS, sharedCores });
@@ -93,16 +93,3 @@ function bigSpec(tables: number): ModelSpec {
     files: {},
   };
 }
-
-/** Bags alone: dense layers are no part of what is planned. */
-const modelOf = (spec: ModelSpec): ResolvedModel => ({
-  ...{ dense: [], layers: [], output: 0, outputDim: 1 },
-  bags: spec.nets.flatMap(({ layers }, net) =>
-    layers.flatMap((layer) => {
-      if (layer.type !== 'embedding_bag') return [];
-      const table = Number(layer.table.slice('table_'.length));
-      const { dim, rows } = spec.tables[table] as ModelSpec['tables'][number];
-      return [{ name: layer.name, table, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net }];
-    }),
-  ),
-});
