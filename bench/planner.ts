@@ -5,8 +5,8 @@ import { planAuto } from '../src/plan/auto.js';
 import { DEFAULT_COSTS } from '../src/plan/default-costs.js';
 import { PlanPredictor } from '../src/plan/predict-plan.js';
 import { profileFromSpec } from '../src/plan/profile-from-spec.js';
-import { bagsOnly } from '../test/reference/specs.js';
 import { SeededNumbers } from '../src/workload/synthetic-values.js';
+import { bagsOnly } from '../test/reference/specs.js';
 import { type Line, median, type Suite } from './suite.js';
 
 const [TABLES, SHARDS] = [10_000, 1000];

@@ -6,7 +6,11 @@ export { readModelSpec } from './model/bundle.js';
 export { modelHash } from './model/hash.js';
 export type { ModelSpec } from './model/spec.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';
+export { type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/auto.js';
+export { type Costs, readCosts, writeCosts } from './plan/costs.js';
+export { DEFAULT_COSTS } from './plan/default-costs.js';
 export { type Plan, readPlan, writePlan } from './plan/plan.js';
+export { type PlanPrediction, PlanPredictor, type PredictPlanOptions, predictPlan } from './plan/predict-plan.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile.js';
 export { ProfileBuilder } from './plan/profile-builder.js';
 export { profileFromSpec } from './plan/profile-from-spec.js';
@@ -14,3 +18,4 @@ export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/st
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
+export { type CalibrateOptions, type Calibration, calibrate } from './workload/calibrate.js';

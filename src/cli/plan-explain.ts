@@ -34,7 +34,11 @@ const figures = ({ shards, rpcs, cpuUs, p50Us, p99Us, sentBytes, receivedBytes, 
 });
 
 export function printStrategies(compared: readonly ComparedStrategy[]): void {
-  console.table(compared.map(({ strategy, prediction }) => (prediction === null ? { strategy, P50: 'does not fit' } : { strategy, ...figures(prediction) })));
+  console.table(
+    compared.map(({ strategy, prediction }) =>
+      prediction === null ? { strategy, P50: 'does not fit' } : { strategy, ...figures(prediction) },
+    ),
+  );
   for (const { strategy, refused } of compared) if (refused !== null) console.log(`${strategy}: ${refused.message}`);
 }
 
@@ -42,6 +46,9 @@ export function printStrategies(compared: readonly ComparedStrategy[]): void {
 export function printWhatIf(whatIf: string, baseline: Planned, changed: Planned): void {
   const row = (plan: string, { prediction, plan: { strategy } }: Planned) => ({ plan, strategy, ...figures(prediction) });
   console.table([row('as given', baseline), row(whatIf, changed)]);
-  const ratio = (of: (prediction: PlanPrediction) => number): string => `${((100 * of(changed.prediction)) / of(baseline.prediction)).toFixed(0)} %`;
-  console.log(`${whatIf}: P50 ${ratio(({ p50Us }) => p50Us)}, P99 ${ratio(({ p99Us }) => p99Us)}, CPU ${ratio(({ cpuUs }) => cpuUs)} of what it is as given`);
+  const ratio = (of: (prediction: PlanPrediction) => number): string =>
+    `${((100 * of(changed.prediction)) / of(baseline.prediction)).toFixed(0)} %`;
+  console.log(
+    `${whatIf}: P50 ${ratio(({ p50Us }) => p50Us)}, P99 ${ratio(({ p99Us }) => p99Us)}, CPU ${ratio(({ cpuUs }) => cpuUs)} of what it is as given`,
+  );
 }

@@ -50,7 +50,9 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
 
 function loadsOf(spec: ModelSpec, { plan, prediction }: Planned): ShardLoad[] {
   const tables = new Map(spec.tables.map((table) => [table.name, table]));
-  const held = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, [] as { table: string; bytes: number }[]]));
+  const held = new Map(
+    [...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, [] as { table: string; bytes: number }[]]),
+  );
   for (const { table: name, parts } of plan.tables) {
     const table = tables.get(name);
     if (table === undefined) continue;

@@ -41,7 +41,10 @@ export const planCommand = new Command('plan')
   .description('place the tables of a bundle on shards')
   .argument('<bundle>', 'directory of the model')
   .addOption(
-    new Option('--strategy <name>', 'what is balanced: bytes, ids per request; nets packed by size (nsbp); or the least predicted cost (auto)')
+    new Option(
+      '--strategy <name>',
+      'what is balanced: bytes, ids per request; nets packed by size (nsbp); or the least predicted cost (auto)',
+    )
       .choices([...STRATEGIES, 'auto'])
       .default('capacity-balanced'),
   )
@@ -113,10 +116,23 @@ async function readScenario(dir: string, shards: number, options: PlanCommandOpt
   const profile = await profileOf(dir, spec, options);
   const costs = options.costs === undefined ? DEFAULT_COSTS : await readCosts(options.costs);
   const { strategy, objective } = options;
-  return { planned: { spec, model: model as ResolvedModel }, hash, profile, costs, strategy, objective, options: planOptions(shards, options), asking: {} };
+  return {
+    planned: { spec, model: model as ResolvedModel },
+    hash,
+    profile,
+    costs,
+    strategy,
+    objective,
+    options: planOptions(shards, options),
+    asking: {},
+  };
 }
 
-function printPrediction({ p50Us, p99Us, cpuUs, boundingShard }: PlanPrediction, { machine, sharedCores }: Costs, { costs }: PlanCommandOptions): void {
+function printPrediction(
+  { p50Us, p99Us, cpuUs, boundingShard }: PlanPrediction,
+  { machine, sharedCores }: Costs,
+  { costs }: PlanCommandOptions,
+): void {
   const cores = sharedCores === null ? 'each process with cores of its own' : `all processes on ${sharedCores} cores`;
   console.log(`costs: ${costs ?? 'default (terabag calibrate measures yours)'}, measured on ${machine}; ${cores}`);
   console.log(

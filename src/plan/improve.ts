@@ -83,7 +83,7 @@ class Search {
   levelShards(): void {
     const { at } = this;
     const { limitBytes } = this.options;
-    for (let failures = 0; failures < PATIENCE && this.#left > 0; ) {
+    while (this.#left > 0) {
       const services = at.predict().shards.map(({ serviceUs }) => serviceUs);
       const order = [...services.keys()]
         .filter((shard) => (at.held[shard]?.size ?? 0) > 0)
@@ -98,7 +98,6 @@ class Search {
         return this.#exchange(piece, order.at(-1) as number, over(order.at(-1) as number));
       });
       if (!moved) return;
-      failures = moved ? 0 : failures + 1;
     }
   }
 

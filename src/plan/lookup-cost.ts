@@ -3,8 +3,13 @@ import type { Costs } from './costs.js';
 
 type Measured = Costs['lookups'][number];
 
+export interface LookupCost {
+  readonly ns: number;
+  readonly inCacheNs: number;
+}
+
 /** ns of a looked-up row, from memory and from the caches: linear in its bytes between measured dims, in proportion to them beyond. */
-export function lookupCost({ lookups }: Costs, format: RowFormat, dim: number): { readonly ns: number; readonly inCacheNs: number } {
+export function lookupCost({ lookups }: Costs, format: RowFormat, dim: number): LookupCost {
   const bytes = rowBytes(format, dim);
   const own = lookups.filter((measured) => measured.format === format);
   // A format that was not measured costs what rows of as many bytes cost.
@@ -18,6 +23,17 @@ export function lookupCost({ lookups }: Costs, format: RowFormat, dim: number): 
   const beyond = above.bytes < bytes ? bytes / above.bytes : 1;
   const at = (key: 'ns' | 'inCacheNs'): number => (below[key] + share * (above[key] - below[key])) * beyond;
   return { ns: at('ns'), inCacheNs: at('inCacheNs') };
+}
+
+/** The same, worked out once for each format and dim. */
+export function lookupCosts(costs: Costs): (format: RowFormat, dim: number) => LookupCost {
+  const known = new Map<string, LookupCost>();
+  return (format, dim) => {
+    const key = `${format} ${dim}`;
+    const cost = known.get(key) ?? lookupCost(costs, format, dim);
+    known.set(key, cost);
+    return cost;
+  };
 }
 
 /**

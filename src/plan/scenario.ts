@@ -27,7 +27,8 @@ export interface Planned {
   readonly prediction: PlanPrediction;
 }
 
-export const predictorOf = ({ planned, profile, costs, asking }: Scenario): PlanPredictor => new PlanPredictor(planned, profile, costs, asking);
+export const predictorOf = ({ planned, profile, costs, asking }: Scenario): PlanPredictor =>
+  new PlanPredictor(planned, profile, costs, asking);
 
 /** The scenario's plan. */
 export function planScenario(scenario: Scenario, predictor = predictorOf(scenario)): Planned {
@@ -91,7 +92,10 @@ export function changed(scenario: Scenario, change: Change): Scenario {
   };
 }
 
-const inFormat = (spec: ModelSpec, format: RowFormat): ModelSpec => ({ ...spec, tables: spec.tables.map((table) => ({ ...table, format })) });
+const inFormat = (spec: ModelSpec, format: RowFormat): ModelSpec => ({
+  ...spec,
+  tables: spec.tables.map((table) => ({ ...table, format })),
+});
 
 /** The same user, so many items in every request. */
 export function withItems(profile: Profile, items: number): Profile {

@@ -2,7 +2,7 @@ import type { ResolvedModel } from '../model/graph.js';
 import type { ModelSpec } from '../model/spec.js';
 import { tableBytes } from './bytes.js';
 import type { Costs } from './costs.js';
-import { cachedShare, lookupCost } from './lookup-cost.js';
+import { cachedShare, lookupCosts } from './lookup-cost.js';
 import type { Profile } from './profile.js';
 
 /** What is asked of tables, or parts of them, for one request. */
@@ -79,7 +79,8 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
   const perItem = profile.items.mean > 0 ? items / profile.items.mean : 0;
   const layers = spec.tables.map((): number => 0);
   for (const { table } of model.bags) layers[table] = (layers[table] ?? 0) + 1;
-  const asked = new Map<string, AskedTable>();
+  const asked = new Map<number, AskedTable>();
+  const costOf = lookupCosts(costs);
   for (const { table, net, weighted } of model.bags) {
     const { name, dim, format } = spec.tables[table] as ModelSpec['tables'][number];
     const found = profiled.get(name);
@@ -87,11 +88,11 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
     const grow = (all: number, ofUser: number): number => share * (ofUser + (all - ofUser) * perItem);
     const bags = grow(found?.bags ?? 0, found?.userBags ?? 0);
     const lookups = grow(found?.lookups ?? 0, found?.userLookups ?? 0);
-    const { ns, inCacheNs } = lookupCost(costs, format, dim);
+    const { ns, inCacheNs } = costOf(format, dim);
     // Caches hold of each table in proportion to how often it is read.
     const room = lookupsOfAll > 0 ? (costs.cacheBytes * (found?.lookups ?? 0)) / lookupsOfAll : 0;
     const cached = cachedShare(tableBytes(spec.tables[table] as ModelSpec['tables'][number]), room, found?.hotShare ?? 0);
-    const key = `${table} ${net}`;
+    const key = table * spec.nets.length + net;
     const entry = asked.get(key) ?? { table, net, dim, work: noWork() };
     asked.set(key, entry);
     addWork(entry.work, {

@@ -79,7 +79,16 @@ export class Charts {
         series: [
           {
             type: 'treemap',
-            ...{ left: 0, right: 0, top: 0, bottom: 0, roam: false, nodeClick: false, breadcrumb: { show: false }, visibleMin: SMALLEST_AREA },
+            ...{
+              left: 0,
+              right: 0,
+              top: 0,
+              bottom: 0,
+              roam: false,
+              nodeClick: false,
+              breadcrumb: { show: false },
+              visibleMin: SMALLEST_AREA,
+            },
             label: { color: '#fff', fontSize: 11, overflow: 'truncate' },
             upperLabel: { show: true, ...header },
             levels: [

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
-import { ROW_FORMATS } from '../../src/model/row-format.js';
 import type { ResolvedModel } from '../../src/model/graph.js';
+import { ROW_FORMATS } from '../../src/model/row-format.js';
 import type { EmbeddingBagSpec, ModelSpec, TableSpec } from '../../src/model/spec.js';
 
 /** Specs without files, for what plans by sizes alone. */
@@ -80,7 +80,9 @@ export function bagsOnly(spec: ModelSpec): ResolvedModel {
       const number = layer.type === 'embedding_bag' ? numbers.get(layer.table) : undefined;
       if (layer.type !== 'embedding_bag' || number === undefined) return [];
       const { dim, rows } = spec.tables[number] as TableSpec;
-      return [{ name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net }];
+      return [
+        { name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
+      ];
     }),
   );
   return { dense: [], bags, layers: [], output: 0, outputDim: 1 };

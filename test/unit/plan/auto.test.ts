@@ -46,7 +46,8 @@ test('auto keeps the limits and is never worse than a fixed strategy that keeps 
           checkPlan(plan, spec, hash);
           expect(plan.strategy).toBe('auto');
           expect(plan.shards.length).toBeLessThanOrEqual(shards);
-          for (const { shard, bytes } of planSummary(plan, spec)) expect(bytes).toBeLessThanOrEqual(shard === MAIN_SHARD ? localBytes : memoryLimitBytes);
+          for (const { shard, bytes } of planSummary(plan, spec))
+            expect(bytes).toBeLessThanOrEqual(shard === MAIN_SHARD ? localBytes : memoryLimitBytes);
           expect(prediction).toEqual(predictPlan(planned, plan, profile, costs));
           for (const score of fixed) expect(scoreOf(prediction)).toBeLessThanOrEqual(score * (1 + 1e-9));
         } catch (error) {
@@ -62,7 +63,7 @@ test('auto keeps the limits and is never worse than a fixed strategy that keeps 
 
 const eight = specOf(
   Array.from({ length: 8 }, (_, at) => table(`t${at}`, 1000 + at)),
-  [{ name: 'net', layers: Array.from({ length: 8 }, (_, at) => bagOf(`bag${at}`, `t${at}`, { side: 'user', poolingFactor: 1000 }))}],
+  [{ name: 'net', layers: Array.from({ length: 8 }, (_, at) => bagOf(`bag${at}`, `t${at}`, { side: 'user', poolingFactor: 1000 })) }],
 );
 const eightAuto = (options: object, costs: Costs = PLAIN_COSTS) =>
   planAuto(new PlanPredictor({ spec: eight, model: bagsOnly(eight) }, profileFromSpec(eight), costs), modelHash(eight), {

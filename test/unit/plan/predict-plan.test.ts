@@ -91,35 +91,57 @@ test('P99 is the time of a request with the 99th percentile of items, CPU that o
 });
 
 const anyCosts = fc
-  .record({ cores: fc.option(fc.integer({ min: 1, max: 8 })), onPath: fc.double({ min: 0, max: 1, noNaN: true }), cacheBytes: fc.nat(1_000_000) })
+  .record({
+    cores: fc.option(fc.integer({ min: 1, max: 8 })),
+    onPath: fc.double({ min: 0, max: 1, noNaN: true }),
+    cacheBytes: fc.nat(1_000_000),
+  })
   .map(
-    ({ cores, onPath, cacheBytes }): Costs => ({ ...PLAIN_COSTS, sharedCores: cores, cacheBytes, latency: { waitUs: 9, onPath, bytesOnPath: onPath } }),
+    ({ cores, onPath, cacheBytes }): Costs => ({
+      ...PLAIN_COSTS,
+      sharedCores: cores,
+      cacheBytes,
+      latency: { waitUs: 9, onPath, bytesOnPath: onPath },
+    }),
   );
 
 test('more ids, dearer bytes and more items never make a plan cheaper, and no work is lost between shards', () => {
   fc.assert(
-    fc.property(anySpec, fc.constantFrom(...STRATEGIES), fc.integer({ min: 1, max: 6 }), anyCosts, fc.nat(39), (any, strategy, shards, costs, more) => {
-      const base = profileFromSpec(any);
-      const model = { spec: any, model: bagsOnly(any) };
-      const plan = makePlan(strategy, any, modelHash(any), base, { shards });
-      const before = predictPlan(model, plan, base, costs);
-      const grown = base.tables.map((one, at) => (at === more % base.tables.length ? { ...one, lookups: one.lookups * 2, userLookups: one.userLookups * 2 } : one));
-      const dearer = { ...costs, main: { ...costs.main, nsPerByteSent: 9, nsPerByteReceived: 9 }, shard: { ...costs.shard, nsPerByteSent: 9, nsPerByteReceived: 9 } };
-      for (const after of [
-        // Without caches: what is asked more often may be cached better.
-        [{ ...costs, cacheBytes: 0 }, base, { ...base, tables: grown }],
-        [costs, base, withItems(base, base.items.mean * 3)],
-      ] as const) {
-        const [own, from, to] = after;
-        const [less, greater] = [from, to].map((one) => predictPlan(model, plan, one, own));
-        for (const key of ['cpuUs', 'p50Us', 'p99Us'] as const) expect(greater![key]).toBeGreaterThanOrEqual(less![key] * (1 - 1e-12));
-      }
-      expect(predictPlan(model, plan, base, dearer).cpuUs).toBeGreaterThanOrEqual(before.cpuUs * (1 - 1e-12));
-      const lookups = base.tables.reduce((sum, one) => sum + one.lookups, 0);
-      const asked = before.shards.reduce((sum, one) => sum + one.lookups, before.main.lookups);
-      const read = new Set(model.model.bags.map(({ tableName }) => tableName));
-      expect(asked).toBeCloseTo(base.tables.every((one) => one.lookups === 0 || read.has(one.table)) ? lookups : asked, 6);
-    }),
+    fc.property(
+      anySpec,
+      fc.constantFrom(...STRATEGIES),
+      fc.integer({ min: 1, max: 6 }),
+      anyCosts,
+      fc.nat(39),
+      (any, strategy, shards, costs, more) => {
+        const base = profileFromSpec(any);
+        const model = { spec: any, model: bagsOnly(any) };
+        const plan = makePlan(strategy, any, modelHash(any), base, { shards });
+        const before = predictPlan(model, plan, base, costs);
+        const grown = base.tables.map((one, at) =>
+          at === more % base.tables.length ? { ...one, lookups: one.lookups * 2, userLookups: one.userLookups * 2 } : one,
+        );
+        const dearer = {
+          ...costs,
+          main: { ...costs.main, nsPerByteSent: 9, nsPerByteReceived: 9 },
+          shard: { ...costs.shard, nsPerByteSent: 9, nsPerByteReceived: 9 },
+        };
+        for (const after of [
+          // Without caches: what is asked more often may be cached better.
+          [{ ...costs, cacheBytes: 0 }, base, { ...base, tables: grown }],
+          [costs, base, withItems(base, base.items.mean * 3)],
+        ] as const) {
+          const [own, from, to] = after;
+          const [less, greater] = [from, to].map((one) => predictPlan(model, plan, one, own));
+          for (const key of ['cpuUs', 'p50Us', 'p99Us'] as const) expect(greater![key]).toBeGreaterThanOrEqual(less![key] * (1 - 1e-12));
+        }
+        expect(predictPlan(model, plan, base, dearer).cpuUs).toBeGreaterThanOrEqual(before.cpuUs * (1 - 1e-12));
+        const lookups = base.tables.reduce((sum, one) => sum + one.lookups, 0);
+        const asked = before.shards.reduce((sum, one) => sum + one.lookups, before.main.lookups);
+        const read = new Set(model.model.bags.map(({ tableName }) => tableName));
+        expect(asked).toBeCloseTo(base.tables.every((one) => one.lookups === 0 || read.has(one.table)) ? lookups : asked, 6);
+      },
+    ),
     { numRuns: 200 },
   );
 });

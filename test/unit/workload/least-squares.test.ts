@@ -15,7 +15,10 @@ const observations = fc.integer({ min: 1, max: 4 }).chain((unknowns) =>
 );
 
 const squaredError = (all: readonly Observation[], values: readonly number[]): number =>
-  all.reduce((sum, { amounts, value, scale }) => sum + ((amounts.reduce((total, one, u) => total + one * values[u]!, 0) - value) / scale) ** 2, 0);
+  all.reduce(
+    (sum, { amounts, value, scale }) => sum + ((amounts.reduce((total, one, u) => total + one * values[u]!, 0) - value) / scale) ** 2,
+    0,
+  );
 
 test('no small step that keeps values at 0 or more lowers the error', () => {
   fc.assert(
