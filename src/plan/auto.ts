@@ -2,12 +2,13 @@ import { TerabagError } from '../errors.js';
 import { Arrangement } from './arrangement.js';
 import { balance } from './balance.js';
 import { planSummary } from './bytes.js';
+import { packFirstFit } from './first-fit.js';
 import { improve } from './improve.js';
 import { MAIN_SHARD, type Plan } from './plan.js';
 import type { PlanPrediction, PlanPredictor, RequestShape } from './predict-plan.js';
 import { poolUs } from './request-cost.js';
 import { makePlan, type PlanOptions, placedPlan, STRATEGIES, type Strategy } from './strategies.js';
-import { type TableLoad, tableLoads } from './table-load.js';
+import { type Placement, type TableLoad, tableLoads } from './table-load.js';
 
 export const OBJECTIVES = ['p99', 'cpu'] as const;
 export type Objective = (typeof OBJECTIVES)[number];
@@ -30,6 +31,8 @@ export interface AutoPlan {
   readonly alternatives: readonly Alternative[];
 }
 
+/** Shards of balanced plans, for each that would be full. */
+const SLACK = 1.1;
 /** Plans that are improved by moves, of all that the search starts from. */
 const IMPROVED = 2;
 /** Predictions of all improvements together, times shards: some tenths of a second. */
@@ -37,7 +40,7 @@ const EVALUATED_SHARDS = 60_000;
 
 /**
  * The plan with the least predicted P99 or CPU, within the memory limit of main and of every shard. It starts from every fixed strategy, and from
- * equal pooling time, at 1, 2, 4, ... and the given number of shards; the best of these are improved by moving tables, and the best of all is
+ * equal pooling time, at 1, 2, 4, ... and the given number of shards, and from as few shards as hold the tables; the best of these are improved by moving tables, and the best of all is
  * taken. So no fixed strategy that keeps the limits is better by the same prediction. Deterministic.
  * @throws does_not_fit when no start fits, with the reason of the load-balanced one.
  */
@@ -62,6 +65,8 @@ class AutoSearch {
   readonly #shape: RequestShape;
   /** us of an engine, of each table. */
   readonly #poolUs: ReadonlyMap<TableLoad, number>;
+  /** Of the given number of shards, by strategy. */
+  readonly #made = new Map<Strategy, Plan>();
 
   constructor(
     private readonly predictor: PlanPredictor,
@@ -81,27 +86,30 @@ class AutoSearch {
   alternative(strategy: Strategy): Alternative {
     try {
       const plan = this.#fixed(strategy, this.options.shards);
+      this.#made.set(strategy, plan);
       return { strategy, prediction: this.predictor.predict(plan), refused: null };
     } catch (error) {
       return { strategy, prediction: null, refused: refusal(error) };
     }
   }
 
+  /** The fixed strategies that fit, which alternative has made, and more. */
   starts(): Plan[] {
     const { shards } = this.options;
     const remote = this.#tables.reduce((sum, { bytes }) => sum + bytes, 0) - this.#mainBytes;
     const fewest = remote > 0 ? Math.max(1, Math.ceil(remote / this.#limitBytes)) : 1;
-    const counts = new Set([Math.min(fewest, shards), shards]);
-    for (let count = 1; count < shards; count *= 2) if (count > fewest) counts.add(count);
+    const counts: number[] = [];
+    // Balanced plans need some room to choose in.
+    for (let count = 1; count < shards; count *= 2) if (count >= fewest * SLACK) counts.push(count);
     const makers = [
-      () => this.#fixed('singular', 1),
-      () => this.#fixed('one-shard', 1),
-      ...[...counts].flatMap((count) => [
+      () => this.#packed(),
+      ...counts.flatMap((count) => [
         ...(['capacity-balanced', 'load-balanced', 'nsbp'] as const).map((strategy) => () => this.#fixed(strategy, count)),
         () => this.#levelled(count),
       ]),
+      () => this.#levelled(shards),
     ];
-    return makers.flatMap((make) => {
+    const others = makers.flatMap((make) => {
       try {
         return [make()];
       } catch (error) {
@@ -109,6 +117,7 @@ class AutoSearch {
         return [];
       }
     });
+    return [...this.#made.values(), ...others];
   }
 
   scoreOf(plan: Plan): number {
@@ -146,7 +155,16 @@ class AutoSearch {
 
   /** Equal time of the engine on every shard. */
   #levelled(shards: number): Plan {
-    const placement = balance(this.#tables, { shards, limitBytes: this.#limitBytes, loadOf: (table) => this.#poolUs.get(table) ?? 0 });
+    return this.#placed(balance(this.#tables, { shards, limitBytes: this.#limitBytes, loadOf: (table) => this.#poolUs.get(table) ?? 0 }), shards);
+  }
+
+  /** As few shards as first fit finds. */
+  #packed(): Plan {
+    const { placement, shards } = packFirstFit(this.#tables, this.#limitBytes, this.options.shards);
+    return this.#placed(placement, shards);
+  }
+
+  #placed(placement: Placement, shards: number): Plan {
     const placed = { tables: this.#tables, shards, ...endpointsOf(this.options.endpoints, shards) };
     return placedPlan('auto', this.predictor.planned.spec, this.hash, placement, placed);
   }

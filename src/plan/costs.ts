@@ -1,8 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
-import { TerabagError } from '../errors.js';
 import { ROW_FORMATS } from '../model/row-format.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { readJsonFile } from './json-file.js';
 
 const cost = z.number().min(0);
 
@@ -19,8 +18,8 @@ export const costsSchema = z.strictObject({
   cacheBytes: cost,
   /** Of the engine, beside its lookups: ns per bag, and per segment (a bag layer's table, or a part of it, in a batch). */
   pool: z.strictObject({ nsPerBag: cost, nsPerSegment: cost }),
-  /** The dense layers: ns per weight to read it, once a request, and per multiply-add. */
-  dense: z.strictObject({ nsPerWeight: cost, nsPerMac: cost }),
+  /** The dense layers: ns per weight to read it from memory, once a request, per multiply-add, and per one of a dot interaction. */
+  dense: z.strictObject({ nsPerWeight: cost, nsPerMac: cost, nsPerPairMac: cost }),
   /** At the main shard; see request-cost.ts. */
   main: z.strictObject({
     /** us per request whatever it holds: checks, admission, promises; on top when it asks any shard at all, and per RPC, beside its payload. */
@@ -50,24 +49,7 @@ export const costsSchema = z.strictObject({
 });
 export type Costs = z.output<typeof costsSchema>;
 
-export async function readCosts(path: string): Promise<Costs> {
-  const bad = (what: string, cause?: unknown): TerabagError =>
-    new TerabagError(
-      'invalid_argument',
-      `costs cannot be read: ${path}, ${what}; terabag calibrate -o ${path} measures them`,
-      { path },
-      { cause },
-    );
-  let json: unknown;
-  try {
-    json = JSON.parse(await readFile(path, 'utf8'));
-  } catch (error) {
-    throw bad(error instanceof Error ? error.message : String(error), error);
-  }
-  const parsed = costsSchema.safeParse(json);
-  if (!parsed.success) throw bad(`${parsed.error.issues[0]?.path.join('.') || 'root'}: ${parsed.error.issues[0]?.message}`);
-  return parsed.data;
-}
+export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, 'costs', costsSchema, 'invalid_argument');
 
 export async function writeCosts(path: string, costs: Costs): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(costsSchema.parse(costs), null, 2)}\n`);

@@ -121,7 +121,7 @@ export const DEFAULT_COSTS: Costs = {
     nsPerSegment: 21.99,
   },
   dense: {
-    nsPerMac: 0.01717,
+    nsPerMac: 0.01717, nsPerPairMac: 0.03, 
     nsPerWeight: 0.03179,
   },
   main: {

@@ -6,7 +6,12 @@ export interface DenseWork {
   /** Once per request: of layers, and of the leading inputs of a layer, that all items share. */
   readonly sharedMacs: number;
   readonly macsPerItem: number;
+  /** Of dot interactions, which take longer; not among those above. */
+  readonly pairMacs: number;
+  readonly pairMacsPerItem: number;
 }
+
+const nothing = () => ({ weights: 0, sharedMacs: 0, macsPerItem: 0, pairMacs: 0, pairMacsPerItem: 0 });
 
 /**
  * What the dense net computes, by stage: [0] needs no embeddings, [n + 1] those of nets up to n. Dense features are taken as given per item;
@@ -16,19 +21,24 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
   const dims = [...model.dense, ...model.bags, ...model.layers].map(({ dim }) => dim);
   const many = [...model.dense.map(() => true), ...perItem];
   const inputs = model.dense.length + model.bags.length;
-  const stages: { weights: number; sharedMacs: number; macsPerItem: number }[] = [];
+  const stages: ReturnType<typeof nothing>[] = [];
   for (const layer of model.layers) {
-    const work = stages[layer.stage] ?? { weights: 0, sharedMacs: 0, macsPerItem: 0 };
+    const work = stages[layer.stage] ?? nothing();
     stages[layer.stage] = work;
     const itemwise = layer.inputs.some((input) => many[input] === true);
     many.push(itemwise);
     const macs = macsOf(layer, dims);
     const shared = itemwise ? macsOf(layer, dims, sharedInputDim(layer)) : macs;
-    work.sharedMacs += shared;
-    work.macsPerItem += macs - shared;
+    if (layer.op === 'dot_interaction') {
+      work.pairMacs += shared;
+      work.pairMacsPerItem += macs - shared;
+    } else {
+      work.sharedMacs += shared;
+      work.macsPerItem += macs - shared;
+    }
     if (layer.op === 'fc') work.weights += macs;
   }
-  return Array.from(stages, (work) => work ?? { weights: 0, sharedMacs: 0, macsPerItem: 0 });
+  return Array.from(stages, (work) => work ?? nothing());
 
   /** A fully connected layer over a concat multiplies the leading inputs that all items share once. */
   function sharedInputDim({ op, inputs: [input = 0] }: ResolvedLayer): number {

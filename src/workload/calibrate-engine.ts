@@ -1,4 +1,4 @@
-import { native } from '../engine/native.js';
+import { type NativeLayer, native } from '../engine/native.js';
 import { SEGMENT_FIELDS } from '../engine/sparse-batch.js';
 import { ROW_FORMATS, type RowFormat, rowBytes } from '../model/row-format.js';
 import type { Costs } from '../plan/costs.js';
@@ -23,8 +23,8 @@ const LONG_BAGS: BagSizes = { segments: 1, bags: 64, bagSize: 32 };
 const IDS_PER_ROUND = 2 ** 19;
 const WEIGHTS_SEED = 3;
 const IDS_SEED = 5;
-/** Layers of usual widths; the weights fit a cache of 2 MiB, as those of a model mostly do. */
-const LAYER_DIMS = [256, 512, 256, 64] as const;
+/** More weights than the caches of a core hold, as models have that are worth sharding; of smaller ones reading costs next to nothing. */
+const LAYER_DIMS = [4096, 1024, 1024, 256] as const;
 const MANY_ITEMS = 128;
 
 /** Measures lookups in every row format, bags, segments and dense layers, each alone on this thread. onStep is told of about stepsOfEngine steps. */
@@ -117,6 +117,13 @@ function layout({ segments, bags, bagSize }: BagSizes): { segments: Uint8Array; 
 
 const bytesOf = (array: Int32Array | Uint32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
+/** Bytes read between two runs, so that weights come from memory as they do between requests that look rows up. */
+const EVICTED_FLOATS = 2 ** 24;
+const CACHE_LINE_FLOATS = 16;
+const VECTORS = 64;
+const VECTOR_DIM = 64;
+const FEW_ITEMS = 16;
+
 /** One item reads every weight for one multiply-add; the more items, the less the reading counts. */
 function denseCosts(): Costs['dense'] {
   const numbers = new SeededNumbers(WEIGHTS_SEED);
@@ -124,38 +131,44 @@ function denseCosts(): Costs['dense'] {
     const inputDim = LAYER_DIMS[layer] as number;
     const weight = new Float32Array(dim * inputDim);
     numbers.fill(weight, Math.sqrt(3 / inputDim));
-    return {
-      op: 'fc' as const,
-      inputs: [layer],
-      dim,
-      stage: 1,
-      activation: 'relu' as const,
-      diagonal: false,
-      weight,
-      bias: new Float32Array(dim),
-    };
+    return { ...FC, inputs: [layer], dim, weight, bias: new Float32Array(dim) };
   });
-  const net = new native.DenseNet([LAYER_DIMS[0]], 1, layers, layers.length);
-  const workspace = net.createWorkspace();
-  const ns = (items: number): number => {
-    const dense = new Float32Array(items * LAYER_DIMS[0]);
-    numbers.fill(dense, 1);
-    const output = new Float32Array(items * (LAYER_DIMS.at(-1) as number));
-    const calls = Math.ceil(MANY_ITEMS / items);
-    const run = (): void => {
-      for (let call = 0; call < calls; call++) net.runSync(workspace, 1, items, Uint8Array.of(1), dense, new Float32Array(0), output);
-    };
-    return medianNs(run) / calls;
-  };
   const macs = LAYER_DIMS.slice(1).reduce<number>((sum, dim, layer) => sum + dim * (LAYER_DIMS[layer] as number), 0);
-  const [one, many] = [ns(1) / macs, ns(MANY_ITEMS) / macs];
+  const [one, many] = [runNs([LAYER_DIMS[0]], layers, 1) / macs, runNs([LAYER_DIMS[0]], layers, MANY_ITEMS) / macs];
   const nsPerMac = (many - one) / (MANY_ITEMS - 1);
-  return { nsPerMac, nsPerWeight: Math.max(0, one - nsPerMac) };
+  const pairDim = (VECTORS * (VECTORS - 1)) / 2;
+  const inputs = Array.from({ length: VECTORS }, (_, vector) => vector);
+  const interaction = { ...FC, op: 'dot_interaction' as const, inputs, dim: VECTOR_DIM + pairDim, weight: null, bias: null };
+  const nsPerPairMac = runNs(inputs.map(() => VECTOR_DIM), [interaction], FEW_ITEMS) / (FEW_ITEMS * pairDim * VECTOR_DIM);
+  return { nsPerMac, nsPerWeight: Math.max(0, one - nsPerMac), nsPerPairMac };
+}
+
+const FC = { op: 'fc', stage: 1, activation: 'none', diagonal: false } as const;
+
+/** ns of one run of the last layer's value, with cold caches. */
+function runNs(inputDims: readonly number[], layers: readonly NativeLayer[], items: number): number {
+  const net = new native.DenseNet(inputDims, inputDims.length, layers, inputDims.length + layers.length - 1);
+  const workspace = net.createWorkspace();
+  const numbers = new SeededNumbers(WEIGHTS_SEED);
+  const dense = new Float32Array(items * inputDims.reduce((sum, dim) => sum + dim, 0));
+  numbers.fill(dense, 1);
+  const perItem = new Uint8Array(inputDims.length).fill(1);
+  const output = new Float32Array(items * (layers.at(-1)?.dim ?? 0));
+  const evicting = new Float32Array(EVICTED_FLOATS);
+  let kept = 0;
+  return medianNs(
+    () => net.runSync(workspace, 1, items, perItem, dense, new Float32Array(0), output),
+    () => {
+      for (let at = 0; at < evicting.length; at += CACHE_LINE_FLOATS) kept += evicting[at] as number;
+      evicting[0] = kept;
+    },
+  );
 }
 
 /** The median time of some calls, after one that warms up. */
-function medianNs(call: () => void): number {
+function medianNs(call: () => void, before: () => void = () => undefined): number {
   const samples = Array.from({ length: ROUNDS + 1 }, () => {
+    before();
     const startedAt = process.hrtime.bigint();
     call();
     return Number(process.hrtime.bigint() - startedAt);

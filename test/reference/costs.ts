@@ -11,7 +11,7 @@ export const PLAIN_COSTS: Costs = {
   ],
   cacheBytes: 0,
   pool: { nsPerBag: 100, nsPerSegment: 1000 },
-  dense: { nsPerWeight: 0, nsPerMac: 0 },
+  dense: { nsPerWeight: 0, nsPerMac: 0, nsPerPairMac: 0 },
   main: {
     fixedUs: 5,
     askUs: 7,
