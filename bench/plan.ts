@@ -29,9 +29,11 @@ const SHAPES = [
   { name: 'drm3', scale: 0.0015, items: 64 },
 ] as const;
 const SHARDS = [2, 4, 8];
-const FULL = { scale: 1, rounds: 6, requestsPerRound: 100 };
+const FULL = { scale: 1, rounds: 5, requestsPerRound: 120 };
 const QUICK = { scale: 0.1, rounds: 2, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
+/** Of each round, uncounted: its processes were idle while others took their turns. */
+const WARM_UP = 20;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first, about a minute. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
@@ -149,6 +151,7 @@ interface Round {
 async function measure(predictor: ShardedPredictor, requests: readonly PredictRequest[]): Promise<Round> {
   const shardCpuUs = async (): Promise<number> =>
     (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
+  for (const request of requests.slice(0, WARM_UP)) await predictor.predict(request, { deadlineMs: DEADLINE_MS });
   const microseconds = new Float64Array(requests.length);
   const shardsBefore = await shardCpuUs();
   const before = process.cpuUsage();

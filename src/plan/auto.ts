@@ -155,7 +155,10 @@ class AutoSearch {
 
   /** Equal time of the engine on every shard. */
   #levelled(shards: number): Plan {
-    return this.#placed(balance(this.#tables, { shards, limitBytes: this.#limitBytes, loadOf: (table) => this.#poolUs.get(table) ?? 0 }), shards);
+    return this.#placed(
+      balance(this.#tables, { shards, limitBytes: this.#limitBytes, loadOf: (table) => this.#poolUs.get(table) ?? 0 }),
+      shards,
+    );
   }
 
   /** As few shards as first fit finds. */

@@ -49,7 +49,11 @@ export const poolUs = ({ pool }: Costs, { segments, bags, lookupNs }: Work): num
   perThousand(segments * pool.nsPerSegment + bags * pool.nsPerBag + lookupNs);
 
 /** us of a stage of the dense net for so many items. */
-export const denseUs = ({ dense }: Costs, { weights, sharedMacs, macsPerItem, pairMacs, pairMacsPerItem }: DenseWork, items: number): number =>
+export const denseUs = (
+  { dense }: Costs,
+  { weights, sharedMacs, macsPerItem, pairMacs, pairMacsPerItem }: DenseWork,
+  items: number,
+): number =>
   perThousand(
     weights * dense.nsPerWeight +
       (sharedMacs + macsPerItem * items) * dense.nsPerMac +

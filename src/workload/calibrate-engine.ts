@@ -139,7 +139,13 @@ function denseCosts(): Costs['dense'] {
   const pairDim = (VECTORS * (VECTORS - 1)) / 2;
   const inputs = Array.from({ length: VECTORS }, (_, vector) => vector);
   const interaction = { ...FC, op: 'dot_interaction' as const, inputs, dim: VECTOR_DIM + pairDim, weight: null, bias: null };
-  const nsPerPairMac = runNs(inputs.map(() => VECTOR_DIM), [interaction], FEW_ITEMS) / (FEW_ITEMS * pairDim * VECTOR_DIM);
+  const nsPerPairMac =
+    runNs(
+      inputs.map(() => VECTOR_DIM),
+      [interaction],
+      FEW_ITEMS,
+    ) /
+    (FEW_ITEMS * pairDim * VECTOR_DIM);
   return { nsPerMac, nsPerWeight: Math.max(0, one - nsPerMac), nsPerPairMac };
 }
 

@@ -340,7 +340,20 @@ test('predict --precision --compare says how far the scores are from fp32', () =
 });
 
 test('plan --strategy auto predicts, compares strategies, and answers what-if', () => {
-  const args = ['plan', 'model', '--strategy', 'auto', '--shards', '4', '--memory-limit', '400K', '--requests', 'requests.jsonl', '-o', 'auto.json'];
+  const args = [
+    'plan',
+    'model',
+    '--strategy',
+    'auto',
+    '--shards',
+    '4',
+    '--memory-limit',
+    '400K',
+    '--requests',
+    'requests.jsonl',
+    '-o',
+    'auto.json',
+  ];
   const { status, stdout, stderr } = terabag([...args, '--explain', '--what-if', 'shards=8,format=int8', '--json']);
   expect([status, stderr]).toEqual([0, '']);
   const { strategy, prediction, strategies, whatIf, shards } = JSON.parse(stdout);

@@ -26,7 +26,13 @@ const model: ResolvedModel = {
 test('what items share is counted once, the rest per item, and weights by stage', () => {
   const [first, second] = denseWork(model, [false, true]);
   expect(first).toEqual({ weights: 12, sharedMacs: 0, macsPerItem: 12, pairMacs: 0, pairMacsPerItem: 0 });
-  expect(second).toEqual({ weights: 20 + 80, sharedMacs: 20 + 4 * 10, macsPerItem: 8 + 4 * 10, pairMacs: 0, pairMacsPerItem: 3 * 4 + 6 * 4 });
+  expect(second).toEqual({
+    weights: 20 + 80,
+    sharedMacs: 20 + 4 * 10,
+    macsPerItem: 8 + 4 * 10,
+    pairMacs: 0,
+    pairMacsPerItem: 3 * 4 + 6 * 4,
+  });
 });
 
 test('with a bag per item nothing is shared', () => {
