@@ -35,8 +35,8 @@ export interface AutoPlan {
 const SLACK = 1.1;
 /** Plans that are improved by moves, of all that the search starts from. */
 const IMPROVED = 2;
-/** Predictions of all improvements together, times shards: some tenths of a second. */
-const EVALUATED_SHARDS = 60_000;
+/** Predictions of one improvement, times shards: about a tenth of a second. */
+const EVALUATED_SHARDS = 30_000;
 
 /**
  * The plan with the least predicted P99 or CPU, within the memory limit of main and of every shard. It starts from every fixed strategy, and from

@@ -84,6 +84,7 @@ class Search {
     const { at } = this;
     const { limitBytes } = this.options;
     while (this.#left > 0) {
+      this.#left--;
       const services = at.predict().shards.map(({ serviceUs }) => serviceUs);
       const order = [...services.keys()]
         .filter((shard) => (at.held[shard]?.size ?? 0) > 0)
