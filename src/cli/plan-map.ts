@@ -31,7 +31,7 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
       ['predicted per request', `P50 ${p50Us.toFixed(0)} us, P99 ${p99Us.toFixed(0)} us, CPU ${cpuUs.toFixed(0)} us`],
       ['bounding shard', boundingShard ?? 'none'],
     ],
-    charts: [`<div class="wide">${charts.planMap(loads, WIDE)}</div>`, `<div class="narrow">${charts.planMap(loads, NARROW)}</div>`],
+    charts: [`<div class="wide">${charts.planMap(loads, WIDE)}</div>`, `<div class="narrow">${charts.planMap(withoutDetail(loads), NARROW)}</div>`],
     tables: [
       {
         caption: 'Shards',
@@ -47,6 +47,9 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
   });
   return writeFileAtomic(path, page);
 }
+
+/** A phone has room for names alone. */
+const withoutDetail = (loads: readonly ShardLoad[]): ShardLoad[] => loads.map(({ shard, tables }) => ({ shard, tables }));
 
 function loadsOf(spec: ModelSpec, { plan, prediction }: Planned): ShardLoad[] {
   const tables = new Map(spec.tables.map((table) => [table.name, table]));
