@@ -31,7 +31,10 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
       ['predicted per request', `P50 ${p50Us.toFixed(0)} us, P99 ${p99Us.toFixed(0)} us, CPU ${cpuUs.toFixed(0)} us`],
       ['bounding shard', boundingShard ?? 'none'],
     ],
-    charts: [`<div class="wide">${charts.planMap(loads, WIDE)}</div>`, `<div class="narrow">${charts.planMap(withoutDetail(loads), NARROW)}</div>`],
+    charts: [
+      `<div class="wide">${charts.planMap(loads, WIDE)}</div>`,
+      `<div class="narrow">${charts.planMap(withoutDetail(loads), NARROW)}</div>`,
+    ],
     tables: [
       {
         caption: 'Shards',

@@ -40,8 +40,8 @@ const EVALUATED_SHARDS = 30_000;
 
 /**
  * The plan with the least predicted P99 or CPU, within the memory limit of main and of every shard. It starts from every fixed strategy, and from
- * equal pooling time, at 1, 2, 4, ... and the given number of shards, and from as few shards as hold the tables; the best of these are improved by moving tables, and the best of all is
- * taken. So no fixed strategy that keeps the limits is better by the same prediction. Deterministic.
+ * equal pooling time, at 1, 2, 4, ... and the given number of shards, and from as few shards as hold the tables. The best of these are improved
+ * by moving tables, and the best of all is taken: no fixed strategy that keeps the limits is better by the same prediction. Deterministic.
  * @throws does_not_fit when no start fits, with the reason of the load-balanced one.
  */
 export function planAuto(predictor: PlanPredictor, hash: string, options: AutoOptions): AutoPlan {
