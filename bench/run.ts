@@ -9,10 +9,13 @@ import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
+import { rpcSuite } from './rpc.js';
 import { shardsSuite } from './shards.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite];
+/** They start processes of their own. */
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
@@ -32,7 +35,7 @@ function forPeople({ case: name, params, peer, value, unit, ratio, spread, resid
   if (value === null) return `${name.padEnd(34)} ${who} ${note}`;
   const times = ratio === null ? '' : `${ratio.toFixed(2)} x ours`;
   const noise = spread === null ? '' : `+-${(spread * 100).toFixed(1)} %`;
-  const detail = peer === null ? residency : (params['read'] ?? params['calls'] ?? params['variant'] ?? '');
+  const detail = peer === null ? (params['against'] ?? residency) : (params['read'] ?? params['calls'] ?? params['variant'] ?? '');
   return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(15)} ${detail === 'none' ? '' : detail}`;
 }
 
@@ -66,7 +69,7 @@ Examples:
     const { json, quick, peers } = options;
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
-    const pinned = suite === shardsSuite ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
+    const pinned = UNPINNED.includes(suite) ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
     console.log(`${suite.name}: ${suite.description}\n${machineLine(ranOn)}, ${pinned}${quick ? '\nquick: not for comparison' : ''}`);
     await mkdir(SCRATCH, { recursive: true });
     const dir = await mkdtemp(join(SCRATCH, `${suite.name}-`));

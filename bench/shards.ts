@@ -1,30 +1,17 @@
 import { join } from 'node:path';
-import { launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
 import { planCapacityBalanced } from '../src/plan/capacity-balanced.js';
-import { openLocal } from '../src/predictor/local.js';
-import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
-import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
-import { summarize } from '../src/report/quantiles.js';
 import { demoShape } from '../src/workload/model-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
 import { SyntheticRequests } from '../src/workload/synthetic-requests.js';
 import { type Line, median, type Suite } from './suite.js';
+import { measure, openLocalTarget, openShardedTarget, type Round, type Target } from './targets.js';
 
 const FULL = { bytes: 2 ** 30, rounds: 7, requestsPerRound: 200 };
 const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, requestsPerRound: 30 };
 const ITEMS = [1, 64] as const;
 const SHARDS = [1, 2, 4] as const;
-const DEADLINE_MS = 10_000;
-
-interface Target {
-  readonly name: string;
-  readonly predictor: Predictor;
-  /** CPU of all shard processes so far, us. */
-  shardCpuUs(): Promise<number>;
-  close(): Promise<void>;
-}
 
 export const shardsSuite: Suite = {
   name: 'shards',
@@ -80,50 +67,3 @@ export const shardsSuite: Suite = {
     }
   },
 };
-
-interface Round {
-  readonly p50: number;
-  readonly p90: number;
-  readonly p99: number;
-  readonly cpuMs: number;
-}
-
-async function measure({ predictor, shardCpuUs }: Target, requests: readonly PredictRequest[]): Promise<Round> {
-  const milliseconds: number[] = [];
-  const shardsBefore = await shardCpuUs();
-  const before = process.cpuUsage();
-  for (const request of requests) {
-    const startedAt = performance.now();
-    await predictor.predict(request, { deadlineMs: DEADLINE_MS });
-    milliseconds.push(performance.now() - startedAt);
-  }
-  const { user, system } = process.cpuUsage(before);
-  const cpuUs = user + system + (await shardCpuUs()) - shardsBefore;
-  const { p50, p90, p99 } = summarize(milliseconds);
-  return { p50, p90, p99, cpuMs: cpuUs / 1000 / requests.length };
-}
-
-async function openLocalTarget(bundle: string): Promise<Target> {
-  const predictor = await openLocal(bundle);
-  return { name: 'local', predictor, shardCpuUs: async () => 0, close: () => predictor.close() };
-}
-
-async function openShardedTarget(plan: Parameters<typeof launchCluster>[0], bundle: string): Promise<Target> {
-  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
-  let predictor: ShardedPredictor;
-  try {
-    predictor = await connect(cluster.plan, { bundle });
-  } catch (error) {
-    await cluster.stop();
-    throw error;
-  }
-  return {
-    name: `${plan.shards.length} shards`,
-    predictor,
-    shardCpuUs: async () => (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0),
-    close: async () => {
-      await predictor.close();
-      await cluster.stop();
-    },
-  };
-}

@@ -6,7 +6,7 @@ import { TerabagError } from '../errors.js';
 import { readPlan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
-import { connect } from '../predictor/sharded.js';
+import { connect, type RpcMode } from '../predictor/sharded.js';
 import { writeAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { type ReadRequest, readJsonlRequests, readSafetensorsRequest } from '../workload/request-file.js';
@@ -16,6 +16,9 @@ import { type OnProgress, withProgress } from './progress.js';
 interface PredictCommandOptions {
   readonly bundle: string;
   readonly plan?: string;
+  readonly rpc: RpcMode;
+  readonly batchItems?: number;
+  readonly dedup?: boolean;
   readonly output?: string;
   readonly deadlineMs: number;
   readonly concurrency: number;
@@ -31,6 +34,13 @@ export const predictCommand = new Command('predict')
   .argument('<requests>', 'requests.jsonl, request.safetensors, or -')
   .requiredOption('--bundle <dir>', 'directory of the model')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
+  .addOption(
+    new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
+      .choices(['coalesced', 'paper'])
+      .default('coalesced'),
+  )
+  .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
+  .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
   .option('-o, --output <file>', 'where scores go (default for JSONL: stdout)')
   .option('--deadline-ms <ms>', 'of each request', positiveInteger, 10_000)
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
@@ -53,12 +63,15 @@ Safetensors: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl
   terabag predict requests.jsonl --bundle ./model --plan plan.json -o scores.jsonl
+  terabag predict requests.jsonl --bundle ./model --plan plan.json --rpc paper --batch-items 64 -o scores.jsonl
+  terabag predict requests.jsonl --bundle ./model --plan plan.json --dedup -o scores.jsonl
   terabag predict requests.jsonl --bundle ./model --precision bf16 --compare -o scores.jsonl
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
     const tensors = path.endsWith('.safetensors');
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
+    refuseWithoutPlan(options, command);
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
     const startedAt = performance.now();
     const chosen = await openPredictor(options);
@@ -86,10 +99,23 @@ Examples:
     }
   });
 
+/** How shards are asked says nothing without shards: such a command line is a mistake. */
+function refuseWithoutPlan({ plan, rpc, batchItems, dedup }: PredictCommandOptions, command: Command): void {
+  if (plan === undefined && (rpc === 'paper' || dedup)) command.error('error: --rpc paper and --dedup need the shards of a --plan');
+  if (batchItems !== undefined && rpc !== 'paper') command.error('error: --batch-items needs --rpc paper: coalesced requests are not cut');
+}
+
 const warn = (message: string): void => void process.stderr.write(`terabag: warning: ${message}\n`);
 
-function openPredictor({ bundle, plan, verify, residency, precision }: PredictCommandOptions): Promise<Predictor> {
-  if (plan !== undefined) return readPlan(plan).then((read) => connect(read, { bundle, precision }));
+function openPredictor(options: PredictCommandOptions): Promise<Predictor> {
+  const { bundle, plan, verify, residency, precision, rpc, batchItems, dedup = false } = options;
+  if (plan !== undefined)
+    return withProgress('reading tables', 'bytes', async (onProgress) =>
+      connect(await readPlan(plan), {
+        ...{ bundle, precision, rpc, dedup, verify, residency, onProgress, onWarning: warn },
+        ...(batchItems !== undefined && { batchItems }),
+      }),
+    );
   return withProgress('reading tables', 'bytes', (onProgress) =>
     openLocal(bundle, { verify, residency, precision, onProgress, onWarning: warn }),
   );

@@ -4,14 +4,21 @@ import type { Partition } from './partition.js';
 import type { CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
 
+type ModelBag = ResolvedModel['bags'][number];
+
 interface RowWisePart {
-  readonly bag: number;
   readonly part: number;
   readonly sent: NonNullable<Partition['segments'][number]['sent']>;
   readonly rows: Float32Array;
 }
 
-/** Where each bag layer's vectors start, in floats, when they lie one after another in model order, [bags, dim] each; and the end. */
+/** Pooled vectors, [bags, dim] per bag layer, one layer after another in model order: starts[l] is where those of layer l start, in floats. */
+export interface PooledVectors {
+  readonly values: Float32Array;
+  readonly starts: readonly number[];
+}
+
+/** Where each bag layer's vectors start, and the end. */
 export function pooledStarts(model: ResolvedModel, request: CheckedRequest): number[] {
   const starts = [0];
   request.bags.forEach(({ numBags }, bag) => {
@@ -21,52 +28,39 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 }
 
 /**
- * Puts the answers of all destinations into pooled, as pooledStarts lays it out; only of these bag layers, which are all that the partitions
- * ask for. Parts of row-wise tables are added in ascending order of the part, whatever the order of arrival, so that the same plan always
- * gives the same bits.
+ * Puts the answers of all destinations in their places; of the layers that the partitions ask for. rowWise names those of them whose tables are
+ * split: their parts are added in ascending order of the part, whatever the order of arrival, so that the same plan always gives the same bits.
  */
 export function gatherPooled(
   model: ResolvedModel,
-  request: CheckedRequest,
-  bags: readonly number[],
+  rowWise: readonly number[],
   partitions: readonly (Partition | null)[],
   answers: readonly (Uint8Array | null)[],
-  pooled: Float32Array,
+  { values, starts }: PooledVectors,
 ): void {
-  const starts = pooledStarts(model, request);
-  const pooledBytes = bytesOf(pooled);
-  const rowWise: RowWisePart[] = [];
-  const tableWise = new Set<number>();
-
+  const bytes = bytesOf(values);
+  const partsOf = new Map(rowWise.map((bag): [number, RowWisePart[]] => [bag, []]));
   partitions.forEach((partition, destination) => {
     const answer = answers[destination];
     if (partition === null || answer === null || answer === undefined) return;
     let at = 0;
     for (const { assignment, numBags, sent } of partition.segments) {
       const { bag, part } = assignment;
-      const bytes = numBags * (model.bags[bag]?.dim ?? 0) * 4;
-      const rows = answer.subarray(at, at + bytes);
-      at += bytes;
+      const length = numBags * (model.bags[bag] as ModelBag).dim * 4;
+      const rows = answer.subarray(at, at + length);
+      at += length;
       if (at > answer.byteLength) throw answerLength(answer.byteLength, at);
-      if (sent === null) {
-        pooledBytes.set(rows, (starts[bag] as number) * 4);
-        tableWise.add(bag);
-      } else rowWise.push({ bag, part, sent, rows: new Float32Array(Uint8Array.from(rows).buffer) });
+      if (sent === null) bytes.set(rows, (starts[bag] as number) * 4);
+      // Copied: an answer lies wherever its message does, and floats have to be aligned.
+      else partsOf.get(bag)?.push({ part, sent, rows: new Float32Array(new Uint8Array(rows).buffer) });
     }
     if (at !== answer.byteLength) throw answerLength(answer.byteLength, at);
   });
-
-  rowWise.sort((a, b) => a.bag - b.bag || a.part - b.part);
-  for (const bag of bags) {
-    // Of a row-wise table; or one without bags, which has no floats.
-    if (!tableWise.has(bag)) {
-      const parts = rowWise.filter((part) => part.bag === bag);
-      addRowWise(model.bags[bag] as ModelBag, pooled.subarray(starts[bag], starts[bag + 1]), parts);
-    }
+  for (const [bag, parts] of partsOf) {
+    parts.sort((a, b) => a.part - b.part);
+    addRowWise(model.bags[bag] as ModelBag, values.subarray(starts[bag], starts[bag + 1]), parts);
   }
 }
-
-type ModelBag = ResolvedModel['bags'][number];
 
 function answerLength(bytes: number, expected: number): TerabagError {
   return new TerabagError('bad_message', `answer of another length than the request asks for: ${bytes} bytes, expected ${expected}`, {
@@ -90,27 +84,27 @@ function addRowWise({ dim, pooling }: ModelBag, pooled: Float32Array, parts: rea
   });
 }
 
-/** [bags, dim] per bag layer again, from vectors of the bags that differ: bag b of layer l is vector sources[l][b], or b where null. */
+/** Of these layers, the vectors of all bags from those of the bags that differ: bag b of layer l has vector sources[l][b], or b where null. */
 export function expandPooled(
   model: ResolvedModel,
-  request: CheckedRequest,
+  layers: readonly number[],
   sources: readonly (Uint32Array | null)[],
-  pooled: Float32Array,
-  expanded: Float32Array,
+  { values, starts }: PooledVectors,
+  expanded: PooledVectors,
 ): void {
-  const starts = pooledStarts(model, request);
-  let at = 0;
-  sources.forEach((source, bag) => {
-    const [start, end] = [starts[bag] as number, starts[bag + 1] as number];
+  for (const layer of layers) {
+    const [start, end] = [starts[layer] as number, starts[layer + 1] as number];
+    const source = sources[layer] ?? null;
+    let at = expanded.starts[layer] as number;
     if (source === null) {
-      expanded.set(pooled.subarray(start, end), at);
-      at += end - start;
-      return;
+      expanded.values.set(values.subarray(start, end), at);
+      continue;
     }
-    const { dim } = model.bags[bag] as ModelBag;
+    const { dim } = model.bags[layer] as ModelBag;
     for (const vector of source) {
-      expanded.set(pooled.subarray(start + vector * dim, start + (vector + 1) * dim), at);
+      const from = start + vector * dim;
+      for (let d = 0; d < dim; d++) expanded.values[at + d] = values[from + d] as number;
       at += dim;
     }
-  });
+  }
 }

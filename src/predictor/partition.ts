@@ -27,17 +27,32 @@ export interface Partition {
 type ModelBag = ResolvedModel['bags'][number];
 const INT32_ROWS = 2 ** 31;
 
-/** The ids of one part of a row-wise table: row r belongs to part r mod parts, as local row floor(r / parts). */
-interface RowPart {
-  readonly indices: number[];
-  readonly weights: number[];
-  readonly lengths: number[];
-  readonly sent: number[];
+/**
+ * The ids of a row-wise table by parts: row r belongs to part r mod parts, as local row floor(r / parts). Part p has rows[rowStarts[p] ..
+ * rowStarts[p + 1]), the weights at the same places, and, of the bags that have ids on it, their numbers and lengths from bagStarts[p] on.
+ */
+interface SplitRows {
+  readonly rows: Float64Array;
+  readonly weights: Float32Array | null;
+  readonly rowStarts: Uint32Array;
+  readonly bags: Uint32Array;
+  readonly lengths: Uint32Array;
+  readonly bagStarts: Uint32Array;
+}
+
+/** What one destination gets of one bag layer. */
+interface Piece {
+  readonly assignment: Assignment;
+  readonly numBags: number;
+  readonly numIds: number;
+  readonly sent: Partition['segments'][number]['sent'];
 }
 
 /** Cuts requests into one batch per destination. */
 export class Partitioner {
   readonly #indexBytes: 4 | 8;
+  /** Row-wise layers, with their number of parts. */
+  readonly #split = new Map<number, number>();
 
   constructor(
     private readonly model: ResolvedModel,
@@ -46,106 +61,94 @@ export class Partitioner {
     private readonly keyPrefix = '',
   ) {
     this.#indexBytes = model.bags.some((bag) => bag.rows > INT32_ROWS) ? 8 : 4;
+    for (const { bag, parts } of destinations.flat()) if (parts > 1) this.#split.set(bag, parts);
   }
 
   /** One partition per destination, null where nothing has to be asked. Buffers of destination d are keyed by d in the scratch. */
   partition(request: CheckedRequest, scratch: Scratch): (Partition | null)[] {
-    const rowParts = new Map<number, RowPart[]>();
-    const partsOf = (assignment: Assignment): RowPart => {
-      let parts = rowParts.get(assignment.bag);
-      if (parts === undefined) {
-        parts = splitRows(this.#bag(assignment), this.#input(request, assignment), assignment.parts);
-        rowParts.set(assignment.bag, parts);
+    const split: SplitRows[] = [];
+    for (const [bag, parts] of this.#split)
+      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, `${this.keyPrefix}${bag}`);
+    return this.destinations.map((assignments, destination) => {
+      const pieces: Piece[] = [];
+      for (const assignment of assignments) {
+        const piece = pieceOf(assignment, request, split[assignment.bag]);
+        if (piece.numBags > 0) pieces.push(piece);
       }
-      return parts[assignment.part] as RowPart;
-    };
-    return this.destinations.map((assignments, destination) =>
-      this.#batch(assignments, request, partsOf, scratch, `${this.keyPrefix}${destination}`),
-    );
+      if (pieces.length === 0) return null;
+      return { batch: this.#batch(pieces, request, split, scratch, `${this.keyPrefix}${destination}`), segments: pieces };
+    });
   }
 
-  #bag(assignment: Assignment): ModelBag {
-    return this.model.bags[assignment.bag] as ModelBag;
-  }
-
-  #input(request: CheckedRequest, assignment: Assignment): CheckedBags {
-    return request.bags[assignment.bag] as CheckedBags;
+  #bag(bag: number): ModelBag {
+    return this.model.bags[bag] as ModelBag;
   }
 
   #batch(
-    assignments: readonly Assignment[],
+    pieces: readonly Piece[],
     request: CheckedRequest,
-    partsOf: (assignment: Assignment) => RowPart,
+    split: readonly (SplitRows | undefined)[],
     scratch: Scratch,
     key: string,
-  ): Partition | null {
-    const pieces = assignments
-      .map((assignment) => ({
-        assignment,
-        bag: this.#bag(assignment),
-        input: this.#input(request, assignment),
-        rows: assignment.parts > 1 ? partsOf(assignment) : null,
-      }))
-      .filter((piece) => (piece.rows === null ? piece.input.numBags > 0 : piece.rows.sent.length > 0));
-    if (pieces.length === 0) return null;
-    const numIndices = pieces.reduce((sum, { rows, input }) => sum + (rows?.indices ?? input.input.indices).length, 0);
-    const numWeights = pieces.reduce(
-      (sum, { rows, input, bag }) => sum + (bag.weighted ? (rows?.indices ?? input.input.indices).length : 0),
-      0,
-    );
-    const numBags = pieces.reduce((sum, { rows, input }) => sum + (rows?.sent.length ?? input.numBags), 0);
-    if (numIndices > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${numIndices}`);
-
+  ): SparseBatch {
+    let [numBags, numIds, numWeights, anyWeighted] = [0, 0, 0, false];
+    for (const { assignment, ...piece } of pieces) {
+      const { weighted } = this.#bag(assignment.bag);
+      numBags += piece.numBags;
+      numIds += piece.numIds;
+      numWeights += weighted ? piece.numIds : 0;
+      anyWeighted ||= weighted;
+    }
+    if (numIds > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${numIds}`);
     const segments = scratch.u32(`segments${key}`, pieces.length * SEGMENT_FIELDS);
     const offsets = scratch.u32(`offsets${key}`, numBags + 1);
-    const indices = this.#indexBytes === 4 ? scratch.i32(`indices${key}`, numIndices) : scratch.i64(`indices${key}`, numIndices);
-    const weights = numWeights > 0 ? scratch.f32(`weights${key}`, numWeights) : null;
+    const indices = this.#indexBytes === 4 ? scratch.i32(`indices${key}`, numIds) : scratch.i64(`indices${key}`, numIds);
+    const weights = anyWeighted ? scratch.f32(`weights${key}`, numWeights) : null;
     offsets[0] = 0;
-    let atIndex = 0;
-    let atBag = 0;
-    let atWeight = 0;
-    pieces.forEach(({ assignment, bag, input, rows }, segment) => {
-      const bags = rows?.sent.length ?? input.numBags;
+    let [atSegment, atBag, atId, atWeight] = [0, 0, 0, 0];
+    for (const piece of pieces) {
+      const { assignment, sent } = piece;
+      const bag = this.#bag(assignment.bag);
+      const rows = split[assignment.bag];
+      const input = request.bags[assignment.bag] as CheckedBags;
+      segments[atSegment++] = bag.table;
+      segments[atSegment++] = assignment.part;
+      segments[atSegment++] = assignment.parts;
+      segments[atSegment++] = piece.numBags;
       // The main shard divides the sum of all parts of a row-wise mean.
-      const mean = bag.pooling === 'mean' && rows === null ? SEGMENT_MEAN : 0;
-      segments.set(
-        [bag.table, assignment.part, assignment.parts, bags, mean | (bag.weighted ? SEGMENT_WEIGHTED : 0)],
-        segment * SEGMENT_FIELDS,
-      );
-      const given = rows?.indices ?? input.input.indices;
-      copyIndices(given, indices, atIndex, bag, input);
-      if (rows !== null) {
-        let end = atIndex;
-        rows.lengths.forEach((length, position) => {
-          end += length;
-          offsets[atBag + position + 1] = end;
-        });
-      } else {
-        const own = input.input.offsets;
-        for (let b = 1; b <= bags; b++) offsets[atBag + b] = atIndex + (own[b] as number);
+      segments[atSegment++] = (bag.pooling === 'mean' && sent === null ? SEGMENT_MEAN : 0) | (bag.weighted ? SEGMENT_WEIGHTED : 0);
+      const from = rows?.rowStarts[assignment.part] ?? 0;
+      if (rows !== undefined) copyRows(rows.rows, from, piece.numIds, indices, atId);
+      else copyIndices(input, indices, atId, bag);
+      copyOffsets(sent?.lengths ?? null, input, offsets, atBag, atId, piece.numBags);
+      if (bag.weighted) {
+        weights?.set(
+          rows === undefined ? (input.input.weights ?? []) : (rows.weights?.subarray(from, from + piece.numIds) ?? []),
+          atWeight,
+        );
+        atWeight += piece.numIds;
       }
-      if (bag.weighted && weights !== null) {
-        weights.set(rows?.weights ?? input.input.weights ?? [], atWeight);
-        atWeight += given.length;
-      }
-      atIndex += given.length;
-      atBag += bags;
-    });
+      atBag += piece.numBags;
+      atId += piece.numIds;
+    }
     return {
-      batch: {
-        segments: bytesOf(segments),
-        indexBytes: this.#indexBytes,
-        indices: bytesOf(indices),
-        offsets: bytesOf(offsets),
-        weights: weights === null ? (pieces.some(({ bag }) => bag.weighted) ? new Uint8Array(0) : null) : bytesOf(weights),
-      },
-      segments: pieces.map(({ assignment, input, rows }) => ({
-        assignment,
-        numBags: rows?.sent.length ?? input.numBags,
-        sent: rows === null ? null : { bags: Uint32Array.from(rows.sent), lengths: Uint32Array.from(rows.lengths) },
-      })),
+      segments: bytesOf(segments),
+      indexBytes: this.#indexBytes,
+      indices: bytesOf(indices),
+      offsets: bytesOf(offsets),
+      weights: weights === null ? null : bytesOf(weights),
     };
   }
+}
+
+function pieceOf(assignment: Assignment, request: CheckedRequest, split: SplitRows | undefined): Piece {
+  const { bag, part } = assignment;
+  const { numBags, input } = request.bags[bag] as CheckedBags;
+  if (split === undefined) return { assignment, numBags, numIds: input.indices.length, sent: null };
+  const [firstRow, endRow] = [split.rowStarts[part] as number, split.rowStarts[part + 1] as number];
+  const [first, end] = [split.bagStarts[part] as number, split.bagStarts[part + 1] as number];
+  const sent = { bags: split.bags.subarray(first, end), lengths: split.lengths.subarray(first, end) };
+  return { assignment, numBags: end - first, numIds: endRow - firstRow, sent };
 }
 
 const bagOf = (offsets: BagsOffsets, position: number): number => {
@@ -158,8 +161,8 @@ type BagsOffsets = CheckedBags['input']['offsets'];
 function outOfRange(bag: ModelBag, input: CheckedBags, position: number): TerabagError {
   return indexOutOfRange(
     bag.tableName,
-    bagOf(input.input.offsets, position),
-    position,
+    input.firstBag + bagOf(input.input.offsets, position),
+    input.firstPosition + position,
     String(input.input.indices[position]),
     String(bag.rows),
   );
@@ -175,11 +178,11 @@ export function rowAt(bag: ModelBag, input: CheckedBags, position: number): numb
   if (!Number.isInteger(index)) {
     throw new TerabagError(
       'invalid_argument',
-      `index has to be an integer for table: ${bag.tableName}, position ${position}, index ${typeof index === 'number' ? index : typeof index}`,
+      `index has to be an integer for table: ${bag.tableName}, position ${input.firstPosition + position}, index ${typeof index === 'number' ? index : typeof index}`,
       {
         table: bag.tableName,
-        bag: bagOf(input.input.offsets, position),
-        position,
+        bag: input.firstBag + bagOf(input.input.offsets, position),
+        position: input.firstPosition + position,
       },
     );
   }
@@ -187,44 +190,111 @@ export function rowAt(bag: ModelBag, input: CheckedBags, position: number): numb
   return index;
 }
 
+/** An engine's error of an id in a batch, as it stands in the request that the batch was cut from; other errors as they are. */
+export function placedInRequest(model: ResolvedModel, batch: CheckedRequest, error: unknown): TerabagError {
+  const known = TerabagError.from(error);
+  const { table, position } = known.details;
+  if (known.code !== 'index_out_of_range' || typeof position !== 'number') return known;
+  for (const [b, bag] of model.bags.entries()) {
+    const bags = batch.bags[b];
+    if (bag.tableName !== table || bags === undefined || position >= bags.input.indices.length) continue;
+    try {
+      rowAt(bag, bags, position);
+    } catch (placed) {
+      return TerabagError.from(placed);
+    }
+  }
+  return known;
+}
+
 /** Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. */
-function copyIndices(
-  given: CheckedBags['input']['indices'] | number[],
-  target: Int32Array | BigInt64Array,
-  at: number,
-  bag: ModelBag,
-  input: CheckedBags,
-): void {
-  if (target instanceof Int32Array && given instanceof Int32Array) {
-    target.set(given, at);
+function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ModelBag): void {
+  const { indices } = input.input;
+  if (target instanceof Int32Array && indices instanceof Int32Array) {
+    target.set(indices, at);
     return;
   }
-  if (target instanceof BigInt64Array && given instanceof BigInt64Array) {
-    target.set(given, at);
+  if (target instanceof BigInt64Array && indices instanceof BigInt64Array) {
+    target.set(indices, at);
     return;
   }
-  const checked = given === input.input.indices;
-  for (let position = 0; position < given.length; position++) {
-    const row = checked ? rowAt(bag, input, position) : (given[position] as number);
+  for (let position = 0; position < indices.length; position++) {
+    const row = rowAt(bag, input, position);
     if (target instanceof Int32Array) target[at + position] = row;
     else target[at + position] = BigInt(row);
   }
 }
 
-function splitRows(bag: ModelBag, input: CheckedBags, parts: number): RowPart[] {
-  const split: RowPart[] = Array.from({ length: parts }, () => ({ indices: [], weights: [], lengths: [], sent: [] }));
-  const { offsets, weights } = input.input;
+/** Rows that are checked already. */
+function copyRows(rows: Float64Array, from: number, count: number, target: Int32Array | BigInt64Array, at: number): void {
+  if (target instanceof Int32Array) target.set(rows.subarray(from, from + count), at);
+  else for (let i = 0; i < count; i++) target[at + i] = BigInt(rows[from + i] as number);
+}
+
+/** Where each bag ends, counted over all segments of the batch; from the lengths of those that are sent, or as they were given. */
+function copyOffsets(
+  lengths: Uint32Array | null,
+  { input }: CheckedBags,
+  offsets: Uint32Array,
+  atBag: number,
+  atId: number,
+  numBags: number,
+): void {
+  let end = atId;
+  for (let b = 0; b < numBags; b++) {
+    end = lengths === null ? atId + (input.offsets[b + 1] as number) : end + (lengths[b] as number);
+    offsets[atBag + b + 1] = end;
+  }
+}
+
+/** Two walks over the ids: how much each part gets, then each to its place. */
+function splitRows(bag: ModelBag, input: CheckedBags, parts: number, scratch: Scratch, key: string): SplitRows {
+  const { offsets, weights, indices } = input.input;
+  const rowStarts = scratch.u32(`rowStarts${key}`, parts + 1).fill(0);
+  const bagStarts = scratch.u32(`bagStarts${key}`, parts + 1).fill(0);
+  // The last bag that had an id on each part, plus one.
+  const last = scratch.u32('lastBag', parts).fill(0);
   for (let b = 0; b < input.numBags; b++) {
     for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
-      const row = rowAt(bag, input, position);
-      const part = split[row % parts] as RowPart;
-      if (part.sent.at(-1) !== b) {
-        part.sent.push(b);
-        part.lengths.push(0);
+      const part = rowAt(bag, input, position) % parts;
+      rowStarts[part + 1] = (rowStarts[part + 1] as number) + 1;
+      if (last[part] !== b + 1) bagStarts[part + 1] = (bagStarts[part + 1] as number) + 1;
+      last[part] = b + 1;
+    }
+  }
+  for (let part = 0; part < parts; part++) {
+    rowStarts[part + 1] = (rowStarts[part + 1] as number) + (rowStarts[part] as number);
+    bagStarts[part + 1] = (bagStarts[part + 1] as number) + (bagStarts[part] as number);
+  }
+  const split: SplitRows = {
+    rows: scratch.f64(`rows${key}`, indices.length),
+    weights: weights === undefined ? null : scratch.f32(`rowWeights${key}`, indices.length),
+    rowStarts,
+    bags: scratch.u32(`sentBags${key}`, bagStarts[parts] as number),
+    lengths: scratch.u32(`sentLengths${key}`, bagStarts[parts] as number).fill(0),
+    bagStarts,
+  };
+  const nextRow = scratch.u32('nextRow', parts);
+  nextRow.set(rowStarts.subarray(0, parts));
+  // One past the bag that is being written, which starts with the first id.
+  const nextBag = scratch.u32('nextBag', parts);
+  nextBag.set(bagStarts.subarray(0, parts));
+  last.fill(0);
+  for (let b = 0; b < input.numBags; b++) {
+    for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
+      const row = Number(indices[position]);
+      const part = row % parts;
+      if (last[part] !== b + 1) {
+        split.bags[nextBag[part] as number] = b;
+        nextBag[part] = (nextBag[part] as number) + 1;
+        last[part] = b + 1;
       }
-      part.lengths[part.lengths.length - 1] = (part.lengths.at(-1) as number) + 1;
-      part.indices.push(Math.floor(row / parts));
-      if (weights !== undefined) part.weights.push(weights[position] as number);
+      const at = nextRow[part] as number;
+      nextRow[part] = at + 1;
+      split.rows[at] = Math.floor(row / parts);
+      if (split.weights !== null) split.weights[at] = weights?.[position] as number;
+      const sent = (nextBag[part] as number) - 1;
+      split.lengths[sent] = (split.lengths[sent] as number) + 1;
     }
   }
   return split;

@@ -21,6 +21,9 @@ export interface CheckedBags {
   readonly name: string;
   readonly numBags: number;
   readonly input: BagsInput;
+  /** Where the first bag, and its first id, stand in the request as it was given: errors count from the start of that. */
+  readonly firstBag: number;
+  readonly firstPosition: number;
 }
 
 const invalid = (message: string, details: Record<string, string | number>): TerabagError =>
@@ -83,12 +86,14 @@ export function sliceItems(model: ResolvedModel, request: CheckedRequest, from: 
   return { items, perItem, dense, bags };
 }
 
-function sliceBags({ name, input }: CheckedBags, from: number, to: number): CheckedBags {
+function sliceBags({ name, input, firstBag, firstPosition }: CheckedBags, from: number, to: number): CheckedBags {
   const { indices, offsets, weights } = input;
   const [start, end] = [offsets[from] as number, offsets[to] as number];
   return {
     name,
     numBags: to - from,
+    firstBag: firstBag + from,
+    firstPosition: firstPosition + start,
     input: {
       indices: indices.slice(start, end),
       offsets: Array.from(offsets.slice(from, to + 1), (offset) => offset - start),
@@ -189,5 +194,5 @@ function checkBags(bag: ResolvedModel['bags'][number], request: PredictRequest):
       throw invalid(`one weight per index: ${bag.name}, indices ${count}, weights ${weights.length}`, { field: `${field}.weights` });
     if (!(weights instanceof Float32Array)) refuseNoNumbers(`${field}.weights`, weights);
   }
-  return { name: bag.name, numBags: offsets.length - 1, input };
+  return { name: bag.name, numBags: offsets.length - 1, input, firstBag: 0, firstPosition: 0 };
 }

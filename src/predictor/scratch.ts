@@ -12,6 +12,9 @@ export class Scratch {
   f32(key: string, length: number): Float32Array {
     return new Float32Array(this.#take(key, length * 4), 0, length);
   }
+  f64(key: string, length: number): Float64Array {
+    return new Float64Array(this.#take(key, length * 8), 0, length);
+  }
   u32(key: string, length: number): Uint32Array {
     return new Uint32Array(this.#take(key, length * 4), 0, length);
   }

@@ -44,7 +44,8 @@ export class ShardConnection {
   readonly #statsWaiting = new Map<number, { resolve: (stats: ShardStats) => void; reject: (error: TerabagError) => void }>();
   readonly #readyWaiting = new Set<() => void>();
   readonly #heartbeat: NodeJS.Timeout;
-  readonly counts = { sent: 0, resent: 0, unmatched: 0, malformed: 0, lost: 0 };
+  /** sent, resent: requests to pool. Bytes are those of whole messages, without what the transport adds; of requests to pool and their answers. */
+  readonly counts = { sent: 0, resent: 0, bytesSent: 0, bytesReceived: 0, unmatched: 0, malformed: 0, lost: 0 };
 
   constructor(
     readonly name: string,
@@ -107,7 +108,7 @@ export class ShardConnection {
         );
       }, remainingMs() - 1);
       this.#pending.set(id, { message, deadlineAt, timer, resolve, reject });
-      if (this.ready) this.#send(message);
+      if (this.ready) this.#sendPool(message);
     });
   }
 
@@ -160,8 +161,13 @@ export class ShardConnection {
     });
   }
 
-  #send(message: Uint8Array): void {
+  #sendPool(message: Uint8Array): void {
     this.counts.sent++;
+    this.counts.bytesSent += message.byteLength;
+    this.#send(message);
+  }
+
+  #send(message: Uint8Array): void {
     if (!this.#transport.send(message)) this.#down('takes no messages');
   }
 
@@ -204,6 +210,7 @@ export class ShardConnection {
         this.#welcome(message);
         return;
       case 'pooled': {
+        this.counts.bytesReceived += bytes.byteLength;
         const pending = this.#take(message.id);
         pending?.resolve(message.pooled);
         return;
@@ -256,7 +263,9 @@ export class ShardConnection {
       const first = decodeClientMessage(message);
       if (first.kind !== 'pool') continue;
       this.counts.resent++;
-      this.#send(encodeClientMessage({ kind: 'pool', id, remainingMs: Math.max(0, deadlineAt - performance.now()), batch: first.batch }));
+      this.#sendPool(
+        encodeClientMessage({ kind: 'pool', id, remainingMs: Math.max(0, deadlineAt - performance.now()), batch: first.batch }),
+      );
     }
   }
 

@@ -11,8 +11,8 @@ import type { ShardStats } from '../wire/messages.js';
 import { connectZeromq } from '../wire/zeromq.js';
 import { Admission } from './admission.js';
 import { type Deduplicated, dropRepeatedBags } from './dedup.js';
-import { expandPooled, gatherPooled, pooledStarts } from './gather.js';
-import { type Assignment, type Partition, Partitioner } from './partition.js';
+import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from './gather.js';
+import { type Assignment, type Partition, Partitioner, placedInRequest } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
 import { bytesOf, Scratch } from './scratch.js';
@@ -54,6 +54,8 @@ export interface ShardedPredictor extends Predictor {
 }
 
 const STATS_MS = 2000;
+/** Each has buffers and RPCs of its own; more at once than the sockets' queues take would count as a shard that is away. */
+const MAX_BATCHES = 1024;
 
 /** Becomes the main shard of a plan: opens the tables that are its own, connects to all shards and waits until each is ready. */
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
@@ -108,13 +110,17 @@ function assignments(plan: Plan, model: ResolvedModel, bags: readonly number[]):
 /** Bag layers that are asked for together, and the stage of the dense net that runs when they are there. */
 interface Round {
   readonly bags: readonly number[];
+  /** Of these, the ones whose tables are split. */
+  readonly rowWise: readonly number[];
   readonly partitioner: Partitioner;
   readonly stage: number;
 }
 
 function rounds(plan: Plan, model: ResolvedModel, net: DenseNet, rpc: RpcMode): Round[] {
+  const split = new Set(plan.tables.flatMap(({ table, parts }) => (parts.length > 1 ? [table] : [])));
   const round = (bags: readonly number[], stage: number): Round => ({
     bags,
+    rowWise: bags.filter((bag) => split.has(model.bags[bag]?.tableName ?? '')),
     stage,
     partitioner: new Partitioner(model, assignments(plan, model, bags), `${stage}.`),
   });
@@ -141,7 +147,6 @@ interface PreparedBatch extends Buffers {
   readonly deduplicated: Deduplicated | null;
   /** Per round. */
   readonly partitions: readonly (readonly (Partition | null)[])[];
-  readonly firstItem: number;
   readonly scores: Float32Array;
 }
 
@@ -188,8 +193,17 @@ class MainShard implements ShardedPredictor {
       const checked = checkRequest(this.#model, request, scratch);
       const { items } = checked;
       const scores = new Float32Array(items * outputDim);
-      const ended = await Promise.allSettled(this.#prepare(checked, buffers, scores).map((batch) => this.#run(batch, deadlineAt)));
-      for (const result of ended) if (result.status === 'rejected') throw result.reason;
+      const batches = this.#prepare(checked, buffers, scores);
+      let failure: unknown;
+      const over = (): boolean => failure !== undefined || options.signal?.aborted === true;
+      const ends = batches.map((batch) =>
+        this.#run(batch, deadlineAt, over).catch((error: unknown) => {
+          failure ??= error;
+        }),
+      );
+      // All of them: the buffers are lent to the next request when this one settles.
+      await Promise.all(ends);
+      if (failure !== undefined) throw failure;
       return { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     });
   }
@@ -199,6 +213,12 @@ class MainShard implements ShardedPredictor {
     const { items } = request;
     const model = this.#model;
     const count = Math.max(1, Math.ceil(items / this.#batchItems));
+    if (count > MAX_BATCHES)
+      throw new TerabagError(
+        'invalid_argument',
+        `a request has at most ${MAX_BATCHES} batches: items ${items}, batchItems ${this.#batchItems}`,
+        { field: 'batchItems', items },
+      );
     while (buffers.length < count) buffers.push({ scratch: new Scratch(), workspace: this.#net.createWorkspace() });
     return Array.from({ length: count }, (_, batch) => {
       const own = buffers[batch] as Buffers;
@@ -206,38 +226,35 @@ class MainShard implements ShardedPredictor {
       const end = Math.min(items, firstItem + this.#batchItems);
       // The only batch works on the request as it is.
       const slice = count === 1 ? request : sliceItems(model, request, firstItem, end, own.scratch);
-      try {
-        const deduplicated = this.#dedup ? dropRepeatedBags(model, slice, own.scratch) : null;
-        const asked = deduplicated?.request ?? slice;
-        return {
-          ...own,
-          request: asked,
-          deduplicated,
-          partitions: this.#rounds.map(({ partitioner }) => partitioner.partition(asked, own.scratch)),
-          firstItem,
-          scores: scores.subarray(firstItem * model.outputDim, end * model.outputDim),
-        };
-      } catch (error) {
-        throw inBatch(error, firstItem);
-      }
+      const deduplicated = this.#dedup ? dropRepeatedBags(model, slice, own.scratch) : null;
+      const asked = deduplicated?.request ?? slice;
+      return {
+        ...own,
+        request: asked,
+        deduplicated,
+        partitions: this.#rounds.map(({ partitioner }) => partitioner.partition(asked, own.scratch)),
+        scores: scores.subarray(firstItem * model.outputDim, end * model.outputDim),
+      };
     });
   }
 
-  /** Asks and computes round by round. It settles when nothing reads the batch's buffers any more. */
-  async #run(batch: PreparedBatch, deadlineAt: number): Promise<void> {
+  /** Asks and computes round by round, until it is over for another reason. It settles when nothing reads the batch's buffers any more. */
+  async #run(batch: PreparedBatch, deadlineAt: number, over: () => boolean): Promise<void> {
     const { scratch, workspace, request, deduplicated, scores } = batch;
     const { items, dense, perItem } = request;
     const model = this.#model;
     const net = this.#net;
-    const pooled = scratch.f32('pooled', pooledStarts(model, request).at(-1) as number);
-    const expanded = deduplicated === null ? pooled : scratch.f32('expanded', deduplicated.expandedLength);
+    const pooled = vectors('pooled', pooledStarts(model, request), scratch);
+    const expanded = deduplicated === null ? pooled : vectors('expanded', deduplicated.expandedStarts, scratch);
     try {
-      for (const [r, { bags, stage }] of this.#rounds.entries()) {
+      for (const [r, { bags, rowWise, stage }] of this.#rounds.entries()) {
+        if (r > 0 && over()) return;
         const partitions = batch.partitions[r] ?? [];
         const asked = this.#ask(partitions, deadlineAt);
-        // Mark it handled: a shard may fail while the layers below still run.
+        // Mark them handled: either may fail while the layers below still run.
         asked.catch(() => undefined);
         const own = this.#poolOwn(partitions.at(-1) ?? null, scratch);
+        own.done?.catch(() => undefined);
         try {
           if (items > 0 && r === 0) await net.run(workspace, 0, items, perItem, dense, null, null);
         } finally {
@@ -245,13 +262,13 @@ class MainShard implements ShardedPredictor {
         }
         const answers = [...(await asked), own.answer];
         if (items === 0) continue;
-        gatherPooled(model, request, bags, partitions, answers, pooled);
+        gatherPooled(model, rowWise, partitions, answers, pooled);
         if (stage > net.lastStage) continue;
-        if (deduplicated !== null) expandPooled(model, request, deduplicated.sources, pooled, expanded);
-        await net.run(workspace, stage, items, perItem, dense, expanded, stage === net.lastStage ? scores : null);
+        if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
+        await net.run(workspace, stage, items, perItem, dense, expanded.values, stage === net.lastStage ? scores : null);
       }
     } catch (error) {
-      throw inBatch(error, batch.firstItem);
+      throw placedInRequest(model, request, error);
     }
   }
 
@@ -289,10 +306,7 @@ class MainShard implements ShardedPredictor {
   }
 }
 
-/** The error of a batch that is not the first names its first item: bags and positions in it are counted from there. */
-function inBatch(error: unknown, firstItem: number): TerabagError {
-  const { code, message, details } = TerabagError.from(error);
-  return firstItem === 0
-    ? TerabagError.from(error)
-    : new TerabagError(code, `${message}, in the batch from item ${firstItem} on`, { ...details, firstItem }, { cause: error });
-}
+const vectors = (key: string, starts: readonly number[], scratch: Scratch): PooledVectors => ({
+  values: scratch.f32(key, starts.at(-1) as number),
+  starts,
+});

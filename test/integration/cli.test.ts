@@ -49,6 +49,8 @@ test('wrong usage exits with 2, failures with 1 and one line that says what to d
   });
   expect(terabag(['nothing'])).toMatchObject({ status: 2 });
   expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '--json'])).toMatchObject({ status: 2 });
+  for (const args of [['--rpc', 'paper'], ['--dedup'], ['--plan', 'plan.json', '--batch-items', '4'], ['--rpc', 'each']])
+    expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', ...args])).toMatchObject({ status: 2 });
   const failed = terabag(['inspect', 'elsewhere']);
   expect(failed.status).toBe(1);
   expect(failed.stderr).toMatch(/^terabag: no bundle here.*\(bad_model\)\n$/);
@@ -180,7 +182,13 @@ test('up serves a plan until SIGTERM: predict over its shards writes the same fi
       stderr: '',
     });
     expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '-o', 'local.jsonl'])).toMatchObject({ status: 0, stderr: '' });
-    expect(readFileSync(join(dir, 'sharded.jsonl'), 'utf8')).toBe(readFileSync(join(dir, 'local.jsonl'), 'utf8'));
+    const localScores = readFileSync(join(dir, 'local.jsonl'), 'utf8');
+    expect(readFileSync(join(dir, 'sharded.jsonl'), 'utf8')).toBe(localScores);
+    for (const how of [['--rpc', 'paper', '--batch-items', '2'], ['--dedup']]) {
+      const args = ['predict', 'requests.jsonl', '--bundle', 'model', '--plan', 'live.json', ...how, '-o', 'other.jsonl'];
+      expect(terabag(args)).toMatchObject({ status: 0, stderr: '' });
+      expect(readFileSync(join(dir, 'other.jsonl'), 'utf8')).toBe(localScores);
+    }
   } finally {
     child.kill('SIGTERM');
   }

@@ -1,20 +1,8 @@
 import { describe, expect, it } from 'vitest';
-import type { NativeLayer } from '../../src/engine/native.js';
-import { availableKernels, bytesOf, type NetJob, randomFrom, runJobs } from './jobs.js';
+import { availableKernels, bytesOf, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
 
 const random = randomFrom(11);
 const floats = (length: number): Float32Array => Float32Array.from({ length }, () => random() * 2 - 1);
-const layer = (op: NativeLayer['op'], inputs: number[], dim: number, stage: number, more: Partial<NativeLayer> = {}): NativeLayer => ({
-  op,
-  inputs,
-  dim,
-  stage,
-  activation: 'none',
-  diagonal: false,
-  weight: null,
-  bias: null,
-  ...more,
-});
 
 /** The net by definition, in float64, for one item. */
 function score({ inputDims, layers, output }: NetJob, inputs: ArrayLike<number>[]): number[] {
@@ -258,8 +246,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       ['dim', { ...good, layers: good.layers.map((l, n) => (n === 0 ? { ...l, dim: value } : l)) }],
       ['stage', { ...good, layers: good.layers.map((l, n) => (n === 0 ? { ...l, stage: value } : l)) }],
       ['items', { ...good, runs: [{ ...run, items: value }] }],
-      // Left out means 1.
-      ['stage', { ...good, runs: [{ ...run, lastStage: value === undefined ? 2 : value }] }],
+      ['stage', { ...good, runs: [{ ...run, stages: [0, value] }] }],
     ]);
     cases.push(['inputDims', { ...good, inputDims: [0, ...good.inputDims.slice(1)] }]);
     const answer = runJobs(isa, { tables: [], nets: cases.map(([, net]) => net) });

@@ -23,8 +23,8 @@ export interface NetJob {
     dense: Float32Array;
     pooled: Float32Array;
     outLength: number;
-    /** What run is called with after stage 0; 1 unless a test is about others. */
-    lastStage?: number;
+    /** The stages that are run, in this order; 0 and 1 unless a test is about others. */
+    stages?: number[];
   }[];
 }
 export interface Failure {
@@ -58,6 +58,25 @@ export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools
 
 /** Kernels that run here, as a child lists them. */
 export const availableKernels = runJobs(null, { tables: [] }).available;
+
+/** A layer whose other fields are those of a plain one. */
+export const layer = (
+  op: NativeLayer['op'],
+  inputs: number[],
+  dim: number,
+  stage: number,
+  more: Partial<NativeLayer> = {},
+): NativeLayer => ({
+  op,
+  inputs,
+  dim,
+  stage,
+  activation: 'none',
+  diagonal: false,
+  weight: null,
+  bias: null,
+  ...more,
+});
 
 /** Numbers in [0, 1), the same for a seed (mulberry32). */
 export function randomFrom(seed: number): () => number {

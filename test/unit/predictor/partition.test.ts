@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
 import { dropRepeatedBags } from '../../../src/predictor/dedup.js';
-import { expandPooled, gatherPooled, pooledStarts } from '../../../src/predictor/gather.js';
+import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
@@ -71,12 +71,21 @@ function gathered(
   request: CheckedRequest,
   partitions: readonly (Partition | null)[],
   answers: readonly (Uint8Array | null)[],
-): Float32Array {
-  const pooled = new Float32Array(pooledStarts(model, request).at(-1) as number).fill(Number.NaN);
-  const bags = model.bags.map((_, bag) => bag);
-  gatherPooled(model, request, bags, partitions, answers, pooled);
+): PooledVectors {
+  const pooled = unknownVectors(pooledStarts(model, request));
+  const split = new Set(
+    partitions.flatMap((partition) => partition?.segments.flatMap(({ assignment: { bag, parts } }) => (parts > 1 ? [bag] : [])) ?? []),
+  );
+  // A layer without ids is of no partition when its table is split.
+  const rowWise = model.bags.map((_, bag) => bag).filter((bag) => split.has(bag) || request.bags[bag]?.input.indices.length === 0);
+  gatherPooled(model, rowWise, partitions, answers, pooled);
   return pooled;
 }
+
+const unknownVectors = (starts: readonly number[]): PooledVectors => ({
+  starts,
+  values: new Float32Array(starts.at(-1) as number).fill(Number.NaN),
+});
 
 const answersOf = (partitions: readonly (Partition | null)[]): (Uint8Array | null)[] =>
   partitions.map((partition) => (partition === null ? null : naiveAnswer(partition)));
@@ -155,12 +164,10 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
           const once = dedup ? dropRepeatedBags(model, slice, batchScratch) : null;
           const asked = once?.request ?? slice;
           const partitions = new Partitioner(model, destinations).partition(asked, batchScratch);
-          let pooled = gathered(model, asked, partitions, answersOf(partitions));
-          if (once !== null) {
-            const expanded = new Float32Array(once.expandedLength).fill(Number.NaN);
-            expandPooled(model, asked, once.sources, pooled, expanded);
-            pooled = expanded;
-          }
+          const vectors = gathered(model, asked, partitions, answersOf(partitions));
+          const expanded = once === null ? vectors : unknownVectors(once.expandedStarts);
+          if (once !== null) expandPooled(model, [...model.bags.keys()], once.sources, vectors, expanded);
+          const pooled = expanded.values;
           // Layers whose bags are alike may have one vector for all items: the flags say so.
           const cut = Object.fromEntries(Object.entries(sparse).map(([name, bags]) => [name, slicedBags(bags, items, from, to)]));
           let at = 0;
@@ -205,25 +212,4 @@ test('answers of another length than asked for are refused', () => {
       expect(() => gathered(model, checked, partitions, answers)).toThrow(expect.objectContaining({ code: 'bad_message' }));
     }
   }
-});
-
-test('bags that are alike are found whatever the form of their ids, and only those with the same weights', () => {
-  const model = modelOf([
-    { rows: 2 ** 40, pooling: 'sum', weighted: true },
-    { rows: 10, pooling: 'sum', weighted: false },
-  ]);
-  const scratch = new Scratch();
-  const far = 2 ** 35;
-  const sparse = {
-    bag0: { indices: [1, far + 1, 1, 1, far + 1], offsets: [0, 1, 2, 3, 4, 5], weights: [1, 1, 0.5, 1, 1] },
-    bag1: { indices: Int32Array.of(3, 4, 3, 4, 3, 4, 3, 4, 3, 4), offsets: [0, 2, 4, 6, 8, 10] },
-  };
-  const { request, sources } = dropRepeatedBags(model, checkRequest(model, { dense: {}, sparse }, scratch), scratch);
-  expect(sources.map((source) => source && [...source])).toEqual([[0, 1, 2, 0, 1], null]);
-  expect(request.bags.map(({ numBags }) => numBags)).toEqual([3, 1]);
-  expect([...request.perItem]).toEqual([1, 0]);
-  const wrong = { ...sparse, bag1: { indices: [3, 3, 3, 3, 10], offsets: [0, 1, 2, 3, 4, 5] } };
-  expect(() => dropRepeatedBags(model, checkRequest(model, { dense: {}, sparse: wrong }, scratch), scratch)).toThrow(
-    expect.objectContaining({ code: 'index_out_of_range', details: expect.objectContaining({ table: 'table1', bag: 4, position: 4 }) }),
-  );
 });
