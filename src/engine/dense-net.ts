@@ -1,15 +1,18 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
+import { syncBudgetNs } from './sync-budget.js';
 
-/** A stage below this many multiply-adds per request takes less than about 50 us even at batch 1, and runs on the calling thread. */
-const SYNC_BUDGET_MACS = 900_000;
+/** Reading a weight from the L3 cache, once a run, and multiplying it, once an item. */
+const NS_PER_WEIGHT = 0.027;
+const NS_PER_MAC = 0.0186;
 
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
 export class DenseNet {
   readonly #net: NativeDenseNet;
   /** Of each stage. */
   readonly #macsPerItem: number[] = [];
+  readonly #syncBudgetNs = syncBudgetNs();
 
   /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
   constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>, precision: Precision = 'fp32') {
@@ -71,7 +74,7 @@ export class DenseNet {
     pooled: Float32Array | null,
     output: Float32Array | null,
   ): Promise<void> | undefined {
-    if ((this.#macsPerItem[stage] ?? 0) * items > SYNC_BUDGET_MACS)
+    if ((this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > this.#syncBudgetNs)
       return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
     this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output);
     return undefined;

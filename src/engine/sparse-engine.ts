@@ -5,6 +5,7 @@ import { type NativeSparseEngine, type NativeStatusError, type NativeTable, nati
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
+import { syncBudgetNs } from './sync-budget.js';
 
 /** A mapped table with the name that errors use. */
 export interface EngineTable extends NativeTable {
@@ -20,8 +21,6 @@ export interface SparseEngineOptions {
 
 const PROGRESS_MS = 100;
 
-/** A wake-up of another thread costs 20 to 55 us, so that jobs below this run on the calling thread. */
-const SYNC_BUDGET_NS = 40_000;
 /** One random row costs a memory access plus its bytes at about 16 bytes a nanosecond. */
 const lookupNs = (rowBytes: number): number => 15 + rowBytes / 16;
 
@@ -30,6 +29,7 @@ export class SparseEngine {
   readonly #engine: NativeSparseEngine;
   readonly #tables = new Map<number, EngineTable>();
   readonly #nsPerLookup: number;
+  readonly #syncBudgetNs = syncBudgetNs();
   readonly #prefetch: 'auto' | 'default' | Prefetch;
   #tuned: readonly TunedPrefetch[] = [];
 
@@ -165,7 +165,7 @@ export class SparseEngine {
   pool(batch: SparseBatch, out: Float32Array): Promise<void> | undefined {
     const numIndices = batch.indices.byteLength / batch.indexBytes;
     const estimate = numIndices * this.#nsPerLookup + out.length / 8;
-    if (estimate > SYNC_BUDGET_NS) {
+    if (estimate > this.#syncBudgetNs) {
       return this.#engine
         .pool(batch.segments, batch.indexBytes, batch.indices, batch.offsets, batch.weights, out)
         .catch((error: unknown) => {

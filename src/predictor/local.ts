@@ -7,9 +7,10 @@ import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { Admission } from './admission.js';
+import { pooledStarts } from './gather.js';
 import { Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
-import { checkRequest } from './request.js';
+import { type CheckedRequest, checkRequest } from './request.js';
 
 export interface LocalOptions {
   /** full (default) checks the checksums of all files. */
@@ -66,18 +67,26 @@ class LocalPredictor implements Predictor {
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    return this.#admission.run(options, async (scratch, workspace) => {
+    return this.#admission.run(options, (scratch, workspace) => {
       const model = this.#model;
       const checked = checkRequest(model, request, scratch);
-      const { items, perItem, dense } = checked;
-      const scores = new Float32Array(items * model.outputDim);
       const [partition] = this.#partitioner.partition(checked, scratch);
+      if (!partition) return this.#score(checked, NONE, workspace);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
-      const pooled = partition ? scratch.f32('pooled', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets)) : null;
-      if (partition && pooled !== null) await this.#engine.pool(partition.batch, pooled);
-      if (items > 0) await this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores);
-      return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
+      const pooled = scratch.f32('pooled', pooledStarts(model, checked).at(-1) as number);
+      const pooling = this.#engine.pool(partition.batch, pooled);
+      return pooling === undefined ? this.#score(checked, pooled, workspace) : pooling.then(() => this.#score(checked, pooled, workspace));
     });
+  }
+
+  /** No promise when the scores are there on return. */
+  #score(request: CheckedRequest, pooled: Float32Array, workspace: NativeWorkspace): Prediction | Promise<Prediction> {
+    const { items, perItem, dense } = request;
+    const { outputDim } = this.#model;
+    const scores = new Float32Array(items * outputDim);
+    const prediction = { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
+    const running = items > 0 ? this.#net.run(workspace, 1, items, perItem, dense, pooled, scores) : undefined;
+    return running === undefined ? prediction : running.then(() => prediction);
   }
 
   stats(): Readonly<Record<string, number>> {
