@@ -5,6 +5,7 @@ import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
+import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
 import { poolSuite } from './pool.js';
@@ -13,9 +14,9 @@ import { rpcSuite } from './rpc.js';
 import { shardsSuite } from './shards.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite, hostsSuite];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

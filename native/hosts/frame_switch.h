@@ -57,9 +57,7 @@ class FrameSwitch {
     uint64_t due_ns, sequence;
     uint32_t from, to, slot, num_bytes;
     // The top of a priority queue is its greatest: the one that is due first.
-    bool operator<(const Waiting& other) const {
-      return due_ns != other.due_ns ? due_ns > other.due_ns : sequence > other.sequence;
-    }
+    bool operator<(const Waiting& other) const { return due_ns != other.due_ns ? due_ns > other.due_ns : sequence > other.sequence; }
   };
 
   uint32_t destination(uint32_t port, const unsigned char* bytes);

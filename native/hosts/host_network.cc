@@ -36,9 +36,7 @@ constexpr int kBurst = 32;
 constexpr unsigned long kTimerSlackNs = 1;
 constexpr uint64_t kSecondNs = 1'000'000'000;
 
-uint64_t now_ns() {
-  return static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
-}
+uint64_t now_ns() { return static_cast<uint64_t>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count()); }
 
 // Sleeps until a descriptor is readable or the time has come.
 void wait(std::vector<pollfd>* polled, uint64_t until_ns) {

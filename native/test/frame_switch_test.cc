@@ -1,5 +1,5 @@
-// The switch between emulated hosts against what a plain list of frames says. No Node, no privilege, no interface. TERABAG_TEST_SEED repeats
-// a run. Frames lie in buffers of just their length, so that the address sanitizer sees a byte read too many.
+// The switch between emulated hosts against what a plain list of frames says. No Node, no privilege, no interface. TERABAG_TEST_SEED
+// repeats a run. Frames lie in buffers of just their length, so that the address sanitizer sees a byte read too many.
 #include "hosts/frame_switch.h"
 
 #include <cmath>
@@ -186,7 +186,8 @@ void test_loss(uint32_t loss_ppm) {
   const double rate = loss_ppm / 1e6, sigma = std::sqrt(kFrames * rate * (1 - rate));
   check(std::abs(lost - kFrames * rate) <= 5 * sigma, "lost " + std::to_string(lost) + " of " + std::to_string(kFrames));
   const double pairs = kFrames * rate * rate;
-  check(std::abs(lost_twice - pairs) <= 6 * std::sqrt(pairs) + 1, "losses are not independent: " + std::to_string(lost_twice) + " in a row");
+  check(std::abs(lost_twice - pairs) <= 6 * std::sqrt(pairs) + 1,
+        "losses are not independent: " + std::to_string(lost_twice) + " in a row");
   check(came == survivors(loss_ppm, 7, kFrames), "the same seed loses the same frames");
   check(rate == 0 || rate == 1 || came != survivors(loss_ppm, 8, kFrames), "another seed loses other frames");
 }

@@ -46,8 +46,14 @@ export class HostNetwork {
   static async open(hosts: number, options: NetworkOptions): Promise<HostNetwork> {
     if (hosts > LARGEST_NETWORK) throw new Error(`a network has room for ${LARGEST_NETWORK} hosts, not for ${hosts}`);
     const number = numNetworks++;
-    const prefix = freeNetwork(Object.values(networkInterfaces()).flatMap((all) => all ?? []), process.pid + number);
-    const child = fork(compiledPath('cluster/host-network-process.js'), [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: [] });
+    const prefix = freeNetwork(
+      Object.values(networkInterfaces()).flatMap((all) => all ?? []),
+      process.pid + number,
+    );
+    const child = fork(compiledPath('cluster/host-network-process.js'), [], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      execArgv: [],
+    });
     const network = new HostNetwork(child, prefix);
     try {
       await network.#connectHosts(hosts, `tb${process.pid}-${number % 100}`, options);

@@ -49,7 +49,10 @@ const MAX_CPU_PERCENT = 100_000;
 
 function check(field: string, value: number, least: number, most: number): void {
   if (value >= least && value <= most) return;
-  throw new TerabagError('invalid_argument', `${field} has to be between ${least} and ${most}: ${value}`, { field: `hosts.${field}`, value });
+  throw new TerabagError('invalid_argument', `${field} has to be between ${least} and ${most}: ${value}`, {
+    field: `hosts.${field}`,
+    value,
+  });
 }
 
 function checkOptions({ cpuPercent, network }: HostOptions): void {

@@ -48,10 +48,14 @@ const HEALTHY_MS = 10_000;
 
 /** Launches every shard of the plan as a process on this machine, and watches them. */
 export async function launchCluster(plan: Plan, options: LaunchOptions): Promise<Cluster> {
-  const hosts = await EmulatedHosts.open(plan.shards.length, options.hosts ?? {});
   const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
   const planPath = join(dir, 'plan.json');
-  await writePlan(planPath, plan);
+  const hosts = await writePlan(planPath, plan)
+    .then(() => EmulatedHosts.open(plan.shards.length, options.hosts ?? {}))
+    .catch(async (error: unknown) => {
+      await rm(dir, { recursive: true, force: true });
+      throw error;
+    });
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
   const shards = plan.shards.map(({ name, endpoints }, at) => {
     const host = hosts.host(at);

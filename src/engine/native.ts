@@ -225,7 +225,10 @@ export interface NativeAddon {
    */
   packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
   /** Linux only, and needs CAP_NET_ADMIN and CAP_SYS_ADMIN: throws with the reason when the network cannot be made. */
-  HostNetwork: new (hosts: readonly NativeHost[], conditions: NativePathConditions) => NativeHostNetwork;
+  HostNetwork: new (
+    hosts: readonly NativeHost[],
+    conditions: NativePathConditions,
+  ) => NativeHostNetwork;
   SparseEngine: new (tables: readonly NativeTable[], residency?: Residency, prefetch?: Prefetch) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (
