@@ -5,6 +5,7 @@ import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
+import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
 import { planSuite } from './plan.js';
@@ -26,9 +27,10 @@ const suites: readonly Suite[] = [
   stagesSuite,
   planSuite,
   plannerSuite,
+  hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, planSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
