@@ -50,6 +50,7 @@ test.each([
     'synth',
     'requests',
     'bench',
+    'report',
   ],
   'demo',
 ])('%s --help has examples and exits with 0', (command) => {
