@@ -28,7 +28,7 @@ footer { color: var(--muted); font-size: 0.87rem; margin-top: 1.5rem; }
 
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.4rem 2rem; }
 figure { margin: 0; min-width: 0; }
-figure + figure, .scroll + .panels, .legend + .panels { margin-top: 0; }
+.panels + .scroll, .panels + h3, figure + .scroll { margin-top: 1.6rem; }
 figcaption { font-weight: 600; font-size: 0.9rem; margin-bottom: 0.4rem; }
 figcaption small { font-weight: 400; font-size: inherit; color: var(--muted); }
 figure svg { display: block; width: 100%; height: auto; }

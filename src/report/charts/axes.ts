@@ -28,27 +28,34 @@ export const namesAxis = (names: readonly string[], width: number) => ({
 export const namesWidth = (names: readonly string[], width: number): number =>
   Math.min(0.4 * width, CHARACTER_WIDTH * Math.max(4, ...names.map(({ length }) => length)) + 4);
 
-/**
- * A logarithmic axis with ticks at 1, 2 and 5 of each power of ten within the range of the values (all positive), or finer where that leaves
- * fewer than three.
- */
+const FEWEST_TICKS = 4;
+const MOST_TICKS = 8;
+/** Of each power of ten, from coarse to fine. */
+const STEPS = [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], Array.from({ length: 90 }, (_, n) => (n + 10) / 10)];
+
+/** A logarithmic axis around the values, all positive, with ticks at 1, 2 and 5 of each power of ten, or finer where those are too few. */
 export function logAxis(values: readonly number[], name: string) {
   const [least, most] = [Math.min(...values), Math.max(...values)];
-  const ticks = [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], Array.from({ length: 90 }, (_, n) => (n + 10) / 10)]
-    .map((steps) => ticksAround(least, most, steps))
-    .find((candidates) => candidates.length >= 4 || candidates.length === 0) ?? [least, most];
+  const tried = STEPS.map((steps) => ticksAround(least, most, steps));
+  const ticks = thinned(tried.find(({ length }) => length >= FEWEST_TICKS) ?? tried.at(-1) ?? []);
   return {
     type: 'log',
     name,
     nameTextStyle: text,
-    min: ticks[0] ?? least,
-    max: ticks.at(-1) ?? most,
+    min: Math.min(least, ticks[0] ?? least),
+    max: Math.max(most, ticks.at(-1) ?? most),
     axisLine: { show: true, ...rule },
     axisTick: { show: true, customValues: ticks, ...rule },
     axisLabel: { ...text, customValues: ticks, formatter: (value: number) => formatTick(value) },
     splitLine: { show: false },
   } as const;
 }
+
+/** Every so many of them, with the first, so that they do not crowd. */
+const thinned = (ticks: readonly number[]): number[] => {
+  const every = Math.ceil(ticks.length / MOST_TICKS);
+  return ticks.filter((_, n) => n % every === 0 || (every > 1 && n === ticks.length - 1 && n % every > every / 2));
+};
 
 /** All ticks between the last one below and the first one above. */
 function ticksAround(least: number, most: number, steps: readonly number[]): number[] {
@@ -65,7 +72,7 @@ export const legendStyle = {
   left: 0,
   itemWidth: 26,
   itemHeight: 8,
-  itemGap: 14,
+  itemGap: 18,
   textStyle: { ...text, color: colour('ink') },
 } as const;
 
@@ -74,7 +81,7 @@ export function legendLines(names: readonly string[], width: number): number {
   let lines = 1;
   let at = 0;
   for (const { length } of names) {
-    const item = 26 + 5 + 14 + CHARACTER_WIDTH * length;
+    const item = 26 + 5 + 18 + CHARACTER_WIDTH * length;
     if (at > 0 && at + item > width) {
       lines++;
       at = 0;

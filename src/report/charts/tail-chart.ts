@@ -19,11 +19,11 @@ export interface TailPoint {
 
 const POINTS_PER_DECADE = 20;
 
-/** The distribution at shares that fall evenly on a logarithmic axis, from all requests down to the last single one. */
+/** The distribution at shares that fall evenly on a logarithmic axis, from nine tenths of the requests down to the last single one. */
 export function tailPoints(latency: LatencyHistogram): TailPoint[] {
   const { count } = latency;
   const points: TailPoint[] = [];
-  for (let step = 0; 10 ** (-step / POINTS_PER_DECADE) * count >= 1; step++) {
+  for (let step = 1; 10 ** (-step / POINTS_PER_DECADE) * count >= 1; step++) {
     const tail = 10 ** (-step / POINTS_PER_DECADE);
     const ms = latency.quantile(1 - tail);
     if (ms !== null && ms > 0) points.push({ tail, ms });
@@ -44,8 +44,8 @@ export function tailChart(lines: readonly TailLine[], range: readonly number[] =
     reference,
     points: tailPoints(latency).map(({ tail, ms }) => [tail, ms] as const),
   }));
-  const decades = Math.max(1, Math.ceil(-Math.log10(Math.min(0.5, ...drawn.flatMap(({ points }) => points.map(([tail]) => tail))))));
-  const ticks = [1, 0.5, ...Array.from({ length: decades }, (_, n) => 10 ** -(n + 1))];
+  const last = Math.min(0.1, ...drawn.flatMap(({ points }) => points.map(([tail]) => tail)));
+  const ticks = [0.5, 0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6].filter((tail) => tail >= last);
   const text = { color: colour('muted') };
   const rule = { lineStyle: { color: colour('rule') } };
   return lineChart({
@@ -57,7 +57,7 @@ export function tailChart(lines: readonly TailLine[], range: readonly number[] =
       nameLocation: 'middle',
       nameGap: 26,
       nameTextStyle: text,
-      min: 10 ** -decades,
+      min: last,
       max: 1,
       axisLine: { ...rule, onZero: false },
       axisTick: { customValues: ticks, ...rule },

@@ -17,7 +17,7 @@ export function findingsSection({ findings }: Characterisation): Section | null 
   return {
     id: 'findings',
     heading: 'Findings',
-    content: html`<p class="note">Hypotheses about scale-out inference, each decided by figures of this run alone: ${count('held')} held, ${count('not held')} did not, ${count('not measured')} were not measured.</p>
+    content: html`<p class="note">Hypotheses about scale-out inference, each decided by figures of this run alone: ${count('held')} held, ${count('not held')} not held, ${count('not measured')} not measured.</p>
 <ul class="findings">${findings.map(item)}</ul>`,
   };
 }
