@@ -92,7 +92,7 @@ export function notPackable(source: string, tensor: string, { dtype, shape }: Te
   );
 }
 
-function stopIf(signal: AbortSignal | undefined): void {
+export function stopIf(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new TerabagError('aborted', 'packing was interrupted');
 }
 
@@ -148,7 +148,10 @@ async function* packBlocks(
   try {
     for (let next = 0; next < rows || inFlight.length > 0; ) {
       while (next < rows && inFlight.length < BLOCKS_IN_FLIGHT) {
-        inFlight.push(pack(next));
+        const packing = pack(next);
+        // It may fail while an earlier block is written, and nobody waits for it yet.
+        packing.catch(() => undefined);
+        inFlight.push(packing);
         next += rowsAtOnce;
       }
       stopIf(signal);
