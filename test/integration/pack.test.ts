@@ -173,6 +173,24 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
   await rm(broken.dir, { recursive: true });
 });
 
+test('files without anything to pack, and outputs that cannot be written, are refused in words of the command', async () => {
+  const refused = async (name: string, tensors: Parameters<typeof writeSafetensors>[1], output: string, message: string): Promise<void> => {
+    const source = join(dir, name);
+    await writeSafetensors(source, tensors);
+    expect(terabag('pack', source, '-o', output, '--format', 'int8')).toMatchObject({ status: 1, stderr: expect.stringContaining(message) });
+    expect(existsSync(output)).toBe(false);
+  };
+  const ofShape = (rows: number, columns: number) => [
+    { name: 'w', dtype: 'F32', shape: [rows, columns], data: new Uint8Array(rows * columns * 4) },
+  ];
+  const output = join(dir, 'of-odd-files');
+  await refused('empty.safetensors', [], output, 'file has no tensors to pack');
+  await refused('no-rows.safetensors', ofShape(0, 8), output, 'w is F32 0x8');
+  await refused('wide.safetensors', ofShape(1, 65_537), output, 'rows of 1 to 65536 values, can be packed: w is F32 1x65537');
+  const nowhere = join(dir, 'not-there', 'rows.safetensors');
+  await refused('rows.safetensors', ofShape(3, 1), nowhere, `file cannot be written (ENOENT): ${nowhere} (invalid_argument)`);
+});
+
 test('a large table is packed in few blocks at a time, and an interrupted run leaves nothing', async () => {
   const large = await mkdtemp(join(tmpdir(), 'terabag-pack-large-'));
   const [rows, dim] = [2 ** 19, 64];
