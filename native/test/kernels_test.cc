@@ -132,7 +132,7 @@ Prefetch any_prefetch() {
 
 uint32_t any_dim() {
   switch (below(8)) {
-    case 0: return static_cast<uint32_t>(500 + below(4500));           // up to 282 cache lines, parts of a row
+    case 0: return static_cast<uint32_t>(500 + below(4500));               // up to 282 cache lines, parts of a row
     case 1: return static_cast<uint32_t>(4 * (1 + below(75)) + below(3));  // a few values more than whole vectors
     default: return static_cast<uint32_t>(1 + below(300));
   }

@@ -177,7 +177,10 @@ test('files without anything to pack, and outputs that cannot be written, are re
   const refused = async (name: string, tensors: Parameters<typeof writeSafetensors>[1], output: string, message: string): Promise<void> => {
     const source = join(dir, name);
     await writeSafetensors(source, tensors);
-    expect(terabag('pack', source, '-o', output, '--format', 'int8')).toMatchObject({ status: 1, stderr: expect.stringContaining(message) });
+    expect(terabag('pack', source, '-o', output, '--format', 'int8')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining(message),
+    });
     expect(existsSync(output)).toBe(false);
   };
   const ofShape = (rows: number, columns: number) => [

@@ -352,16 +352,27 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
       const table = tables[(s * 3) % tables.length]!;
       const longest = table.dim > 64 ? 60 : 3000;
       const bags =
-        s % 5 === 4 ? [[], []] : lengths.map((length) => Array.from({ length: Math.min(length, longest) }, () => BigInt(Math.floor(random() * 500))));
+        s % 5 === 4
+          ? [[], []]
+          : lengths.map((length) => Array.from({ length: Math.min(length, longest) }, () => BigInt(Math.floor(random() * 500))));
       return { table, bags, mean: s % 2 === 0, weights: s % 3 === 0 ? bags.flat().map(() => random()) : null };
     });
-    const spoiled = segments.map((segment, s) => ({ ...segment, bags: segment.bags.map((bag) => bag.map((id) => (s < 20 ? id : 500n + id))) }));
+    const spoiled = segments.map((segment, s) => ({
+      ...segment,
+      bags: segment.bags.map((bag) => bag.map((id) => (s < 20 ? id : 500n + id))),
+    }));
     const jobs = { tables: tables.map(plain), pools: [segments, spoiled].map((given) => makeJob(given, 8)) };
     const answers = [0, 1, 128, 2000, 65536].map((lines) => runJobs(isa, { ...jobs, prefetch: { lines, toL2: lines !== 2000 } }).pools);
     expectClose(answers[0]![0]!.out, reference(segments), 3001);
     for (const [whole, bad] of answers) {
       expect(bitsOf(whole!.out!)).toBe(bitsOf(answers[0]![0]!.out!));
-      expect(bad!.error).toMatchObject({ status: 'index_out_of_range', segment: 20, bag: 0, position: 0, value: String(spoiled[20]!.bags[0]![0]) });
+      expect(bad!.error).toMatchObject({
+        status: 'index_out_of_range',
+        segment: 20,
+        bag: 0,
+        position: 0,
+        value: String(spoiled[20]!.bags[0]![0]),
+      });
     }
   });
 

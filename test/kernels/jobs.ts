@@ -46,7 +46,11 @@ export interface Answer {
 }
 
 /** Runs the jobs in a child process, on `threads` threads of the addon; a child that dies fails the test with what it said. */
-export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[]; prefetch?: Prefetch }, threads?: number): Answer {
+export function runJobs(
+  isa: string | null,
+  jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[]; prefetch?: Prefetch },
+  threads?: number,
+): Answer {
   const { TERABAG_ISA: _, ...env } = process.env;
   const child = spawnSync(process.execPath, [fileURLToPath(new URL('run-jobs.mjs', import.meta.url))], {
     input: serialize({ pools: [], nets: [], ...jobs }),
