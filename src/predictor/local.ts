@@ -75,28 +75,26 @@ class LocalPredictor implements Predictor {
     const record = this.#trace?.open() ?? null;
     const work = async (scratch: Scratch, workspace: NativeWorkspace): Promise<Prediction> => {
       const model = this.#model;
-      record?.enter('check', 0, 0);
+      record?.enter('check');
       const checked = checkRequest(model, request, scratch);
       const { items, perItem, dense } = checked;
       record?.setHeader('items', items);
-      record?.enter('partition', 0, 0);
+      record?.enter('partition');
       const scores = new Float32Array(items * model.outputDim);
       const [partition] = this.#partitioner.partition(checked, scratch);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
       const pooled = partition ? scratch.f32('pooled', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets)) : null;
       if (partition && pooled !== null) {
-        const job = record?.startJob('pool', 0, 0) ?? -1;
-        const pooling = this.#engine.pool(partition.batch, pooled, record?.slab, record?.timesAt(job));
-        await pooling;
-        record?.endJob(job, pooling !== undefined);
+        const job = record?.startJob('pool');
+        await this.#engine.pool(partition.batch, pooled, job);
+        job?.end();
       }
       if (items > 0) {
-        const job = record?.startJob('dense', 0, 0) ?? -1;
-        const running = this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores, record?.slab, record?.timesAt(job));
-        await running;
-        record?.endJob(job, running !== undefined);
+        const job = record?.startJob('dense');
+        await this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores, job);
+        job?.end();
       }
-      record?.enter('finish', 0, 0);
+      record?.enter('finish');
       return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
     };
     return this.#admission.run(options, work, record);
