@@ -15,8 +15,8 @@ import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
 import { type Line, median, type Suite } from './suite.js';
 
-const FULL = { bytes: 2 ** 29, rounds: 15, blocks: 20 };
-const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, blocks: 4 };
+const FULL = { bytes: 2 ** 29, rounds: 15, blocks: 20, warmUpBlocks: 500 };
+const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, blocks: 4, warmUpBlocks: 4 };
 /** Requests between two switches: few, so that a slow moment of the machine falls on all arms. */
 const BLOCK = 8;
 const SHARDS = 4;
@@ -39,7 +39,7 @@ export const stagesSuite: Suite = {
   name: 'stages',
   description: `what stamping every stage costs: P50 of requests, one at a time, with and without, local and on ${SHARDS} shards of this machine`,
   async *run({ quick, dir, wanted }) {
-    const { bytes, rounds, blocks } = quick ? QUICK : FULL;
+    const { bytes, ...trial } = quick ? QUICK : FULL;
     const shape = demoShape(bytes);
     const bundle = join(dir, 'model');
     const spec = await writeSyntheticBundle(bundle, shape);
@@ -53,7 +53,7 @@ export const stagesSuite: Suite = {
         for (const items of ITEMS.filter((count) => wanted.test(`${target.name}-items${count}`))) {
           const generator = new RequestGenerator(requestShape(shape), items);
           const requests = Array.from({ length: TURNS }, () => generator.next(items));
-          yield* compare(target, requests, items, { rounds, blocks });
+          yield* compare(target, requests, items, trial);
         }
       } finally {
         await target.close();
@@ -66,14 +66,15 @@ async function* compare(
   target: Target,
   requests: readonly PredictRequest[],
   items: number,
-  { rounds, blocks }: { readonly rounds: number; readonly blocks: number },
+  { rounds, blocks, warmUpBlocks }: Omit<typeof FULL, 'bytes'>,
 ): AsyncGenerator<Line> {
   const { name, tracer } = target;
   const p50s: Record<Arm, number[]> = { off: [], on: [], control: [] };
   tracer.clear();
+  // Until all arms run as compiled code, here and on the shards, as they do in a process that serves: some thousand requests.
   for (let round = -1; round < rounds; round++) {
     const samples: Record<Arm, number[]> = { off: [], on: [], control: [] };
-    for (let block = 0; block < blocks; block++) {
+    for (let block = 0; block < (round < 0 ? warmUpBlocks : blocks); block++) {
       // Another arm begins each time.
       const same = Array.from({ length: BLOCK }, (_, n) => requests[(block * BLOCK + n) % requests.length] as PredictRequest);
       for (let turn = 0; turn < ARMS.length; turn++) await runBlock(target, same, ARMS[(block + turn) % ARMS.length] as Arm, samples);

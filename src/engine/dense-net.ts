@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
+import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
 import { SYNC_BUDGET_NS } from './sync-budget.js';
 
@@ -65,7 +66,7 @@ export class DenseNet {
 
   /**
    * Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. Measures
-   * itself into times from timesAt on, as NativeDenseNet says, unless times is null.
+   * itself when there is a job.
    */
   run(
     workspace: NativeWorkspace,
@@ -75,12 +76,12 @@ export class DenseNet {
     dense: Float32Array,
     pooled: Float32Array | null,
     output: Float32Array | null,
-    times: Float64Array | null = null,
-    timesAt = 0,
+    job: JobTimes | null = null,
   ): Promise<void> | undefined {
-    if ((this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > SYNC_BUDGET_NS)
-      return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
-    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
+    const hops = (this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > SYNC_BUDGET_NS;
+    if (job !== null) job.onThread = hops;
+    if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
+    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
     return undefined;
   }
 }

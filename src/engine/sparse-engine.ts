@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import { rowBytes } from '../model/row-format.js';
+import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
@@ -159,20 +160,22 @@ export class SparseEngine {
 
   /**
    * Pools the batch into out (outputLength floats): [bags, dim] per segment, one after another. Small batches are done on return (undefined);
-   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. Measures itself into times
-   * from timesAt on, as NativeSparseEngine says, unless times is null.
+   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. Measures itself when
+   * there is a job.
    */
-  pool(batch: SparseBatch, out: Float32Array, times: Float64Array | null = null, timesAt = 0): Promise<void> | undefined {
+  pool(batch: SparseBatch, out: Float32Array, job: JobTimes | null = null): Promise<void> | undefined {
     const { segments, indexBytes, indices, offsets, weights } = batch;
     const numIndices = indices.byteLength / indexBytes;
     const estimate = numIndices * this.#nsPerLookup + out.length / 8;
-    if (estimate > SYNC_BUDGET_NS) {
-      return this.#engine.pool(segments, indexBytes, indices, offsets, weights, out, times, timesAt).catch((error: unknown) => {
+    const hops = estimate > SYNC_BUDGET_NS;
+    if (job !== null) job.onThread = hops;
+    if (hops) {
+      return this.#engine.pool(segments, indexBytes, indices, offsets, weights, out, job?.times, job?.timesAt).catch((error: unknown) => {
         throw this.#named(error, segments);
       });
     }
     try {
-      this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out, times, timesAt);
+      this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out, job?.times, job?.timesAt);
     } catch (error) {
       throw this.#named(error, segments);
     }

@@ -78,24 +78,21 @@ class LocalPredictor implements Predictor {
     const record = this.#trace?.open() ?? null;
     const work = (scratch: Scratch, workspace: NativeWorkspace): Prediction | Promise<Prediction> => {
       const model = this.#model;
-      record?.enter('check', 0, 0);
+      record?.enter('check');
       const checked = checkRequest(model, request, scratch);
       record?.setHeader('items', checked.items);
-      record?.enter('partition', 0, 0);
+      record?.enter('partition');
       const [partition] = this.#partitioner.partition(checked, scratch);
       if (!partition) return this.#score(checked, NONE, workspace, record);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
       const pooled = scratch.f32('pooled', pooledStarts(model, checked).at(-1) as number);
-      const job = record?.startJob('pool', 0, 0) ?? -1;
-      const pooling = this.#engine.pool(partition.batch, pooled, record?.slab, record?.timesAt(job));
-      if (pooling !== undefined) {
-        return pooling.then(() => {
-          record?.endJob(job, true);
-          return this.#score(checked, pooled, workspace, record);
-        });
-      }
-      record?.endJob(job, false);
-      return this.#score(checked, pooled, workspace, record);
+      const job = record?.startJob('pool');
+      const score = (): Prediction | Promise<Prediction> => {
+        job?.end();
+        return this.#score(checked, pooled, workspace, record);
+      };
+      const pooling = this.#engine.pool(partition.batch, pooled, job);
+      return pooling === undefined ? score() : pooling.then(score);
     };
     return this.#admission.run(options, work, record);
   }
@@ -111,13 +108,13 @@ class LocalPredictor implements Predictor {
     const scores = new Float32Array(items * outputDim);
     const prediction = { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     if (items === 0) return prediction;
-    const job = record?.startJob('dense', 0, 0) ?? -1;
-    const running = this.#net.run(workspace, 1, items, perItem, dense, pooled, scores, record?.slab, record?.timesAt(job));
+    const job = record?.startJob('dense');
     const end = (): Prediction => {
-      record?.endJob(job, running !== undefined);
-      record?.enter('finish', 0, 0);
+      job?.end();
+      record?.enter('finish');
       return prediction;
     };
+    const running = this.#net.run(workspace, 1, items, perItem, dense, pooled, scores, job);
     return running === undefined ? end() : running.then(end);
   }
 

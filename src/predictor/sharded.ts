@@ -206,11 +206,11 @@ class MainShard implements ShardedPredictor {
     const record = this.#trace?.open() ?? null;
     const work = async (scratch: Scratch, buffers: Buffers[], deadlineAt: number): Promise<Prediction> => {
       const { outputDim } = this.#model;
-      record?.enter('check', 0, 0);
+      record?.enter('check');
       const checked = checkRequest(this.#model, request, scratch);
       const { items } = checked;
       record?.setHeader('items', items);
-      record?.enter('partition', 0, 0);
+      record?.enter('partition');
       const scores = new Float32Array(items * outputDim);
       const batches = this.#prepare(checked, buffers, scores, record);
       let failure: unknown;
@@ -222,7 +222,7 @@ class MainShard implements ShardedPredictor {
       );
       // All of them: the buffers are lent to the next request when this one settles.
       await Promise.all(ends);
-      record?.enter('finish', 0, 0);
+      record?.enter('finish');
       if (failure !== undefined) throw failure;
       return { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     };
@@ -281,10 +281,9 @@ class MainShard implements ShardedPredictor {
         own.done?.catch(() => undefined);
         try {
           if (items > 0 && r === 0) {
-            const job = record?.startJob('dense', number, r) ?? -1;
-            const running = net.run(workspace, 0, items, perItem, dense, null, null, record?.slab, record?.timesAt(job));
-            await running;
-            record?.endJob(job, running !== undefined);
+            const job = record?.startJob('dense', number, r);
+            await net.run(workspace, 0, items, perItem, dense, null, null, job);
+            job?.end();
           }
         } finally {
           await own.done;
@@ -295,11 +294,9 @@ class MainShard implements ShardedPredictor {
         gatherPooled(model, rowWise, partitions, answers, pooled);
         if (stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
-        const job = record?.startJob('dense', number, r) ?? -1;
-        const output = stage === net.lastStage ? scores : null;
-        const running = net.run(workspace, stage, items, perItem, dense, expanded.values, output, record?.slab, record?.timesAt(job));
-        await running;
-        record?.endJob(job, running !== undefined);
+        const job = record?.startJob('dense', number, r);
+        await net.run(workspace, stage, items, perItem, dense, expanded.values, stage === net.lastStage ? scores : null, job);
+        job?.end();
       }
     } catch (error) {
       throw placedInRequest(model, request, error);
@@ -315,7 +312,7 @@ class MainShard implements ShardedPredictor {
     return Promise.all(
       this.#shards.map((shard, s) => {
         const partition = partitions[s];
-        return partition ? shard.pool(partition.batch, deadlineAt, record, record?.startRpc(number, round, s)) : null;
+        return partition ? shard.pool(partition.batch, deadlineAt, record?.startRpc(number, round, s)) : null;
       }),
     );
   }
@@ -328,10 +325,9 @@ class MainShard implements ShardedPredictor {
     if (partition === null || this.engine === null) return { answer: null, done: undefined };
     const { batch } = partition;
     const answer = scratch.f32('answer', this.engine.outputLength(batch.segments, batch.offsets));
-    if (record === null) return { answer: bytesOf(answer), done: this.engine.pool(batch, answer) };
-    const job = record.startJob('pool', number, round);
-    const done = this.engine.pool(batch, answer, record.slab, record.timesAt(job))?.then(() => record.endJob(job, true));
-    if (done === undefined) record.endJob(job, false);
+    const job = record?.startJob('pool', number, round);
+    const done = this.engine.pool(batch, answer, job)?.then(() => job?.end());
+    if (done === undefined) job?.end();
     return { answer: bytesOf(answer), done };
   }
 

@@ -8,7 +8,7 @@ import { checkPlan, type Plan } from '../plan/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/published.js';
 import { ServiceTimes } from '../trace/service-times.js';
 import { decodeClientMessage, encodeShardMessage, setSerializeUs } from '../wire/codec.js';
-import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardState, type ShardStats } from '../wire/messages.js';
+import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
 import { MAX_POOLED_BYTES, type ServerTransport } from '../wire/transport.js';
 import { listenZeromq } from '../wire/zeromq.js';
 
@@ -84,6 +84,7 @@ export class Shard {
   readonly #startedAt = performance.now();
   #measuredAt = performance.now();
   readonly #tableBytes: number;
+  readonly #idleTimes: ServiceTimes[] = [];
   readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, undeliverable: 0 };
 
   constructor(
@@ -152,8 +153,8 @@ export class Shard {
   #serve(peer: Uint8Array, message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): void {
     this.#counts.requests++;
     this.#inFlight++;
-    const times = message.timed ? new ServiceTimes(receivedAt) : null;
-    times?.end('deserializeUs');
+    const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
+    times?.begin(receivedAt);
     this.#pool(message, receivedAt, times)
       .then(
         (answer) => this.#reply(peer, answer, times),
@@ -164,6 +165,7 @@ export class Shard {
         },
       )
       .finally(() => {
+        if (times !== null) this.#idleTimes.push(times);
         this.#inFlight--;
         if (this.#inFlight === 0) this.#idle?.();
       });
@@ -190,8 +192,8 @@ export class Shard {
         `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
       );
     const out = new Float32Array(length);
-    times?.end('dispatchUs');
-    await this.engine.pool(batch, out, times?.pooling);
+    times?.endDispatch();
+    await this.engine.pool(batch, out, times);
     times?.endPooling();
     const serviceMs = performance.now() - receivedAt;
     if (serviceMs > remainingMs) throw expire();
@@ -200,10 +202,7 @@ export class Shard {
 
   #reply(peer: Uint8Array, message: ShardMessage, times: ServiceTimes | null = null): void {
     const encoded = encodeShardMessage(message);
-    if (times !== null && message.kind === 'pooled') {
-      times.end('serializeUs');
-      setSerializeUs(encoded, times.stages[SHARD_STAGES.indexOf('serializeUs')] as number);
-    }
+    if (times !== null) setSerializeUs(encoded, times.endSerialization());
     void this.#transport?.send(peer, encoded).then((delivered) => {
       if (!delivered) this.#counts.undeliverable++;
     });

@@ -1,5 +1,5 @@
 import { SHARD_STAGES } from '../wire/messages.js';
-import { serviceTime } from './stacks.js';
+import { remotePart } from './stacks.js';
 import type { Interval, TracedRequest, TracedRpc } from './traced-request.js';
 
 /** An event of the Trace Event Format, which Perfetto and chrome://tracing open: X is a span, M names a process or a thread. */
@@ -113,15 +113,15 @@ function addRpc(tracks: Tracks, track: Track, { number, endUs: requestEndUs }: T
   const between = (name: string, from: number | null, to: number | null, cat = 'rpc', args: TraceEvent['args'] = {}): void => {
     if (from !== null && to !== null && from <= to && to <= requestEndUs) tracks.add(track, cat, name, { startUs: from, endUs: to }, args);
   };
+  const { sendingUs, wayUs, scale } = remotePart(rpc);
+  const served = serializedUs !== null && receivedUs !== null && stages !== null;
+  const onWayUs = served ? serializedUs + sendingUs : sentUs;
   between('serialize', startUs, serializedUs);
-  between('send', serializedUs, sentUs);
+  between('send', serializedUs, onWayUs);
   between('deserialize answer', receivedUs, endUs);
-  if (sentUs === null || receivedUs === null || stages === null) return;
-  const serviceUs = serviceTime(rpc);
-  const scale = serviceUs > receivedUs - sentUs ? (receivedUs - sentUs) / serviceUs : 1;
-  const halfUs = Math.max(0, receivedUs - sentUs - serviceUs * scale) / 2;
-  between('network', sentUs, sentUs + halfUs, 'network', { placement: SPLIT });
-  let at = sentUs + halfUs;
+  if (!served || onWayUs === null) return;
+  let at = onWayUs + wayUs / 2;
+  between('network', onWayUs, at, 'network', { placement: SPLIT });
   for (const name of SHARD_STAGES) {
     if (name === 'poolCpuUs') continue;
     const next = Math.min(receivedUs, at + stages[name] * scale);

@@ -1,29 +1,42 @@
-import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
+import type { JobTimes } from '../engine/job-times.js';
+import { SHARD_STAGES, STAGE_SLOTS } from '../wire/messages.js';
 
-/** What a shard's work on one message takes, stage after stage; made only when the message asks. */
-export class ServiceTimes {
+/** What a shard's work on one message takes, stage after stage; used again for another message when that one is answered. */
+export class ServiceTimes implements JobTimes {
   /** In the order of SHARD_STAGES, us. */
   readonly stages = new Float64Array(SHARD_STAGES.length);
-  /** For SparseEngine.pool; its CPU time is asked for. */
-  readonly pooling = Float64Array.of(0, 0, 1);
-  #at: number;
+  /** Of pooling: queued, ran, and CPU time, which is asked for by what is not 0. */
+  readonly times = new Float64Array(3);
+  readonly timesAt = 0;
+  onThread = false;
+  #at = 0;
 
-  constructor(receivedAt: number) {
+  /** receivedAt: when the message came. It is decoded now. */
+  begin(receivedAt: number): void {
     this.#at = receivedAt;
+    this.times[2] = 1;
+    this.stages[STAGE_SLOTS.deserializeUs] = this.#lap();
   }
 
-  /** The stage ends now; the next one begins. */
-  end(stage: ShardStage): void {
-    this.#set(stage, this.#lap());
+  endDispatch(): void {
+    this.stages[STAGE_SLOTS.dispatchUs] = this.#lap();
   }
 
-  /** Pooling has ended, and its call with it. */
   endPooling(): void {
-    const [queuedUs = 0, ranUs = 0, cpuUs = 0] = this.pooling;
-    this.#set('queueUs', queuedUs);
-    this.#set('poolUs', ranUs);
-    this.#set('handBackUs', Math.max(0, this.#lap() - queuedUs - ranUs));
-    this.#set('poolCpuUs', cpuUs);
+    const { stages, times } = this;
+    const queuedUs = times[0] as number;
+    const ranUs = times[1] as number;
+    stages[STAGE_SLOTS.queueUs] = queuedUs;
+    stages[STAGE_SLOTS.poolUs] = ranUs;
+    stages[STAGE_SLOTS.handBackUs] = Math.max(0, this.#lap() - queuedUs - ranUs);
+    stages[STAGE_SLOTS.poolCpuUs] = times[2] as number;
+  }
+
+  /** From the end of pooling. */
+  endSerialization(): number {
+    const us = this.#lap();
+    this.stages[STAGE_SLOTS.serializeUs] = us;
+    return us;
   }
 
   #lap(): number {
@@ -31,9 +44,5 @@ export class ServiceTimes {
     const us = (now - this.#at) * 1000;
     this.#at = now;
     return us;
-  }
-
-  #set(stage: ShardStage, us: number): void {
-    this.stages[SHARD_STAGES.indexOf(stage)] = us;
   }
 }

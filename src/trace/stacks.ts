@@ -61,7 +61,7 @@ function interactionShare(jobs: readonly TracedJob[]): number {
 }
 
 /**
- * network: the RPC without the service on the shard, and without what the next two have of it. sparse: pooling. serialization: at both ends.
+ * network: the RPC without the service on the shard, without sending, and without what the last two have of it. sparse: pooling. serialization: at both ends.
  * queueing: on the shard, or for main's own tables, to a thread of the addon and back. overhead: sending, and the shard's checks. collection and
  * eventLoop: of main, while it waited for this shard.
  */
@@ -107,23 +107,39 @@ function boundingRpc(request: TracedRequest, segments: readonly Segment[], rpc: 
   const serializedUs = rpc.serializedUs ?? endUs;
   const sentUs = rpc.sentUs ?? serializedUs;
   const receivedUs = rpc.receivedUs ?? endUs;
-  const remoteUs = receivedUs - sentUs;
-  const serviceUs = serviceTime(rpc);
-  // The shard's clock may run a little faster: its service is never longer than the RPC.
-  const scale = serviceUs > remoteUs ? remoteUs / serviceUs : 1;
+  const { sendingUs, wayUs, scale } = remotePart(rpc);
   const stage = (name: (typeof SHARD_STAGES)[number]): number => (stages?.[name] ?? 0) * scale;
-  const betweenUs = Math.max(0, remoteUs - serviceUs * scale);
-  const collection = Math.min(betweenUs, occupiedUs(segments, 'collection', sentUs, receivedUs));
-  const eventLoop = Math.min(betweenUs - collection, busyWaitingUs(request, segments, sentUs, receivedUs));
+  const collection = Math.min(wayUs, occupiedUs(segments, 'collection', sentUs, receivedUs));
+  const eventLoop = Math.min(wayUs - collection, busyWaitingUs(request, segments, sentUs, receivedUs));
   return {
-    network: betweenUs - collection - eventLoop,
+    network: wayUs - collection - eventLoop,
     sparse: stage('poolUs'),
     serialization: serializedUs - startUs + (endUs - receivedUs) + stage('deserializeUs') + stage('serializeUs'),
     queueing: stage('queueUs') + stage('handBackUs'),
-    overhead: sentUs - serializedUs + stage('dispatchUs'),
+    overhead: sendingUs + stage('dispatchUs'),
     collection,
     eventLoop,
   };
+}
+
+/** An RPC between the encoded message and its answer: sending, the way there, the service, and the way back. */
+export interface RemotePart {
+  /** Of the call of send, what does not lie within the service: a shard may have the message before the call returns. */
+  readonly sendingUs: number;
+  /** There and back. */
+  readonly wayUs: number;
+  /** 1, or what the stages are to be multiplied with: the shard's clock may run faster, but its service is never longer than the RPC. */
+  readonly scale: number;
+}
+
+export function remotePart(rpc: TracedRpc): RemotePart {
+  const serializedUs = rpc.serializedUs ?? rpc.endUs;
+  const remoteUs = (rpc.receivedUs ?? rpc.endUs) - serializedUs;
+  const serviceUs = serviceTime(rpc);
+  const scale = serviceUs > remoteUs ? remoteUs / serviceUs : 1;
+  const besidesUs = Math.max(0, remoteUs - serviceUs * scale);
+  const sendingUs = Math.min(besidesUs, (rpc.sentUs ?? serializedUs) - serializedUs);
+  return { sendingUs, wayUs: besidesUs - sendingUs, scale };
 }
 
 /** From receiving to the encoded answer, on the shard's clock; 0 when it did not answer. */

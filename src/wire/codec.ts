@@ -1,15 +1,18 @@
 import { Packr } from 'msgpackr';
 import { TerabagError } from '../errors.js';
-import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardStats, WIRE_VERSION } from './messages.js';
+import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardStats, STAGE_SLOTS, WIRE_VERSION } from './messages.js';
 
 /** No message has more fields; a longer array is refused before it is decoded, so that a lying length reserves nothing. */
 const MAX_FIELDS = 12;
 const FIXARRAY = 0x90;
-const STAGES_BYTES = SHARD_STAGES.length * 8;
 const packr = new Packr({ useRecords: false, moreTypes: false });
 
 /** Binaries have to be Buffers: other typed arrays would be encoded element by element. */
 const binary = (bytes: ArrayBufferView): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
+/** Stages on their way to or from a message: memory of its own for each would cost more than all else that is done for them. */
+const stages = new Float64Array(SHARD_STAGES.length);
+const stageBytes = binary(stages);
 
 function malformed(field: string, expected: string): TerabagError {
   return new TerabagError('bad_message', `malformed message: ${field} has to be ${expected}`, { field });
@@ -55,13 +58,19 @@ class Fields {
     if (typeof value !== 'boolean') throw malformed(field, 'true or false');
     return value;
   }
-  stagesOrNull(field: string): Float64Array | null {
+  stagesOrNull(field: string): number[] | null {
     const bytes = this.bytesOrNull(field);
     if (bytes === null) return null;
-    const stages = bytes.byteLength === STAGES_BYTES ? new Float64Array(new Uint8Array(bytes).buffer) : null;
-    if (stages === null || !stages.every((us) => Number.isFinite(us) && us >= 0))
-      throw malformed(field, `${SHARD_STAGES.length} doubles, 0 or more`);
-    return stages;
+    const expected = `${SHARD_STAGES.length} doubles, 0 or more`;
+    if (bytes.byteLength !== stageBytes.byteLength) throw malformed(field, expected);
+    stageBytes.set(bytes);
+    const values: number[] = [];
+    for (let s = 0; s < stages.length; s++) {
+      const us = stages[s] as number;
+      if (!Number.isFinite(us) || us < 0) throw malformed(field, expected);
+      values.push(us);
+    }
+    return values;
   }
   record(field: string): Record<string, string | number | boolean> {
     const value = this.values[this.#at++];
@@ -162,13 +171,14 @@ export function encodeShardMessage(message: ShardMessage): Buffer {
     case 'welcome':
       return packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state]);
     case 'pooled':
+      if (message.stages !== null) stages.set(message.stages);
       return packr.pack([
         WIRE_VERSION,
         'pooled',
         message.id,
         message.serviceUs,
         binary(message.pooled),
-        message.stages === null ? null : binary(message.stages),
+        message.stages === null ? null : stageBytes,
       ]);
     case 'error':
       return packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details]);
@@ -181,7 +191,7 @@ export function encodeShardMessage(message: ShardMessage): Buffer {
 
 /** Says in an encoded pooled message with stages what encoding it took: they are its last bytes. */
 export function setSerializeUs(encoded: Buffer, us: number): void {
-  encoded.writeDoubleLE(us, encoded.byteLength - STAGES_BYTES + SHARD_STAGES.indexOf('serializeUs') * 8);
+  encoded.writeDoubleLE(us, encoded.byteLength - stageBytes.byteLength + STAGE_SLOTS.serializeUs * 8);
 }
 
 const STATES = ['ready', 'draining'] as const;

@@ -45,6 +45,16 @@ export interface ShardStats {
  */
 export const SHARD_STAGES = ['deserializeUs', 'dispatchUs', 'queueUs', 'poolUs', 'handBackUs', 'serializeUs', 'poolCpuUs'] as const;
 export type ShardStage = (typeof SHARD_STAGES)[number];
+/** Where each stands among them. */
+export const STAGE_SLOTS = {
+  deserializeUs: 0,
+  dispatchUs: 1,
+  queueUs: 2,
+  poolUs: 3,
+  handBackUs: 4,
+  serializeUs: 5,
+  poolCpuUs: 6,
+} as const satisfies Record<ShardStage, number>;
 
 export type ShardMessage =
   | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
@@ -54,7 +64,7 @@ export type ShardMessage =
       readonly id: number;
       readonly serviceUs: number;
       readonly pooled: Uint8Array;
-      readonly stages: Float64Array | null;
+      readonly stages: ArrayLike<number> | null;
     }
   | {
       readonly kind: 'error';

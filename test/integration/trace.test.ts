@@ -18,7 +18,7 @@ import {
   Tracer,
   writePlan,
 } from '../../src/index.js';
-import { embeddedStack, serviceTime } from '../../src/trace/stacks.js';
+import { embeddedStack, remotePart, serviceTime } from '../../src/trace/stacks.js';
 import { demoShape } from '../../src/workload/model-shape.js';
 import { RequestGenerator } from '../../src/workload/request-generator.js';
 import { requestShape } from '../../src/workload/request-shape.js';
@@ -89,8 +89,11 @@ test.each<[string, (tracer: Tracer) => Promise<Predictor>, number]>([
       expect(rpc.stages?.poolUs).toBeGreaterThan(0);
       expect(rpc.stages?.poolCpuUs).toBeGreaterThan(0);
       expect(rpc.stages?.serializeUs).toBeGreaterThan(0);
-      // The service lies within the RPC; a shard may have the message before main's call of send returns.
+      // The service lies within the RPC, whose clock ticks alike: nothing is cut.
       expect(serviceTime(rpc)).toBeLessThan((receivedUs as number) - (serializedUs as number));
+      const { sendingUs, wayUs, scale } = remotePart(rpc);
+      expect(scale).toBe(1);
+      expect(sendingUs + wayUs + serviceTime(rpc)).toBeCloseTo((receivedUs as number) - (serializedUs as number), 6);
     }
     const embedded = embeddedStack(request);
     expect(sum(Object.values(embedded.layers))).toBeCloseTo(embedded.totalUs, 3);

@@ -112,7 +112,10 @@ test('in Chromium: no error, no request, no overflow, readable text; wide and on
     const script = fileURLToPath(new URL('../../../scripts/check-report.mjs', import.meta.url));
     const { status, stdout, stderr } = spawnSync(process.execPath, [script, join(dir, 'report.html')], { encoding: 'utf8' });
     if (status === 3) return context.skip(stderr.trim());
-    const views = stdout.trim().split('\n').map((line) => JSON.parse(line));
+    const views = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
     expect(stderr).toBe('');
     expect(views.map(({ width, scheme, problems }) => [width, scheme, problems])).toEqual(
       [1280, 390].flatMap((width) => ['light', 'dark'].map((scheme) => [width, scheme, []])),

@@ -31,18 +31,29 @@ function shifted<T>(value: T, us: number): T {
   return JSON.parse(JSON.stringify(value, (key, inner) => (typeof inner === 'number' && times.has(key) ? inner + us : inner))) as T;
 }
 
-test('the network is split evenly around the service of the shard', () => {
-  const at = { batch: 0, round: 0 };
+/** Of one RPC, encoded at 5 and answered at 210, whose service takes 80: start and length of its spans of a name. */
+function rpcSpans(sentUs: number): (name: string) => [number, number | undefined][] {
   const stages = { deserializeUs: 10, dispatchUs: 0, queueUs: 0, poolUs: 50, handBackUs: 0, serializeUs: 20, poolCpuUs: 45 };
-  const rpc = { ...at, shard: 'a', startUs: 0, serializedUs: 5, sentUs: 10, receivedUs: 210, endUs: 220 };
-  const { traceEvents } = chromeTrace([
+  const rpc = { batch: 0, round: 0, shard: 'a', startUs: 0, serializedUs: 5, sentUs, receivedUs: 210, endUs: 220 };
+  const trace = chromeTrace([
     {
       ...{ number: 1, items: 1, startUs: 0, endUs: 300, error: null, complete: true, alone: true, mainCpuUs: 0 },
       ...{ phases: [], jobs: [], collections: [], rpcs: [{ ...rpc, idleUs: 0, idleSentUs: 0, idleReceivedUs: 0, stages }] },
     },
   ]);
-  const spans = (name: string): [number, number | undefined][] =>
-    traceEvents.filter((event: TraceEvent) => event.name === name).map(({ ts, dur }) => [ts, dur]);
+  expectValidTrace(JSON.parse(JSON.stringify(trace)));
+  return (name) => trace.traceEvents.filter((event: TraceEvent) => event.name === name).map(({ ts, dur }) => [ts, dur]);
+}
+
+test('a call of send that returns when the shard has begun ends where the service begins', () => {
+  const spans = rpcSpans(200);
+  expect(spans('send')).toEqual([[5, 125]]);
+  expect(spans('network').every(([, dur]) => dur === 0)).toBe(true);
+  expect(spans('shard: pool')).toEqual([[140, 50]]);
+});
+
+test('the network is split evenly around the service of the shard', () => {
+  const spans = rpcSpans(10);
   expect(spans('network')).toEqual([
     [10, 60],
     [150, 60],

@@ -152,8 +152,18 @@ test('whatever the record, the embedded-portion stack adds up to the bounding RP
 });
 
 test('a service that is longer than its RPC leaves no network, and is cut to it', () => {
-  const rpc = { ...byHand.rpcs[1]!, stages: stagesOf(0, 0, 0, 1060, 0, 0, 0) };
-  expect(embeddedStack({ ...byHand, rpcs: [rpc] }).layers).toMatchObject({ network: 0, sparse: 530, eventLoop: 0 });
+  const rpc = { ...byHand.rpcs[1]!, stages: stagesOf(0, 0, 0, 1080, 0, 0, 0) };
+  // 540 between the encoded message and its answer.
+  expect(embeddedStack({ ...byHand, rpcs: [rpc] }).layers).toMatchObject({ network: 0, sparse: 540, overhead: 0, eventLoop: 0 });
+});
+
+test('a shard that serves while the call of send still runs keeps its stages, and what of the call lies within them is not counted twice', () => {
+  const sendUs = (us: number) => ({ ...byHand.rpcs[1]!, sentUs: 160 + us, idleSentUs: 5360 });
+  // 540 between the encoded message and its answer, 290 of them the service.
+  const layersOf = (us: number) => embeddedStack({ ...byHand, collections: [], rpcs: [sendUs(us)] }).layers;
+  expect(layersOf(200)).toMatchObject({ sparse: 200, overhead: 200 + 6, queueing: 40 });
+  expect(layersOf(300)).toMatchObject({ sparse: 200, overhead: 250 + 6, queueing: 40, network: 0 });
+  expect(layersOf(540)).toMatchObject({ sparse: 200, overhead: 250 + 6, queueing: 40, network: 0 });
 });
 
 test("when main's own tables take longest, they bound the round", () => {
