@@ -5,6 +5,7 @@ import { readModelSpec, writeModelJson } from '../../model/bundle.js';
 import { type FileSpec, fileSchema, type ModelSpec, type PublishedSpec, publishedSchema } from '../../model/spec.js';
 import { finalName, writeFileAtomic } from '../../tables/atomic.js';
 import { partsDifference } from '../published.js';
+import { LOCK_FILE } from './directory-lock.js';
 
 /** While a bundle is not whole: what it will be on the first line, then a line per file that is. model.json takes its place. */
 export const JOURNAL_FILE = 'publishing.jsonl';
@@ -45,8 +46,8 @@ export class ShardDirectory {
       refuseOther(dir, head, found.head);
       return new ShardDirectory(dir, head, found.files, true);
     }
-    const strange = entries.find((entry) => finalName(entry) !== JOURNAL_FILE);
-    if (strange !== undefined) throw used(dir, `${entries.length} files that were not published, first ${strange}`);
+    const strange = entries.filter((entry) => entry !== LOCK_FILE && finalName(entry) !== JOURNAL_FILE);
+    if (strange.length > 0) throw used(dir, `${strange.length} files that were not published, first ${strange[0]}`);
     return new ShardDirectory(dir, head, new Map(), false);
   }
 
