@@ -24,6 +24,7 @@ import { RequestGenerator } from '../workload/request-generator.js';
 import { requestShape } from '../workload/request-shape.js';
 import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
 import { byteSize, formatBytes, positiveInteger } from './options.js';
+import { chartLoads } from './plan-map.js';
 import { withProgress } from './progress.js';
 
 interface DemoOptions {
@@ -200,12 +201,6 @@ async function draw(
     return null;
   }
   const bytes = new Map(spec.tables.map((table) => [table.name, tableBytes(table)]));
-  const loads = plan.shards.map(({ name }) => ({
-    shard: name,
-    tables: plan.tables.flatMap(({ table, parts }) =>
-      parts.includes(name) ? [{ table, bytes: (bytes.get(table) ?? 0) / parts.length }] : [],
-    ),
-  }));
   const page = renderPage({
     title: `Terabag demo: ${spec.tables.length} tables on ${plan.shards.length} sparse shards`,
     ranOn,
@@ -214,7 +209,7 @@ async function draw(
       ['plan', `${plan.strategy}, ${plan.shards.length} shards`],
       ['requests', `${options.requests} of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time`],
     ],
-    charts: [charts.plan(loads), charts.latencies(latencies)],
+    charts: [charts.plan(chartLoads(plan, spec)), charts.latencies(latencies)],
     tables: [
       {
         caption: 'Latency, ms',
