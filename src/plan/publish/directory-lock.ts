@@ -30,7 +30,6 @@ export class DirectoryLock {
     /** Whether the directory was not there before. */
     private readonly made: boolean,
   ) {
-    heldHere.add(path);
     this.#touching = setInterval(() => {
       const now = new Date();
       // Removed by somebody who knows better.
@@ -42,16 +41,21 @@ export class DirectoryLock {
   /** Makes the directory when it is not there. When another process, or call, writes to it, it is refused (invalid_argument). */
   static async take(dir: string): Promise<DirectoryLock> {
     const path = join(resolve(dir), LOCK_FILE);
-    for (let tries = 0; ; tries++) {
-      const made = (await mkdir(dir, { recursive: true })) !== undefined;
-      const taken = await create(path);
-      if (taken) return new DirectoryLock(dir, path, made);
-      const holder = await livingHolder(path);
-      if (holder !== null || tries >= MOST_TRIES)
-        throw new TerabagError('invalid_argument', `another publish is writing to the directory: ${dir}, ${holder ?? 'just begun'}`, {
-          path: dir,
-        });
-      await rm(path, { force: true });
+    if (heldHere.has(path)) throw refused(dir, `process ${process.pid}, this one`);
+    // Before anything is awaited: no other call of this process gets further.
+    heldHere.add(path);
+    try {
+      for (let tries = 0; tries < MOST_TRIES; tries++) {
+        const made = (await mkdir(dir, { recursive: true })) !== undefined;
+        if (await create(path)) return new DirectoryLock(dir, path, made);
+        const holder = await holderOf(path);
+        if (holder?.alive) throw refused(dir, holder.told);
+        if (holder !== null) await rm(path, { force: true });
+      }
+      throw refused(dir, 'others come and go');
+    } catch (error) {
+      heldHere.delete(path);
+      throw error;
     }
   }
 
@@ -63,6 +67,9 @@ export class DirectoryLock {
     if (this.made) await rmdir(this.dir).catch(() => undefined);
   }
 }
+
+const refused = (dir: string, holder: string): TerabagError =>
+  new TerabagError('invalid_argument', `another publish is writing to the directory: ${dir}, ${holder}`, { path: dir });
 
 /** False when it is there, or the directory just went with another's lock. */
 async function create(path: string): Promise<boolean> {
@@ -77,16 +84,15 @@ async function create(path: string): Promise<boolean> {
   }
 }
 
-/** Who holds a lock, in words; null when nobody does any more. */
-async function livingHolder(path: string): Promise<string | null> {
-  if (heldHere.has(path)) return `process ${process.pid}, this one`;
+/** Who holds a lock that this process does not hold; null when it is there no more. */
+async function holderOf(path: string): Promise<{ readonly alive: boolean; readonly told: string } | null> {
   try {
     const [{ mtimeMs }, text] = await Promise.all([stat(path), readFile(path, 'utf8')]);
     const [, pid = '', host = ''] = /^(\d+) (.+)\n$/.exec(text) ?? [];
-    if (Date.now() - mtimeMs > STALE_MS) return null;
-    // Between being made and being written.
-    if (pid === '') return 'just begun';
-    return host === hostname() && !(await isAlive(Number(pid))) ? null : `process ${pid} on ${host}`;
+    // Between being made and being written it says nothing.
+    const told = pid === '' ? 'just begun' : `process ${pid} on ${host}`;
+    const stale = Date.now() - mtimeMs > STALE_MS;
+    return { told, alive: !stale && (host !== hostname() || (await isAlive(Number(pid)))) };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;
@@ -94,7 +100,7 @@ async function livingHolder(path: string): Promise<string | null> {
 }
 
 async function isAlive(pid: number): Promise<boolean> {
-  // Of this process, but not held by it.
+  // Of an earlier process with this number.
   if (pid === process.pid) return false;
   try {
     process.kill(pid, 0);

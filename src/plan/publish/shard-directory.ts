@@ -42,6 +42,8 @@ export class ShardDirectory {
       : entries.includes(JOURNAL_FILE)
         ? await readJournal(join(dir, JOURNAL_FILE))
         : null;
+    // Another publish ended in between: its bundle is whole now.
+    if (found === 'gone') return ShardDirectory.read(dir, head);
     if (found !== null) {
       refuseOther(dir, head, found.head);
       return new ShardDirectory(dir, head, found.files, true);
@@ -89,8 +91,13 @@ async function readManifest(dir: string): Promise<Found> {
   return { head: published, files: new Map(Object.entries(published.files)) };
 }
 
-async function readJournal(path: string): Promise<Found> {
-  const [first = '', ...lines] = (await readFile(path, 'utf8')).split('\n');
+async function readJournal(path: string): Promise<Found | 'gone'> {
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (text === null) return 'gone';
+  const [first = '', ...lines] = text.split('\n');
   const head = headSchema.safeParse(parse(first));
   if (!head.success) throw used(dirname(path), `${JOURNAL_FILE} cannot be understood`);
   const noted = fileSchema.extend({ file: publishedSchema.shape.parts.element.shape.file });

@@ -63,7 +63,7 @@ test('the lock of a process that lives counts, here or on another host', async (
 });
 
 test.skipIf(process.platform !== 'linux')('the lock of a killed process that nobody waited for does not count', async () => {
-  const parent = spawn('sh', ['-c', 'true & echo $!; exec sleep 60'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const parent = spawn('sh', ['-c', 'sleep 0.2 & echo $!; exec sleep 60'], { stdio: ['ignore', 'pipe', 'ignore'] });
   try {
     const [printed] = (await once(parent.stdout, 'data')) as [Buffer];
     const pid = Number(printed.toString());

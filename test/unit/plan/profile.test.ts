@@ -31,6 +31,7 @@ test('without requests, the figures of the spec count, and are said to', () => {
     userBags: 1,
     userLookups: 12.5,
     uniqueRows: 12.5 + 3 * items,
+    hotShare: 0.01,
   });
   expect(own).toMatchObject({ bags: items, lookups: items, userBags: 0, userLookups: 0, uniqueRows: 20 });
   expect(idle).toMatchObject({ bags: 0, lookups: 0, uniqueRows: 0, hotShare: 0 });

@@ -9,6 +9,7 @@ import { modelHash } from '../../../src/model/hash.js';
 import { rowBytes } from '../../../src/model/row-format.js';
 import { DirectoryLock } from '../../../src/plan/publish/directory-lock.js';
 import { publish } from '../../../src/plan/publish/publish.js';
+import { ShardDirectory } from '../../../src/plan/publish/shard-directory.js';
 import { verifyPublished } from '../../../src/plan/publish/verify-published.js';
 import { naivePart, planOf, type RawModel, tensorBytes, writeRawModel } from '../../reference/published-model.js';
 
@@ -143,6 +144,21 @@ test('a table of more parts than one pass writes is whole, and what of a begun o
   expect(await verifyPublished(out, model.dir)).toEqual([]);
 });
 
+test('a table of several blocks whose rows are no multiple of the parts is dealt as a plain loop deals it', async () => {
+  // Blocks of 4 MiB have 32768 rows of 128 bytes, which leaves two over three parts.
+  const table = { name: 'long', rows: 70_001, dim: 32, format: 'fp32', file: 'long.safetensors', tensor: 'w' } as const;
+  const raw = await writeRawModel([table]);
+  await publish(planOf(raw, SHARDS, [['b', 'c', 'a']]), raw.dir, out);
+  const source = Buffer.from(raw.bytes.get('long.safetensors w')!);
+  for (const [part, shard] of ['b', 'c', 'a'].entries()) {
+    const rows = Array.from({ length: table.rows }, (_, row) => row).filter((row) => row % 3 === part);
+    const { bytes } = await tensorBytes(join(out, shard, `long.part-${part}-of-3.safetensors`), 'w');
+    expect(Buffer.from(bytes).equals(Buffer.concat(rows.map((row) => source.subarray(row * 128, (row + 1) * 128))))).toBe(true);
+  }
+  expect(await verifyPublished(out, raw.dir)).toEqual([]);
+  await rm(raw.dir, { recursive: true });
+});
+
 test('tables that share a tensor are each split their own way', async () => {
   const shared = { rows: 3000, dim: 8, format: 'fp32', file: 'shared.safetensors', tensor: 'w' } as const;
   const raw = await writeRawModel(['x', 'y', 'z'].map((name) => ({ ...shared, name })));
@@ -198,6 +214,17 @@ test('a begun directory is gone on with: noted files are kept, a torn note and h
   expect((await readdir(join(out, 'a'), { recursive: true })).sort()).toEqual(
     ['model.json', torn, 'tables', 'tables/alone.safetensors', whole].sort(),
   );
+});
+
+test('a note behind a torn one counts', async () => {
+  await publish(plan(), model.dir, out, { shards: ['a'] });
+  const { files, ...head } = (await readModelSpec(join(out, 'a'))).published!;
+  const begun = join(dir, 'begun');
+  await mkdir(begun);
+  await writeFile(join(begun, 'publishing.jsonl'), `${JSON.stringify(head)}\n\n{"file":"tables/al`);
+  const [[name, whole]] = Object.entries(files) as [[string, (typeof files)[string]]];
+  await (await ShardDirectory.read(begun, head)).note(name, whole!);
+  expect([...(await ShardDirectory.read(begun, head)).known]).toEqual([[name, whole]]);
 });
 
 test('a directory of another model, shard or plan, or with other files, is refused before anything is written', async () => {
@@ -387,6 +414,9 @@ test('progress ends at the total, and an aborted call goes on later', async () =
   const seen: number[][] = [];
   await publish(plan(), model.dir, out, { onProgress: (...at) => seen.push(at) });
   expect(seen.at(-1)![0]).toBe(seen.at(-1)![1]);
+  const again: number[][] = [];
+  await publish(plan(), model.dir, out, { onProgress: (...at) => again.push(at) });
+  expect(again.at(-1)).toEqual(seen.at(-1));
   await rm(out, { recursive: true });
   const stop = new AbortController();
   const stopped = publish(plan(), model.dir, out, { signal: stop.signal, onProgress: () => stop.abort() });

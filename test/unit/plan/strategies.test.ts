@@ -306,6 +306,8 @@ test('main keeps the tables with the most lookups per byte that fit its budget, 
     // Hot (5 per row) comes before large (0.9), small (0.5) and tiny (0.1).
     expect(kept(strategy, 100)).toEqual(['hot']);
     expect(kept(strategy, 119)).toEqual(['small', 'hot', 'tiny']);
+    // Large is looked up most, and would leave no room for them.
+    expect(kept(strategy, 1000)).toEqual(['small', 'hot', 'tiny']);
     expect(kept(strategy, 2000)).toEqual(['small', 'hot', 'large', 'tiny']);
   }
   expect(kept('singular', 0)).toEqual(['cold', 'small', 'hot', 'large', 'tiny']);
