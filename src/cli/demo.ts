@@ -13,12 +13,12 @@ import { makePlan } from '../plan/strategies.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
-import type { PlanHolder } from '../report/characterisation.js';
 import { planMap } from '../report/charts/plan-map.js';
 import { tailChart } from '../report/charts/tail-chart.js';
 import { Charts } from '../report/charts.js';
 import { describeMachine, machineLine } from '../report/machine.js';
 import { dataTable, figure, renderPage } from '../report/page.js';
+import { planHolders } from '../report/plan-holders.js';
 import { type LatencySummary, summarize } from '../report/quantiles.js';
 import { holdersTable } from '../report/sections/plans.js';
 import { writeFileAtomic } from '../tables/atomic.js';
@@ -205,7 +205,7 @@ async function draw(
     return null;
   }
   const bytes = new Map(spec.tables.map((table) => [table.name, tableBytes(table)]));
-  const holders = plan.shards.map(({ name }) => holderOf(name, plan, bytes));
+  const holders = planHolders(plan, spec);
   const tails = latencies.map(({ name, milliseconds }, n) => {
     const latency = new LatencyHistogram();
     for (const duration of milliseconds) latency.record(duration);
@@ -248,21 +248,4 @@ async function draw(
   const path = resolve(options.output, 'report.html');
   await writeFileAtomic(path, page);
   return path;
-}
-
-/** So many tables of a shard are named. */
-const NAMED_TABLES = 8;
-
-function holderOf(name: string, plan: Plan, bytes: ReadonlyMap<string, number>): PlanHolder {
-  const held = plan.tables
-    .filter(({ parts }) => parts.includes(name))
-    .map(({ table, parts }) => ({ table, bytes: (bytes.get(table) ?? 0) / parts.length, parts: parts.length }))
-    .sort((a, b) => b.bytes - a.bytes);
-  return {
-    name,
-    bytes: held.reduce((sum, table) => sum + table.bytes, 0),
-    tables: held.length,
-    lookupsPerRequest: null,
-    largest: held.slice(0, NAMED_TABLES),
-  };
 }

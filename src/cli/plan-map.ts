@@ -1,14 +1,14 @@
 import { extname } from 'node:path';
 import { TerabagError } from '../errors.js';
 import type { ModelSpec } from '../model/spec.js';
-import { tableBytes } from '../plan/bytes.js';
-import { MAIN_SHARD } from '../plan/plan.js';
+import { heldByShards } from '../plan/bytes.js';
+import { MAIN_SHARD, type Plan } from '../plan/plan.js';
+import type { PlanPrediction } from '../plan/predict-plan.js';
 import type { Planned } from '../plan/scenario.js';
 import { planTreemap, type ShardLoad } from '../report/charts/plan-treemap.js';
 import { Charts } from '../report/charts.js';
 import { dataTable, factList, figure, renderPage } from '../report/page.js';
 import { writeFileAtomic } from '../tables/atomic.js';
-import { partRows } from '../tables/rows.js';
 import { formatBytes } from './options.js';
 
 /** Pixels, of a picture without a page. */
@@ -20,7 +20,7 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
   if (kind !== '.html' && kind !== '.svg')
     throw new TerabagError('invalid_argument', `a map is a file .html or .svg: ${path}`, { field: 'map', path });
   const charts = await Charts.load();
-  const map = planTreemap(loadsOf(spec, { plan, prediction }));
+  const map = planTreemap(withPredictions(chartLoads(plan, spec), prediction));
   if (kind === '.svg') return writeFileAtomic(path, charts.svg(map, SVG_WIDTH).markup);
   const { p50Us, p99Us, cpuUs, boundingShard } = prediction;
   const page = renderPage({
@@ -62,24 +62,24 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
   return writeFileAtomic(path, page);
 }
 
-function loadsOf(spec: ModelSpec, { plan, prediction }: Planned): ShardLoad[] {
-  const tables = new Map(spec.tables.map((table) => [table.name, table]));
-  const held = new Map(
-    [...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, [] as { table: string; bytes: number }[]]),
-  );
-  for (const { table: name, parts } of plan.tables) {
-    const table = tables.get(name);
-    if (table === undefined) continue;
-    for (const [part, shard] of parts.entries()) {
-      const bytes = (tableBytes(table) / table.rows) * partRows(table.rows, { part, parts: parts.length });
-      held.get(shard)?.push({ table: parts.length > 1 ? `${name} ${part + 1}/${parts.length}` : name, bytes });
-    }
-  }
-  const pooling = new Map([...prediction.shards, prediction.main].map(({ shard, serviceUs }) => [shard, serviceUs]));
-  return [...held].flatMap(([shard, own]) => {
-    if (own.length === 0) return [];
-    const bytes = own.reduce((sum, one) => sum + one.bytes, 0);
-    const detail = `${formatBytes(bytes)}, ${own.length} tables, ${(pooling.get(shard) ?? 0).toFixed(0)} us`;
-    return [{ shard, detail, tables: own.sort((a, b) => b.bytes - a.bytes) }];
+/** The tables and parts of each shard for a chart, the largest first; main after the last when it holds any. */
+export function chartLoads(plan: Plan, spec: ModelSpec): ShardLoad[] {
+  return [...heldByShards(plan, spec)].flatMap(([shard, held]): ShardLoad[] => {
+    if (shard === MAIN_SHARD && held.length === 0) return [];
+    const tables = held.map(({ table: { name }, part: { part, parts }, bytes }) => ({
+      table: parts > 1 ? `${name} ${part + 1}/${parts}` : name,
+      bytes,
+    }));
+    return [{ shard, tables: tables.sort((a, b) => b.bytes - a.bytes) }];
+  });
+}
+
+function withPredictions(loads: readonly ShardLoad[], { shards, main }: PlanPrediction): ShardLoad[] {
+  const pooling = new Map([...shards, main].map(({ shard, serviceUs }) => [shard, serviceUs]));
+  return loads.flatMap(({ shard, tables }) => {
+    if (tables.length === 0) return [];
+    const bytes = tables.reduce((sum, one) => sum + one.bytes, 0);
+    const detail = `${formatBytes(bytes)}, ${tables.length} tables, ${(pooling.get(shard) ?? 0).toFixed(0)} us`;
+    return [{ shard, detail, tables }];
   });
 }

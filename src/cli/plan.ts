@@ -56,7 +56,7 @@ export const planCommand = new Command('plan')
   .option('--shard-gb <n>', 'nsbp: GiB of tables per shard, from which the number of shards follows', bytesIn(2 ** 30))
   .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20))
   .addOption(new Option('--profile <file>', 'what requests ask, from terabag profile').conflicts('requests'))
-  .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this JSONL file`)
+  .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this file, JSONL or safetensors`)
   .option('--costs <file>', 'what work costs, from terabag calibrate (default: as measured on a machine of the authors)')
   .option('--explain', 'predict: what each shard holds and takes, and P50, P99 and CPU of every strategy')
   .option('--what-if <changes>', `predict and plan under other circumstances too: KEY=VALUE,... of ${WHAT_IF_KEYS.join(', ')}`)
@@ -83,6 +83,8 @@ Examples:
   .action(async (bundle: string, options: PlanCommandOptions, command: Command) => {
     const shards = numShards(options);
     if (shards === null) return command.error("error: required option '--shards <n>' not specified");
+    if (options.shardGb !== undefined && options.strategy !== 'nsbp')
+      return command.error('error: --shard-gb needs --strategy nsbp: others balance what they place on a given number of shards');
     const scenario = await readScenario(bundle, shards, options);
     const { profile, planned } = scenario;
     const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);

@@ -39,7 +39,7 @@ interface PredictCommandOptions {
 export const predictCommand = new Command('predict')
   .description('score the requests of a file: JSONL (one request a line; - is stdin) or safetensors (one request)')
   .argument('<requests>', 'requests.jsonl, request.safetensors, or -')
-  .requiredOption('--bundle <dir>', 'directory of the model')
+  .requiredOption('--bundle <dir>', 'directory of the model, or, with --plan, what it was published to')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
   .addOption(
     new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')

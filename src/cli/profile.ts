@@ -15,9 +15,9 @@ interface ProfileOptions {
 }
 
 export const profileCommand = new Command('profile')
-  .description('sample requests of a JSONL file: what they ask of each table, for terabag plan')
+  .description('sample a file of requests: what they ask of each table, for terabag plan')
   .argument('<bundle>', 'directory of the model')
-  .argument('<requests>', 'requests.jsonl, as terabag predict takes it; - is stdin')
+  .argument('<requests>', 'requests.jsonl or requests.safetensors, as terabag predict takes them; - is stdin')
   .option('-o, --output <file>', 'the profile file to write')
   .option('--requests <n>', 'how many are sampled, from all over the file', positiveInteger, SAMPLED_REQUESTS)
   .option('--json', 'print JSON')

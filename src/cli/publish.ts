@@ -23,7 +23,8 @@ export const publishCommand = new Command('publish')
     'after',
     `
 Files of which a shard needs all are hard links (copies on another filesystem): replace the model's files, never change them in place.
-When it is stopped or killed, the same command goes on. Check the result with terabag verify OUT --source DIR.
+When it is stopped or killed, the same command goes on; while one writes to a shard's directory, another is refused there. Check
+the result with terabag verify OUT --source DIR.
 
 Examples:
   terabag publish plan.json ./published --bundle ./model

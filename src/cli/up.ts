@@ -63,8 +63,8 @@ Examples:
     try {
       if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
       const shards = cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`);
-      say({ shard: 'all', what: 'up', detail: shards.join('; ') });
-      if (!ended.signal.aborted) await once(ended.signal, 'abort');
+      say({ shard: 'all', what: 'up', detail: shards.join('; ') || 'the plan has no sparse shards, main holds all tables' });
+      if (shards.length > 0 && !ended.signal.aborted) await once(ended.signal, 'abort');
     } finally {
       await cluster.stop();
     }

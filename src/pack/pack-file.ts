@@ -3,7 +3,7 @@ import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
 import { DTYPES } from '../model/bundle.js';
 import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/row-format.js';
-import { readFully } from '../tables/blocks.js';
+import { readBlocks, readFully } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 
@@ -62,7 +62,7 @@ export async function packFile(
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
       const to = formats.get(name);
-      if (to === undefined) return { name, dtype: info.dtype, shape: info.shape, data: copyBlocks(file, source, info, signal, onBytes) };
+      if (to === undefined) return { name, dtype: info.dtype, shape: info.shape, data: blocksOf(file, source, info, signal, onBytes) };
       const from = packable(info);
       if (from === null) throw notPackable(source, name, info);
       const [rows = 0, dim = 0] = info.shape;
@@ -99,20 +99,17 @@ export function stopIf(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new TerabagError('aborted', 'packing was interrupted');
 }
 
-async function* copyBlocks(
+async function* blocksOf(
   file: FileHandle,
   source: string,
   { byteOffset, bytes }: TensorInfo,
   signal: AbortSignal | undefined,
   onBytes: (bytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
-  const block = new Uint8Array(Math.min(bytes, BLOCK_BYTES));
-  for (let at = 0; at < bytes; at += block.length) {
+  for await (const block of readBlocks(file, source, { from: byteOffset, bytes }, BLOCK_BYTES)) {
     stopIf(signal);
-    const piece = block.subarray(0, Math.min(block.length, bytes - at));
-    await readFully(file, source, byteOffset + at, piece);
-    onBytes(piece.length);
-    yield piece;
+    onBytes(block.bytes);
+    yield block.memory.subarray(0, block.bytes);
   }
 }
 

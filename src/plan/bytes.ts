@@ -1,10 +1,28 @@
 import { rowBytes } from '../model/row-format.js';
 import type { ModelSpec, TableSpec } from '../model/spec.js';
-import { partRows } from '../tables/rows.js';
+import { partRows, type RowPart } from '../tables/rows.js';
 import { MAIN_SHARD, type Plan } from './plan.js';
 import type { Profile } from './profile.js';
 
 export const tableBytes = (table: TableSpec): number => table.rows * rowBytes(table.format, table.dim);
+
+/** The tables, and parts of row-wise ones, that each shard of a plan holds; main after the last. */
+export function heldByShards(
+  plan: Plan,
+  spec: ModelSpec,
+): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
+  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  const held: ReturnType<typeof heldByShards> = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, []]));
+  for (const { table: name, parts } of plan.tables) {
+    const table = tables.get(name);
+    if (table === undefined) continue;
+    for (const [at, shard] of parts.entries()) {
+      const part = { part: at, parts: parts.length };
+      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * rowBytes(table.format, table.dim) });
+    }
+  }
+  return held;
+}
 
 /** What a shard holds, and what a request asks of it. */
 export interface ShardSummary {
@@ -22,28 +40,20 @@ export interface ShardSummary {
 
 /** What each shard of a plan holds, main after the last when it holds anything; a part of a row-wise table counts its own rows. */
 export function planSummary(plan: Plan, spec: ModelSpec, profile?: Profile): ShardSummary[] {
-  const loads = new Map(spec.tables.map((table, index) => [table.name, { table, lookups: profile?.tables[index]?.lookups ?? 0 }]));
-  const empty = { tables: 0, parts: 0, bytes: 0, rows: 0 };
-  const held = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, { ...empty }]));
-  for (const { table, parts } of plan.tables) {
-    const load = loads.get(table);
-    if (load === undefined) continue;
-    const { rows, dim, format } = load.table;
-    parts.forEach((name, part) => {
-      const sum = held.get(name);
-      if (sum === undefined) return;
-      const ownRows = partRows(rows, { part, parts: parts.length });
-      sum.tables++;
-      sum.parts += parts.length > 1 ? 1 : 0;
-      sum.bytes += ownRows * rowBytes(format, dim);
-      sum.rows += (load.lookups * ownRows) / rows;
-    });
-  }
-  const summary = (shard: string, endpoint: string): ShardSummary => {
-    const { rows, ...rest } = held.get(shard) ?? empty;
-    return { shard, endpoint, ...rest, rows: profile === undefined ? null : rows };
-  };
-  const shards = plan.shards.map(({ name, endpoints }) => summary(name, endpoints[0] ?? ''));
-  const main = summary(MAIN_SHARD, '');
-  return main.tables > 0 ? [...shards, main] : shards;
+  const lookups = new Map(spec.tables.map(({ name }, at) => [name, profile?.tables[at]?.lookups ?? 0]));
+  const endpoints = new Map(plan.shards.map(({ name, endpoints: [first = ''] }) => [name, first]));
+  return [...heldByShards(plan, spec)].flatMap(([shard, held]): ShardSummary[] => {
+    if (shard === MAIN_SHARD && held.length === 0) return [];
+    const sum = { bytes: 0, rows: 0 };
+    for (const { table, part, bytes } of held) {
+      sum.bytes += bytes;
+      sum.rows += ((lookups.get(table.name) ?? 0) * partRows(table.rows, part)) / table.rows;
+    }
+    return [
+      {
+        ...{ shard, endpoint: endpoints.get(shard) ?? '', tables: held.length, parts: held.filter(({ part }) => part.parts > 1).length },
+        ...{ bytes: sum.bytes, rows: profile === undefined ? null : sum.rows },
+      },
+    ];
+  });
 }

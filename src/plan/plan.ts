@@ -5,7 +5,18 @@ import { writeFileAtomic } from '../tables/atomic.js';
 import { readJsonFile } from './json-file.js';
 
 const name = z.string().min(1).max(256);
-const endpoint = z.string().regex(/^(tcp|ipc):\/\/.+/, 'has to be tcp://host:port or ipc://path');
+export const MAX_PORT = 65_535;
+
+/** tcp://host:port, of which the host may be an IPv6 address in brackets, or ipc://path. */
+export function isEndpoint(text: string): boolean {
+  if (/^ipc:\/\/./.test(text)) return true;
+  const [, port] = /^tcp:\/\/(?:\[[^\]\s]+\]|[^:\s]+):(\d{1,5})$/.exec(text) ?? [];
+  return port !== undefined && Number(port) >= 1 && Number(port) <= MAX_PORT;
+}
+const endpoint = z.string().refine(isEndpoint, 'has to be tcp://host:port or ipc://path');
+
+/** A shard's name is that of its directory too, when the plan is published, and stands in lists. */
+export const isShardName = (text: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(text);
 
 /** The part holder that is no sparse shard: every main shard holds such a table itself, whole, and asks nobody for it. */
 export const MAIN_SHARD = 'main';
@@ -18,7 +29,9 @@ export const planSchema = z.strictObject({
   /** None when main holds all tables (singular). */
   shards: z.array(
     z.strictObject({
-      name: name.refine((given) => given !== MAIN_SHARD, `no sparse shard may be called ${MAIN_SHARD}`),
+      name: name
+        .refine(isShardName, 'has to be at most 128 letters, digits, dots, dashes and underscores, the first a letter or a digit')
+        .refine((given) => given !== MAIN_SHARD, `no sparse shard may be called ${MAIN_SHARD}`),
       endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet'),
     }),
   ),

@@ -15,15 +15,30 @@ const HOT_ROWS = 0.01;
 /** Lookups, of all tables together, whose rows are counted for hotShare: some hundred MB at most. Requests beyond count in all else. */
 const COUNTED_LOOKUPS = 2 ** 22;
 
+/** What requests give of one bag layer. */
+interface LayerSums {
+  /** Position in the order of the model's bag layers. */
+  readonly at: number;
+  readonly layer: EmbeddingBagSpec;
+  /** Requests of other numbers of items that give one bag for all, or one per item. */
+  readonly given: { once: number; perItem: number };
+  /** Of the user; and in requests of one item, where it could be the item's too. */
+  readonly user: BagSums;
+  readonly eitherWay: BagSums;
+}
+
+interface BagSums {
+  bags: number;
+  lookups: number;
+}
+
 interface TableSums {
   readonly name: string;
-  /** Positions of the bag layers that read it, in the order of the model's. */
-  readonly bags: { readonly at: number; readonly layer: EmbeddingBagSpec }[];
+  /** Those that read it. */
+  readonly layers: LayerSums[];
   numBags: number;
   lookups: number;
   uniqueRows: number;
-  userBags: number;
-  userLookups: number;
   readonly rowCounts: Map<number, number>;
 }
 
@@ -35,14 +50,14 @@ export class ProfileBuilder {
 
   constructor(private readonly spec: ModelSpec) {
     const tables = new Map<string, TableSums>(
-      spec.tables.map(({ name }) => [
-        name,
-        { name, bags: [], numBags: 0, lookups: 0, uniqueRows: 0, userBags: 0, userLookups: 0, rowCounts: new Map() },
-      ]),
+      spec.tables.map(({ name }) => [name, { name, layers: [], numBags: 0, lookups: 0, uniqueRows: 0, rowCounts: new Map() }]),
     );
     let at = 0;
-    for (const layer of spec.nets.flatMap(({ layers }) => layers))
-      if (layer.type === 'embedding_bag') tables.get(layer.table)?.bags.push({ at: at++, layer });
+    for (const layer of spec.nets.flatMap(({ layers }) => layers)) {
+      if (layer.type !== 'embedding_bag') continue;
+      const none = (): BagSums => ({ bags: 0, lookups: 0 });
+      tables.get(layer.table)?.layers.push({ at: at++, layer, given: { once: 0, perItem: 0 }, user: none(), eitherWay: none() });
+    }
     this.#tables = [...tables.values()];
   }
 
@@ -51,15 +66,16 @@ export class ProfileBuilder {
     const counting = this.#countedLookups < COUNTED_LOOKUPS;
     for (const table of this.#tables) {
       const rows = new Set<number>();
-      for (const { at, layer } of table.bags) {
+      for (const { at, given, user, eitherWay } of table.layers) {
         const { numBags, input } = request.bags[at] as ProfiledRequest['bags'][number];
         const lookups = input.indices.length;
         table.numBags += numBags;
         table.lookups += lookups;
-        // With one item nothing tells a bag of the user from one of the item, but the spec.
-        if (numBags === 1 && (request.items !== 1 || layer.side === 'user')) {
-          table.userBags++;
-          table.userLookups += lookups;
+        if (request.items !== 1) given[numBags === 1 ? 'once' : 'perItem']++;
+        if (numBags === 1) {
+          const sums = request.items === 1 ? eitherWay : user;
+          sums.bags++;
+          sums.lookups += lookups;
         }
         for (let position = 0; position < lookups; position++) {
           const row = Number(input.indices[position]);
@@ -86,18 +102,26 @@ export class ProfileBuilder {
       requests,
       items: { mean: items.reduce((sum, count) => sum + count, 0) / requests, p50: quantile(0.5), p99: quantile(0.99) },
       tables: this.#tables.map(
-        ({ name, numBags, lookups, uniqueRows, userBags, userLookups, rowCounts }): TableProfile => ({
+        ({ name, numBags, lookups, uniqueRows, layers, rowCounts }): TableProfile => ({
           table: name,
           bags: numBags / requests,
           lookups: lookups / requests,
           uniqueRows: uniqueRows / requests,
           hotShare: hotShare([...rowCounts.values()]),
-          userBags: userBags / requests,
-          userLookups: userLookups / requests,
+          userBags: ofUser(layers, 'bags') / requests,
+          userLookups: ofUser(layers, 'lookups') / requests,
         }),
       ),
     };
   }
+}
+
+/** With one item nothing tells a bag of the user from one of the item, but the other requests, and where there are none, the spec. */
+function ofUser(layers: readonly LayerSums[], what: keyof BagSums): number {
+  return layers.reduce((sum, { layer, given: { once, perItem }, user, eitherWay }) => {
+    const isUser = once + perItem > 0 ? once > perItem : layer.side === 'user';
+    return sum + user[what] + (isUser ? eitherWay[what] : 0);
+  }, 0);
 }
 
 function hotShare(counts: number[]): number {

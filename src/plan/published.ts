@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import type { ModelSpec } from '../model/spec.js';
 import type { RowPart } from '../tables/rows.js';
-import type { Plan } from './plan.js';
+import { isShardName, type Plan } from './plan.js';
 
 /** Which parts of which tables a plan gives to a shard, or to main; at most one part a table. */
 export function placedParts(plan: Plan, shard: string): Map<string, RowPart> {
@@ -17,8 +17,7 @@ export function placedParts(plan: Plan, shard: string): Map<string, RowPart> {
 
 /** Where a shard's bundle lies in the directory that was published to. A name that is no plain directory name is refused. */
 export function shardDirectory(out: string, shard: string): string {
-  if (/[/\\\0]/.test(shard) || shard === '.' || shard === '..')
-    throw new TerabagError('bad_plan', `shard has a name that no directory can have: ${shard}`, { shard });
+  if (!isShardName(shard)) throw new TerabagError('bad_plan', `shard has a name that no directory can have: ${shard}`, { shard });
   return join(out, shard);
 }
 

@@ -2,7 +2,7 @@ import { TerabagError } from '../errors.js';
 import type { ModelSpec } from '../model/spec.js';
 import { balance } from './balance.js';
 import { groupByNet, packNets, spreadNets } from './net-packing.js';
-import { MAIN_SHARD, type Plan } from './plan.js';
+import { isEndpoint, MAIN_SHARD, MAX_PORT, type Plan } from './plan.js';
 import { checkProfile, type Profile } from './profile.js';
 import { byName, doesNotFit, type Placement, type TableLoad, tableLoads } from './table-load.js';
 
@@ -60,6 +60,10 @@ export function placedPlan(
   placement: Placement,
   { tables, shards, endpoints }: { readonly tables: readonly TableLoad[]; readonly shards: number; readonly endpoints?: readonly string[] },
 ): Plan {
+  if (endpoints === undefined && shards > MAX_PORT - FIRST_PORT + 1)
+    throw new TerabagError('invalid_argument', `so many shards have no default endpoints, give them theirs: ${shards}`, {
+      field: 'endpoints',
+    });
   const names = Array.from({ length: shards }, (_, shard) => `shard-${shard}`);
   return {
     terabagPlan: 1,
@@ -136,6 +140,11 @@ function checkOptions(strategy: Strategy, options: PlanOptions): void {
     throw new TerabagError('invalid_argument', `shards has to be an integer between 1 and ${MAX_SHARDS}: ${shards}`, { field: 'shards' });
   if (endpoints !== undefined && endpoints.length !== shards)
     throw new TerabagError('invalid_argument', `one endpoint per shard: ${endpoints.length} endpoints, ${shards} shards`, {
+      field: 'endpoints',
+    });
+  const strange = endpoints?.find((endpoint, at) => !isEndpoint(endpoint) || endpoints.indexOf(endpoint) !== at);
+  if (strange !== undefined)
+    throw new TerabagError('invalid_argument', `endpoints have to be tcp://host:port or ipc://path, and to differ: ${strange}`, {
       field: 'endpoints',
     });
   for (const field of ['memoryLimitBytes', 'localBytes', 'shardBytes'] as const) {

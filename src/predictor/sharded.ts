@@ -109,12 +109,12 @@ async function openOwnTables(bundle: Bundle, options: ConnectOptions): Promise<S
 /** Which of these bag layers, or parts of them, each shard of the plan pools; main after the last. */
 function assignments(plan: Plan, model: ResolvedModel, bags: readonly number[]): Assignment[][] {
   const placed = new Map(plan.tables.map(({ table, parts }) => [table, parts]));
-  return [...plan.shards.map(({ name }) => name), MAIN_SHARD].map((shard) =>
-    bags.flatMap((bag) => {
-      const parts = placed.get(model.bags[bag]?.tableName ?? '') ?? [];
-      return parts.flatMap((name, part) => (name === shard ? [{ bag, part, parts: parts.length }] : []));
-    }),
-  );
+  const byShard = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((shard) => [shard, [] as Assignment[]]));
+  for (const bag of bags) {
+    const parts = placed.get(model.bags[bag]?.tableName ?? '') ?? [];
+    parts.forEach((shard, part) => byShard.get(shard)?.push({ bag, part, parts: parts.length }));
+  }
+  return [...byShard.values()];
 }
 
 /** Bag layers that are asked for together, and the stage of the dense net that runs when they are there. */

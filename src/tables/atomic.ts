@@ -22,17 +22,14 @@ export class AtomicFile {
 
   static async create(path: string): Promise<AtomicFile> {
     const temporary = `${path}.${process.pid}.tmp`;
-    const file = await open(temporary, 'w').catch((error: NodeJS.ErrnoException) => {
-      throw new TerabagError('invalid_argument', `file cannot be written (${error.code}): ${path}`, { path }, { cause: error });
-    });
-    return new AtomicFile(path, temporary, file);
+    return new AtomicFile(path, temporary, await open(temporary, 'w').catch(cannotWrite(path)));
   }
 
   /** Flushes, renames, and flushes the directory. When it fails, discard. */
   async commit(): Promise<void> {
     await this.file.sync();
     await this.file.close();
-    await rename(this.#temporary, this.path);
+    await rename(this.#temporary, this.path).catch(cannotWrite(this.path));
     await syncDirectory(dirname(this.path));
   }
 
@@ -41,6 +38,14 @@ export class AtomicFile {
     await rm(this.#temporary, { force: true });
   }
 }
+
+/** What keeps the caller from a path of their choice is theirs to mend; a full disk is for the caller to tell. */
+const cannotWrite =
+  (path: string) =>
+  (error: NodeJS.ErrnoException): never => {
+    if (error.code === 'ENOSPC' || error.code === 'EDQUOT') throw error;
+    throw new TerabagError('invalid_argument', `file cannot be written (${error.code}): ${path}`, { path }, { cause: error });
+  };
 
 /** What was created, renamed or removed in a directory lasts from here on. */
 export async function syncDirectory(path: string): Promise<void> {

@@ -6,7 +6,7 @@ import { ProfileBuilder } from '../plan/profile-builder.js';
 import { rowAt } from '../predictor/partition.js';
 import { type CheckedRequest, checkRequest } from '../predictor/request.js';
 import { Scratch } from '../predictor/scratch.js';
-import { parseLine, readLines } from './request-file.js';
+import { parseLine, type ReadRequest, readLines, readRequests } from './request-file.js';
 import { SeededNumbers } from './synthetic-values.js';
 
 const SAMPLE_SEED = 1;
@@ -26,18 +26,18 @@ export interface SampledProfile {
 }
 
 /**
- * Samples requests of a JSONL file ("-" reads stdin) into a profile; each is as likely, and the same file gives the same sample. Holds the
- * text of the sampled lines, whatever the file's length. Fails when the model answers none of them, with what is wrong with the first.
+ * Samples requests of a file into a profile: JSONL ("-" is stdin) or safetensors; each is as likely, and the same file gives the same sample.
+ * Holds the sampled ones, of JSONL their text, whatever the file's length. Fails when the model answers none, with what is wrong with the first.
  */
 export async function profileRequests(bundle: Bundle, path: string, options: SampleOptions): Promise<SampledProfile> {
-  const { lines, fileRequests } = await sampleLines(path, options);
+  const { sampled, fileRequests } = await sample(path.endsWith('.safetensors') ? archived(path, options) : lines(path, options), options);
   const model = bundle.model as ResolvedModel;
   const builder = new ProfileBuilder(bundle.spec);
   const scratch = new Scratch();
   const errors: TerabagError[] = [];
-  for (const { line, text } of lines) {
+  for (const { line, read: readNow } of sampled) {
     try {
-      const read = parseLine(text, line);
+      const read = readNow();
       if ('error' in read) throw read.error;
       const checked = checkRequest(model, read.request, scratch);
       checkIds(model, checked);
@@ -49,30 +49,42 @@ export async function profileRequests(bundle: Bundle, path: string, options: Sam
     }
   }
   const [first = null] = errors;
-  if (first !== null && errors.length === lines.length) throw first;
-  if (lines.length === 0) throw new TerabagError('invalid_argument', `no requests to sample: ${path}`, { path });
+  if (first !== null && errors.length === sampled.length) throw first;
+  if (sampled.length === 0) throw new TerabagError('invalid_argument', `no requests to sample: ${path}`, { path });
   return { profile: builder.build(), fileRequests, bad: { count: errors.length, first } };
 }
 
-interface Line {
+/** A request of a file; what takes time to read is read when it is sampled. */
+interface FileRequest {
   readonly line: number;
-  readonly text: string;
+  readonly read: () => ReadRequest;
 }
 
-/** Reservoir sampling (Vitter's algorithm R) of the lines that are not empty. */
-async function sampleLines(path: string, { requests, onProgress }: SampleOptions): Promise<{ lines: Line[]; fileRequests: number }> {
+async function* lines(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
+  for await (const { line, text } of readLines(path, onProgress)) yield { line, read: () => parseLine(text, line) };
+}
+
+async function* archived(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
+  for await (const read of readRequests(path, onProgress)) yield { line: read.line, read: () => read };
+}
+
+/** Reservoir sampling (Vitter's algorithm R). */
+async function sample(
+  all: AsyncIterable<FileRequest>,
+  { requests }: SampleOptions,
+): Promise<{ sampled: FileRequest[]; fileRequests: number }> {
   const numbers = new SeededNumbers(SAMPLE_SEED);
-  const lines: Line[] = [];
+  const sampled: FileRequest[] = [];
   let fileRequests = 0;
-  for await (const line of readLines(path, onProgress)) {
+  for await (const request of all) {
     fileRequests++;
-    if (lines.length < requests) lines.push(line);
+    if (sampled.length < requests) sampled.push(request);
     else {
       const place = Math.floor(numbers.uniform() * fileRequests);
-      if (place < requests) lines[place] = line;
+      if (place < requests) sampled[place] = request;
     }
   }
-  return { lines, fileRequests };
+  return { sampled, fileRequests };
 }
 
 function checkIds(model: ResolvedModel, { bags }: CheckedRequest): void {

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openLocal, STRATEGIES } from '../../src/index.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
 import { demoShape, shapeBytes, tablesOf } from '../../src/workload/model-shape.js';
+import { writeRequests } from '../../src/workload/request-file.js';
 import { RequestGenerator } from '../../src/workload/request-generator.js';
 import { requestShape } from '../../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
@@ -163,6 +164,37 @@ test('plan takes every strategy, and writes the profile that it used beside the 
     'tcp://a:1',
     'tcp://b:1',
   ]);
+});
+
+test('profile and plan sample safetensors of many requests as they do JSONL', async () => {
+  await writeRequests(join(dir, 'archive.safetensors'), requests);
+  const profiles = ['requests.jsonl', 'archive.safetensors'].map((file) => terabag(['profile', bundle, file, '--requests', '7', '--json']));
+  expect(profiles[1]!.stdout).toBe(profiles[0]!.stdout);
+  expect(JSON.parse(profiles[1]!.stdout)).toMatchObject({ source: 'requests', requests: 7 });
+  const planned = terabag(['plan', bundle, '--shards', '2', '--requests', 'archive.safetensors', '-o', 'archive.json', '--json']);
+  expect(JSON.parse(planned.stdout)).toMatchObject({ profile: { source: 'requests', requests: 40 } });
+});
+
+test('plan refuses options that say nothing or cannot be, and outputs that cannot be written', () => {
+  const refused = (status: number, message: RegExp, ...options: string[]): void => {
+    const plan = terabag(['plan', bundle, '--shards', '2', '-o', 'refused.json', ...options]);
+    expect(plan).toMatchObject({ status, stdout: '', stderr: expect.stringMatching(message) });
+    expect(existsSync(join(dir, 'refused.json'))).toBe(false);
+  };
+  refused(2, /--shard-gb needs --strategy nsbp/, '--shard-gb', '1');
+  refused(1, /and to differ: tcp:\/\/a:1 \(invalid_argument\)\n$/, '--endpoints', 'tcp://a:1,tcp://a:1');
+  refused(1, /have to be tcp:\/\/host:port.*: http:\/\/a \(invalid_argument\)\n$/, '--endpoints', 'http://a,tcp://a:1');
+  refused(1, /file cannot be written \(ENOENT\): none\/plan\.json \(invalid_argument\)\n$/, '-o', 'none/plan.json');
+});
+
+test('up of a plan without sparse shards says so, and ends', () => {
+  expect(terabag(['plan', bundle, '--strategy', 'singular', '-o', 'singular.json']).status).toBe(0);
+  const { status, stdout } = terabag(['up', 'singular.json', '--bundle', bundle, '--free-ports', 'live-singular.json']);
+  expect([status, stdout]).toEqual([0, expect.stringMatching(/no sparse shards, main holds all tables\nall: stopped\n$/)]);
+  const [local, main] = [[], ['--plan', 'live-singular.json']].map((more) =>
+    terabag(['predict', 'requests.jsonl', '--bundle', bundle, ...more]),
+  );
+  expect([main!.status, main!.stdout]).toEqual([0, local!.stdout]);
 });
 
 test('plan without requests says that none were sampled, and refuses the profile of another model', () => {

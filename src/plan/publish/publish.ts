@@ -1,4 +1,4 @@
-import { mkdir, statfs } from 'node:fs/promises';
+import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../errors.js';
 import { checkContent, checkLength, openBundle } from '../../model/bundle.js';
@@ -7,7 +7,8 @@ import { readSafetensorsHeader, type SafetensorsHeader } from '../../tables/safe
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
 import { linkOrCopy } from './copy-file.js';
-import { layoutShard, type PublishedFile } from './layout.js';
+import { DirectoryLock } from './directory-lock.js';
+import { layoutShard, type PublishedFile, type ShardLayout } from './layout.js';
 import { ShardDirectory } from './shard-directory.js';
 import { splitFile, stopIf } from './split-file.js';
 
@@ -71,19 +72,40 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
   const names = selectShards(plan, options.shards);
   const headers = new Map<string, SafetensorsHeader>();
   for (const { file } of spec.tables) if (!headers.has(file)) headers.set(file, await readSafetensorsHeader(join(bundleDir, file)));
+  const layouts = names.map((name) => layoutShard(plan, name, spec, headers));
+  const readDirectory = ({ shard, parts }: ShardLayout): Promise<ShardDirectory> =>
+    ShardDirectory.read(shardDirectory(outDir, shard), { source: hash, shard, parts: [...parts] });
+  // Nothing is written before all directories are known to be free.
+  await refuseBundle(outDir);
+  for (const layout of layouts) await readDirectory(layout);
+  const locks: DirectoryLock[] = [];
   const shards: Publishing[] = [];
-  for (const name of names) {
-    const { shard, parts, files } = layoutShard(plan, name, spec, headers);
-    // Nothing is written before all directories are known to be free.
-    const directory = await ShardDirectory.read(shardDirectory(outDir, shard), { source: hash, shard, parts: [...parts] });
-    const counts = { written: 0, linked: 0, copied: 0, kept: 0 };
-    shards.push({ shard, directory, tables: parts.length, files, whole: new Map(), counts });
+  try {
+    for (const layout of layouts) {
+      const { shard, parts, files } = layout;
+      locks.push(await DirectoryLock.take(shardDirectory(outDir, shard)));
+      // Once more: another process may have ended just before.
+      const directory = await readDirectory(layout);
+      const counts = { written: 0, linked: 0, copied: 0, kept: 0 };
+      shards.push({ shard, directory, tables: parts.length, files, whole: new Map(), counts });
+    }
+    await new Publication(bundleDir, spec, headers, shards, options).run(outDir);
+  } catch (error) {
+    throw outputError(error, outDir);
+  } finally {
+    for (const lock of locks) await lock.release();
   }
-  await new Publication(bundleDir, spec, headers, shards, options).run(outDir);
   return shards.map(({ shard, directory, tables, files, counts }) => {
     const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
     return { shard, dir: directory.dir, tables, bytes, ...counts };
   });
+}
+
+/** What was published to a bundle's own directory could not be told from the bundle: its model.json is there. */
+async function refuseBundle(outDir: string): Promise<void> {
+  const entries = await readdir(outDir).catch((): string[] => []);
+  if (entries.includes('model.json'))
+    throw new TerabagError('invalid_argument', `output is itself a bundle: ${outDir}; publish to another directory`, { path: outDir });
 }
 
 function selectShards(plan: Plan, wanted: readonly string[] | undefined): string[] {
@@ -115,17 +137,12 @@ class Publication {
 
   async run(outDir: string): Promise<void> {
     const all = this.shards.flatMap((shard) => shard.files.map((file) => ({ shard, file })));
-    try {
-      await mkdir(outDir, { recursive: true });
-      await this.#atOnce(all, (target) => this.#keep(target));
-      const left = all.filter(({ shard, file }) => !shard.whole.has(file.file));
-      await refuseTooLarge(left, outDir);
-      for (const { directory, files } of this.shards) await directory.begin(files.map(({ file }) => file));
-      await this.#atOnce(passes(left), (pass) => this.#publishPass(pass));
-      for (const { directory, whole } of this.shards) await directory.finish(this.spec, Object.fromEntries([...whole].sort()));
-    } catch (error) {
-      throw outputError(error, outDir);
-    }
+    await this.#atOnce(all, (target) => this.#keep(target));
+    const left = all.filter(({ shard, file }) => !shard.whole.has(file.file));
+    await refuseTooLarge(left, outDir);
+    for (const { directory, files } of this.shards) await directory.begin(files.map(({ file }) => file));
+    await this.#atOnce(passes(left), (pass) => this.#publishPass(pass));
+    for (const { directory, whole } of this.shards) await directory.finish(this.spec, Object.fromEntries([...whole].sort()));
   }
 
   /** Runs jobs a few at a time; the first that fails stops the others. */

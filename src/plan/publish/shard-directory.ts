@@ -5,6 +5,7 @@ import { readModelSpec, writeModelJson } from '../../model/bundle.js';
 import { type FileSpec, fileSchema, type ModelSpec, type PublishedSpec, publishedSchema } from '../../model/spec.js';
 import { finalName, writeFileAtomic } from '../../tables/atomic.js';
 import { partsDifference } from '../published.js';
+import { LOCK_FILE } from './directory-lock.js';
 
 /** While a bundle is not whole: what it will be on the first line, then a line per file that is. model.json takes its place. */
 export const JOURNAL_FILE = 'publishing.jsonl';
@@ -41,12 +42,14 @@ export class ShardDirectory {
       : entries.includes(JOURNAL_FILE)
         ? await readJournal(join(dir, JOURNAL_FILE))
         : null;
+    // Another publish ended in between: its bundle is whole now.
+    if (found === 'gone') return ShardDirectory.read(dir, head);
     if (found !== null) {
       refuseOther(dir, head, found.head);
       return new ShardDirectory(dir, head, found.files, true);
     }
-    const strange = entries.find((entry) => finalName(entry) !== JOURNAL_FILE);
-    if (strange !== undefined) throw used(dir, `${entries.length} files that were not published, first ${strange}`);
+    const strange = entries.filter((entry) => entry !== LOCK_FILE && finalName(entry) !== JOURNAL_FILE);
+    if (strange.length > 0) throw used(dir, `${strange.length} files that were not published, first ${strange[0]}`);
     return new ShardDirectory(dir, head, new Map(), false);
   }
 
@@ -88,8 +91,13 @@ async function readManifest(dir: string): Promise<Found> {
   return { head: published, files: new Map(Object.entries(published.files)) };
 }
 
-async function readJournal(path: string): Promise<Found> {
-  const [first = '', ...lines] = (await readFile(path, 'utf8')).split('\n');
+async function readJournal(path: string): Promise<Found | 'gone'> {
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (text === null) return 'gone';
+  const [first = '', ...lines] = text.split('\n');
   const head = headSchema.safeParse(parse(first));
   if (!head.success) throw used(dirname(path), `${JOURNAL_FILE} cannot be understood`);
   const noted = fileSchema.extend({ file: publishedSchema.shape.parts.element.shape.file });

@@ -49,13 +49,15 @@ export async function verifyPublished(dir: string, sourceDir: string, onProgress
       problems.add(TerabagError.from(error).message);
     }
   }
-  if (dirs[0] !== dir) for (const problem of missingParts(compared, source, dir)) problems.add(problem);
+  // Bundles of another model have other tables.
+  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash))
+    for (const problem of missingParts(compared, source, dir)) problems.add(problem);
   return [...problems];
 }
 
 function missingParts(bundles: readonly Bundle[], { spec }: Bundle, dir: string): string[] {
-  return spec.tables.flatMap(({ name }) => {
-    const held = bundles.flatMap(({ tables }) => tables.filter((table) => table?.spec.name === name) as OpenTable[]);
+  return spec.tables.flatMap(({ name }, at) => {
+    const held = bundles.flatMap(({ tables }) => tables[at] ?? []);
     const parts = held[0]?.parts ?? 1;
     const missing = Array.from({ length: parts }, (_, part) => part).filter(
       (part) => held.filter((table) => table.part === part && table.parts === parts).length !== 1,

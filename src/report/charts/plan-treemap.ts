@@ -4,7 +4,7 @@ export interface ShardLoad {
   readonly shard: string;
   readonly tables: readonly { readonly table: string; readonly bytes: number }[];
   /** What a wide map says of the shard beside its name. */
-  readonly detail: string;
+  readonly detail?: string;
 }
 
 /** Fills on which white text reads, on light pages and dark ones alike; literal, so that the picture stands alone too. */
@@ -36,7 +36,7 @@ export const planTreemap =
             ],
             data: loads.map(({ shard, detail, tables }) => ({
               // A phone has room for names alone.
-              name: width < NARROW ? shard : `${shard}: ${detail}`,
+              name: width < NARROW || detail === undefined ? shard : `${shard}: ${detail}`,
               children: tables.map(({ table, bytes }) => ({ name: table, value: bytes })),
             })),
           },

@@ -46,11 +46,22 @@ test('a plan file reads back, and a broken one names where it is broken', async 
   const path = join(dir, 'plan.json');
   await writePlan(path, plan);
   expect(await readPlan(path)).toEqual(plan);
+  const named = ['shard-0', 'a', '9.x_Y', 's'.repeat(128)].map((name, at) => ({ name, endpoints: [`tcp://[::${at + 1}]:65535`] }));
+  const odd = { ...plan, shards: [...named, { name: 'b', endpoints: ['ipc:///run/b'] }] };
+  await writePlan(path, odd);
+  expect(await readPlan(path)).toEqual(odd);
   const broken: [unknown, RegExp][] = [
     [{ ...plan, shards: {} }, /plan: shards/],
     [{ ...plan, shards: [{ name: 'main', endpoints: ['tcp://x:1'] }] }, /no sparse shard may be called main/],
     [{ ...plan, shards: [{ name: 's', endpoints: ['http://x'] }] }, /plan: shards\.0\.endpoints\.0: has to be tcp/],
     [{ ...plan, shards: [{ name: 's', endpoints: ['tcp://x:1', 'tcp://y:1'] }] }, /exactly one endpoint/],
+    ...['tcp://x', 'tcp://x:', 'tcp://:1', 'tcp://x:0', 'tcp://x:65536', 'tcp://x:1:2', 'tcp://x:*', 'ipc://', 'x:1', ''].map(
+      (endpoint): [unknown, RegExp] => [{ ...plan, shards: [{ name: 's', endpoints: [endpoint] }] }, /endpoints\.0: has to be tcp/],
+    ),
+    ...['', '..', '.s', 'a/b', 'a\\b', 'a b', 'a,b', '-s', 'ü', 's\n', 's\0', 's'.repeat(129)].map((name): [unknown, RegExp] => [
+      { ...plan, shards: [{ name, endpoints: ['tcp://x:1'] }] },
+      /plan: shards\.0\.name/,
+    ]),
     [{ ...plan, tables: [{ table: 'a', parts: [] }] }, /plan: tables\.0\.parts/],
     [{ ...plan, model: { ...plan.model, hash: 'x' } }, /plan: model\.hash/],
     [{ ...plan, more: 1 }, /plan: root/],

@@ -31,6 +31,7 @@ test('without requests, the figures of the spec count, and are said to', () => {
     userBags: 1,
     userLookups: 12.5,
     uniqueRows: 12.5 + 3 * items,
+    hotShare: 0.01,
   });
   expect(own).toMatchObject({ bags: items, lookups: items, userBags: 0, userLookups: 0, uniqueRows: 20 });
   expect(idle).toMatchObject({ bags: 0, lookups: 0, uniqueRows: 0, hotShare: 0 });
@@ -78,8 +79,11 @@ test('a profile has the means of its requests', () => {
       const mean = (of: (request: ProfiledRequest) => number): number =>
         sample.reduce((total, request) => total + of(request), 0) / sample.length;
       const ids = (request: ProfiledRequest, at: number): number[] => Array.from(request.bags[at]!.input.indices, Number);
+      // One bag of one item is what most other requests have of the layer; where there are none, what the spec says: a is the user's.
+      const told = sample.filter(({ items }) => items !== 1);
+      const once = (at: number): number => told.filter((request) => request.bags[at]!.numBags === 1).length;
       const ofUser = (request: ProfiledRequest, at: number): boolean =>
-        request.bags[at]!.numBags === 1 && (request.items === 1 ? at === 0 : true);
+        request.bags[at]!.numBags === 1 && (request.items !== 1 || (told.length > 0 ? 2 * once(at) > told.length : at === 0));
       const ascending = sample.map(({ items }) => items).toSorted((x, y) => x - y);
       expect(profile).toMatchObject({ source: 'requests', requests: sample.length });
       expect(profile.items.mean).toBeCloseTo(mean(({ items }) => items));
@@ -108,6 +112,35 @@ test('a profile has the means of its requests', () => {
     }),
     { numRuns: 300 },
   );
+});
+
+test('whose a bag is in a request of one item, the others tell before the spec', () => {
+  const given = (items: number, numBags: readonly number[]): ProfiledRequest => ({
+    items,
+    bags: numBags.map((count) => ({ numBags: count, input: { indices: [1, 2] } })),
+  });
+  const userBags = (...sample: ProfiledRequest[]): number[] => {
+    const builder = new ProfileBuilder(spec);
+    for (const request of sample) builder.add(request);
+    return builder.build().tables.map((of) => of.userBags * sample.length);
+  };
+  // The spec says that a is the user's, and nothing of b and c; a and c read the first table.
+  expect(userBags(given(1, [1, 1, 1]))).toEqual([1, 0, 0]);
+  expect(userBags(given(1, [1, 1, 1]), given(3, [3, 1, 1]))).toEqual([2, 2, 0]);
+  expect(userBags(given(1, [1, 1, 1]), given(3, [1, 3, 1]), given(4, [4, 4, 4]), given(4, [4, 4, 4]))).toEqual([2, 0, 0]);
+});
+
+test('rows are counted for the hot share of the first 2^22 lookups alone; all else counts all requests', () => {
+  const builder = new ProfileBuilder(spec);
+  const given = (row: number, ids: number): ProfiledRequest['bags'][number] => ({
+    numBags: 1,
+    input: { indices: new Int32Array(ids).fill(row) },
+  });
+  const none = given(0, 0);
+  builder.add({ items: 1, bags: [given(1, 2 ** 22), none, none] });
+  for (let row = 2; row < 4; row++) builder.add({ items: 1, bags: [given(row, 2 ** 20), none, none] });
+  // Of row 1 alone; with the others its share would be 2/3.
+  expect(builder.build().tables[0]).toMatchObject({ lookups: 2 ** 21, uniqueRows: 1, hotShare: 1 });
 });
 
 test('a profile of no request is refused', () => {

@@ -1,12 +1,15 @@
-import { existsSync, statSync } from 'node:fs';
+import { existsSync, statfsSync, statSync } from 'node:fs';
 import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../src/model/bundle.js';
+import { modelHash } from '../../../src/model/hash.js';
 import { rowBytes } from '../../../src/model/row-format.js';
+import { DirectoryLock } from '../../../src/plan/publish/directory-lock.js';
 import { publish } from '../../../src/plan/publish/publish.js';
+import { ShardDirectory } from '../../../src/plan/publish/shard-directory.js';
 import { verifyPublished } from '../../../src/plan/publish/verify-published.js';
 import { naivePart, planOf, type RawModel, tensorBytes, writeRawModel } from '../../reference/published-model.js';
 
@@ -65,8 +68,10 @@ test('random models and plans: every part is, row by row, what a plain loop take
             const { bytes, byteOffset, metadata } = await tensorBytes(join(out, shard, held.file), held.tensor);
             expect(bytes).toEqual(naivePart(raw.bytes.get(`${file} ${tensor}`)!, rowBytes(format, dim), part, placed[at]!.length));
             if ((await inode(out, shard, held.file)) !== (await inode(raw.dir, file))) {
-              const [first] = (await openBundle(join(out, shard), { dense: false })).tables.filter((table) => table?.file === held.file);
-              expect(Math.min(byteOffset, first!.byteOffset) % 4096).toBe(0);
+              const { tables: opened } = await openBundle(join(out, shard), { dense: false });
+              const starts = opened.flatMap((table) => (table?.file === held.file ? table.byteOffset : []));
+              expect(starts).toContain(byteOffset);
+              expect(Math.min(...starts) % 4096).toBe(0);
             }
             expect(metadata['maker']).toBe('test');
           }
@@ -127,6 +132,49 @@ test.skipIf(!otherFilesystem)('on another filesystem files are copied, and a dam
   }
 });
 
+test('a table of more parts than one pass writes is whole, and what of a begun one is left is written', async () => {
+  const shards = Array.from({ length: 37 }, (_, at) => `s${at}`);
+  const parts = [['s0'], ['s1'], ['s2'], shards];
+  const wide = planOf(model, shards, parts);
+  await publish(wide, model.dir, out);
+  expect(await verifyPublished(out, model.dir)).toEqual([]);
+  await rm(join(out, 's15'), { recursive: true });
+  const counts = await publish(wide, model.dir, out);
+  expect(counts.filter(({ written }) => written > 0).map(({ shard }) => shard)).toEqual(['s15']);
+  expect(await verifyPublished(out, model.dir)).toEqual([]);
+});
+
+test('a table of several blocks whose rows are no multiple of the parts is dealt as a plain loop deals it', async () => {
+  // Blocks of 4 MiB have 32768 rows of 128 bytes, which leaves two over three parts.
+  const table = { name: 'long', rows: 70_001, dim: 32, format: 'fp32', file: 'long.safetensors', tensor: 'w' } as const;
+  const raw = await writeRawModel([table]);
+  await publish(planOf(raw, SHARDS, [['b', 'c', 'a']]), raw.dir, out);
+  const source = Buffer.from(raw.bytes.get('long.safetensors w')!);
+  for (const [part, shard] of ['b', 'c', 'a'].entries()) {
+    const rows = Array.from({ length: table.rows }, (_, row) => row).filter((row) => row % 3 === part);
+    const { bytes } = await tensorBytes(join(out, shard, `long.part-${part}-of-3.safetensors`), 'w');
+    expect(Buffer.from(bytes).equals(Buffer.concat(rows.map((row) => source.subarray(row * 128, (row + 1) * 128))))).toBe(true);
+  }
+  expect(await verifyPublished(out, raw.dir)).toEqual([]);
+  await rm(raw.dir, { recursive: true });
+});
+
+test('tables that share a tensor are each split their own way', async () => {
+  const shared = { rows: 3000, dim: 8, format: 'fp32', file: 'shared.safetensors', tensor: 'w' } as const;
+  const raw = await writeRawModel(['x', 'y', 'z'].map((name) => ({ ...shared, name })));
+  await publish(
+    planOf(raw, SHARDS, [
+      ['a', 'b'],
+      ['b', 'c', 'a'],
+      ['c', 'b'],
+    ]),
+    raw.dir,
+    out,
+  );
+  expect(await verifyPublished(out, raw.dir)).toEqual([]);
+  await rm(raw.dir, { recursive: true });
+});
+
 test('what is whole is kept; what was damaged, truncated or lost is written again', async () => {
   await publish(plan(), model.dir, out);
   const [kept] = await publish(plan(), model.dir, out, { shards: ['a'] });
@@ -168,12 +216,26 @@ test('a begun directory is gone on with: noted files are kept, a torn note and h
   );
 });
 
+test('a note behind a torn one counts', async () => {
+  await publish(plan(), model.dir, out, { shards: ['a'] });
+  const { files, ...head } = (await readModelSpec(join(out, 'a'))).published!;
+  const begun = join(dir, 'begun');
+  await mkdir(begun);
+  await writeFile(join(begun, 'publishing.jsonl'), `${JSON.stringify(head)}\n\n{"file":"tables/al`);
+  const [[name, whole]] = Object.entries(files) as [[string, (typeof files)[string]]];
+  await (await ShardDirectory.read(begun, head)).note(name, whole!);
+  expect([...(await ShardDirectory.read(begun, head)).known]).toEqual([[name, whole]]);
+});
+
 test('a directory of another model, shard or plan, or with other files, is refused before anything is written', async () => {
   const refused = (given: ReturnType<typeof plan>, source: string, message: RegExp) =>
     expect(publish(given, source, out)).rejects.toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(message) });
   await publish(plan(), model.dir, out);
   const other = await writeRawModel(TABLES, 2);
   await refused(planOf(other, SHARDS, PARTS), other.dir, /of another model, [0-9a-f]{12}, this is/);
+  expect(await verifyPublished(out, other.dir)).toEqual(
+    SHARDS.concat('main').map((shard) => expect.stringMatching(`of shard ${shard} was made of another model`)),
+  );
   await rm(other.dir, { recursive: true });
   await refused(
     plan([['b'], ['a'], ['b'], ['c', 'a', 'b']]),
@@ -198,7 +260,10 @@ test('a directory of another model, shard or plan, or with other files, is refus
   await publish(plan(), model.dir, out);
   await expect(publish(plan(), join(out, 'a'), join(dir, 'twice'))).rejects.toThrow(/only a whole bundle can be published.*shard a/);
   await expect(publish(plan(), model.dir, join(dir, 'nope'), { shards: ['a', 'z'] })).rejects.toMatchObject({ code: 'bad_plan' });
-  for (const name of ['..', 'x/y']) {
+  // Where the model itself lies, what is published could not be found.
+  await expect(publish(plan(), model.dir, model.dir)).rejects.toThrow(/output is itself a bundle/);
+  await expect(publish(plan(), model.dir, join(out, 'a'))).rejects.toThrow(/output is itself a bundle/);
+  for (const name of ['..', 'x/y', '', 'a b', '-a', 'line\n', 'x'.repeat(129)]) {
     const strange = planOf(model, [name, 'b', 'c'], [['b'], [name], ['b'], ['b']]);
     await expect(publish(strange, model.dir, join(dir, 'nope'))).rejects.toThrow(/no directory can have/);
   }
@@ -253,6 +318,16 @@ test('verify against the source says the first row that differs, files that were
     expect.stringMatching(/do not hold a table once: second, nowhere/),
     expect.stringMatching(/table once: split, part 1 of 3, part 0 of 3/),
   ]);
+  const dense = join(out, 'main/dense.safetensors');
+  const weights = await readFile(dense);
+  weights[weights.length - 1]! ^= 1;
+  // A copy: the file is a link of the source's.
+  await rm(dense);
+  await writeFile(dense, weights);
+  expect(await verifyPublished(join(out, 'main'), model.dir)).toEqual([
+    expect.stringMatching(/damaged.*main\/dense/),
+    expect.stringMatching(new RegExp(`dense weights differ from the source: byte ${weights.length - 1}: `)),
+  ]);
   // Of the same length, with rows of one part in the place of another's.
   const even = plan([['a'], ['a'], ['b'], ['a', 'b']]);
   const evenOut = join(dir, 'even');
@@ -265,10 +340,83 @@ test('verify against the source says the first row that differs, files that were
   ]);
 });
 
+test('of several calls at once into one directory one is refused where another writes, and does it no harm', async () => {
+  const lock = await DirectoryLock.take(join(out, 'b'));
+  await expect(publish(plan(), model.dir, out)).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringMatching(/another publish is writing to the directory: .*out\/b, process \d+/),
+  });
+  await lock.release();
+  expect(await readdir(out, { recursive: true })).toEqual([]);
+  const calls = [undefined, undefined, ['b']].map((shards) => publish(plan(), model.dir, out, { ...(shards && { shards }) }));
+  const ended = await Promise.allSettled(calls);
+  expect(ended.some(({ status }) => status === 'fulfilled')).toBe(true);
+  for (const result of ended)
+    if (result.status === 'rejected') expect(result.reason).toMatchObject({ message: expect.stringMatching(/another publish is writing/) });
+  await publish(plan(), model.dir, out);
+  expect(await verifyPublished(out, model.dir)).toEqual([]);
+  expect((await readdir(out, { recursive: true })).filter((name) => /lock|tmp|publishing/.test(name))).toEqual([]);
+});
+
+test('calls at once for different shards of one directory go side by side', async () => {
+  await Promise.all(['a', 'b', 'c', 'main'].map((shard) => publish(plan(), model.dir, out, { shards: [shard] })));
+  expect(await verifyPublished(out, model.dir)).toEqual([]);
+});
+
+test('a call that is refused or stopped leaves no lock', async () => {
+  await mkdir(join(out, 'c'), { recursive: true });
+  await writeFile(join(out, 'c/notes.txt'), 'mine');
+  await expect(publish(plan(), model.dir, out)).rejects.toThrow(/notes\.txt/);
+  expect(await readdir(out, { recursive: true })).toEqual(['c', 'c/notes.txt']);
+  await rm(out, { recursive: true });
+  await expect(publish(plan(), model.dir, out, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'aborted' });
+  expect(await readdir(out, { recursive: true })).toEqual([]);
+});
+
+/** A table with twice the bytes that the disk has room for: a file that is one hole. */
+async function writeHugeModel(room: number): Promise<Pick<RawModel, 'dir' | 'spec' | 'hash'>> {
+  const { dir: bundle, spec } = await writeRawModel([
+    { name: 'huge', rows: 2, dim: 1024, format: 'fp32', file: 'huge.safetensors', tensor: 'w' },
+  ]);
+  const rows = 2 * Math.ceil(room / 4096);
+  const json = Buffer.from(JSON.stringify({ w: { dtype: 'F32', shape: [rows, 1024], data_offsets: [0, rows * 4096] } }));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(json.length));
+  const path = join(bundle, 'huge.safetensors');
+  await writeFile(path, Buffer.concat([length, json]));
+  const bytes = 8 + json.length + rows * 4096;
+  await truncate(path, bytes);
+  const tables = spec.tables.map((table) => ({ ...table, rows }));
+  const huge = { ...spec, tables, files: { ...spec.files, 'huge.safetensors': { bytes, crc32: ['00000000'] } } };
+  await writeModelJson(bundle, huge);
+  return { dir: bundle, spec: huge, hash: modelHash(huge) };
+}
+
+const { bavail, bsize } = statfsSync(tmpdir());
+const room = bavail * bsize;
+test.skipIf(room > 2 ** 41)('what the disk has no room for is refused before anything is written; links need none', async () => {
+  const huge = await writeHugeModel(room);
+  try {
+    const split = publish(planOf(huge, SHARDS, [['a', 'b']]), huge.dir, out, { verify: 'size' });
+    await expect(split).rejects.toMatchObject({
+      code: 'does_not_fit',
+      message: expect.stringMatching(/need \d+ bytes, the disk has \d+$/),
+    });
+    expect(await readdir(out)).toEqual([]);
+    const [whole] = await publish(planOf(huge, SHARDS, [['a']]), huge.dir, out, { verify: 'size' });
+    expect(whole).toMatchObject({ shard: 'a', linked: 1, bytes: huge.spec.files['huge.safetensors']!.bytes });
+  } finally {
+    await rm(huge.dir, { recursive: true });
+  }
+});
+
 test('progress ends at the total, and an aborted call goes on later', async () => {
   const seen: number[][] = [];
   await publish(plan(), model.dir, out, { onProgress: (...at) => seen.push(at) });
   expect(seen.at(-1)![0]).toBe(seen.at(-1)![1]);
+  const again: number[][] = [];
+  await publish(plan(), model.dir, out, { onProgress: (...at) => again.push(at) });
+  expect(again.at(-1)).toEqual(seen.at(-1));
   await rm(out, { recursive: true });
   const stop = new AbortController();
   const stopped = publish(plan(), model.dir, out, { signal: stop.signal, onProgress: () => stop.abort() });

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { chartLoads } from '../../../src/cli/plan-map.js';
 import { TerabagError } from '../../../src/errors.js';
 import { modelHash } from '../../../src/model/hash.js';
 import { rowBytes } from '../../../src/model/row-format.js';
@@ -305,6 +306,8 @@ test('main keeps the tables with the most lookups per byte that fit its budget, 
     // Hot (5 per row) comes before large (0.9), small (0.5) and tiny (0.1).
     expect(kept(strategy, 100)).toEqual(['hot']);
     expect(kept(strategy, 119)).toEqual(['small', 'hot', 'tiny']);
+    // Large is looked up most, and would leave no room for them.
+    expect(kept(strategy, 1000)).toEqual(['small', 'hot', 'tiny']);
     expect(kept(strategy, 2000)).toEqual(['small', 'hot', 'large', 'tiny']);
   }
   expect(kept('singular', 0)).toEqual(['cold', 'small', 'hot', 'large', 'tiny']);
@@ -315,6 +318,17 @@ test('options that make no plan are refused', () => {
   for (const shards of [0, -1, 1.5, Number.NaN, 1e9])
     expect(() => planBySpec('capacity-balanced', spec, { shards })).toThrow(/shards has to be/);
   expect(() => planBySpec('nsbp', spec, { shards: 2, endpoints: ['tcp://a:1'] })).toThrow(/1 endpoints, 2 shards/);
+  for (const [given, told] of [
+    [['tcp://a:1', 'tcp://a:1'], 'tcp://a:1'],
+    [['tcp://a:1', ''], ''],
+    [['http://a:1', 'tcp://b:1'], 'http://a:1'],
+  ] as const)
+    expect(() => planBySpec('nsbp', spec, { shards: 2, endpoints: given })).toThrow(new RegExp(`and to differ: ${told}$`));
+  // Ports end at 65535.
+  expect(planBySpec('capacity-balanced', spec, { shards: 65_535 - 7400 + 1 }).shards.at(-1)?.endpoints).toEqual(['tcp://127.0.0.1:65535']);
+  expect(() => planBySpec('capacity-balanced', spec, { shards: 65_535 - 7400 + 2 })).toThrow(
+    /no default endpoints, give them theirs: 58137/,
+  );
   for (const field of ['memoryLimitBytes', 'localBytes', 'shardBytes'])
     expect(() => planBySpec('nsbp', spec, { shards: 1, [field]: Number.NaN })).toThrow(new RegExp(`${field} has to be`));
   expect(() => planBySpec('random' as Strategy, spec, { shards: 1 })).toThrow(/strategy has to be one of singular/);
@@ -336,4 +350,39 @@ test('a profile of another model, or of other tables, is refused', () => {
   expect(() => plan({ ...profile, tables: profile.tables.toReversed() })).toThrow(/at 0, the model has a, the profile b/);
   expect(() => plan({ ...profile, tables: profile.tables.slice(1, 1) })).toThrow(/at 0, the model has a, the profile none/);
   expect(() => plan({ ...profile, tables: [...profile.tables, ...profile.tables] })).toThrow(/at 2, the model has none, the profile a/);
+});
+
+test('what a shard is said to hold is its rows of each table, of a split one those of its part, and main has its own', () => {
+  const spec = specOf([table('a', 10), table('b', 7), table('c', 3)]);
+  const profile = profileOf(spec, [20, 14, 5]);
+  const shards = ['s0', 's1', 's2'].map((name, at) => ({ name, endpoints: [`tcp://x:${at + 1}`] }));
+  const plan: Plan = {
+    ...{ terabagPlan: 1, strategy: 'by-hand', model: { name: 'm', version: '1', hash: modelHash(spec) }, shards },
+    tables: [
+      { table: 'a', parts: ['s1', 's0', 's2'] },
+      { table: 'b', parts: ['s1'] },
+      { table: 'c', parts: ['main'] },
+    ],
+  };
+  checkPlan(plan, spec, modelHash(spec));
+  // Rows 0 3 6 9 of a, then 1 4 7, then 2 5 8; 16 bytes a row.
+  expect(planSummary(plan, spec, profile)).toEqual([
+    { shard: 's0', endpoint: 'tcp://x:1', tables: 1, parts: 1, bytes: 48, rows: 6 },
+    { shard: 's1', endpoint: 'tcp://x:2', tables: 2, parts: 1, bytes: 64 + 112, rows: 8 + 14 },
+    { shard: 's2', endpoint: 'tcp://x:3', tables: 1, parts: 1, bytes: 48, rows: 6 },
+    { shard: 'main', endpoint: '', tables: 1, parts: 0, bytes: 48, rows: 5 },
+  ]);
+  expect(planSummary(plan, spec).map(({ rows }) => rows)).toEqual([null, null, null, null]);
+  expect(chartLoads(plan, spec)).toEqual([
+    { shard: 's0', tables: [{ table: 'a 2/3', bytes: 48 }] },
+    {
+      shard: 's1',
+      tables: [
+        { table: 'b', bytes: 112 },
+        { table: 'a 1/3', bytes: 64 },
+      ],
+    },
+    { shard: 's2', tables: [{ table: 'a 3/3', bytes: 48 }] },
+    { shard: 'main', tables: [{ table: 'c', bytes: 48 }] },
+  ]);
 });

@@ -35,6 +35,16 @@ test('tensors whose data differ from their shape leave the old file', async () =
   }
 });
 
+test('a path that cannot be written is refused by name', async () => {
+  for (const bad of [join(dir, 'none/file'), join(path, 'below'), dir])
+    await expect(writeFileAtomic(bad, 'x')).rejects.toMatchObject({
+      code: 'invalid_argument',
+      details: { path: bad },
+      message: expect.stringMatching(/^file cannot be written \(E(NOENT|NOTDIR|ISDIR)\): /),
+    });
+  expect(await left()).toEqual([['file'], 'old']);
+});
+
 test('a write that ends replaces the file', async () => {
   await writeFileAtomic(path, 'new');
   expect(await left()).toEqual([['file'], 'new']);
