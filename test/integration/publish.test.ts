@@ -1,5 +1,4 @@
-import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { spawnSync } from 'node:child_process';
 import { mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -230,27 +229,34 @@ async function largeBundle(rows: number): Promise<{ bundle: string; plan: string
   return { bundle, plan, rows };
 }
 
+/** Ends the process by a signal when it is about to give its nth file its name, or while it writes that file. */
+const stopAt = (count: number, when: 'naming' | 'writing', signal: NodeJS.Signals): string =>
+  `data:text/javascript,
+  import fs from 'node:fs';
+  import { syncBuiltinESMExports } from 'node:module';
+  let count = 0;
+  const stop = () => ++count === ${count} && process.kill(process.pid, '${signal}');
+  const { open, rename } = fs.promises;
+  fs.promises.rename = (...names) => ('${when}' === 'naming' && stop(), rename(...names));
+  fs.promises.open = async (path, flags, ...rest) => {
+    const file = await open(path, flags, ...rest);
+    if ('${when}' === 'writing' && flags === 'w') setTimeout(stop, 1);
+    return file;
+  };
+  syncBuiltinESMExports();`;
+
 test('killed and interrupted at any point, the same command goes on until every row is that of the source', async () => {
   const { bundle, plan } = await largeBundle(2 ** 16);
   const out = join(dir, 'killed');
-  const next = random(Math.floor(Math.random() * 1e9));
   let stopped = 0;
   let kept = 0;
   for (let round = 0; round < 12; round++) {
-    const child = spawn(process.execPath, [main, 'publish', plan, out, '--bundle', bundle], { stdio: 'ignore' });
-    const exit = once(child, 'exit') as Promise<[number | null, string | null]>;
-    const size = async (): Promise<number> =>
-      (await readdir(out, { recursive: true }).catch((): string[] => [])).filter((name) => name.includes('.safetensors')).length;
-    const before = await size();
-    // Not before it has written something new, for some rounds; else it would be killed while Node starts.
-    await expect.poll(async () => child.exitCode !== null || (await size()) !== before, { timeout: 30_000, interval: 1 }).toBe(true);
-    await new Promise((resolve) => setTimeout(resolve, next() * 120));
-    child.kill(round % 3 === 2 ? 'SIGINT' : 'SIGKILL');
-    const [code] = await exit;
-    if (code !== 0) stopped++;
+    const hook = stopAt(1 + (round % 4), round % 2 === 0 ? 'naming' : 'writing', round % 3 === 2 ? 'SIGINT' : 'SIGKILL');
+    const { status } = spawnSync(process.execPath, ['--import', hook, main, 'publish', plan, out, '--bundle', bundle], { stdio: 'ignore' });
+    if (status !== 0) stopped++;
     const manifests = (await readdir(out, { recursive: true })).filter((name) => name.endsWith('model.json'));
     for (const manifest of manifests) expect(terabag('verify', join(out, manifest, '..'), '--source', bundle)).toMatchObject({ status: 0 });
-    if (code === 0) break;
+    if (status === 0) break;
   }
   expect(stopped).toBeGreaterThan(0);
   const { status, stdout } = terabag('publish', plan, out, '--bundle', bundle, '--json');
