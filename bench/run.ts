@@ -11,11 +11,12 @@ import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { rpcSuite } from './rpc.js';
 import { shardsSuite } from './shards.js';
+import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite, stagesSuite];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

@@ -15,5 +15,10 @@ export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/st
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
+export { type ChromeTrace, chromeTrace } from './trace/chrome-trace.js';
+export { type QuantileStacks, stacksAtQuantile } from './trace/quantile-stacks.js';
+export { computeStack, embeddedStack, latencyStack, type Stack } from './trace/stacks.js';
+export type { TracedRequest } from './trace/traced-request.js';
+export { Tracer, type TracerOptions } from './trace/tracer.js';
 export { readRequests, writeRequests } from './workload/request-file.js';
 export { type RecordOptions, type RequestRecorder, recordRequests } from './workload/request-recorder.js';

@@ -5,6 +5,7 @@
 #include "addon/environment.h"
 #include "addon/pack_rows.h"
 #include "addon/sparse_engine_object.h"
+#include "engine/job_clock.h"
 #include "kernels/kernel_table.h"
 
 namespace terabag {
@@ -16,10 +17,15 @@ Napi::Value list_kernels(const Napi::CallbackInfo& info) {
   return names;
 }
 
+Napi::Value thread_cpu_us(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(thread_cpu_ns()) / 1000);
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment(env));
   exports.Set("isa", kernels(env).name);
   exports.Set("availableKernels", Napi::Function::New(env, list_kernels));
+  exports.Set("threadCpuUs", Napi::Function::New(env, thread_cpu_us));
   exports.Set("packRows", Napi::Function::New(env, pack_rows_async));
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("precisions", define_precisions(env));

@@ -1,11 +1,13 @@
 #include "addon/dense_net_object.h"
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <new>
 #include <utility>
 
 #include "addon/arguments.h"
+#include "addon/call_times.h"
 #include "addon/environment.h"
 #include "engine/dense_net.h"
 #include "engine/thread_pool.h"
@@ -121,8 +123,19 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     const float* dense;
     const float* pooled;
     float* scores;
-    void operator()() const { net.run(workspace, stage, dense, pooled, scores); }
+    CallTimes times;
+    void operator()() const {
+      times.measure([this] {
+        if (!times.asked()) return net.run(workspace, stage, dense, pooled, scores);
+        LayerTimes layers{.reads_cpu = times.reads_cpu()};
+        net.run(workspace, stage, dense, pooled, scores, &layers);
+        times.set(CallTimes::kCpu, layers.cpu_ns);
+        times.set(CallTimes::kInteraction, layers.interaction_ns);
+        times.set(CallTimes::kLayers, layers.layers_ns);
+      });
+    }
   };
+  // On this many threads of the pool; 0: on the calling one.
   Run checked_run(const Napi::CallbackInfo& info, unsigned num_threads) {
     const Napi::Env env = info.Env();
     if (!info[0].IsExternal() || !info[0].As<Napi::External<Workspace>>().CheckTypeTag(&kWorkspaceTag))
@@ -150,18 +163,19 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
         throw argument_error(env, "output has to be [items, output dim]");
       scores = output.data();
     }
+    const CallTimes times(info, 7, 5, num_threads > 0);
     // A stage reads what those before it left in the workspace, and only that of the same net, items and features.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
     if (!net_->staged(workspace, stage, items, flags))
       throw argument_error(env, "a stage needs those before it on the same workspace with the same items and perItem");
     try {
-      net_->prepare(workspace, stage, items, flags, num_threads);
+      net_->prepare(workspace, stage, items, flags, std::max(1u, num_threads));
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
     }
-    return {*net_, workspace, stage, dense.data(), pooled, scores};
+    return {*net_, workspace, stage, dense.data(), pooled, scores, times};
   }
-  void run_sync(const Napi::CallbackInfo& info) { checked_run(info, 1)(); }
+  void run_sync(const Napi::CallbackInfo& info) { checked_run(info, 0)(); }
   Napi::Value run(const Napi::CallbackInfo& info) {
     const Run run = checked_run(info, ThreadPool::shared().num_threads());
     const Napi::Value promise = info.Env().GetInstanceData<Environment>()->run(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "addon/arguments.h"
+#include "addon/call_times.h"
 #include "addon/environment.h"
 #include "addon/row_format.h"
 #include "engine/sparse_engine.h"
@@ -132,9 +133,18 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
             offsets.size(),  weights.data(),  weights.size(),
             out.data(),      out.size()};
   }
+  static PoolStatus timed_pool(const SparseEngine& engine, const PoolRequest& request, unsigned num_threads, const CallTimes& times) {
+    PoolStatus status;
+    times.measure([&] {
+      uint64_t cpu_ns = 0;
+      status = engine.pool(request, num_threads, times.reads_cpu() ? &cpu_ns : nullptr);
+      if (times.reads_cpu()) times.set(CallTimes::kCpu, cpu_ns);
+    });
+    return status;
+  }
   void pool_sync(const Napi::CallbackInfo& info) {
     const PoolRequest checked = request(info);
-    const PoolStatus status = engine_->pool(checked, 1);
+    const PoolStatus status = timed_pool(*engine_, checked, 1, CallTimes(info, 6, 3, false));
     const Napi::Value error = status_error(info.Env(), status);
     if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
   }
@@ -142,7 +152,10 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
     auto status = std::make_shared<PoolStatus>();
     const PoolRequest checked = request(info);
     return info.Env().GetInstanceData<Environment>()->run(
-        info, [engine = engine_, checked, status] { *status = engine->pool(checked, ThreadPool::shared().num_threads()); },
+        info,
+        [engine = engine_, checked, status, times = CallTimes(info, 6, 3, true)] {
+          *status = timed_pool(*engine, checked, ThreadPool::shared().num_threads(), times);
+        },
         [status](Napi::Env env) { return status_error(env, *status); });
   }
   const SparseEngine& open_engine(const Napi::CallbackInfo& info) const {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <functional>
+#include <thread>
 
 #include "engine/elementwise.h"
 #include "engine/thread_pool.h"
@@ -226,7 +227,22 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
   }
 }
 
-void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
+void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores, LayerTimes* times) const {
+  workspace.timed = times != nullptr;
+  if (times == nullptr) return run_stage(workspace, stage, dense, pooled, scores);
+  for (Lane& lane : workspace.lanes) lane.times = {};
+  workspace.reads_cpu = times->reads_cpu;
+  const uint64_t cpu_before = times->reads_cpu ? thread_cpu_ns() : 0;
+  run_stage(workspace, stage, dense, pooled, scores);
+  if (times->reads_cpu) times->cpu_ns = thread_cpu_ns() - cpu_before;
+  for (const Lane& lane : workspace.lanes) {
+    times->cpu_ns += lane.times.cpu_ns;
+    times->interaction_ns += lane.times.interaction_ns;
+    times->layers_ns += lane.times.layers_ns;
+  }
+}
+
+void DenseNet::run_stage(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const {
   const uint32_t inputs = num_inputs();
   workspace.net = number_;
   workspace.stage = stage;
@@ -241,12 +257,21 @@ void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, con
   std::copy(workspace.values.begin(), workspace.values.end(), first.values.begin());
   first.shared = workspace.shared.data();
   for (size_t l = 0; l < layers_.size(); ++l) {
-    if (layers_[l].stage == stage && !workspace.values[inputs + l].per_item) run_rows(first, layers_[l], 0, 1, workspace.kept[l].data());
+    if (layers_[l].stage != stage || workspace.values[inputs + l].per_item) continue;
+    const auto rows = workspace.timed ? &DenseNet::run_timed_rows : &DenseNet::run_rows;
+    (this->*rows)(first, layers_[l], 0, 1, workspace.kept[l].data());
   }
   for (size_t l = 0; l < layers_.size(); ++l) {
     if (layers_[l].stage == stage) sum_shared_inputs(workspace, l);
   }
-  const auto run_one = [&](uint32_t lane) { run_lane(workspace, workspace.lanes[lane], stage, lane, scores); };
+  const std::thread::id caller = std::this_thread::get_id();
+  const auto run_one = [&](uint32_t l) {
+    Lane& lane = workspace.lanes[l];
+    const bool helps = workspace.timed && workspace.reads_cpu && std::this_thread::get_id() != caller;
+    const uint64_t cpu_before = helps ? thread_cpu_ns() : 0;
+    run_lane(workspace, lane, stage, l, scores);
+    if (helps) lane.times.cpu_ns = thread_cpu_ns() - cpu_before;
+  };
   ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()), std::cref(run_one));  // A reference: nothing is allocated.
 }
 
@@ -265,7 +290,7 @@ void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, 
         value.data = out;
         value.first_item = from;
       }
-      run_rows(lane, layers_[l], from, to, out);
+      workspace.timed ? run_timed_rows(lane, layers_[l], from, to, out) : run_rows(lane, layers_[l], from, to, out);
     }
     if (scores == nullptr) continue;
     const Value& result = lane.values[output_];
@@ -331,6 +356,14 @@ void DenseNet::run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
                             layer.weight.data() + static_cast<uint64_t>(skip) * kernels_.panel_width,
                             skip > 0 ? shared.sums.data() : layer.bias.data(), layer.dim, layer.activation == Activation::kRelu, out,
                             row_stride(layer.dim)});
+}
+
+void DenseNet::run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  const uint64_t started = steady_ns();
+  run_rows(lane, layer, from, to, out);
+  const uint64_t took = steady_ns() - started;
+  lane.times.layers_ns += took;
+  if (layer.op == Op::kDotInteraction) lane.times.interaction_ns += took;
 }
 
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/aligned_floats.h"
+#include "engine/job_clock.h"
 #include "engine/narrow_operands.h"
 #include "kernels/kernel_table.h"
 
@@ -52,6 +53,7 @@ struct Lane {
   std::vector<const float*> vectors;  // of one item's interaction
   AlignedFloats stacked;              // what they point to
   const SharedInputs* shared;         // the workspace's
+  LayerTimes times;                   // of a timed run; the CPU time only of a lane that another thread took
 };
 
 // Buffers of one request at a time, kept from request to request: a run that is no larger than one before allocates nothing.
@@ -61,6 +63,8 @@ struct Workspace {
   uint32_t items = 0;                // of that run
   uint32_t stage = 0;                // of that run
   uint64_t block_rows = 0;           // items that a lane takes at a time
+  bool timed = false;                // whether lanes measure their layers
+  bool reads_cpu = false;            // and their CPU time
   std::vector<uint8_t> per_item;     // of that run, one per input
   std::vector<AlignedFloats> kept;   // one per layer: rows that another stage reads, or that all items share
   std::vector<Value> values;         // inputs, then one per layer; those of lanes without their data
@@ -80,8 +84,8 @@ class DenseNet {
   // Sizes the workspace for a run of these items on up to num_threads threads: all that a run allocates.
   void prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const;
   // Runs a stage on a prepared workspace, on the pool's threads too if it has several lanes. Scores do not depend on their number. Lengths
-  // were checked by the caller. pooled is null in stage 0, scores in all but the last.
-  void run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const;
+  // were checked by the caller. pooled is null in stage 0, scores in all but the last. Nothing is measured when times is null.
+  void run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores, LayerTimes* times = nullptr) const;
   // Stage 0 reads dense features only; later ones read pooled bags too, and the last one, 1 or more, gives the scores.
   uint32_t last_stage() const { return last_stage_; }
   uint32_t num_inputs() const { return static_cast<uint32_t>(input_dims_.size()); }
@@ -89,12 +93,14 @@ class DenseNet {
   uint32_t output_dim() const { return layers_[output_ - num_inputs()].dim; }
 
  private:
+  void run_stage(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores) const;
   void run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const;
   // The leading inputs of a layer that all items share, when it is an fc layer over a concat of them and others; else 0.
   uint32_t shared_inputs(const Workspace& workspace, const Layer& layer) const;
   void sum_shared_inputs(Workspace& workspace, size_t layer) const;
   // Rows [from, to) of a layer, into out; they are one block.
   void run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
+  void run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;

@@ -1,7 +1,9 @@
 #include "engine/pool_in_parts.h"
 
 #include <algorithm>
+#include <thread>
 
+#include "engine/job_clock.h"
 #include "engine/thread_pool.h"
 
 namespace terabag {
@@ -49,6 +51,7 @@ struct Part {
   uint32_t first_bag = 0;         // where the part starts in its first job
   KernelStatus status = KernelStatus::kOk;
   BadIndex bad{};
+  uint64_t helper_cpu_ns = 0;  // of a thread that is not the caller's
 };
 
 std::vector<Part> cut(const std::vector<BagJob>& jobs, uint64_t total_lines, uint32_t num_parts) {
@@ -75,16 +78,24 @@ std::vector<Part> cut(const std::vector<BagJob>& jobs, uint64_t total_lines, uin
 
 }  // namespace
 
-KernelStatus pool_in_parts(const KernelTable& kernels, const std::vector<BagJob>& jobs, unsigned num_threads, BadIndex* bad) {
+KernelStatus pool_in_parts(const KernelTable& kernels, const std::vector<BagJob>& jobs, unsigned num_threads, BadIndex* bad,
+                           uint64_t* helpers_cpu_ns) {
   uint64_t total_lines = 0;
   for (const BagJob& job : jobs) total_lines += lines_before(job, job.num_bags);
   const uint64_t num_parts = std::min<uint64_t>(num_threads, total_lines / kMinPartLines);
   if (num_parts <= 1) return kernels.pool_bags(jobs.data(), static_cast<uint32_t>(jobs.size()), bad);
   std::vector<Part> parts = cut(jobs, total_lines, static_cast<uint32_t>(num_parts));
+  const std::thread::id caller = std::this_thread::get_id();
   ThreadPool::shared().parallel(static_cast<uint32_t>(num_parts), [&](uint32_t p) {
     Part& part = parts[p];
+    const bool helps = helpers_cpu_ns != nullptr && std::this_thread::get_id() != caller;
+    const uint64_t cpu_before = helps ? thread_cpu_ns() : 0;
     part.status = kernels.pool_bags(part.jobs.data(), static_cast<uint32_t>(part.jobs.size()), &part.bad);
+    if (helps) part.helper_cpu_ns = thread_cpu_ns() - cpu_before;
   });
+  if (helpers_cpu_ns != nullptr) {
+    for (const Part& part : parts) *helpers_cpu_ns += part.helper_cpu_ns;
+  }
   for (const Part& part : parts) {
     if (part.status == KernelStatus::kOk) continue;
     *bad = part.bad;

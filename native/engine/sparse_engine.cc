@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/job_clock.h"
 #include "engine/pool_in_parts.h"
 #include "kernels/row_values.h"
 
@@ -303,9 +304,14 @@ const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t part
   return &tables_[at];
 }
 
-PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads) const {
+PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads, uint64_t* cpu_ns) const {
   try {
-    return check_and_pool(request, num_threads);
+    if (cpu_ns == nullptr) return check_and_pool(request, num_threads, nullptr);
+    const uint64_t cpu_before = thread_cpu_ns();
+    uint64_t helpers_cpu_ns = 0;
+    const PoolStatus status = check_and_pool(request, num_threads, &helpers_cpu_ns);
+    *cpu_ns = thread_cpu_ns() - cpu_before + helpers_cpu_ns;
+    return status;
   } catch (const std::bad_alloc&) {
     // On an addon thread nobody would catch it, and a message may be as long as memory is short.
     PoolStatus bad;
@@ -315,7 +321,7 @@ PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads) 
   }
 }
 
-PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num_threads) const {
+PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num_threads, uint64_t* helpers_cpu_ns) const {
   PoolStatus bad;
   const auto fail = [&bad](const char* status, int64_t value, uint64_t limit) {
     bad.status = status;
@@ -385,7 +391,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num
     return fail("bad_weights", at_weight, request.weights_bytes / 4);
   if (at_out != request.out_length) return fail("bad_output", at_out, request.out_length);
   BadIndex found;
-  if (pool_in_parts(kernels_, jobs, num_threads, &found) == KernelStatus::kOk) return PoolStatus{};
+  if (pool_in_parts(kernels_, jobs, num_threads, &found, helpers_cpu_ns) == KernelStatus::kOk) return PoolStatus{};
   bad.segment = found.job;
   bad.bag = found.bag;
   bad.position = found.position;

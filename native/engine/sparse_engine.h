@@ -114,10 +114,11 @@ class SparseEngine {
   std::vector<TunedRows> tune_prefetch() const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
   // thread when the request is worth several. On an error the content of out is unspecified.
-  PoolStatus pool(const PoolRequest& request, unsigned num_threads) const;
+  // Unless it is null, *cpu_ns becomes the CPU time that it took on all threads.
+  PoolStatus pool(const PoolRequest& request, unsigned num_threads, uint64_t* cpu_ns = nullptr) const;
 
  private:
-  PoolStatus check_and_pool(const PoolRequest& request, unsigned num_threads) const;
+  PoolStatus check_and_pool(const PoolRequest& request, unsigned num_threads, uint64_t* helpers_cpu_ns) const;
   // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;
 

@@ -7,11 +7,17 @@ import { readPlan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect, type RpcMode } from '../predictor/sharded.js';
-import { writeAtomic } from '../tables/atomic.js';
+import { writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
+import { chromeTrace } from '../trace/chrome-trace.js';
+import { Tracer } from '../trace/tracer.js';
 import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../workload/request-file.js';
 import { positiveInteger, residencyOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
+
+/** With spans of 144 bytes, 9 MiB. */
+const TRACED_REQUESTS = 256;
+const TRACED_SPANS = 256;
 
 interface PredictCommandOptions {
   readonly bundle: string;
@@ -26,6 +32,7 @@ interface PredictCommandOptions {
   readonly residency: Residency;
   readonly precision: Precision;
   readonly compare?: boolean;
+  readonly trace?: string;
   readonly json?: boolean;
 }
 
@@ -52,6 +59,7 @@ export const predictCommand = new Command('predict')
       .default('fp32'),
   )
   .option('--compare', 'score everything in fp32 too, and say how far the scores are apart')
+  .option('--trace <file>', `write what the stages of the last ${TRACED_REQUESTS} requests took, for ui.perfetto.dev or chrome://tracing`)
   .option('--json', 'print the summary as JSON (needs --output)')
   .addHelpText(
     'after',
@@ -66,6 +74,7 @@ Examples:
   terabag predict requests.jsonl --bundle ./model --plan plan.json --rpc paper --batch-items 64 -o scores.jsonl
   terabag predict requests.jsonl --bundle ./model --plan plan.json --dedup -o scores.jsonl
   terabag predict requests.jsonl --bundle ./model --precision bf16 --compare -o scores.jsonl
+  terabag predict requests.jsonl --bundle ./model --plan plan.json -o scores.jsonl --trace trace.json
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
@@ -74,11 +83,13 @@ Examples:
     refuseWithoutPlan(options, command);
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
     const startedAt = performance.now();
-    const chosen = await openPredictor(options);
-    const compared = options.compare ? new ComparedPredictor(chosen, await openPredictor({ ...options, precision: 'fp32' })) : null;
+    const tracer = options.trace === undefined ? null : new Tracer({ capacity: TRACED_REQUESTS, spans: TRACED_SPANS });
+    const chosen = await openPredictor(options, tracer);
+    const compared = options.compare ? new ComparedPredictor(chosen, await openPredictor({ ...options, precision: 'fp32' }, null)) : null;
     const predictor = compared ?? chosen;
     try {
       const counts = tensors ? await predictTensors(predictor, path, options) : await predictLines(predictor, path, options);
+      if (tracer !== null && options.trace !== undefined) await writeTrace(tracer, options.trace);
       const seconds = (performance.now() - startedAt) / 1000;
       if (options.json)
         console.log(JSON.stringify({ ...counts, seconds, output: options.output, ...(compared && { scoreError: compared.errors }) }));
@@ -107,18 +118,29 @@ function refuseWithoutPlan({ plan, rpc, batchItems, dedup }: PredictCommandOptio
 
 const warn = (message: string): void => void process.stderr.write(`terabag: warning: ${message}\n`);
 
-function openPredictor(options: PredictCommandOptions): Promise<Predictor> {
+function openPredictor(options: PredictCommandOptions, tracer: Tracer | null): Promise<Predictor> {
   const { bundle, plan, verify, residency, precision, rpc, batchItems, dedup = false } = options;
+  const traced = tracer === null ? {} : { trace: tracer };
   if (plan !== undefined)
     return withProgress('reading tables', 'bytes', async (onProgress) =>
       connect(await readPlan(plan), {
         ...{ bundle, precision, rpc, dedup, verify, residency, onProgress, onWarning: warn },
         ...(batchItems !== undefined && { batchItems }),
+        ...traced,
       }),
     );
   return withProgress('reading tables', 'bytes', (onProgress) =>
-    openLocal(bundle, { verify, residency, precision, onProgress, onWarning: warn }),
+    openLocal(bundle, { verify, residency, precision, onProgress, onWarning: warn, ...traced }),
   );
+}
+
+async function writeTrace(tracer: Tracer, path: string): Promise<void> {
+  // Collections are told of in a later turn of the event loop.
+  await new Promise((resolve) => setImmediate(resolve));
+  const requests = tracer.requests();
+  await writeFileAtomic(path, JSON.stringify(chromeTrace(requests)));
+  const cut = requests.filter(({ complete }) => !complete).length;
+  if (cut > 0) warn(`the trace lacks spans of ${cut} requests, which had more than ${TRACED_SPANS}`);
 }
 
 /** Answers with one predictor, and keeps how far its scores are from those of another. */

@@ -61,7 +61,10 @@ export class DenseNet {
   /** 1, or the last that a layer is in. */
   readonly lastStage: number;
 
-  /** Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. */
+  /**
+   * Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. Measures
+   * itself into times from timesAt on, as NativeDenseNet says, unless times is null.
+   */
   run(
     workspace: NativeWorkspace,
     stage: number,
@@ -70,10 +73,12 @@ export class DenseNet {
     dense: Float32Array,
     pooled: Float32Array | null,
     output: Float32Array | null,
+    times: Float64Array | null = null,
+    timesAt = 0,
   ): Promise<void> | undefined {
     if ((this.#macsPerItem[stage] ?? 0) * items > SYNC_BUDGET_MACS)
-      return this.#net.run(workspace, stage, items, perItem, dense, pooled, output);
-    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output);
+      return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
+    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
     return undefined;
   }
 }

@@ -35,6 +35,8 @@ export interface NativeTable {
  * All are byte views of any alignment. Everything is checked before memory is read through it.
  * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly. On an error its content is unspecified.
  * All segments are checked before the first is pooled, apart from the indices, which are checked one by one on the way.
+ * Into times (null: nothing is measured) go three microseconds from timesAt on: from the call to the job's start on its thread, from there to
+ * its end, and its CPU time on all threads: by their clocks when that field was not 0 before and pool is asked, else the time it ran.
  * Errors carry {status, segment, bag, position, value, limit}; position counts from the segment's first index.
  */
 export interface NativeSparseEngine {
@@ -46,6 +48,8 @@ export interface NativeSparseEngine {
     offsets: Uint8Array,
     weights: Uint8Array | null,
     out: Float32Array,
+    times?: Float64Array | null,
+    timesAt?: number,
   ): void;
   /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. */
   pool(
@@ -55,6 +59,8 @@ export interface NativeSparseEngine {
     offsets: Uint8Array,
     weights: Uint8Array | null,
     out: Float32Array,
+    times?: Float64Array | null,
+    timesAt?: number,
   ): Promise<void>;
   /**
    * [async] Brings all rows into memory as the residency says, on an addon thread; once, before the first pooling: rows of hugepages are zeros
@@ -121,6 +127,8 @@ export interface NativeLayer {
 /**
  * Runs the layers on batches. A value has 1 row (the same for every item) or `items` rows. An item's scores have the same bits in every batch.
  * Numbers have to be integers in their range; nothing is truncated.
+ * Into times (null: nothing is measured) go five microseconds from timesAt on: the three of NativeSparseEngine, then the time in dot
+ * interactions and that in all layers, both summed over the threads that took part.
  */
 export interface NativeDenseNet {
   /** [sync] Buffers of one request, reused from request to request. Not for two runs at once. */
@@ -137,6 +145,8 @@ export interface NativeDenseNet {
     dense: Float32Array,
     pooled: Float32Array | null,
     output: Float32Array | null,
+    times?: Float64Array | null,
+    timesAt?: number,
   ): void;
   run(
     workspace: NativeWorkspace,
@@ -146,6 +156,8 @@ export interface NativeDenseNet {
     dense: Float32Array,
     pooled: Float32Array | null,
     output: Float32Array | null,
+    times?: Float64Array | null,
+    timesAt?: number,
   ): Promise<void>;
 }
 
@@ -170,6 +182,8 @@ export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   availableKernels(): string[];
+  /** [sync] CPU time of the calling thread, microseconds. */
+  threadCpuUs(): number;
   /** Those that the kernels in use and this CPU have. */
   precisions(): Precision[];
   /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */

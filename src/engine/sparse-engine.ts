@@ -160,22 +160,22 @@ export class SparseEngine {
 
   /**
    * Pools the batch into out (outputLength floats): [bags, dim] per segment, one after another. Small batches are done on return (undefined);
-   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles.
+   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. Measures itself into times
+   * from timesAt on, as NativeSparseEngine says, unless times is null.
    */
-  pool(batch: SparseBatch, out: Float32Array): Promise<void> | undefined {
-    const numIndices = batch.indices.byteLength / batch.indexBytes;
+  pool(batch: SparseBatch, out: Float32Array, times: Float64Array | null = null, timesAt = 0): Promise<void> | undefined {
+    const { segments, indexBytes, indices, offsets, weights } = batch;
+    const numIndices = indices.byteLength / indexBytes;
     const estimate = numIndices * this.#nsPerLookup + out.length / 8;
     if (estimate > SYNC_BUDGET_NS) {
-      return this.#engine
-        .pool(batch.segments, batch.indexBytes, batch.indices, batch.offsets, batch.weights, out)
-        .catch((error: unknown) => {
-          throw this.#named(error, batch.segments);
-        });
+      return this.#engine.pool(segments, indexBytes, indices, offsets, weights, out, times, timesAt).catch((error: unknown) => {
+        throw this.#named(error, segments);
+      });
     }
     try {
-      this.#engine.poolSync(batch.segments, batch.indexBytes, batch.indices, batch.offsets, batch.weights, out);
+      this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out, times, timesAt);
     } catch (error) {
-      throw this.#named(error, batch.segments);
+      throw this.#named(error, segments);
     }
     return undefined;
   }

@@ -1,4 +1,5 @@
 import { TerabagError } from '../errors.js';
+import type { RequestRecord } from '../trace/request-record.js';
 import type { PredictOptions } from './predictor.js';
 import { Scratch } from './scratch.js';
 
@@ -19,9 +20,13 @@ export class Admission<T> {
 
   /**
    * Runs work with a scratch. The caller's promise settles by the deadline or the abort; the scratch returns to the pool only when work
-   * itself has ended, since native threads may still read it.
+   * itself has ended, since native threads may still read it. The record is closed when the caller's promise settles.
    */
-  async run<R>(options: PredictOptions, work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>): Promise<R> {
+  async run<R>(
+    options: PredictOptions,
+    work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>,
+    record: RequestRecord | null = null,
+  ): Promise<R> {
     this.counts.requests++;
     try {
       const { deadlineMs = DEFAULT_DEADLINE_MS, signal } = options;
@@ -34,10 +39,14 @@ export class Admission<T> {
           inFlight: this.#inFlight,
         });
       }
-      return await this.#bounded(deadlineMs, signal, work);
-    } catch (error) {
+      const result = await this.#bounded(deadlineMs, signal, work, record);
+      record?.close(null);
+      return result;
+    } catch (thrown) {
       this.counts.errors++;
-      throw TerabagError.from(error);
+      const error = TerabagError.from(thrown);
+      record?.close(error.code);
+      throw error;
     }
   }
 
@@ -45,7 +54,9 @@ export class Admission<T> {
     deadlineMs: number,
     signal: AbortSignal | undefined,
     work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>,
+    record: RequestRecord | null,
   ): Promise<R> {
+    record?.hold();
     const lent = this.#idle.pop() ?? { scratch: new Scratch(), extra: this.makeExtra() };
     this.#inFlight++;
     return new Promise<R>((resolve, reject) => {
@@ -62,13 +73,14 @@ export class Admission<T> {
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       work(lent.scratch, lent.extra, performance.now() + deadlineMs).then(
-        (result) => this.#return(lent, () => settle(() => resolve(result))),
-        (error: unknown) => this.#return(lent, () => settle(() => reject(error))),
+        (result) => this.#return(lent, record, () => settle(() => resolve(result))),
+        (error: unknown) => this.#return(lent, record, () => settle(() => reject(error))),
       );
     });
   }
 
-  #return(lent: { scratch: Scratch; extra: T }, then: () => void): void {
+  #return(lent: { scratch: Scratch; extra: T }, record: RequestRecord | null, then: () => void): void {
+    record?.letGo();
     this.#idle.push(lent);
     this.#inFlight--;
     then();

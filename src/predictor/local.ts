@@ -6,10 +6,12 @@ import { engineTables, openTables } from '../engine/tables.js';
 import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
+import type { Tracer } from '../trace/tracer.js';
 import { Admission } from './admission.js';
 import { Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { checkRequest } from './request.js';
+import type { Scratch } from './scratch.js';
 
 export interface LocalOptions {
   /** full (default) checks the checksums of all files. */
@@ -24,6 +26,8 @@ export interface LocalOptions {
   readonly onWarning?: (message: string) => void;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
+  /** Keeps what the stages of the latest requests took; default nothing is measured. */
+  readonly trace?: Tracer;
 }
 
 const NONE = new Float32Array(0);
@@ -53,9 +57,11 @@ class LocalPredictor implements Predictor {
   readonly #partitioner: Partitioner;
   readonly #admission: Admission<NativeWorkspace>;
   readonly #residency: ResidencyReport | null;
+  readonly #trace: Tracer | null;
 
   constructor(bundle: Bundle, model: ResolvedModel, engine: SparseEngine, residency: ResidencyReport | null, options: LocalOptions) {
     this.#residency = residency;
+    this.#trace = options.trace ?? null;
     this.modelHash = bundle.hash;
     this.#model = model;
     this.#engine = engine;
@@ -66,18 +72,34 @@ class LocalPredictor implements Predictor {
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    return this.#admission.run(options, async (scratch, workspace) => {
+    const record = this.#trace?.open() ?? null;
+    const work = async (scratch: Scratch, workspace: NativeWorkspace): Promise<Prediction> => {
       const model = this.#model;
+      record?.enter('check', 0, 0);
       const checked = checkRequest(model, request, scratch);
       const { items, perItem, dense } = checked;
+      record?.setHeader('items', items);
+      record?.enter('partition', 0, 0);
       const scores = new Float32Array(items * model.outputDim);
       const [partition] = this.#partitioner.partition(checked, scratch);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
       const pooled = partition ? scratch.f32('pooled', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets)) : null;
-      if (partition && pooled !== null) await this.#engine.pool(partition.batch, pooled);
-      if (items > 0) await this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores);
+      if (partition && pooled !== null) {
+        const job = record?.startJob('pool', 0, 0) ?? -1;
+        const pooling = this.#engine.pool(partition.batch, pooled, record?.slab, record?.timesAt(job));
+        await pooling;
+        record?.endJob(job, pooling !== undefined);
+      }
+      if (items > 0) {
+        const job = record?.startJob('dense', 0, 0) ?? -1;
+        const running = this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores, record?.slab, record?.timesAt(job));
+        await running;
+        record?.endJob(job, running !== undefined);
+      }
+      record?.enter('finish', 0, 0);
       return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
-    });
+    };
+    return this.#admission.run(options, work, record);
   }
 
   stats(): Readonly<Record<string, number>> {

@@ -1,5 +1,6 @@
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
+import type { RequestRecord } from '../trace/request-record.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../wire/codec.js';
 import type { ShardMessage, ShardStats } from '../wire/messages.js';
 import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from '../wire/transport.js';
@@ -26,6 +27,8 @@ interface Pending {
   readonly timer: NodeJS.Timeout;
   readonly resolve: (pooled: Uint8Array) => void;
   readonly reject: (error: TerabagError) => void;
+  readonly record: RequestRecord | null;
+  readonly rpc: number;
 }
 
 export type Connect = (endpoint: string, handlers: ClientHandlers) => ClientTransport;
@@ -44,6 +47,8 @@ export class ShardConnection {
   readonly #statsWaiting = new Map<number, { resolve: (stats: ShardStats) => void; reject: (error: TerabagError) => void }>();
   readonly #readyWaiting = new Set<() => void>();
   readonly #heartbeat: NodeJS.Timeout;
+  /** Requests that are pending and traced. */
+  #traced = 0;
   /** sent, resent: requests to pool. Bytes are those of whole messages, without what the transport adds; of requests to pool and their answers. */
   readonly counts = { sent: 0, resent: 0, bytesSent: 0, bytesReceived: 0, unmatched: 0, malformed: 0, lost: 0 };
 
@@ -78,12 +83,13 @@ export class ShardConnection {
     });
   }
 
-  /** Asks for pooled vectors; settles by the deadline (performance.now() time). The batch is encoded before it returns. */
-  pool(batch: SparseBatch, deadlineAt: number): Promise<Uint8Array> {
+  /** Asks for pooled vectors; settles by the deadline (performance.now() time). The batch is encoded before it returns. rpc: of the record. */
+  pool(batch: SparseBatch, deadlineAt: number, record: RequestRecord | null = null, rpc = -1): Promise<Uint8Array> {
     const id = this.#nextId++;
     const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
-      const message = encodeClientMessage({ kind: 'pool', id, remainingMs: remainingMs(), batch });
+      const message = encodeClientMessage({ kind: 'pool', id, remainingMs: remainingMs(), batch, timed: record !== null });
+      record?.serialized(rpc);
       // A peer closes the connection on a longer message, and with it every request in flight.
       if (message.byteLength > MAX_MESSAGE_BYTES) {
         const bytes = message.byteLength;
@@ -99,6 +105,7 @@ export class ShardConnection {
       // A moment before the deadline of the whole request, whose error would not name the shard.
       const timer = setTimeout(() => {
         this.#pending.delete(id);
+        this.#untrace(record);
         reject(
           this.ready
             ? new TerabagError('deadline_exceeded', `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`, {
@@ -107,8 +114,15 @@ export class ShardConnection {
             : this.#why,
         );
       }, remainingMs() - 1);
-      this.#pending.set(id, { message, deadlineAt, timer, resolve, reject });
-      if (this.ready) this.#sendPool(message);
+      this.#pending.set(id, { message, deadlineAt, timer, resolve, reject, record, rpc });
+      if (record !== null) {
+        record.hold();
+        this.#traced++;
+      }
+      if (this.ready) {
+        this.#sendPool(message);
+        record?.sent(rpc);
+      }
     });
   }
 
@@ -197,6 +211,7 @@ export class ShardConnection {
   }
 
   #receive(bytes: Uint8Array): void {
+    const receivedAt = this.#traced > 0 ? performance.now() : 0;
     let message: ShardMessage;
     try {
       message = decodeShardMessage(bytes);
@@ -212,6 +227,7 @@ export class ShardConnection {
       case 'pooled': {
         this.counts.bytesReceived += bytes.byteLength;
         const pending = this.#take(message.id);
+        pending?.record?.answered(pending.rpc, receivedAt, message.stages);
         pending?.resolve(message.pooled);
         return;
       }
@@ -259,13 +275,12 @@ export class ShardConnection {
 
   /** The deadline shrinks while a request waits, so that it is encoded anew. */
   #resend(): void {
-    for (const [id, { message, deadlineAt }] of this.#pending) {
+    for (const { message, deadlineAt, record, rpc } of this.#pending.values()) {
       const first = decodeClientMessage(message);
       if (first.kind !== 'pool') continue;
       this.counts.resent++;
-      this.#sendPool(
-        encodeClientMessage({ kind: 'pool', id, remainingMs: Math.max(0, deadlineAt - performance.now()), batch: first.batch }),
-      );
+      this.#sendPool(encodeClientMessage({ ...first, remainingMs: Math.max(0, deadlineAt - performance.now()) }));
+      record?.sent(rpc);
     }
   }
 
@@ -277,7 +292,14 @@ export class ShardConnection {
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
+    this.#untrace(pending.record);
     return pending;
+  }
+
+  #untrace(record: RequestRecord | null): void {
+    if (record === null) return;
+    record.letGo();
+    this.#traced--;
   }
 
   #fail(id: number, error: TerabagError): void {

@@ -8,6 +8,8 @@ import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/published.js';
+import type { RequestRecord } from '../trace/request-record.js';
+import type { Tracer } from '../trace/tracer.js';
 import type { ShardStats } from '../wire/messages.js';
 import { connectZeromq } from '../wire/zeromq.js';
 import { Admission } from './admission.js';
@@ -44,6 +46,8 @@ export interface ConnectOptions {
   readonly dedup?: boolean;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
+  /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */
+  readonly trace?: Tracer;
   /** How main's own tables are held in memory, checked and reported; as in LocalOptions. */
   readonly residency?: Residency;
   readonly verify?: 'full' | 'size';
@@ -154,6 +158,8 @@ interface PreparedBatch extends Buffers {
   /** Per round. */
   readonly partitions: readonly (readonly (Partition | null)[])[];
   readonly scores: Float32Array;
+  readonly number: number;
+  readonly record: RequestRecord | null;
 }
 
 class MainShard implements ShardedPredictor {
@@ -165,6 +171,7 @@ class MainShard implements ShardedPredictor {
   readonly #batchItems: number;
   readonly #dedup: boolean;
   readonly #admission: Admission<Buffers[]>;
+  readonly #trace: Tracer | null;
 
   constructor(
     plan: Plan,
@@ -179,6 +186,8 @@ class MainShard implements ShardedPredictor {
     this.#rounds = rounds(plan, this.#model, this.#net, rpc);
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
     this.#dedup = options.dedup ?? false;
+    this.#trace = options.trace ?? null;
+    this.#trace?.watch(plan.shards.map(({ name }) => name));
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => []);
     try {
       for (const { name, endpoints } of plan.shards)
@@ -194,12 +203,16 @@ class MainShard implements ShardedPredictor {
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    return this.#admission.run(options, async (scratch, buffers, deadlineAt) => {
+    const record = this.#trace?.open() ?? null;
+    const work = async (scratch: Scratch, buffers: Buffers[], deadlineAt: number): Promise<Prediction> => {
       const { outputDim } = this.#model;
+      record?.enter('check', 0, 0);
       const checked = checkRequest(this.#model, request, scratch);
       const { items } = checked;
+      record?.setHeader('items', items);
+      record?.enter('partition', 0, 0);
       const scores = new Float32Array(items * outputDim);
-      const batches = this.#prepare(checked, buffers, scores);
+      const batches = this.#prepare(checked, buffers, scores, record);
       let failure: unknown;
       const over = (): boolean => failure !== undefined || options.signal?.aborted === true;
       const ends = batches.map((batch) =>
@@ -209,13 +222,15 @@ class MainShard implements ShardedPredictor {
       );
       // All of them: the buffers are lent to the next request when this one settles.
       await Promise.all(ends);
+      record?.enter('finish', 0, 0);
       if (failure !== undefined) throw failure;
       return { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
-    });
+    };
+    return this.#admission.run(options, work, record);
   }
 
   /** Cuts a request into batches and their ids by shards, before predict returns its promise. */
-  #prepare(request: CheckedRequest, buffers: Buffers[], scores: Float32Array): PreparedBatch[] {
+  #prepare(request: CheckedRequest, buffers: Buffers[], scores: Float32Array, record: RequestRecord | null): PreparedBatch[] {
     const { items } = request;
     const model = this.#model;
     const count = Math.max(1, Math.ceil(items / this.#batchItems));
@@ -240,13 +255,15 @@ class MainShard implements ShardedPredictor {
         deduplicated,
         partitions: this.#rounds.map(({ partitioner }) => partitioner.partition(asked, own.scratch)),
         scores: scores.subarray(firstItem * model.outputDim, end * model.outputDim),
+        number: batch,
+        record,
       };
     });
   }
 
   /** Asks and computes round by round, until it is over for another reason. It settles when nothing reads the batch's buffers any more. */
   async #run(batch: PreparedBatch, deadlineAt: number, over: () => boolean): Promise<void> {
-    const { scratch, workspace, request, deduplicated, scores } = batch;
+    const { scratch, workspace, request, deduplicated, scores, number, record } = batch;
     const { items, dense, perItem } = request;
     const model = this.#model;
     const net = this.#net;
@@ -256,42 +273,66 @@ class MainShard implements ShardedPredictor {
       for (const [r, { bags, rowWise, stage }] of this.#rounds.entries()) {
         if (r > 0 && over()) return;
         const partitions = batch.partitions[r] ?? [];
-        const asked = this.#ask(partitions, deadlineAt);
+        record?.leave();
+        const asked = this.#ask(partitions, deadlineAt, batch, r);
         // Mark them handled: either may fail while the layers below still run.
         asked.catch(() => undefined);
-        const own = this.#poolOwn(partitions.at(-1) ?? null, scratch);
+        const own = this.#poolOwn(partitions.at(-1) ?? null, batch, r);
         own.done?.catch(() => undefined);
         try {
-          if (items > 0 && r === 0) await net.run(workspace, 0, items, perItem, dense, null, null);
+          if (items > 0 && r === 0) {
+            const job = record?.startJob('dense', number, r) ?? -1;
+            const running = net.run(workspace, 0, items, perItem, dense, null, null, record?.slab, record?.timesAt(job));
+            await running;
+            record?.endJob(job, running !== undefined);
+          }
         } finally {
           await own.done;
         }
         const answers = [...(await asked), own.answer];
         if (items === 0) continue;
+        record?.enter('place', number, r);
         gatherPooled(model, rowWise, partitions, answers, pooled);
         if (stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
-        await net.run(workspace, stage, items, perItem, dense, expanded.values, stage === net.lastStage ? scores : null);
+        const job = record?.startJob('dense', number, r) ?? -1;
+        const output = stage === net.lastStage ? scores : null;
+        const running = net.run(workspace, stage, items, perItem, dense, expanded.values, output, record?.slab, record?.timesAt(job));
+        await running;
+        record?.endJob(job, running !== undefined);
       }
     } catch (error) {
       throw placedInRequest(model, request, error);
     }
   }
 
-  #ask(partitions: readonly (Partition | null)[], deadlineAt: number): Promise<(Uint8Array | null)[]> {
+  #ask(
+    partitions: readonly (Partition | null)[],
+    deadlineAt: number,
+    { record, number }: PreparedBatch,
+    round: number,
+  ): Promise<(Uint8Array | null)[]> {
     return Promise.all(
       this.#shards.map((shard, s) => {
         const partition = partitions[s];
-        return partition ? shard.pool(partition.batch, deadlineAt) : null;
+        return partition ? shard.pool(partition.batch, deadlineAt, record, record?.startRpc(number, round, s)) : null;
       }),
     );
   }
 
-  #poolOwn(partition: Partition | null, scratch: Scratch): { answer: Uint8Array | null; done: Promise<void> | undefined } {
+  #poolOwn(
+    partition: Partition | null,
+    { scratch, number, record }: PreparedBatch,
+    round: number,
+  ): { answer: Uint8Array | null; done: Promise<void> | undefined } {
     if (partition === null || this.engine === null) return { answer: null, done: undefined };
     const { batch } = partition;
     const answer = scratch.f32('answer', this.engine.outputLength(batch.segments, batch.offsets));
-    return { answer: bytesOf(answer), done: this.engine.pool(batch, answer) };
+    if (record === null) return { answer: bytesOf(answer), done: this.engine.pool(batch, answer) };
+    const job = record.startJob('pool', number, round);
+    const done = this.engine.pool(batch, answer, record.slab, record.timesAt(job))?.then(() => record.endJob(job, true));
+    if (done === undefined) record.endJob(job, false);
+    return { answer: bytesOf(answer), done };
   }
 
   stats(): Readonly<Record<string, number>> {

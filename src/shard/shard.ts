@@ -6,8 +6,9 @@ import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/published.js';
-import { decodeClientMessage, encodeShardMessage } from '../wire/codec.js';
-import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
+import { ServiceTimes } from '../trace/service-times.js';
+import { decodeClientMessage, encodeShardMessage, setSerializeUs } from '../wire/codec.js';
+import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardState, type ShardStats } from '../wire/messages.js';
 import { MAX_POOLED_BYTES, type ServerTransport } from '../wire/transport.js';
 import { listenZeromq } from '../wire/zeromq.js';
 
@@ -151,9 +152,11 @@ export class Shard {
   #serve(peer: Uint8Array, message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): void {
     this.#counts.requests++;
     this.#inFlight++;
-    this.#pool(message, receivedAt)
+    const times = message.timed ? new ServiceTimes(receivedAt) : null;
+    times?.end('deserializeUs');
+    this.#pool(message, receivedAt, times)
       .then(
-        (answer) => this.#reply(peer, answer),
+        (answer) => this.#reply(peer, answer, times),
         (thrown: unknown) => {
           this.#counts.errors++;
           const { code, message: text, details } = TerabagError.from(thrown);
@@ -166,7 +169,7 @@ export class Shard {
       });
   }
 
-  async #pool(message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): Promise<ShardMessage> {
+  async #pool(message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number, times: ServiceTimes | null): Promise<ShardMessage> {
     if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${this.name}`);
     if (this.#inFlight > this.maxInFlight)
       throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
@@ -187,14 +190,21 @@ export class Shard {
         `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
       );
     const out = new Float32Array(length);
-    await this.engine.pool(batch, out);
+    times?.end('dispatchUs');
+    await this.engine.pool(batch, out, times?.pooling);
+    times?.endPooling();
     const serviceMs = performance.now() - receivedAt;
     if (serviceMs > remainingMs) throw expire();
-    return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer) };
+    return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer), stages: times?.stages ?? null };
   }
 
-  #reply(peer: Uint8Array, message: ShardMessage): void {
-    void this.#transport?.send(peer, encodeShardMessage(message)).then((delivered) => {
+  #reply(peer: Uint8Array, message: ShardMessage, times: ServiceTimes | null = null): void {
+    const encoded = encodeShardMessage(message);
+    if (times !== null && message.kind === 'pooled') {
+      times.end('serializeUs');
+      setSerializeUs(encoded, times.stages[SHARD_STAGES.indexOf('serializeUs')] as number);
+    }
+    void this.#transport?.send(peer, encoded).then((delivered) => {
       if (!delivered) this.#counts.undeliverable++;
     });
   }

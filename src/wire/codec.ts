@@ -1,14 +1,15 @@
 import { Packr } from 'msgpackr';
 import { TerabagError } from '../errors.js';
-import { type ClientMessage, type ShardMessage, type ShardStats, WIRE_VERSION } from './messages.js';
+import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardStats, WIRE_VERSION } from './messages.js';
 
 /** No message has more fields; a longer array is refused before it is decoded, so that a lying length reserves nothing. */
 const MAX_FIELDS = 12;
 const FIXARRAY = 0x90;
+const STAGES_BYTES = SHARD_STAGES.length * 8;
 const packr = new Packr({ useRecords: false, moreTypes: false });
 
 /** Binaries have to be Buffers: other typed arrays would be encoded element by element. */
-const binary = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+const binary = (bytes: ArrayBufferView): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 function malformed(field: string, expected: string): TerabagError {
   return new TerabagError('bad_message', `malformed message: ${field} has to be ${expected}`, { field });
@@ -48,6 +49,19 @@ class Fields {
     if (this.values[this.#at] !== null) return this.bytes(field);
     this.#at++;
     return null;
+  }
+  flag(field: string): boolean {
+    const value = this.values[this.#at++];
+    if (typeof value !== 'boolean') throw malformed(field, 'true or false');
+    return value;
+  }
+  stagesOrNull(field: string): Float64Array | null {
+    const bytes = this.bytesOrNull(field);
+    if (bytes === null) return null;
+    const stages = bytes.byteLength === STAGES_BYTES ? new Float64Array(new Uint8Array(bytes).buffer) : null;
+    if (stages === null || !stages.every((us) => Number.isFinite(us) && us >= 0))
+      throw malformed(field, `${SHARD_STAGES.length} doubles, 0 or more`);
+    return stages;
   }
   record(field: string): Record<string, string | number | boolean> {
     const value = this.values[this.#at++];
@@ -97,6 +111,7 @@ export function encodeClientMessage(message: ClientMessage): Buffer {
         binary(indices),
         binary(offsets),
         weights === null ? null : binary(weights),
+        message.timed,
       ]);
     }
     case 'ping':
@@ -128,6 +143,7 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
             offsets: fields.bytes('offsets'),
             weights: fields.bytesOrNull('weights'),
           },
+          timed: fields.flag('timed'),
         };
       }
       case 'ping':
@@ -146,7 +162,14 @@ export function encodeShardMessage(message: ShardMessage): Buffer {
     case 'welcome':
       return packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state]);
     case 'pooled':
-      return packr.pack([WIRE_VERSION, 'pooled', message.id, message.serviceUs, binary(message.pooled)]);
+      return packr.pack([
+        WIRE_VERSION,
+        'pooled',
+        message.id,
+        message.serviceUs,
+        binary(message.pooled),
+        message.stages === null ? null : binary(message.stages),
+      ]);
     case 'error':
       return packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details]);
     case 'pong':
@@ -154,6 +177,11 @@ export function encodeShardMessage(message: ShardMessage): Buffer {
     case 'stats':
       return packr.pack([WIRE_VERSION, 'stats', message.id, message.stats]);
   }
+}
+
+/** Says in an encoded pooled message with stages what encoding it took: they are its last bytes. */
+export function setSerializeUs(encoded: Buffer, us: number): void {
+  encoded.writeDoubleLE(us, encoded.byteLength - STAGES_BYTES + SHARD_STAGES.indexOf('serializeUs') * 8);
 }
 
 const STATES = ['ready', 'draining'] as const;
@@ -166,7 +194,13 @@ export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
       case 'welcome':
         return { kind, shard: fields.text('shard'), modelHash: fields.text('modelHash'), state: fields.oneOf('state', STATES) };
       case 'pooled':
-        return { kind, id: fields.id(), serviceUs: fields.number('serviceUs'), pooled: fields.bytes('pooled') };
+        return {
+          kind,
+          id: fields.id(),
+          serviceUs: fields.number('serviceUs'),
+          pooled: fields.bytes('pooled'),
+          stages: fields.stagesOrNull('stages'),
+        };
       case 'error':
         return { kind, id: fields.id(), code: fields.text('code'), message: fields.text('message'), details: fields.record('details') };
       case 'pong':

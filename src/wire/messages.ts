@@ -4,15 +4,15 @@ import type { SparseBatch } from '../engine/sparse-batch.js';
  * What travels between main shard and sparse shard: one msgpack array per message, [version, kind, ...fields].
  * Tensors are little-endian binaries of any alignment. No sockets here.
  */
-export const WIRE_VERSION = 1;
+export const WIRE_VERSION = 2;
 
 export type ShardState = 'ready' | 'draining';
 
 export type ClientMessage =
   /** Opens a connection: which model and plan the main shard serves. */
   | { readonly kind: 'hello'; readonly modelHash: string }
-  /** remainingMs: what is left of the deadline when it was sent. */
-  | { readonly kind: 'pool'; readonly id: number; readonly remainingMs: number; readonly batch: SparseBatch }
+  /** remainingMs: what is left of the deadline when it was sent. timed: whether the answer is to say what its stages took. */
+  | { readonly kind: 'pool'; readonly id: number; readonly remainingMs: number; readonly batch: SparseBatch; readonly timed: boolean }
   | { readonly kind: 'ping'; readonly id: number }
   | { readonly kind: 'stats'; readonly id: number };
 
@@ -38,10 +38,24 @@ export interface ShardStats {
   readonly lockedBytes: number | null;
 }
 
+/**
+ * Microseconds of a shard's work on one message, one stage after another; together they are its service. dispatch: checks, and memory for the
+ * answer; queue: until a thread of the addon begins; handBack: until the event loop goes on. Apart from these, poolCpu is pooling's CPU time.
+ * What waited in the socket before it was received is not in them: main takes it for network.
+ */
+export const SHARD_STAGES = ['deserializeUs', 'dispatchUs', 'queueUs', 'poolUs', 'handBackUs', 'serializeUs', 'poolCpuUs'] as const;
+export type ShardStage = (typeof SHARD_STAGES)[number];
+
 export type ShardMessage =
   | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
-  /** pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. */
-  | { readonly kind: 'pooled'; readonly id: number; readonly serviceUs: number; readonly pooled: Uint8Array }
+  /** pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. stages: SHARD_STAGES, when asked for. */
+  | {
+      readonly kind: 'pooled';
+      readonly id: number;
+      readonly serviceUs: number;
+      readonly pooled: Uint8Array;
+      readonly stages: Float64Array | null;
+    }
   | {
       readonly kind: 'error';
       readonly id: number;

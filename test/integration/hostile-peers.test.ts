@@ -160,12 +160,12 @@ test('a sound message with a broken batch gets a typed error with its id, and th
     fc.asyncProperty(sound, faults, async (tensors, breakIt) => {
       const { batch, codes } = breakIt(tensors);
       const broken = ++id;
-      await client.send(encodeClientMessage({ kind: 'pool', id: broken, remainingMs: 5000, batch }));
+      await client.send(encodeClientMessage({ kind: 'pool', id: broken, remainingMs: 5000, batch, timed: false }));
       const answer = await client.answer();
       expect(answer).toMatchObject({ kind: 'error', id: broken });
       expect(codes).toContain((answer as Extract<ShardMessage, { kind: 'error' }>).code);
       const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
-      await client.send(encodeClientMessage({ kind: 'pool', id: ++id, remainingMs: 5000, batch: right }));
+      await client.send(encodeClientMessage({ kind: 'pool', id: ++id, remainingMs: 5000, batch: right, timed: false }));
       const pooled = await client.answer();
       expect(pooled).toMatchObject({ kind: 'pooled', id });
       const { pooled: bytes } = pooled as Extract<ShardMessage, { kind: 'pooled' }>;
@@ -186,7 +186,7 @@ test('an error of an id names table, bag and position through the wire', async (
     offsets: [0, 1, 2, 4],
     weights: null,
   });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 9, remainingMs: 5000, batch }));
+  await client.send(encodeClientMessage({ kind: 'pool', id: 9, remainingMs: 5000, batch, timed: false }));
   expect(await client.answer()).toMatchObject({
     kind: 'error',
     id: 9,
@@ -200,10 +200,10 @@ test('an answer that would reserve gigabytes, and a request that is already late
   const client = new RawClient(cluster.shards[0]!.endpoint);
   const segments = Array.from({ length: 40 }, () => [0, 0, 1, 2 ** 32 - 1, 0]).flat();
   const huge = batchOf({ segments, indexBytes: 4, indices: [], offsets: [0], weights: null });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 1, remainingMs: 5000, batch: huge }));
+  await client.send(encodeClientMessage({ kind: 'pool', id: 1, remainingMs: 5000, batch: huge, timed: false }));
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 1, code: 'bad_message' });
   const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 2, remainingMs: 0, batch: right }));
+  await client.send(encodeClientMessage({ kind: 'pool', id: 2, remainingMs: 0, batch: right, timed: false }));
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 2, code: 'deadline_exceeded' });
   client.socket.close();
 });
@@ -219,6 +219,7 @@ test('arbitrary and mutated messages never crash a shard, and each is dropped or
       id: 7,
       remainingMs: 1000,
       batch: batchOf({ segments: [2, 0, 1, 2, 2], indexBytes: 4, indices: [1, 2, 3], offsets: [0, 1, 3], weights: [1, 2, 3] }),
+      timed: true,
     },
   ];
   const mutated = fc
@@ -334,7 +335,7 @@ test('malformed and foreign answers are dropped and counted, and the request end
       if (message.kind !== 'pool') return;
       await say(
         ...garbage,
-        encodeShardMessage({ kind: 'pooled', id: message.id + 1000, serviceUs: 1, pooled: new Uint8Array(48) }),
+        encodeShardMessage({ kind: 'pooled', id: message.id + 1000, serviceUs: 1, pooled: new Uint8Array(48), stages: null }),
         encodeShardMessage({ kind: 'error', id: message.id + 1000, code: 'internal', message: 'foreign', details: {} }),
         encodeShardMessage({ kind: 'stats', id: 3, stats: {} as never }),
       );
@@ -355,9 +356,9 @@ test('malformed and foreign answers are dropped and counted, and the request end
 
 test('answers of a wrong length, with an unknown code, or too late never become scores', async () => {
   const answers: ((id: number) => ShardMessage)[] = [
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(0) }),
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 - 1) }),
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 + 4) }),
+    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(0), stages: null }),
+    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 - 1), stages: null }),
+    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 + 4), stages: null }),
     (id) => ({ kind: 'error', id, code: 'no such code', message: 'strange', details: {} }),
     (id) => ({ kind: 'error', id, code: 'overloaded', message: 'too much', details: { shard: 'another' } }),
   ];
@@ -371,7 +372,7 @@ test('answers of a wrong length, with an unknown code, or too late never become 
       if (make !== undefined) await say(encodeShardMessage(make(message.id)));
       else {
         await sleep(150);
-        late.push(encodeShardMessage({ kind: 'pooled', id: message.id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4) }));
+        late.push(encodeShardMessage({ kind: 'pooled', id: message.id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4), stages: null }));
         await say(late[0] as Uint8Array);
       }
     },

@@ -1,0 +1,153 @@
+import { join } from 'node:path';
+import { launchCluster } from '../src/cluster/launch.js';
+import { native } from '../src/engine/native.js';
+import { modelHash } from '../src/model/hash.js';
+import { profileFromSpec } from '../src/plan/profile-from-spec.js';
+import { makePlan } from '../src/plan/strategies.js';
+import { openLocal } from '../src/predictor/local.js';
+import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
+import { connect } from '../src/predictor/sharded.js';
+import { stacksAtQuantile } from '../src/trace/quantile-stacks.js';
+import { Tracer } from '../src/trace/tracer.js';
+import { demoShape } from '../src/workload/model-shape.js';
+import { RequestGenerator } from '../src/workload/request-generator.js';
+import { requestShape } from '../src/workload/request-shape.js';
+import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { type Line, median, type Suite } from './suite.js';
+
+const FULL = { bytes: 2 ** 29, rounds: 15, blocks: 20 };
+const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, blocks: 4 };
+/** Requests between two switches: few, so that a slow moment of the machine falls on all arms. */
+const BLOCK = 8;
+const SHARDS = 4;
+const ITEMS = [8, 64] as const;
+const DEADLINE_MS = 10_000;
+const TURNS = 32;
+
+/** control is off once more: how far it is from off is what the method cannot tell apart. */
+const ARMS = ['off', 'on', 'control'] as const;
+type Arm = (typeof ARMS)[number];
+
+interface Target {
+  readonly name: string;
+  readonly tracer: Tracer;
+  readonly predictor: Predictor;
+  close(): Promise<void>;
+}
+
+export const stagesSuite: Suite = {
+  name: 'stages',
+  description: `what stamping every stage costs: P50 of requests, one at a time, with and without, local and on ${SHARDS} shards of this machine`,
+  async *run({ quick, dir, wanted }) {
+    const { bytes, rounds, blocks } = quick ? QUICK : FULL;
+    const shape = demoShape(bytes);
+    const bundle = join(dir, 'model');
+    const spec = await writeSyntheticBundle(bundle, shape);
+    const openers = [
+      () => openLocalTarget(bundle),
+      () => openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: SHARDS }), bundle),
+    ];
+    for (const open of openers) {
+      const target = await open();
+      try {
+        for (const items of ITEMS.filter((count) => wanted.test(`${target.name}-items${count}`))) {
+          const generator = new RequestGenerator(requestShape(shape), items);
+          const requests = Array.from({ length: TURNS }, () => generator.next(items));
+          yield* compare(target, requests, items, { rounds, blocks });
+        }
+      } finally {
+        await target.close();
+      }
+    }
+  },
+};
+
+async function* compare(
+  target: Target,
+  requests: readonly PredictRequest[],
+  items: number,
+  { rounds, blocks }: { readonly rounds: number; readonly blocks: number },
+): AsyncGenerator<Line> {
+  const { name, tracer } = target;
+  const p50s: Record<Arm, number[]> = { off: [], on: [], control: [] };
+  tracer.clear();
+  for (let round = -1; round < rounds; round++) {
+    const samples: Record<Arm, number[]> = { off: [], on: [], control: [] };
+    for (let block = 0; block < blocks; block++) {
+      // Another arm begins each time.
+      const same = Array.from({ length: BLOCK }, (_, n) => requests[(block * BLOCK + n) % requests.length] as PredictRequest);
+      for (let turn = 0; turn < ARMS.length; turn++) await runBlock(target, same, ARMS[(block + turn) % ARMS.length] as Arm, samples);
+    }
+    if (round >= 0) for (const arm of ARMS) p50s[arm].push(median(samples[arm]));
+  }
+  tracer.enabled = false;
+  const line = (metric: string, unit: string, value: number, ratios: readonly number[]): Line => ({
+    suite: 'stages',
+    case: `${name}-items${items}-${metric}`,
+    params: { items, rounds, requests: blocks * BLOCK },
+    metric,
+    unit,
+    value,
+    peer: null,
+    ratio: null,
+    spread: quartileSpread(ratios),
+    isa: native.isa,
+    threads: 1,
+    residency: 'populate',
+  });
+  const over = (arm: Arm): number[] => p50s[arm].map((p50, round) => p50 / (p50s.off[round] as number));
+  yield line(
+    'p50-off',
+    'us',
+    median(p50s.off),
+    p50s.off.map((p50) => p50 / median(p50s.off)),
+  );
+  yield line('p50-on-over-off', 'x', median(over('on')), over('on'));
+  yield line('p50-control-over-off', 'x', median(over('control')), over('control'));
+  const { latency } = stacksAtQuantile(tracer.requests(), 0.5);
+  for (const [layer, us] of Object.entries(latency.layers))
+    yield line(`${layer}-at-p50`, '% of the request', (100 * us) / latency.totalUs, [1]);
+}
+
+async function runBlock(
+  { tracer, predictor }: Target,
+  requests: readonly PredictRequest[],
+  arm: Arm,
+  samples: Record<Arm, number[]>,
+): Promise<void> {
+  tracer.enabled = arm === 'on';
+  for (const request of requests) {
+    const startedAt = performance.now();
+    await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+    samples[arm].push((performance.now() - startedAt) * 1000);
+  }
+}
+
+/** Half the distance of the quartiles. */
+function quartileSpread(ratios: readonly number[]): number {
+  const ascending = [...ratios].sort((a, b) => a - b);
+  const quartile = (q: number): number => ascending[Math.round(q * (ascending.length - 1))] as number;
+  return (quartile(0.75) - quartile(0.25)) / 2;
+}
+
+async function openLocalTarget(bundle: string): Promise<Target> {
+  const tracer = new Tracer();
+  const predictor = await openLocal(bundle, { verify: 'size', trace: tracer });
+  return { name: 'local', tracer, predictor, close: () => predictor.close() };
+}
+
+async function openShardedTarget(plan: Parameters<typeof launchCluster>[0], bundle: string): Promise<Target> {
+  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
+  try {
+    const tracer = new Tracer();
+    const predictor = await connect(cluster.plan, { bundle, trace: tracer });
+    const close = async (): Promise<void> => {
+      await predictor.close();
+      await cluster.stop();
+    };
+    return { name: `${SHARDS}-shards`, tracer, predictor, close };
+  } catch (error) {
+    await cluster.stop();
+    throw error;
+  }
+}
