@@ -17,6 +17,7 @@ export type ErrorCode =
   | 'bad_message'
   | 'closed'
   | 'native_addon'
+  | 'unsupported'
   | 'internal';
 
 /** Fields that locate an error: table, bag, position, shard, path... Plain JSON values, so that they travel on the wire. */

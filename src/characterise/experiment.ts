@@ -7,13 +7,19 @@ import type { ModelSpec } from '../model/spec.js';
 import type { Profile } from '../plan/profile.js';
 import type { PredictRequest } from '../predictor/predictor.js';
 
+/** Turns of each setup; setups alternate. */
+export interface Rounds {
+  /** Of the strategies, whose differences are small. */
+  readonly strategies: number;
+  readonly openLoop: number;
+  readonly others: number;
+}
+
 /** How long and how often things are measured: one row per kind of run, so that a quick one differs in numbers alone. */
 export interface Scale {
   /** Numbers of shards that every strategy is planned for. */
   readonly shards: readonly number[];
-  /** Turns of each setup, serial and open-loop; setups alternate. */
-  readonly rounds: number;
-  readonly openLoopRounds: number;
+  readonly rounds: Rounds;
   /** Of one turn, by the serial latency of all tables in one process: the number of requests of a turn follows, and is the same for all. */
   readonly turnMs: number;
   readonly openLoopTurnMs: number;
@@ -33,8 +39,7 @@ export interface Scale {
 
 export const FULL: Scale = {
   shards: [2, 4, 8],
-  rounds: 5,
-  openLoopRounds: 3,
+  rounds: { strategies: 5, openLoop: 3, others: 3 },
   turnMs: 1500,
   openLoopTurnMs: 4000,
   warmUpMs: 300,
@@ -53,8 +58,7 @@ export const FULL: Scale = {
 
 export const QUICK: Scale = {
   shards: [2, 4],
-  rounds: 2,
-  openLoopRounds: 2,
+  rounds: { strategies: 2, openLoop: 2, others: 2 },
   turnMs: 200,
   openLoopTurnMs: 400,
   warmUpMs: 100,
@@ -75,7 +79,8 @@ export interface Experiment {
   readonly requests: readonly PredictRequest[];
   readonly profile: Profile;
   readonly scale: Scale;
-  readonly rounds: { readonly serial: number; readonly openLoop: number };
+  /** Mean latency of a request with all tables in one process, as a first look had it. */
+  readonly serialMs: number;
   readonly qps: number;
   readonly p99Ms: number;
   readonly seed: number;

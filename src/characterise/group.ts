@@ -1,54 +1,62 @@
 import type { Characterisation } from '../report/characterisation.js';
 import type { Experiment } from './experiment.js';
-import { addMeasured, type Measured, measuredTurns } from './measured.js';
+import { addMeasured, type Measured, measuredTurns, NOTHING } from './measured.js';
 import { type Compared, inParts } from './setup.js';
 import { closeStands, openStands } from './stand.js';
-import { type TakeTurn, takeTurns } from './turns.js';
+import { openLoopTurn, serialTurn, type TakeTurn, takeTurns } from './turns.js';
 
 /** Experiments that are run, kept and resumed together. */
 export interface Group {
   readonly name: string;
   readonly description: string;
-  /** How long it takes, given the mean serial latency of all tables in one process. */
-  estimateMs(experiment: Experiment, serialMs: number): number;
-  /** The results so far are those of the groups before it. onProgress: done and all, in ms of the estimate. */
-  run(experiment: Experiment, results: Characterisation, onProgress: (doneMs: number) => void): Promise<Measured>;
+  /** How long it takes. The results so far are those of the groups before it, as with run. */
+  estimateMs(experiment: Experiment, results: Characterisation): number;
+  /** onProgress: what is done, in ms of the estimate. */
+  run(experiment: Experiment, results: Characterisation, onProgress: (doneMs: number) => void): Promise<Partial<Measured>>;
 }
 
-/** Starting a shard's process, its share of two cores. */
-const START_MS = 250;
-/** Opening tables or connecting, before each turn. */
-const OPEN_MS = 60;
-
-export interface Rounds {
+/** How often setups have a turn, and how long one is meant to take. */
+export interface Turns {
   readonly rounds: number;
   readonly turnMs: number;
   readonly take: TakeTurn;
 }
 
+/** Starting a shard's process, its share of two cores. */
+const START_MS = 300;
+/** Connecting, before each turn. */
+const CONNECT_MS = 60;
 /** Serial requests take longer on shards; measured with DRM1 on two cores. */
 const SHARDED_OVER_SINGULAR = 1.6;
 
-export function estimateTurns(compared: readonly Compared[], { warmUpMs }: { readonly warmUpMs: number }, { rounds, turnMs }: Rounds): number {
-  const starts = compared.reduce((sum, { setup }) => sum + setup.shards * START_MS, 0);
-  return starts + compared.length * rounds * (OPEN_MS + warmUpMs + turnMs);
-}
+const startMs = (compared: readonly Compared[]): number => compared.reduce((sum, { setup }) => sum + setup.shards * START_MS, 0);
+const eachTurnMs = ({ scale }: Experiment, { turnMs }: Turns): number => CONNECT_MS + scale.warmUpMs + turnMs;
 
-export const serialRounds = (experiment: Experiment, serialMs: number, take: TakeTurn): Rounds => ({
-  rounds: experiment.rounds.serial,
-  turnMs: experiment.requests.length * serialMs * SHARDED_OVER_SINGULAR,
-  take,
+export const estimateTurns = (compared: readonly Compared[], experiment: Experiment, turns: readonly Turns[]): number =>
+  startMs(compared) + turns.reduce((sum, each) => sum + compared.length * each.rounds * eachTurnMs(experiment, each), 0);
+
+/** All requests one at a time, so often. */
+export const serialTurns = (experiment: Experiment, rounds: number): Turns => ({
+  rounds,
+  turnMs: experiment.requests.length * experiment.serialMs * SHARDED_OVER_SINGULAR,
+  take: serialTurn(experiment),
 });
 
-/** Setups in turn, those of a part at once; what was measured when the signal ended it is dropped by the caller. */
+export const openLoopTurns = (experiment: Experiment, rounds: number): Turns => ({
+  rounds,
+  turnMs: experiment.scale.openLoopTurnMs,
+  take: openLoopTurn(experiment),
+});
+
+/** Setups in turn, those of a part open at once. What was measured when the signal ended it is not whole: the caller drops it. */
 export async function compare(
   compared: readonly Compared[],
   experiment: Experiment,
-  { rounds, turnMs, take }: Rounds,
+  allTurns: readonly Turns[],
   onProgress: (doneMs: number) => void,
 ): Promise<Measured> {
-  const { signal, scale } = experiment;
-  let measured: Measured = {};
+  const { signal } = experiment;
+  let measured = NOTHING;
   let doneMs = 0;
   const add = (ms: number): void => {
     doneMs += ms;
@@ -60,9 +68,13 @@ export async function compare(
       experiment,
     );
     try {
-      add(part.reduce((sum, { setup }) => sum + setup.shards * START_MS, 0));
-      const turns = await takeTurns(stands, { rounds, signal, take, onTurn: () => add(OPEN_MS + scale.warmUpMs + turnMs) });
-      measured = joinMeasured(measured, measuredTurns(part, stands, turns));
+      add(startMs(part));
+      for (const turns of allTurns) {
+        for (const { tracer } of stands) tracer?.clear();
+        const { rounds, take } = turns;
+        const taken = await takeTurns(stands, { rounds, signal, take, onTurn: () => add(eachTurnMs(experiment, turns)) });
+        measured = addMeasured(measured, measuredTurns(part, stands, taken));
+      }
     } finally {
       await closeStands(stands);
     }

@@ -1,20 +1,26 @@
 import { isPacked } from '../model/row-format.js';
 import type { ModelSpec } from '../model/spec.js';
-import type { BatchSweep, CharacterisedRun, Characterisation, Configuration, Overhead } from '../report/characterisation.js';
+import type { BatchSweep, Characterisation, CharacterisedRun, Configuration, Overhead } from '../report/characterisation.js';
 import { failures } from '../workload/load-run.js';
 import { planHolders } from './plans.js';
-import { cpuOf, pairRounds } from './ratios.js';
+import { cpuOf, pairRounds, type Rounds } from './ratios.js';
 import { type Compared, type Setup, setupId } from './setup.js';
 import type { Stand } from './stand.js';
+import { stacksOf } from './tracing.js';
 import { mergeTurns, type Turn } from './turns.js';
 
 /** What an experiment adds to the results. */
-export type Measured = Partial<
-  Pick<Characterisation, 'configurations' | 'overheads' | 'knees' | 'batchSweeps' | 'batchSchedules' | 'waterfall' | 'skipped'>
+export type Measured = Pick<
+  Characterisation,
+  'configurations' | 'overheads' | 'knees' | 'batchSweeps' | 'batchSchedules' | 'waterfall' | 'skipped'
 >;
 
+export const NOTHING: Measured = {
+  ...{ configurations: [], overheads: [], knees: [], batchSweeps: [], batchSchedules: [], waterfall: null, skipped: [] },
+};
+
 /** Results with what an experiment measured. What is there already stays: experiments share baselines, and the first to run one has it. */
-export function addMeasured(results: Characterisation, measured: Measured): Characterisation {
+export function addMeasured<T extends Measured>(results: T, measured: Partial<Measured>): T {
   const configurations = [...results.configurations];
   for (const configuration of measured.configurations ?? []) {
     const at = configurations.findIndex(({ id }) => id === configuration.id);
@@ -42,16 +48,21 @@ function joined<T>(known: readonly T[], added: readonly T[] | undefined, key: (e
 }
 
 /** What turns came to: a configuration per stand, and its overhead over the baseline beside which it ran. */
-export function measuredTurns(compared: readonly Compared[], stands: readonly Stand[], turns: readonly (readonly Turn[])[]): Measured {
+export function measuredTurns(
+  compared: readonly Compared[],
+  stands: readonly Stand[],
+  turns: readonly (readonly Turn[])[],
+): Partial<Measured> {
   const turnsOf = new Map(stands.map(({ setup }, s) => [setupId(setup), turns[s] ?? []]));
   const overheads = compared.flatMap(({ setup, baseline }): Overhead[] => {
-    const [own, base] = [setup, baseline].map((each) => ({
+    const roundsOf = (each: Setup): Rounds => ({
       runs: (turnsOf.get(setupId(each)) ?? []).map(({ run }) => run),
       shards: each.shards,
-    })) as [Parameters<typeof pairRounds>[0], Parameters<typeof pairRounds>[0]];
+    });
+    const own = roundsOf(setup);
     const [first] = own.runs;
     if (setupId(setup) === setupId(baseline) || first === undefined) return [];
-    const pairs = pairRounds(own, base);
+    const pairs = pairRounds(own, roundsOf(baseline));
     return pairs === null ? [] : [{ configuration: setupId(setup), baseline: setupId(baseline), ...loadOfRun(first), ...pairs }];
   });
   return { configurations: stands.map((stand, s) => configurationOf(stand, turns[s] ?? [])), overheads };
@@ -63,13 +74,13 @@ const loadOfRun = ({ offeredQps }: { readonly offeredQps: number | null }): Pick
 });
 
 /** A stand as the results describe it. Without turns it has no run. */
-export function configurationOf({ setup, spec, plan, profile }: Stand, turns: readonly Turn[]): Configuration {
+export function configurationOf({ setup, spec, plan, profile, tracer }: Stand, turns: readonly Turn[]): Configuration {
   const { strategy, shards, rpc, batchItems, network, shardCpuLimit } = setup;
   return {
     ...{ id: setupId(setup), strategy, shards, rpc, batchItems, network, shardCpuLimit },
     rowFormat: rowFormatOf(spec),
     plan: planHolders(plan, spec, profile),
-    runs: turns.length === 0 ? [] : [runOf(setup, turns)],
+    runs: turns.length === 0 ? [] : [{ ...runOf(setup, turns), stacks: stacksOf(tracer) }],
   };
 }
 
@@ -79,7 +90,7 @@ function rowFormatOf({ tables }: ModelSpec): string {
   return formats.size === 1 ? ([...formats][0] as string) : `mixed${packed.length > 0 ? ` with ${packed.join(', ')}` : ''}`;
 }
 
-function runOf({ shards }: Setup, turns: readonly Turn[]): CharacterisedRun {
+function runOf({ shards }: Setup, turns: readonly Turn[]): Omit<CharacterisedRun, 'stacks'> {
   const { run, rpcs } = mergeTurns(turns);
   const { count } = run.latency;
   const asked = count + failures(run);
@@ -96,7 +107,6 @@ function runOf({ shards }: Setup, turns: readonly Turn[]): CharacterisedRun {
     bytesPerRequest: rpcs === null || asked === 0 ? null : { sent: rpcs.bytesSent / asked, received: rpcs.bytesReceived / asked },
     collections: { count: run.cost.collections, ms: run.cost.collectionMs },
     loopDelayMs: { ...run.cost.loopDelayMs },
-    stacks: [],
   };
 }
 

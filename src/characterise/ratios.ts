@@ -23,7 +23,10 @@ function ratios(own: Figures, baseline: Figures): number[] {
 }
 
 /** CPU per request of main and shards, ms; null without an answer, and when shards did not tell theirs. */
-export function cpuOf(run: LoadRun, shards: number): { readonly main: number; readonly shards: number | null; readonly total: number | null } | null {
+export function cpuOf(
+  run: LoadRun,
+  shards: number,
+): { readonly main: number; readonly shards: number | null; readonly total: number | null } | null {
   const cpu = cpuMsPerRequest(run);
   if (cpu === null) return null;
   const ofShards = shards === 0 ? 0 : cpu.shards;
@@ -38,12 +41,12 @@ export interface Rounds {
 
 /** Round by round, what a setup needs of what its baseline needs under the same load; null when no pair was answered. */
 export function pairRounds(own: Rounds, baseline: Rounds): Pick<Overhead, 'pairs' | 'p50' | 'p90' | 'p99' | 'cpu'> | null {
-  const latency = (q: number): number[] => {
-    const [figures, base] = [own, baseline].map(({ runs }) => runs.map((run) => latencyAt(run, q))) as [Figures, Figures];
-    return ratios(figures, base);
+  const over = (figure: (run: LoadRun, shards: number) => number | null): number[] => {
+    const figures = ({ runs, shards }: Rounds): Figures => runs.map((run) => figure(run, shards));
+    return ratios(figures(own), figures(baseline));
   };
+  const latency = (q: number): number[] => over((run) => latencyAt(run, q));
   const [p50, p90, p99] = [0.5, 0.9, 0.99].map((q) => ratioOf(latency(q)));
   if (!p50 || !p90 || !p99) return null;
-  const [cpu, baseCpu] = [own, baseline].map(({ runs, shards }) => runs.map((run) => cpuOf(run, shards)?.total ?? null)) as [Figures, Figures];
-  return { pairs: latency(0.5).length, p50, p90, p99, cpu: ratioOf(ratios(cpu, baseCpu)) };
+  return { pairs: latency(0.5).length, p50, p90, p99, cpu: ratioOf(over((run, shards) => cpuOf(run, shards)?.total ?? null)) };
 }

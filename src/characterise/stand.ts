@@ -7,12 +7,14 @@ import type { Plan } from '../plan/plan.js';
 import type { Profile } from '../plan/profile.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
-import { connect, type ShardedPredictor } from '../predictor/sharded.js';
+import { type ConnectOptions, connect, type ShardedPredictor } from '../predictor/sharded.js';
+import type { Tracer } from '../trace/tracer.js';
 import type { ShardCpu } from '../workload/process-meter.js';
 import { SplittingPredictor } from '../workload/split-request.js';
 import { type Experiment, packedBundle } from './experiment.js';
 import { planFor } from './plans.js';
 import type { Setup } from './setup.js';
+import { openTracer } from './tracing.js';
 
 /** RPCs and bytes of messages since the predictor was opened. */
 export interface RpcCounts {
@@ -35,6 +37,8 @@ export interface Stand {
   readonly spec: ModelSpec;
   readonly plan: Plan;
   readonly profile: Profile;
+  /** Not enabled but for what is measured; null where requests are cut. */
+  readonly tracer: Tracer | null;
   /** Runs work on the setup's predictor. Shards are only connected meanwhile: signs of life to many idle ones would be noise for the others. */
   use<T>(work: (ready: Ready) => Promise<T>): Promise<T>;
   close(): Promise<void>;
@@ -64,14 +68,17 @@ async function openStand(setup: Setup, experiment: Experiment): Promise<Stand> {
   const spec = setup.rowFormat === 'as given' ? experiment.spec : await readModelSpec(bundle);
   const profile = { ...experiment.profile, model: { name: spec.name, version: spec.version, hash: modelHash(spec) } };
   const plan = planFor(setup.strategy, setup.shards, spec, profile);
-  const opened = { setup, spec, plan, profile };
+  const opened = { setup, spec, plan, profile, tracer: openTracer(setup, tracedRequests(experiment)) };
   return setup.shards === 0 ? openSingular(opened, bundle, experiment) : openSharded(opened, bundle, experiment);
 }
 
-type Opened = Pick<Stand, 'setup' | 'spec' | 'plan' | 'profile'>;
+/** Those of all serial rounds; open-loop load keeps its latest ones. */
+const tracedRequests = ({ requests, scale }: Experiment): number => requests.length * scale.rounds.strategies;
+
+type Opened = Omit<Stand, 'use' | 'close'>;
 
 async function openSingular(opened: Opened, bundle: string, { residency, onWarning }: Experiment): Promise<Stand> {
-  const whole = await openLocal(bundle, { verify: 'size', residency, onWarning });
+  const whole = await openLocal(bundle, { verify: 'size', residency, onWarning, ...(opened.tracer && { trace: opened.tracer }) });
   const { batchItems } = opened.setup;
   const predictor = batchItems === null ? whole : new SplittingPredictor(whole, batchItems, opened.spec.dense);
   const ready: Ready = { predictor, shardCpu: undefined, counts: () => null };
@@ -79,13 +86,26 @@ async function openSingular(opened: Opened, bundle: string, { residency, onWarni
 }
 
 async function openSharded(opened: Opened, bundle: string, { residency, signal }: Experiment): Promise<Stand> {
-  const { rpc, batchItems } = opened.setup;
-  const cluster = await launchCluster(opened.plan, { bundle, residency, signal, verify: 'size', ephemeralPorts: true, restart: false });
+  const { rpc, batchItems, network, shardCpuLimit } = opened.setup;
+  if (network !== null || shardCpuLimit !== null) throw new TerabagError('unsupported', 'hosts cannot be emulated yet');
+  const cluster = await launchCluster(opened.plan, {
+    bundle,
+    residency,
+    verify: 'size',
+    ephemeralPorts: true,
+    restart: false,
+    signal: AbortSignal.any([signal]),
+  });
+  const options: ConnectOptions = {
+    ...{ bundle, rpc: rpc ?? 'coalesced' },
+    ...(batchItems !== null && { batchItems }),
+    ...(opened.tracer && { trace: opened.tracer }),
+  };
   return {
     ...opened,
     plan: cluster.plan,
     use: async (work) => {
-      const predictor = await connect(cluster.plan, { bundle, rpc: rpc ?? 'coalesced', ...(batchItems !== null && { batchItems }) });
+      const predictor = await connect(cluster.plan, options);
       const ready = { predictor, shardCpu: () => cpuOfShards(predictor), counts: () => rpcCounts(predictor) };
       return work(ready).finally(() => predictor.close());
     },

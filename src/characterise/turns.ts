@@ -24,7 +24,7 @@ export const serialTurn =
     stand.use(async (ready) => {
       const load = loadOf(ready, requests, signal);
       await runSerialLoad({ ...load, warmUpMs: 0, durationMs: scale.warmUpMs });
-      return counted(ready, () => runSerialLoad({ ...load, warmUpMs: 0, durationMs: LONGEST_MS, mostRequests: requests.length }));
+      return counted(stand, ready, () => runSerialLoad({ ...load, warmUpMs: 0, durationMs: LONGEST_MS, mostRequests: requests.length }));
     });
 
 /** At a steady rate; arrivals are those of the round, the same for all setups. */
@@ -35,7 +35,7 @@ export const openLoopTurn =
       const load = loadOf(ready, requests, signal);
       await runSerialLoad({ ...load, warmUpMs: 0, durationMs: scale.warmUpMs });
       const arrivals = { process: 'poisson', qps, seed: seed + round } as const;
-      return counted(ready, () => runOpenLoopLoad({ ...load, arrivals, warmUpMs: 0, durationMs: scale.openLoopTurnMs }));
+      return counted(stand, ready, () => runOpenLoopLoad({ ...load, arrivals, warmUpMs: 0, durationMs: scale.openLoopTurnMs }));
     });
 
 export const loadOf = ({ predictor, shardCpu }: Ready, requests: Load['requests'], signal: AbortSignal): Load => ({
@@ -43,9 +43,13 @@ export const loadOf = ({ predictor, shardCpu }: Ready, requests: Load['requests'
   ...(shardCpu && { shardCpu }),
 });
 
-async function counted(ready: Ready, measure: () => Promise<LoadRun>): Promise<Turn> {
+/** What is measured, is traced and its RPCs are counted. */
+async function counted({ tracer }: Stand, ready: Ready, measure: () => Promise<LoadRun>): Promise<Turn> {
   const before = ready.counts();
-  const run = await measure();
+  if (tracer !== null) tracer.enabled = true;
+  const run = await measure().finally(() => {
+    if (tracer !== null) tracer.enabled = false;
+  });
   const after = ready.counts();
   const since = (name: keyof RpcCounts): number => (after?.[name] ?? 0) - (before?.[name] ?? 0);
   const rpcs = after === null ? null : { rpcs: since('rpcs'), bytesSent: since('bytesSent'), bytesReceived: since('bytesReceived') };

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
 import { benchCommand } from './bench.js';
+import { characteriseCommand } from './characterise.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
@@ -39,7 +40,8 @@ Examples:
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json
-  terabag bench --bundle ./model --plan plan.json --qps 25`,
+  terabag bench --bundle ./model --plan plan.json --qps 25
+  terabag characterise ./model -o ./results`,
   );
 for (const command of [
   inspectCommand,
@@ -55,6 +57,7 @@ for (const command of [
   synthCommand,
   requestsCommand,
   benchCommand,
+  characteriseCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
