@@ -5,6 +5,7 @@ import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
+import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
 import { poolSuite } from './pool.js';
@@ -14,9 +15,9 @@ import { shardsSuite } from './shards.js';
 import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite, stagesSuite];
+const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite, stagesSuite, hostsSuite];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

@@ -9,12 +9,12 @@ function build(directory, ...options) {
   const out = join('native', directory);
   run('cmake', '-S', '.', '-B', out, '-DTERABAG_TESTS=ON', ...options);
   run('cmake', '--build', out, '--parallel');
-  return join(root, out, 'kernels_test');
+  return (program) => join(root, out, program);
 }
 
 process.env.TERABAG_TEST_CASES ??= '1000';
-run(build('build-test'));
-run(build('build-test-asan', '-DTERABAG_SANITIZE=ON'));
+for (const built of [build('build-test'), build('build-test-asan', '-DTERABAG_SANITIZE=ON')])
+  for (const program of ['kernels_test', 'frame_switch_test']) run(built(program));
 if (process.arch === 'arm64') process.exit(0);
 const missing = [
   ['aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu'],
@@ -25,5 +25,5 @@ if (missing.length > 0) {
 } else {
   const cross = ['-DCMAKE_SYSTEM_NAME=Linux', '-DCMAKE_SYSTEM_PROCESSOR=aarch64', '-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++'];
   process.env.TERABAG_TEST_CASES = '200';
-  run('qemu-aarch64', build('build-test-neon', ...cross, '-DCMAKE_EXE_LINKER_FLAGS=-static'));
+  run('qemu-aarch64', build('build-test-neon', ...cross, '-DCMAKE_EXE_LINKER_FLAGS=-static')('kernels_test'));
 }

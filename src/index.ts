@@ -1,3 +1,5 @@
+export type { NetworkCounters, NetworkOptions } from './cluster/host-network.js';
+export { type EmulationSupport, emulationSupport, type HostOptions } from './cluster/hosts.js';
 export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launch.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';

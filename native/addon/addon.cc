@@ -3,6 +3,7 @@
 
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
+#include "addon/host_network_object.h"
 #include "addon/pack_rows.h"
 #include "addon/sparse_engine_object.h"
 #include "engine/job_clock.h"
@@ -30,6 +31,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("precisions", define_precisions(env));
   exports.Set("DenseNet", define_dense_net(env));
+  exports.Set("HostNetwork", define_host_network(env));
   return exports;
 }
 

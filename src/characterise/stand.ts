@@ -1,3 +1,4 @@
+import type { HostOptions } from '../cluster/hosts.js';
 import { launchCluster } from '../cluster/launch.js';
 import { TerabagError } from '../errors.js';
 import { readModelSpec } from '../model/bundle.js';
@@ -75,6 +76,8 @@ async function openStand(setup: Setup, experiment: Experiment): Promise<Stand> {
 /** Those of all serial rounds; open-loop load keeps its latest ones. */
 const tracedRequests = ({ requests, scale }: Experiment): number => requests.length * scale.rounds.strategies;
 
+const PERCENT = 100;
+
 type Opened = Omit<Stand, 'use' | 'close'>;
 
 async function openSingular(opened: Opened, bundle: string, { residency, onWarning }: Experiment): Promise<Stand> {
@@ -87,7 +90,10 @@ async function openSingular(opened: Opened, bundle: string, { residency, onWarni
 
 async function openSharded(opened: Opened, bundle: string, { residency, signal }: Experiment): Promise<Stand> {
   const { rpc, batchItems, network, shardCpuLimit } = opened.setup;
-  if (network !== null || shardCpuLimit !== null) throw new TerabagError('unsupported', 'hosts cannot be emulated yet');
+  const hosts: HostOptions = {
+    ...(shardCpuLimit !== null && { cpuPercent: shardCpuLimit * PERCENT }),
+    ...(network !== null && { network: { delayMs: network.delayMs, lossPercent: network.loss * PERCENT } }),
+  };
   const cluster = await launchCluster(opened.plan, {
     bundle,
     residency,

@@ -1,3 +1,4 @@
+import type { NetworkCounters } from '../cluster/host-network.js';
 import type { BatchSchedule } from '../workload/batch-scheduler.js';
 import { type Capacity, type Probe, probeAsJson } from '../workload/capacity-search.js';
 import { answeredQps, cpuMsPerRequest, failures, type LoadRun, latencyAt, runAsJson } from '../workload/load-run.js';
@@ -55,3 +56,6 @@ export const resultAsJson = ({ name, batchItems, run, repeats, capacity }: Bench
 
 export const scheduleLine = ({ best, measured }: BatchSchedule): string =>
   `best batch size: ${best.items} items, ${best.qps.toFixed(1)} qps (measured: ${measured.map(({ items, qps }) => `${items}: ${qps.toFixed(1)}`).join(', ')})`;
+
+export const networkLine = ({ accepted, lost, overflowed, refused, cpuMs }: NetworkCounters): string =>
+  `emulated network: ${accepted} frames, ${lost} lost as asked for, ${overflowed + refused} for want of room; ${cpuMs.toFixed(0)} ms CPU of its own, in none of the figures above`;

@@ -1,4 +1,5 @@
-import { launchCluster } from '../cluster/launch.js';
+import type { NetworkCounters } from '../cluster/host-network.js';
+import { type Cluster, launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { readModelSpec } from '../model/bundle.js';
@@ -12,9 +13,10 @@ import type { ShardCpu } from '../workload/process-meter.js';
 import { readJsonlRequests } from '../workload/request-file.js';
 import { requestsOfSpec } from '../workload/spec-requests.js';
 import { SplittingPredictor } from '../workload/split-request.js';
+import { type HostFlags, hostsOf } from './host-options.js';
 import { withProgress } from './progress.js';
 
-export interface TargetOptions {
+export interface TargetOptions extends HostFlags {
   readonly bundle: string;
   readonly plan?: string;
   readonly launch?: boolean;
@@ -31,6 +33,8 @@ export interface BenchTarget {
   readonly shardCpu: ShardCpu | undefined;
   /** Runs work on a predictor that cuts requests into batches of so many items; null: as a whole. */
   withBatches<T>(items: number | null, work: (predictor: Predictor) => Promise<T>): Promise<T>;
+  /** What went over the emulated network; null without one. */
+  networkCounters(): Promise<NetworkCounters | null>;
   close(): Promise<void>;
 }
 
@@ -39,11 +43,20 @@ export async function openTarget(options: TargetOptions, signal: AbortSignal): P
   const spec = await readModelSpec(options.bundle);
   if (options.plan === undefined) return localTarget(spec, options);
   const plan = await readPlan(options.plan);
-  if (!options.launch) return shardedTarget(spec, plan, options, async () => undefined);
+  if (!options.launch) return shardedTarget(spec, plan, options, { networkCounters: async () => null, stop: async () => undefined });
+  const hosts = hostsOf(options);
   const { bundle, verify, residency } = options;
-  const cluster = await launchCluster(plan, { bundle, verify, residency, signal, ephemeralPorts: true, restart: false });
+  const cluster = await launchCluster(plan, {
+    bundle,
+    verify,
+    residency,
+    signal,
+    ephemeralPorts: true,
+    restart: false,
+    ...(hosts && { hosts }),
+  });
   try {
-    return await shardedTarget(spec, cluster.plan, options, () => cluster.stop());
+    return await shardedTarget(spec, cluster.plan, options, cluster);
   } catch (error) {
     await cluster.stop();
     throw error;
@@ -55,7 +68,7 @@ async function localTarget(spec: ModelSpec, { bundle, verify, residency }: Targe
     openLocal(bundle, { verify, residency, onProgress, onWarning: (message) => process.stderr.write(`terabag: warning: ${message}\n`) }),
   );
   return {
-    ...{ spec, strategy: 'singular', shards: 0, shardCpu: undefined },
+    ...{ spec, strategy: 'singular', shards: 0, shardCpu: undefined, networkCounters: async () => null },
     withBatches: (items, work) => work(items === null ? predictor : new SplittingPredictor(predictor, items, spec.dense)),
     close: () => predictor.close(),
   };
@@ -64,7 +77,12 @@ async function localTarget(spec: ModelSpec, { bundle, verify, residency }: Targe
 const cpuOf = async (predictor: ShardedPredictor): Promise<number> =>
   (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
 
-async function shardedTarget(spec: ModelSpec, plan: Plan, options: TargetOptions, stop: () => Promise<void>): Promise<BenchTarget> {
+async function shardedTarget(
+  spec: ModelSpec,
+  plan: Plan,
+  options: TargetOptions,
+  cluster: Pick<Cluster, 'networkCounters' | 'stop'>,
+): Promise<BenchTarget> {
   const { bundle, rpc } = options;
   const predictor = await connect(plan, { bundle, rpc });
   const withBatches: BenchTarget['withBatches'] = async (items, work) => {
@@ -76,9 +94,10 @@ async function shardedTarget(spec: ModelSpec, plan: Plan, options: TargetOptions
   };
   return {
     ...{ spec, strategy: plan.strategy, shards: plan.shards.length, shardCpu: () => cpuOf(predictor), withBatches },
+    networkCounters: () => cluster.networkCounters(),
     close: async () => {
       await predictor.close();
-      await stop();
+      await cluster.stop();
     },
   };
 }

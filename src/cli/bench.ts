@@ -1,4 +1,5 @@
 import { Command, Option } from 'commander';
+import type { NetworkCounters } from '../cluster/host-network.js';
 import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { describeMachine, machineLine } from '../report/machine.js';
 import { writeFileAtomic } from '../tables/atomic.js';
@@ -7,8 +8,9 @@ import { type Capacity, type CapacityOptions, findMaxQps } from '../workload/cap
 import { type Load, type LoadRun, mergeRuns } from '../workload/load-run.js';
 import { runOpenLoopLoad } from '../workload/open-loop-load.js';
 import { runSerialLoad } from '../workload/serial-load.js';
-import { type BenchResult, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
+import { type BenchResult, networkLine, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
 import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
+import { addHostOptions, hostsOf } from './host-options.js';
 import {
   durationMs,
   positiveDurationMs,
@@ -42,7 +44,7 @@ const INTERRUPTED = 130;
 /** Of the serial rate: where the search begins. */
 const FIRST_SHARE = 0.5;
 
-export const benchCommand = new Command('bench')
+export const benchCommand = addHostOptions(new Command('bench'))
   .description('put a model under load, in this process or on shards, and measure latency, CPU and the rate it can take')
   .requiredOption('--bundle <dir>', 'directory of the model')
   .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
@@ -82,6 +84,7 @@ Examples:
   terabag bench --bundle ./model --serial
   terabag bench --bundle ./model --plan plan.json --launch --qps 25 --duration 10s --repeats 3 --json results.json
   terabag bench --bundle ./model --plan plan.json --requests requests.jsonl --find-max-qps --p99 20ms
+  terabag bench --bundle ./model --plan plan.json --launch --host-cpu 50 --network-delay 1ms --network-loss 0.1 --qps 25
   terabag bench --bundle ./model --items 512 --batch-sweep 1,8,64,512 --serial
   terabag bench --bundle ./model --items 512 --schedule --p99 50ms --duration 2s --repeats 1`,
   )
@@ -93,18 +96,22 @@ Examples:
     console.log(machineLine(machine));
     const target = await openTarget(options, ended.signal);
     const bench = new Bench(target, options, ended.signal);
+    let networkUsed: NetworkCounters | null = null;
     try {
       await bench.run(await loadRequests(target.spec, options));
+      networkUsed = await target.networkCounters();
     } finally {
       await target.close();
     }
     const { results, schedule } = bench;
     if (results.length > 0) console.table(results.map(resultRow));
+    if (networkUsed !== null) console.log(networkLine(networkUsed));
     if (schedule !== null) console.log(scheduleLine(schedule));
     for (const { name, run } of results) for (const reason of run.invalid) process.stderr.write(`terabag: invalid: ${name}: ${reason}\n`);
     if (options.json !== undefined) {
       const { name, version } = target.spec;
-      const described = { model: { name, version }, strategy: target.strategy, shards: target.shards, interrupted: ended.signal.aborted };
+      const { strategy, shards } = target;
+      const described = { model: { name, version }, strategy, shards, network: networkUsed, interrupted: ended.signal.aborted };
       const data = { machine, ...described, options, results: results.map(resultAsJson), schedule };
       await writeFileAtomic(options.json, `${JSON.stringify(data)}\n`);
     }
@@ -118,6 +125,8 @@ function refuseContradictions(options: BenchOptions, command: Command): void {
   if (loads === 0 && options.batchSweep === undefined)
     command.error('error: choose a load: --serial, --qps, --find-max-qps, --batch-sweep or --schedule');
   if (options.launch && options.plan === undefined) command.error('error: --launch needs --plan');
+  if (!options.launch && hostsOf(options) !== undefined)
+    command.error('error: --host-cpu and --network-... are about shards that are started here: they need --launch');
   if ((options.schedule || options.batchSweep) && options.batchItems !== undefined)
     command.error('error: --batch-items is what --batch-sweep and --schedule choose');
 }

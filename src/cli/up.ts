@@ -3,9 +3,10 @@ import { Command } from 'commander';
 import { launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
 import { readPlan, writePlan } from '../plan/plan.js';
+import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { logLevelOption, residencyOption, verifyOption } from './options.js';
 
-interface UpOptions {
+interface UpOptions extends HostFlags {
   readonly bundle: string;
   readonly freePorts?: string;
   readonly restart: boolean;
@@ -15,7 +16,7 @@ interface UpOptions {
   readonly json?: boolean;
 }
 
-export const upCommand = new Command('up')
+export const upCommand = addHostOptions(new Command('up'))
   .description('launch all shards of a plan on this machine and watch them until SIGINT or SIGTERM')
   .argument('<plan>', 'the plan file')
   .requiredOption('--bundle <dir>', 'directory of the model, or what it was published to')
@@ -28,12 +29,19 @@ export const upCommand = new Command('up')
   .addHelpText(
     'after',
     `
+With --network-delay, --network-jitter or --network-loss, each shard has an address of its own that only this machine reaches. Frames are
+up to 1500 bytes; a delay counts once each way. --free-ports says where the shards are.
+
 Examples:
   terabag up plan.json --bundle ./model
   terabag up plan.json --bundle ./model --free-ports live-plan.json &
-  terabag predict requests.jsonl --bundle ./model --plan live-plan.json`,
+  terabag predict requests.jsonl --bundle ./model --plan live-plan.json
+  terabag up plan.json --bundle ./model --free-ports live-plan.json --host-cpu 50 --network-delay 1ms --network-loss 0.1`,
   )
-  .action(async (planPath: string, options: UpOptions) => {
+  .action(async (planPath: string, options: UpOptions, command: Command) => {
+    if (usesNetwork(options) && options.freePorts === undefined)
+      command.error('error: shards behind a network have other addresses than the plan says: --free-ports <file> tells them');
+    const hosts = hostsOf(options);
     const ended = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ended.abort(signal));
     const say = (event: Record<string, unknown>): void => {
@@ -50,6 +58,7 @@ Examples:
       residency: options.residency,
       signal: ended.signal,
       onEvent: say,
+      ...(hosts && { hosts }),
     });
     try {
       if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);

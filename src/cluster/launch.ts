@@ -1,18 +1,24 @@
 import { type ChildProcess, fork } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { type Plan, writePlan } from '../plan/plan.js';
+import { compiledPath } from './compiled-path.js';
+import type { NetworkCounters } from './host-network.js';
+import { EmulatedHosts, type HostOptions, type ShardHost } from './hosts.js';
 
 export interface LaunchOptions {
   readonly bundle: string;
   readonly logLevel?: string;
   /** Listen on free ports of loopback instead of the plan's endpoints. */
   readonly ephemeralPorts?: boolean;
+  /**
+   * Run the shards on emulated hosts: slower ones, or behind a network. With a network, shards listen on free ports of their hosts' addresses,
+   * which this machine alone reaches. Rejects (unsupported) where the system or this process's privileges do not allow that.
+   */
+  readonly hosts?: HostOptions;
   /** Start a shard that dies again, after a growing pause; default true. */
   readonly restart?: boolean;
   readonly verify?: 'full' | 'size';
@@ -28,6 +34,8 @@ export interface Cluster {
   readonly plan: Plan;
   readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
   kill(name: string, signal: NodeJS.Signals): void;
+  /** What went over the emulated network so far; null without one. */
+  networkCounters(): Promise<NetworkCounters | null>;
   /** Drains and ends all shards; those that do not end in 5 s are killed. */
   stop(): Promise<void>;
 }
@@ -42,13 +50,20 @@ const HEALTHY_MS = 10_000;
 export async function launchCluster(plan: Plan, options: LaunchOptions): Promise<Cluster> {
   const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
   const planPath = join(dir, 'plan.json');
-  await writePlan(planPath, plan);
-  const shards = plan.shards.map(
-    ({ name, endpoints }) => new ShardProcess(name, options.ephemeralPorts ? 'tcp://127.0.0.1:*' : (endpoints[0] ?? ''), planPath, options),
-  );
+  const hosts = await writePlan(planPath, plan)
+    .then(() => EmulatedHosts.open(plan.shards.length, options.hosts ?? {}))
+    .catch(async (error: unknown) => {
+      await rm(dir, { recursive: true, force: true });
+      throw error;
+    });
+  const freePorts = options.ephemeralPorts === true || hosts.addressed;
+  const shards = plan.shards.map(({ name, endpoints }, at) => {
+    const host = hosts.host(at);
+    return new ShardProcess(name, freePorts ? `tcp://${host.address}:*` : (endpoints[0] ?? ''), planPath, host, options);
+  });
   const stop = async (): Promise<void> => {
     await Promise.all(shards.map((shard) => shard.stop()));
-    await rm(dir, { recursive: true, force: true });
+    await Promise.all([hosts.close(), rm(dir, { recursive: true, force: true })]);
   };
   try {
     const started = Promise.all(shards.map((shard) => shard.start()));
@@ -67,6 +82,7 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
       if (shard === undefined) throw new TerabagError('invalid_argument', `no such shard: ${name}`);
       shard.kill(signal);
     },
+    networkCounters: () => hosts.networkCounters(),
     stop,
   };
 }
@@ -79,12 +95,6 @@ function aborted(signal: AbortSignal): Promise<never> {
   });
 }
 
-/** The command line that runs a shard: the compiled one, also when this file runs from source. */
-function cliPath(): string {
-  const beside = fileURLToPath(new URL('../cli/main.js', import.meta.url));
-  return existsSync(beside) ? beside : fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
-}
-
 class ShardProcess {
   #child: ChildProcess | null = null;
   #stopping = false;
@@ -95,6 +105,7 @@ class ShardProcess {
     readonly name: string,
     public endpoint: string,
     private readonly planPath: string,
+    private readonly host: ShardHost,
     private readonly options: LaunchOptions,
   ) {}
 
@@ -105,8 +116,9 @@ class ShardProcess {
   /** Resolves when the shard listens; rejects when it ends before. */
   start(): Promise<void> {
     const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate' } = this.options;
+    const [execPath = process.execPath, ...execArgv] = [...this.host.command, process.execPath];
     const child = fork(
-      cliPath(),
+      compiledPath('cli/main.js'),
       [
         'shard',
         this.planPath,
@@ -125,10 +137,12 @@ class ShardProcess {
       ],
       {
         stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        execArgv: [],
+        execPath,
+        execArgv,
       },
     );
     this.#child = child;
+    if (child.pid !== undefined) this.host.adopt(child.pid);
     const startedAt = performance.now();
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
