@@ -100,6 +100,7 @@ async function openSharded(opened: Opened, bundle: string, { residency, signal }
     verify: 'size',
     ephemeralPorts: true,
     restart: false,
+    hosts,
     signal: AbortSignal.any([signal]),
   });
   const options: ConnectOptions = {
