@@ -50,7 +50,7 @@ export class ResultsFile {
 
   async finish(group: string, measured: Partial<Measured>): Promise<void> {
     const { resume } = this.current;
-    this.current = { ...addMeasured(this.current, measured), resume: { ...resume, finished: [...resume.finished, group] } };
+    this.current = { ...addMeasured(this.current, measured), endedAt: null, resume: { ...resume, finished: [...resume.finished, group] } };
     await this.#write();
   }
 

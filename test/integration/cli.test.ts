@@ -35,7 +35,22 @@ beforeAll(async () => {
 afterAll(() => rmSync(dir, { recursive: true }));
 
 test.each([
-  ...['inspect', 'verify', 'warm', 'pack', 'profile', 'plan', 'publish', 'shard', 'up', 'predict', 'synth', 'requests', 'bench'],
+  ...[
+    'inspect',
+    'verify',
+    'warm',
+    'pack',
+    'profile',
+    'plan',
+    'publish',
+    'shard',
+    'up',
+    'predict',
+    'synth',
+    'requests',
+    'bench',
+    'characterise',
+  ],
   'demo',
 ])('%s --help has examples and exits with 0', (command) => {
   const { status, stdout } = terabag([command, '--help']);

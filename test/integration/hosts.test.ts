@@ -133,7 +133,17 @@ describe.skipIf(support.network !== null)('a network', () => {
   });
 
   test('a launch without the privileges is refused with the reason, and leaves nothing', async () => {
-    const up = [main, 'up', join(dir, 'plan.json'), '--bundle', model.dir, '--free-ports', join(dir, 'live.json'), '--network-delay', '1ms'];
+    const up = [
+      main,
+      'up',
+      join(dir, 'plan.json'),
+      '--bundle',
+      model.dir,
+      '--free-ports',
+      join(dir, 'live.json'),
+      '--network-delay',
+      '1ms',
+    ];
     const { status, stderr, error } = spawnSync('setpriv', ['--bounding-set', '-net_admin,-sys_admin', process.execPath, ...up], {
       encoding: 'utf8',
     });
@@ -210,7 +220,17 @@ describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on 
   });
 
   test('leaves nothing when its launcher is killed: processes, interfaces and namespaces end, and the next launch removes the groups', async () => {
-    const flags = ['--free-ports', join(dir, 'killed.json'), '--host-cpu', '50%', '--network-delay', '1ms', '--network-loss', '0.1', '--json'];
+    const flags = [
+      '--free-ports',
+      join(dir, 'killed.json'),
+      '--host-cpu',
+      '50%',
+      '--network-delay',
+      '1ms',
+      '--network-loss',
+      '0.1',
+      '--json',
+    ];
     const launcher: ChildProcess = spawn(process.execPath, [main, 'up', join(dir, 'plan.json'), '--bundle', model.dir, ...flags], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
