@@ -94,11 +94,11 @@ async function runGroup(group: Group, experiment: Experiment, file: ResultsFile,
   const { signal } = experiment;
   const total = group.estimateMs(experiment, file.results);
   try {
-    const measured = await observer.running(group.name, (onProgress) =>
-      group.run(experiment, file.results, (doneMs) => onProgress(Math.min(doneMs, total), total)),
-    );
-    if (signal.aborted) return false;
-    await file.finish(group.name, measured);
+    await observer.running(group.name, async (onProgress) => {
+      const measured = await group.run(experiment, file.results, (doneMs) => onProgress(Math.min(doneMs, total), total));
+      if (signal.aborted) throw new TerabagError('aborted', `the run was interrupted in ${group.name}`);
+      await file.finish(group.name, measured);
+    });
     return true;
   } catch (error) {
     // What a signal ends besides this run, such as shards in its terminal, makes experiments fail.
