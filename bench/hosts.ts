@@ -19,9 +19,11 @@ type Figures = readonly (readonly [metric: string, unit: string, value: number])
 
 const linesOf = (name: string, params: Line['params'], figures: Figures): Line[] =>
   figures.map(([metric, unit, value]) => ({
-    ...{ suite: 'hosts', case: name, params, metric, unit, value, peer: null, ratio: null, spread: null },
+    ...{ suite: 'hosts', case: `${name}: ${metric}`, params, metric, unit, value, peer: null, ratio: null, spread: null },
     ...{ isa: native.isa, threads: 1, residency: 'none' },
   }));
+
+const wayOf = ({ delayMs, lossPercent = 0 }: NetworkOptions): string => `${delayMs} ms ${lossPercent} %`;
 
 const quantile = (samples: readonly number[], q: number): number =>
   [...samples].sort((a, b) => a - b)[Math.min(samples.length - 1, Math.floor(q * samples.length))] ?? Number.NaN;
@@ -52,7 +54,7 @@ const roundTrips = (delayMs: number, count: number): Promise<Line[]> =>
     const { frames, cpuMs } = await costOf(network, async () => {
       trips = await echo.roundTrips(count);
     });
-    return linesOf('round-trip', { delayMs, count }, [
+    return linesOf(`trip ${2 * delayMs} ms`, { delayMs, count }, [
       ['P1', 'ms', quantile(trips, 0.01)],
       ['P50', 'ms', quantile(trips, 0.5)],
       ['P99', 'ms', quantile(trips, 0.99)],
@@ -67,7 +69,7 @@ const loss = (lossPercent: number, count: number): Promise<Line[]> =>
     const { frames, lost } = await costOf(network, async () => {
       came = await echo.exchange(count, LOSS_PATIENCE_MS);
     });
-    return linesOf('loss', { lossPercent, count }, [
+    return linesOf(`loss ${lossPercent} %`, { lossPercent, count }, [
       ['seen by the sender', '%', 100 * (1 - Math.sqrt(came / count))],
       ['counted by the switch', '%', (100 * lost) / frames],
       ['frames', '1', frames],
@@ -82,7 +84,7 @@ const throughput = (options: NetworkOptions, count: number): Promise<Line[]> =>
       took = await echo.replies(count);
     });
     const totalMs = took.reduce((sum, ms) => sum + ms, 0);
-    return linesOf('replies-1MiB', { ...options, count }, [
+    return linesOf(`1 MiB ${wayOf(options)}`, { ...options, count }, [
       ['P50', 'ms', quantile(took, 0.5)],
       ['P99', 'ms', quantile(took, 0.99)],
       ['throughput', 'MB/s', (count * REPLY_BYTES) / 1e6 / (totalMs / 1e3)],
@@ -111,7 +113,7 @@ async function predictions(options: NetworkOptions, count: number): Promise<Line
       took.push(performance.now() - startedAt);
     }
     await predictor.close();
-    return linesOf('predict', { ...options, shards: 2, count }, [
+    return linesOf(`predict ${wayOf(options)}`, { ...options, shards: 2, count }, [
       ...[0.5, 0.9, 0.99, 0.999].map((q) => [`P${q * 100}`, 'ms', quantile(took, q)] as const),
       ['longest', 'ms', Math.max(...took)],
       ['beyond 200 ms', 'requests', took.filter((ms) => ms > 200).length],

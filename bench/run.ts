@@ -8,6 +8,8 @@ import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { pinTo } from './peers/process.js';
+import { planSuite } from './plan.js';
+import { plannerSuite } from './planner.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { rpcSuite } from './rpc.js';
@@ -15,9 +17,20 @@ import { shardsSuite } from './shards.js';
 import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
 
-const suites: readonly Suite[] = [poolSuite, fcSuite, interactionSuite, predictSuite, shardsSuite, rpcSuite, stagesSuite, hostsSuite];
+const suites: readonly Suite[] = [
+  poolSuite,
+  fcSuite,
+  interactionSuite,
+  predictSuite,
+  shardsSuite,
+  rpcSuite,
+  stagesSuite,
+  planSuite,
+  plannerSuite,
+  hostsSuite,
+];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
@@ -37,7 +50,8 @@ function forPeople({ case: name, params, peer, value, unit, ratio, spread, resid
   if (value === null) return `${name.padEnd(34)} ${who} ${note}`;
   const times = ratio === null ? '' : `${ratio.toFixed(2)} x ours`;
   const noise = spread === null ? '' : `+-${(spread * 100).toFixed(1)} %`;
-  const detail = peer === null ? (params['against'] ?? residency) : (params['read'] ?? params['calls'] ?? params['variant'] ?? '');
+  const detail =
+    note ?? (peer === null ? (params['against'] ?? residency) : (params['read'] ?? params['calls'] ?? params['variant'] ?? ''));
   return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(15)} ${detail === 'none' ? '' : detail}`;
 }
 

@@ -8,7 +8,11 @@ export { readModelSpec } from './model/bundle.js';
 export { modelHash } from './model/hash.js';
 export type { ModelSpec } from './model/spec.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';
+export { type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/auto.js';
+export { type Costs, readCosts, writeCosts } from './plan/costs.js';
+export { DEFAULT_COSTS } from './plan/default-costs.js';
 export { type Plan, readPlan, writePlan } from './plan/plan.js';
+export { type PlanPrediction, PlanPredictor, type PredictPlanOptions, predictPlan } from './plan/predict-plan.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile.js';
 export { ProfileBuilder } from './plan/profile-builder.js';
 export { profileFromSpec } from './plan/profile-from-spec.js';
@@ -22,5 +26,6 @@ export { type QuantileStacks, stacksAtQuantile } from './trace/quantile-stacks.j
 export { computeStack, embeddedStack, latencyStack, type Stack } from './trace/stacks.js';
 export type { TracedRequest } from './trace/traced-request.js';
 export { Tracer, type TracerOptions } from './trace/tracer.js';
+export { type CalibrateOptions, type Calibration, calibrate } from './workload/calibrate.js';
 export { readRequests, writeRequests } from './workload/request-file.js';
 export { type RecordOptions, type RequestRecorder, recordRequests } from './workload/request-recorder.js';

@@ -211,7 +211,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     }
     if (layer.op == Op::kDotInteraction) {
       most_vectors = std::max<uint64_t>(most_vectors, layer.inputs.size());
-      stacked = std::max(stacked, layer.inputs.size() * row_stride(first.dim));
+      stacked = std::max(stacked, interaction_scratch(static_cast<uint32_t>(layer.inputs.size()), first.dim));
     }
   }
   for (Lane& lane : workspace.lanes) {
@@ -223,7 +223,10 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
       lane.zero_points.resize(block_rows);
     }
     lane.values.resize(workspace.values.size());
-    if (lane.vectors.size() < most_vectors) lane.vectors.resize(most_vectors);
+    if (lane.vectors.size() < most_vectors) {
+      lane.vectors.resize(most_vectors);
+      lane.strides.resize(most_vectors);
+    }
   }
 }
 
@@ -366,13 +369,26 @@ void DenseNet::run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uin
   if (layer.op == Op::kDotInteraction) lane.times.interaction_ns += took;
 }
 
+void DenseNet::run_interaction(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
+  for (size_t i = 0; i < layer.inputs.size(); ++i) {
+    const Value& value = lane.values[layer.inputs[i]];
+    lane.vectors[i] = value.row(from);
+    lane.strides[i] = value.per_item ? value.stride : 0;
+  }
+  kernels_.dot_interaction({lane.vectors.data(), lane.strides.data(), static_cast<uint32_t>(layer.inputs.size()),
+                            lane.values[layer.inputs[0]].dim, layer.diagonal, static_cast<uint32_t>(to - from), out, row_stride(layer.dim),
+                            lane.stacked.data()});
+}
+
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
   if (layer.op == Op::kFc) return run_fully_connected(lane, layer, from, to, out);
+  if (layer.op == Op::kDotInteraction) return run_interaction(lane, layer, from, to, out);
   const std::vector<Value>& values = lane.values;
   const Value& first = values[layer.inputs[0]];
   for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
     switch (layer.op) {
-      case Op::kFc: break;
+      case Op::kFc:
+      case Op::kDotInteraction: break;
       case Op::kConcat: {
         float* at = out;
         for (uint32_t input : layer.inputs) at = std::copy_n(values[input].row(row), values[input].dim, at);
@@ -390,16 +406,6 @@ void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
         multiply_add(first.row(row), values[layer.inputs[1]].row(row), values[layer.inputs[2]].row(row), layer.dim, out);
         break;
       case Op::kLayerNorm: layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out); break;
-      case Op::kDotInteraction:
-        // An item's vectors lie as far apart as a batch of one of them is long, often in the same few lines of the L1 cache, and are read
-        // again and again: side by side they stay there.
-        for (size_t i = 0; i < layer.inputs.size(); ++i) {
-          float* copy = lane.stacked.data() + i * row_stride(first.dim);
-          std::copy_n(values[layer.inputs[i]].row(row), first.dim, copy);
-          lane.vectors[i] = copy;
-        }
-        kernels_.dot_interaction({lane.vectors.data(), static_cast<uint32_t>(layer.inputs.size()), first.dim, layer.diagonal, out});
-        break;
     }
   }
 }

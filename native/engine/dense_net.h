@@ -50,8 +50,9 @@ struct Lane {
   std::vector<float> scales;           // of these
   std::vector<int32_t> zero_points;
   std::vector<Value> values;          // inputs, then one per layer
-  std::vector<const float*> vectors;  // of one item's interaction
-  AlignedFloats stacked;              // what they point to
+  std::vector<const float*> vectors;  // of an interaction: those of the first item
+  std::vector<uint64_t> strides;      // of these, from item to item
+  AlignedFloats stacked;              // the interaction's scratch
   const SharedInputs* shared;         // the workspace's
   LayerTimes times;                   // of a timed run; the CPU time only of a lane that another thread took
 };
@@ -101,6 +102,7 @@ class DenseNet {
   // Rows [from, to) of a layer, into out; they are one block.
   void run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
+  void run_interaction(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fully_connected(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;
   void run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const;

@@ -251,28 +251,42 @@ void test_fully_connected(const Isa& isa) {
 
 void test_interaction(const Isa& isa) {
   const auto count = static_cast<uint32_t>(1 + below(30)), dim = static_cast<uint32_t>(1 + below(300));
+  const auto items = static_cast<uint32_t>(below(5));
   const bool diagonal = below(2) == 0;
   std::vector<std::unique_ptr<Guarded>> buffers;
   std::vector<const float*> vectors;
+  std::vector<uint64_t> strides;
   for (uint32_t v = 0; v < count; ++v) {
-    buffers.push_back(std::make_unique<Guarded>(dim * 4, below(2) == 0));
-    for (uint32_t d = 0; d < dim; ++d) buffers.back()->floats()[d] = uniform();
+    strides.push_back(below(3) == 0 ? 0 : dim + below(20));
+    const uint64_t length = items == 0 ? 0 : (items - 1) * strides[v] + dim;
+    buffers.push_back(std::make_unique<Guarded>(length * 4, below(2) == 0));
+    for (uint64_t d = 0; d < length; ++d) buffers.back()->floats()[d] = uniform();
     vectors.push_back(buffers.back()->floats());
   }
   const uint64_t width = dim + static_cast<uint64_t>(count) * (diagonal ? count + 1 : count - 1) / 2;
-  const Guarded out(width * 4, below(2) == 0);
-  isa.dot_interaction({vectors.data(), count, dim, diagonal, out.floats()});
-  check(std::memcmp(out.data, vectors[0], dim * 4) == 0, "first vector");
-  uint64_t at = dim;
-  for (uint32_t i = 0; i < count; ++i) {
-    for (uint32_t j = 0; j < (diagonal ? i + 1 : i); ++j, ++at) {
-      double sum = 0, scale = 0;
-      for (uint32_t d = 0; d < dim; ++d) {
-        sum += static_cast<double>(vectors[i][d]) * vectors[j][d];
-        scale += std::abs(static_cast<double>(vectors[i][d]) * vectors[j][d]);
+  const uint64_t out_stride = width + below(20);
+  const Guarded out((items == 0 ? 0 : (items - 1) * out_stride + width) * 4, below(2) == 0);
+  for (uint64_t at = 0; items > 0 && at < (items - 1) * out_stride + width; ++at) out.floats()[at] = -7.0f;
+  const Guarded scratch(interaction_scratch(count, dim) * 4, true);
+  for (uint64_t at = 0; at < interaction_scratch(count, dim); ++at) scratch.floats()[at] = NAN;
+  isa.dot_interaction({vectors.data(), strides.data(), count, dim, diagonal, items, out.floats(), out_stride, scratch.floats()});
+  for (uint64_t item = 0; item < items; ++item) {
+    const auto x = [&](uint32_t v) { return vectors[v] + item * strides[v]; };
+    const float* got = out.floats() + item * out_stride;
+    check(std::memcmp(got, x(0), dim * 4) == 0, "first vector");
+    uint64_t at = dim;
+    for (uint32_t i = 0; i < count; ++i) {
+      for (uint32_t j = 0; j < (diagonal ? i + 1 : i); ++j, ++at) {
+        double sum = 0, scale = 0;
+        for (uint32_t d = 0; d < dim; ++d) {
+          sum += static_cast<double>(x(i)[d]) * x(j)[d];
+          scale += std::abs(static_cast<double>(x(i)[d]) * x(j)[d]);
+        }
+        check(close_enough(got[at], sum, scale, dim),
+              "item " + std::to_string(item) + ", pair " + std::to_string(i) + ", " + std::to_string(j));
       }
-      check(close_enough(out.floats()[at], sum, scale, dim), "pair " + std::to_string(i) + ", " + std::to_string(j));
     }
+    for (; item + 1 < items && at < out_stride; ++at) check(got[at] == -7.0f, "between the items");
   }
 }
 

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
 import { benchCommand } from './bench.js';
+import { calibrateCommand } from './calibrate.js';
 import { characteriseCommand } from './characterise.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
@@ -51,6 +52,7 @@ for (const command of [
   profileCommand,
   planCommand,
   publishCommand,
+  calibrateCommand,
   shardCommand,
   upCommand,
   predictCommand,

@@ -1,17 +1,31 @@
 import { Command, Option } from 'commander';
-import { readModelSpec } from '../model/bundle.js';
+import { openBundle } from '../model/bundle.js';
+import type { ResolvedModel } from '../model/graph.js';
 import { modelHash } from '../model/hash.js';
 import type { ModelSpec } from '../model/spec.js';
+import { OBJECTIVES, type Objective } from '../plan/auto.js';
 import { planSummary, type ShardSummary } from '../plan/bytes.js';
+import { type Costs, readCosts } from '../plan/costs.js';
+import { DEFAULT_COSTS } from '../plan/default-costs.js';
 import { type Plan, writePlan } from '../plan/plan.js';
+import type { PlanPrediction } from '../plan/predict-plan.js';
 import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/profile.js';
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile-from-spec.js';
-import { MAX_SHARDS, makePlan, type PlanOptions, STRATEGIES, type Strategy } from '../plan/strategies.js';
+import { changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
+import { MAX_SHARDS, type PlanOptions, STRATEGIES, type Strategy } from '../plan/strategies.js';
 import { byteSize, bytesIn, commaSeparated, formatBytes, positiveInteger } from './options.js';
+import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
+import { writePlanMap } from './plan-map.js';
 import { SAMPLED_REQUESTS, sampleProfile } from './profile.js';
+import { parseWhatIf, WHAT_IF_KEYS } from './what-if.js';
 
 interface PlanCommandOptions {
-  readonly strategy: Strategy;
+  readonly strategy: Strategy | 'auto';
+  readonly objective: Objective;
+  readonly costs?: string;
+  readonly explain?: boolean;
+  readonly whatIf?: string;
+  readonly map?: string;
   readonly output: string;
   readonly shards?: number;
   readonly endpoints?: string[];
@@ -27,11 +41,15 @@ export const planCommand = new Command('plan')
   .description('place the tables of a bundle on shards')
   .argument('<bundle>', 'directory of the model')
   .addOption(
-    new Option('--strategy <name>', 'what is balanced: bytes, ids per request; or nets packed by size (nsbp)')
-      .choices(STRATEGIES)
+    new Option(
+      '--strategy <name>',
+      'what is balanced: bytes, ids per request; nets packed by size (nsbp); or the least predicted cost (auto)',
+    )
+      .choices([...STRATEGIES, 'auto'])
       .default('capacity-balanced'),
   )
-  .option('--shards <n>', 'number of sparse shards; with --shard-gb at most so many', positiveInteger)
+  .addOption(new Option('--objective <what>', 'what auto makes small').choices(OBJECTIVES).default('p99'))
+  .option('--shards <n>', 'number of sparse shards; with auto or --shard-gb at most so many', positiveInteger)
   .requiredOption('-o, --output <file>', 'the plan file to write')
   .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', commaSeparated)
   .option('--memory-limit <size>', 'bytes of tables that a shard may hold, such as 64G; larger tables are split by rows', byteSize)
@@ -39,10 +57,18 @@ export const planCommand = new Command('plan')
   .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20))
   .addOption(new Option('--profile <file>', 'what requests ask, from terabag profile').conflicts('requests'))
   .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this JSONL file`)
+  .option('--costs <file>', 'what work costs, from terabag calibrate (default: as measured on a machine of the authors)')
+  .option('--explain', 'predict: what each shard holds and takes, and P50, P99 and CPU of every strategy')
+  .option('--what-if <changes>', `predict and plan under other circumstances too: KEY=VALUE,... of ${WHAT_IF_KEYS.join(', ')}`)
+  .option('--map <file>', 'draw what each shard holds: .html or .svg (needs the package echarts)')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
     `
+auto takes the plan with the least predicted P99 or CPU that keeps --memory-limit (on main too, or --local-mb there): without a limit, main holds
+all, since no RPC is cheaper than one. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
+items.
+
 The profile that was used is written beside the plan (plan.json: plan.profile.json). Without --profile and --requests it is made of the figures
 that model.json has of its bags (poolingFactor, side), or of one id per bag and item.
 
@@ -50,21 +76,69 @@ Examples:
   terabag plan ./model --shards 4 -o plan.json
   terabag plan ./model --strategy load-balanced --shards 8 --requests requests.jsonl --local-mb 64 -o plan.json
   terabag plan ./model --strategy nsbp --shard-gb 48 -o plan.json
+  terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --profile profile.json --explain --map plan.html -o plan.json
+  terabag plan ./model --shards 8 --what-if shards=16,format=int8 -o plan.json
   terabag plan ./model --shards 2 --memory-limit 64G --endpoints tcp://10.0.0.1:7400,tcp://10.0.0.2:7400 -o plan.json`,
   )
   .action(async (bundle: string, options: PlanCommandOptions, command: Command) => {
     const shards = numShards(options);
     if (shards === null) return command.error("error: required option '--shards <n>' not specified");
-    const spec = await readModelSpec(bundle);
-    const profile = await profileOf(bundle, spec, options);
-    const plan = makePlan(options.strategy, spec, modelHash(spec), profile, planOptions(shards, options));
-    await writePlan(options.output, plan);
+    const scenario = await readScenario(bundle, shards, options);
+    const { profile, planned } = scenario;
+    const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);
+    const predictor = predictorOf(scenario);
+    const made = planScenario(scenario, predictor);
+    await writePlan(options.output, made.plan);
     const profilePath = profileBeside(options.output);
     await writeProfile(profilePath, profile);
-    const summary = planSummary(plan, spec, profile);
-    if (options.json) console.log(JSON.stringify(describe(options.output, plan, profilePath, profile, summary)));
-    else print(plan, profile, summary);
+    const whatIf = change === null ? null : planScenario(changed(scenario, change));
+    if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
+    const compared = options.explain ? compareStrategies(scenario, predictor) : [];
+    const summary = planSummary(made.plan, planned.spec, profile);
+    const predicted = made.plan.strategy === 'auto' || options.explain || whatIf !== null;
+    if (options.json) {
+      const { prediction } = made;
+      const more = predicted ? { costs: scenario.costs.machine, prediction, strategies: compared, whatIf: whatIf?.prediction ?? null } : {};
+      console.log(JSON.stringify({ ...describe(options.output, made.plan, profilePath, profile, summary), ...more }));
+      return;
+    }
+    print(made.plan, profile, summary);
+    if (predicted) printPrediction(made.prediction, scenario.costs, options);
+    if (options.explain) {
+      printShards(made.prediction);
+      printStrategies(compared);
+    }
+    if (whatIf !== null) printWhatIf(options.whatIf ?? '', made, whatIf);
   });
+
+async function readScenario(dir: string, shards: number, options: PlanCommandOptions): Promise<Scenario> {
+  const { spec, model, hash } = await openBundle(dir, { verify: 'size', tables: new Set() });
+  const profile = await profileOf(dir, spec, options);
+  const costs = options.costs === undefined ? DEFAULT_COSTS : await readCosts(options.costs);
+  const { strategy, objective } = options;
+  return {
+    planned: { spec, model: model as ResolvedModel },
+    hash,
+    profile,
+    costs,
+    strategy,
+    objective,
+    options: planOptions(shards, options),
+    asking: {},
+  };
+}
+
+function printPrediction(
+  { p50Us, p99Us, cpuUs, boundingShard }: PlanPrediction,
+  { machine, sharedCores }: Costs,
+  { costs }: PlanCommandOptions,
+): void {
+  const cores = sharedCores === null ? 'each process with cores of its own' : `all processes on ${sharedCores} cores`;
+  console.log(`costs: ${costs ?? 'default (terabag calibrate measures yours)'}, measured on ${machine}; ${cores}`);
+  console.log(
+    `predicted: P50 ${p50Us.toFixed(0)} us, P99 ${p99Us.toFixed(0)} us, CPU ${cpuUs.toFixed(0)} us per request; bounding shard: ${boundingShard ?? 'none'}`,
+  );
+}
 
 /** Null where the strategy needs to be told. */
 function numShards({ strategy, shards, endpoints, shardGb }: PlanCommandOptions): number | null {

@@ -8,11 +8,11 @@ export type OnProgress = (done: number, total: number) => void;
 
 /**
  * Runs work that reports how far it is, with a bar on stderr once it takes a while; nothing when stderr is not a terminal.
- * The unit says what is counted: bytes, requests, shards, seconds.
+ * The unit says what is counted: bytes, requests, shards, steps, seconds.
  */
 export async function withProgress<T>(
   label: string,
-  unit: 'bytes' | 'requests' | 'shards' | 'seconds',
+  unit: 'bytes' | 'requests' | 'shards' | 'steps' | 'seconds',
   work: (onProgress: OnProgress) => Promise<T>,
 ): Promise<T> {
   if (!process.stderr.isTTY) return work(() => undefined);

@@ -1,9 +1,11 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
+import { SYNC_BUDGET_NS } from './sync-budget.js';
 
-/** A stage below this many multiply-adds per request takes less than about 50 us even at batch 1, and runs on the calling thread. */
-const SYNC_BUDGET_MACS = 900_000;
+/** Reading a weight from the L3 cache, once a run, and multiplying it, once an item. */
+const NS_PER_WEIGHT = 0.027;
+const NS_PER_MAC = 0.0186;
 
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
 export class DenseNet {
@@ -76,7 +78,7 @@ export class DenseNet {
     times: Float64Array | null = null,
     timesAt = 0,
   ): Promise<void> | undefined {
-    if ((this.#macsPerItem[stage] ?? 0) * items > SYNC_BUDGET_MACS)
+    if ((this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > SYNC_BUDGET_NS)
       return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
     this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, times, timesAt);
     return undefined;

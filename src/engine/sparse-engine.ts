@@ -5,6 +5,7 @@ import { type NativeSparseEngine, type NativeStatusError, type NativeTable, nati
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
+import { SYNC_BUDGET_NS } from './sync-budget.js';
 
 /** A mapped table with the name that errors use. */
 export interface EngineTable extends NativeTable {
@@ -20,8 +21,6 @@ export interface SparseEngineOptions {
 
 const PROGRESS_MS = 100;
 
-/** A wake-up of another thread costs 20 to 55 us, so that jobs below this run on the calling thread. */
-const SYNC_BUDGET_NS = 40_000;
 /** One random row costs a memory access plus its bytes at about 16 bytes a nanosecond. */
 const lookupNs = (rowBytes: number): number => 15 + rowBytes / 16;
 

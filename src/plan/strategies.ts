@@ -49,16 +49,29 @@ export function makePlan(strategy: Strategy, spec: ModelSpec, hash: string, prof
     tables.filter((table) => !kept.has(table)),
     options,
   );
-  const endpoints = options.endpoints ?? Array.from({ length: shards }, (_, shard) => `tcp://127.0.0.1:${FIRST_PORT + shard}`);
+  return placedPlan(strategy, spec, hash, placement, { tables, shards, ...(options.endpoints && { endpoints: options.endpoints }) });
+}
+
+/** The plan of a placement on shards 0 and up; tables that it does not name stay on main. */
+export function placedPlan(
+  strategy: string,
+  { name, version }: ModelSpec,
+  hash: string,
+  placement: Placement,
+  { tables, shards, endpoints }: { readonly tables: readonly TableLoad[]; readonly shards: number; readonly endpoints?: readonly string[] },
+): Plan {
   const names = Array.from({ length: shards }, (_, shard) => `shard-${shard}`);
   return {
     terabagPlan: 1,
     strategy,
-    model: { name: spec.name, version: spec.version, hash },
-    shards: names.map((name, shard) => ({ name, endpoints: [endpoints[shard] as string] })),
+    model: { name, version, hash },
+    shards: names.map((shardName, shard) => ({
+      name: shardName,
+      endpoints: [endpoints?.[shard] ?? `tcp://127.0.0.1:${FIRST_PORT + shard}`],
+    })),
     tables: tables.map((table) => ({
       table: table.name,
-      parts: kept.has(table) ? [MAIN_SHARD] : (placement.get(table) ?? []).map((shard) => names[shard] as string),
+      parts: placement.get(table)?.map((shard) => names[shard] as string) ?? [MAIN_SHARD],
     })),
   };
 }

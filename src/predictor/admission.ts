@@ -5,9 +5,19 @@ import { Scratch } from './scratch.js';
 
 const DEFAULT_DEADLINE_MS = 1000;
 
+interface Lent<T> {
+  readonly scratch: Scratch;
+  readonly extra: T;
+}
+
+type Work<T, R> = (scratch: Scratch, extra: T, deadlineAt: number) => R | Promise<R>;
+
+const aborted = (signal: AbortSignal | undefined): TerabagError =>
+  new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason });
+
 /** Lets a bounded number of requests in, lends each a scratch, and ends each by its deadline. */
 export class Admission<T> {
-  readonly #idle: { scratch: Scratch; extra: T }[] = [];
+  readonly #idle: Lent<T>[] = [];
   #inFlight = 0;
   #closed = false;
   readonly #drained: (() => void)[] = [];
@@ -20,71 +30,98 @@ export class Admission<T> {
 
   /**
    * Runs work with a scratch. The caller's promise settles by the deadline or the abort; the scratch returns to the pool only when work
-   * itself has ended, since native threads may still read it. The record is closed when the caller's promise settles.
+   * itself has ended, since native threads may still read it. Work that is done on return, and gives no promise, costs no timer. The record is
+   * closed when the caller's promise settles.
    */
-  async run<R>(
-    options: PredictOptions,
-    work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>,
-    record: RequestRecord | null = null,
-  ): Promise<R> {
+  run<R>(options: PredictOptions, work: Work<T, R>, record: RequestRecord | null = null): Promise<R> {
     this.counts.requests++;
     try {
       const { deadlineMs = DEFAULT_DEADLINE_MS, signal } = options;
-      if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
-      if (typeof deadlineMs !== 'number' || !(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1)
-        throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
-      if (signal?.aborted) throw new TerabagError('aborted', 'the request was aborted', {}, { cause: signal.reason });
-      if (this.#inFlight >= this.maxInFlight) {
-        throw new TerabagError('overloaded', `too many requests in flight: ${this.#inFlight}; raise maxInFlight or send fewer`, {
-          inFlight: this.#inFlight,
-        });
+      this.#check(deadlineMs, signal);
+      const lent = this.#idle.pop() ?? { scratch: new Scratch(), extra: this.makeExtra() };
+      this.#inFlight++;
+      record?.hold();
+      let outcome: R | Promise<R>;
+      try {
+        outcome = work(lent.scratch, lent.extra, performance.now() + deadlineMs);
+      } catch (error) {
+        this.#return(lent, record);
+        throw error;
       }
-      const result = await this.#bounded(deadlineMs, signal, work, record);
+      if (outcome instanceof Promise) return this.#bounded(deadlineMs, signal, outcome, lent, record);
+      this.#return(lent, record);
       record?.close(null);
-      return result;
-    } catch (thrown) {
-      this.counts.errors++;
-      const error = TerabagError.from(thrown);
-      record?.close(error.code);
-      throw error;
+      return Promise.resolve(outcome);
+    } catch (error) {
+      return Promise.reject(this.#failed(error, record));
     }
+  }
+
+  #check(deadlineMs: number, signal: AbortSignal | undefined): void {
+    if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
+    if (typeof deadlineMs !== 'number' || !(deadlineMs > 0) || deadlineMs > 2 ** 31 - 1)
+      throw new TerabagError('invalid_argument', `deadlineMs has to be positive and below 2^31: ${deadlineMs}`, { field: 'deadlineMs' });
+    if (signal?.aborted) throw aborted(signal);
+    if (this.#inFlight >= this.maxInFlight) {
+      throw new TerabagError('overloaded', `too many requests in flight: ${this.#inFlight}; raise maxInFlight or send fewer`, {
+        inFlight: this.#inFlight,
+      });
+    }
+  }
+
+  #failed(thrown: unknown, record: RequestRecord | null): TerabagError {
+    this.counts.errors++;
+    const error = TerabagError.from(thrown);
+    record?.close(error.code);
+    return error;
   }
 
   #bounded<R>(
     deadlineMs: number,
     signal: AbortSignal | undefined,
-    work: (scratch: Scratch, extra: T, deadlineAt: number) => Promise<R>,
+    outcome: Promise<R>,
+    lent: Lent<T>,
     record: RequestRecord | null,
   ): Promise<R> {
-    record?.hold();
-    const lent = this.#idle.pop() ?? { scratch: new Scratch(), extra: this.makeExtra() };
-    this.#inFlight++;
     return new Promise<R>((resolve, reject) => {
-      const onAbort = (): void =>
-        settle(() => reject(new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason })));
-      // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard.
-      const late = (): void =>
-        settle(() => reject(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs })));
-      const timer = setTimeout(() => setImmediate(late), deadlineMs);
+      let settled = false;
       const settle = (end: () => void): void => {
+        if (settled) return;
+        settled = true;
         clearTimeout(timer);
         signal?.removeEventListener('abort', onAbort);
         end();
       };
+      const onAbort = (): void => settle(() => reject(this.#failed(aborted(signal), record)));
+      // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard.
+      const late = (): void =>
+        settle(() =>
+          reject(this.#failed(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }), record)),
+        );
+      const timer = setTimeout(() => setImmediate(late), deadlineMs);
       signal?.addEventListener('abort', onAbort, { once: true });
-      work(lent.scratch, lent.extra, performance.now() + deadlineMs).then(
-        (result) => this.#return(lent, record, () => settle(() => resolve(result))),
-        (error: unknown) => this.#return(lent, record, () => settle(() => reject(error))),
+      outcome.then(
+        (result) => {
+          settle(() => {
+            record?.close(null);
+            resolve(result);
+          });
+          this.#return(lent, record);
+        },
+        (error: unknown) => {
+          settle(() => reject(this.#failed(error, record)));
+          this.#return(lent, record);
+        },
       );
+      if (signal?.aborted) onAbort();
     });
   }
 
-  #return(lent: { scratch: Scratch; extra: T }, record: RequestRecord | null, then: () => void): void {
+  #return(lent: Lent<T>, record: RequestRecord | null): void {
     record?.letGo();
     this.#idle.push(lent);
     this.#inFlight--;
-    then();
-    if (this.#inFlight === 0) for (const drained of this.#drained.splice(0)) drained();
+    if (this.#inFlight === 0 && this.#drained.length > 0) for (const drained of this.#drained.splice(0)) drained();
   }
 
   /** Refuses new requests and waits for those in flight. */

@@ -6,11 +6,14 @@ import { engineTables, openTables } from '../engine/tables.js';
 import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
+import type { RequestRecord } from '../trace/request-record.js';
 import type { Tracer } from '../trace/tracer.js';
+
 import { Admission } from './admission.js';
+import { pooledStarts } from './gather.js';
 import { Partitioner } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
-import { checkRequest } from './request.js';
+import { type CheckedRequest, checkRequest } from './request.js';
 import type { Scratch } from './scratch.js';
 
 export interface LocalOptions {
@@ -73,33 +76,49 @@ class LocalPredictor implements Predictor {
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
     const record = this.#trace?.open() ?? null;
-    const work = async (scratch: Scratch, workspace: NativeWorkspace): Promise<Prediction> => {
+    const work = (scratch: Scratch, workspace: NativeWorkspace): Prediction | Promise<Prediction> => {
       const model = this.#model;
       record?.enter('check', 0, 0);
       const checked = checkRequest(model, request, scratch);
-      const { items, perItem, dense } = checked;
-      record?.setHeader('items', items);
+      record?.setHeader('items', checked.items);
       record?.enter('partition', 0, 0);
-      const scores = new Float32Array(items * model.outputDim);
       const [partition] = this.#partitioner.partition(checked, scratch);
+      if (!partition) return this.#score(checked, NONE, workspace, record);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
-      const pooled = partition ? scratch.f32('pooled', this.#engine.outputLength(partition.batch.segments, partition.batch.offsets)) : null;
-      if (partition && pooled !== null) {
-        const job = record?.startJob('pool', 0, 0) ?? -1;
-        const pooling = this.#engine.pool(partition.batch, pooled, record?.slab, record?.timesAt(job));
-        await pooling;
-        record?.endJob(job, pooling !== undefined);
+      const pooled = scratch.f32('pooled', pooledStarts(model, checked).at(-1) as number);
+      const job = record?.startJob('pool', 0, 0) ?? -1;
+      const pooling = this.#engine.pool(partition.batch, pooled, record?.slab, record?.timesAt(job));
+      if (pooling !== undefined) {
+        return pooling.then(() => {
+          record?.endJob(job, true);
+          return this.#score(checked, pooled, workspace, record);
+        });
       }
-      if (items > 0) {
-        const job = record?.startJob('dense', 0, 0) ?? -1;
-        const running = this.#net.run(workspace, 1, items, perItem, dense, pooled ?? NONE, scores, record?.slab, record?.timesAt(job));
-        await running;
-        record?.endJob(job, running !== undefined);
-      }
-      record?.enter('finish', 0, 0);
-      return { scores, items, scoreDim: model.outputDim, modelHash: this.modelHash };
+      record?.endJob(job, false);
+      return this.#score(checked, pooled, workspace, record);
     };
     return this.#admission.run(options, work, record);
+  }
+
+  /** No promise when the scores are there on return. */
+  #score(
+    { items, perItem, dense }: CheckedRequest,
+    pooled: Float32Array,
+    workspace: NativeWorkspace,
+    record: RequestRecord | null,
+  ): Prediction | Promise<Prediction> {
+    const { outputDim } = this.#model;
+    const scores = new Float32Array(items * outputDim);
+    const prediction = { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
+    if (items === 0) return prediction;
+    const job = record?.startJob('dense', 0, 0) ?? -1;
+    const running = this.#net.run(workspace, 1, items, perItem, dense, pooled, scores, record?.slab, record?.timesAt(job));
+    const end = (): Prediction => {
+      record?.endJob(job, running !== undefined);
+      record?.enter('finish', 0, 0);
+      return prediction;
+    };
+    return running === undefined ? end() : running.then(end);
   }
 
   stats(): Readonly<Record<string, number>> {

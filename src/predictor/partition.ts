@@ -26,6 +26,8 @@ export interface Partition {
 
 type ModelBag = ResolvedModel['bags'][number];
 const INT32_ROWS = 2 ** 31;
+/** Ids that are copied one by one: a call of set() costs as much as some 16 of them. */
+const SHORT_COPY = 16;
 
 /**
  * The ids of a row-wise table by parts: row r belongs to part r mod parts, as local row floor(r / parts). Part p has rows[rowStarts[p] ..
@@ -53,6 +55,8 @@ export class Partitioner {
   readonly #indexBytes: 4 | 8;
   /** Row-wise layers, with their number of parts. */
   readonly #split = new Map<number, number>();
+  /** Per destination: names of its buffers in the scratch. */
+  readonly #keys: readonly BatchKeys[];
 
   constructor(
     private readonly model: ResolvedModel,
@@ -60,6 +64,7 @@ export class Partitioner {
     /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
     private readonly keyPrefix = '',
   ) {
+    this.#keys = destinations.map((_, destination) => batchKeys(`${keyPrefix}${destination}`));
     this.#indexBytes = model.bags.some((bag) => bag.rows > INT32_ROWS) ? 8 : 4;
     for (const { bag, parts } of destinations.flat()) if (parts > 1) this.#split.set(bag, parts);
   }
@@ -76,7 +81,7 @@ export class Partitioner {
         if (piece.numBags > 0) pieces.push(piece);
       }
       if (pieces.length === 0) return null;
-      return { batch: this.#batch(pieces, request, split, scratch, `${this.keyPrefix}${destination}`), segments: pieces };
+      return { batch: this.#batch(pieces, request, split, scratch, this.#keys[destination] as BatchKeys), segments: pieces };
     });
   }
 
@@ -89,21 +94,21 @@ export class Partitioner {
     request: CheckedRequest,
     split: readonly (SplitRows | undefined)[],
     scratch: Scratch,
-    key: string,
+    keys: BatchKeys,
   ): SparseBatch {
     let [numBags, numIds, numWeights, anyWeighted] = [0, 0, 0, false];
-    for (const { assignment, ...piece } of pieces) {
-      const { weighted } = this.#bag(assignment.bag);
+    for (const piece of pieces) {
+      const { weighted } = this.#bag(piece.assignment.bag);
       numBags += piece.numBags;
       numIds += piece.numIds;
       numWeights += weighted ? piece.numIds : 0;
       anyWeighted ||= weighted;
     }
     if (numIds > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${numIds}`);
-    const segments = scratch.u32(`segments${key}`, pieces.length * SEGMENT_FIELDS);
-    const offsets = scratch.u32(`offsets${key}`, numBags + 1);
-    const indices = this.#indexBytes === 4 ? scratch.i32(`indices${key}`, numIds) : scratch.i64(`indices${key}`, numIds);
-    const weights = anyWeighted ? scratch.f32(`weights${key}`, numWeights) : null;
+    const segments = scratch.u32(keys.segments, pieces.length * SEGMENT_FIELDS);
+    const offsets = scratch.u32(keys.offsets, numBags + 1);
+    const indices = this.#indexBytes === 4 ? scratch.i32(keys.indices, numIds) : scratch.i64(keys.indices, numIds);
+    const weights = anyWeighted ? scratch.f32(keys.weights, numWeights) : null;
     offsets[0] = 0;
     let [atSegment, atBag, atId, atWeight] = [0, 0, 0, 0];
     for (const piece of pieces) {
@@ -140,6 +145,20 @@ export class Partitioner {
     };
   }
 }
+
+interface BatchKeys {
+  readonly segments: string;
+  readonly offsets: string;
+  readonly indices: string;
+  readonly weights: string;
+}
+
+const batchKeys = (key: string): BatchKeys => ({
+  segments: `segments${key}`,
+  offsets: `offsets${key}`,
+  indices: `indices${key}`,
+  weights: `weights${key}`,
+});
 
 function pieceOf(assignment: Assignment, request: CheckedRequest, split: SplitRows | undefined): Piece {
   const { bag, part } = assignment;
@@ -211,7 +230,8 @@ export function placedInRequest(model: ResolvedModel, batch: CheckedRequest, err
 function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ModelBag): void {
   const { indices } = input.input;
   if (target instanceof Int32Array && indices instanceof Int32Array) {
-    target.set(indices, at);
+    if (indices.length > SHORT_COPY) target.set(indices, at);
+    else for (let position = 0; position < indices.length; position++) target[at + position] = indices[position] as number;
     return;
   }
   if (target instanceof BigInt64Array && indices instanceof BigInt64Array) {

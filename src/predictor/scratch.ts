@@ -1,6 +1,8 @@
 /** Buffers of one request, grown to the largest request seen and used again: no request allocates in proportion to the tables. */
 export class Scratch {
-  #bytes = new Map<string, ArrayBuffer>();
+  readonly #bytes = new Map<string, ArrayBuffer>();
+  /** What each key was last asked for: requests of one size in a row make no views. */
+  readonly #views = new Map<string, ArrayBufferView>();
 
   #take(key: string, byteLength: number): ArrayBuffer {
     const held = this.#bytes.get(key);
@@ -9,23 +11,41 @@ export class Scratch {
     this.#bytes.set(key, grown);
     return grown;
   }
+
+  #keep<T extends ArrayBufferView>(key: string, view: T): T {
+    this.#views.set(key, view);
+    return view;
+  }
+
   f32(key: string, length: number): Float32Array {
-    return new Float32Array(this.#take(key, length * 4), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof Float32Array && held.length === length) return held;
+    return this.#keep(key, new Float32Array(this.#take(key, length * 4), 0, length));
   }
   f64(key: string, length: number): Float64Array {
-    return new Float64Array(this.#take(key, length * 8), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof Float64Array && held.length === length) return held;
+    return this.#keep(key, new Float64Array(this.#take(key, length * 8), 0, length));
   }
   u32(key: string, length: number): Uint32Array {
-    return new Uint32Array(this.#take(key, length * 4), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof Uint32Array && held.length === length) return held;
+    return this.#keep(key, new Uint32Array(this.#take(key, length * 4), 0, length));
   }
   i32(key: string, length: number): Int32Array {
-    return new Int32Array(this.#take(key, length * 4), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof Int32Array && held.length === length) return held;
+    return this.#keep(key, new Int32Array(this.#take(key, length * 4), 0, length));
   }
   i64(key: string, length: number): BigInt64Array {
-    return new BigInt64Array(this.#take(key, length * 8), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof BigInt64Array && held.length === length) return held;
+    return this.#keep(key, new BigInt64Array(this.#take(key, length * 8), 0, length));
   }
   u8(key: string, length: number): Uint8Array {
-    return new Uint8Array(this.#take(key, length), 0, length);
+    const held = this.#views.get(key);
+    if (held instanceof Uint8Array && held.length === length) return held;
+    return this.#keep(key, new Uint8Array(this.#take(key, length), 0, length));
   }
 }
 

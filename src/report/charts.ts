@@ -11,7 +11,19 @@ const LABEL_SHARE = 0.12;
 export interface ShardLoad {
   readonly shard: string;
   readonly tables: readonly { readonly table: string; readonly bytes: number }[];
+  /** What a map says of the shard beside its name. */
+  readonly detail?: string;
 }
+
+export interface ChartSize {
+  readonly width: number;
+  readonly height: number;
+}
+
+/** Fills on which white text reads, on light pages and dark ones alike. */
+const MAP_COLORS = ['#2f5d8a', '#8a4b2f', '#3f7355', '#6b4a86', '#7a6a24', '#2d7480', '#93405f', '#55606e'];
+/** A table with a smaller area, px, is not drawn: nobody could see it. */
+const SMALLEST_AREA = 6;
 
 export interface LatencySamples {
   readonly name: string;
@@ -58,6 +70,43 @@ export class Charts {
     });
   }
 
+  /** A rectangle a shard, of rectangles of its tables, areas in proportion to bytes. */
+  planMap(loads: readonly ShardLoad[], size: ChartSize): string {
+    const header = { color: '#fff', fontSize: 12, fontWeight: 'bold', height: 20, overflow: 'truncate' } as const;
+    return this.#svg(
+      {
+        color: MAP_COLORS,
+        series: [
+          {
+            type: 'treemap',
+            ...{
+              left: 0,
+              right: 0,
+              top: 0,
+              bottom: 0,
+              roam: false,
+              nodeClick: false,
+              breadcrumb: { show: false },
+              visibleMin: SMALLEST_AREA,
+            },
+            label: { color: '#fff', fontSize: 11, overflow: 'truncate' },
+            upperLabel: { show: true, ...header },
+            levels: [
+              { itemStyle: { borderWidth: 0, gapWidth: 4 }, upperLabel: { show: false } },
+              { itemStyle: { borderWidth: 2, gapWidth: 1, borderColorSaturation: 0.35 }, upperLabel: { show: true, ...header } },
+              { colorSaturation: [0.3, 0.5], itemStyle: { borderWidth: 0, gapWidth: 1 } },
+            ],
+            data: loads.map(({ shard, detail, tables }) => ({
+              name: detail === undefined ? shard : `${shard}: ${detail}`,
+              children: tables.map(({ table, bytes }) => ({ name: table, value: bytes })),
+            })),
+          },
+        ],
+      },
+      size,
+    );
+  }
+
   /** Latency by percentile, one line a predictor. */
   latencies(samples: readonly LatencySamples[]): string {
     const percentiles = Array.from({ length: 100 }, (_, percent) => percent);
@@ -74,8 +123,8 @@ export class Charts {
     });
   }
 
-  #svg(option: Echarts.EChartsOption): string {
-    const chart = this.echarts.init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height: HEIGHT });
+  #svg(option: Echarts.EChartsOption, { width, height }: ChartSize = { width: WIDTH, height: HEIGHT }): string {
+    const chart = this.echarts.init(null, null, { renderer: 'svg', ssr: true, width, height });
     chart.setOption({ animation: false, ...option });
     const svg = chart.renderToSVGString();
     chart.dispose();

@@ -20,13 +20,21 @@ export function renderPage({ title, ranOn, facts, tables, charts }: ReportPage):
 <meta name="viewport" content="width=device-width">
 <title>${escapeHtml(title)}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 940px; margin: 2rem auto; padding: 0 1rem; color: #222; }
+:root { color-scheme: light dark; --ink: #222; --line: #ddd; --quiet: #666; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e4e4; --line: #444; --quiet: #a5a5a5; } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 940px; margin: 2rem auto; padding: 0 1rem; color: var(--ink); }
 table { border-collapse: collapse; margin: 1rem 0; }
 caption { text-align: left; font-weight: 600; }
-th, td { padding: 0.2rem 1rem 0.2rem 0; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 1rem 0.2rem 0; text-align: right; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child, .facts td { text-align: left; }
-svg { width: 100%; height: auto; }
-footer { color: #666; margin-top: 2rem; }
+svg { width: 100%; height: auto; background: #fff; }
+footer { color: var(--quiet); margin-top: 2rem; }
+.narrow { display: none; }
+@media (max-width: 600px) {
+  .wide { display: none; }
+  .narrow { display: block; }
+  table { display: block; overflow-x: auto; }
+}
 </style>
 <h1>${escapeHtml(title)}</h1>
 <table class="facts">${facts.map((fact) => row(fact, 'td')).join('')}</table>

@@ -41,6 +41,7 @@ test.each([
     'warm',
     'pack',
     'profile',
+    'calibrate',
     'plan',
     'publish',
     'shard',
@@ -360,4 +361,60 @@ test('predict --precision --compare says how far the scores are from fp32', () =
     const { status, stderr } = predict('avx2', 'int8');
     expect([status, stderr]).toEqual([1, expect.stringContaining('avx2 kernels do not have on this CPU; it has fp32')]);
   }
+});
+
+test('plan --strategy auto predicts, compares strategies, and answers what-if', () => {
+  const args = [
+    'plan',
+    'model',
+    '--strategy',
+    'auto',
+    '--shards',
+    '4',
+    '--memory-limit',
+    '400K',
+    '--requests',
+    'requests.jsonl',
+    '-o',
+    'auto.json',
+  ];
+  const { status, stdout, stderr } = terabag([...args, '--explain', '--what-if', 'shards=8,format=int8', '--json']);
+  expect([status, stderr]).toEqual([0, '']);
+  const { strategy, prediction, strategies, whatIf, shards } = JSON.parse(stdout);
+  expect(strategy).toBe('auto');
+  expect(strategies.map((compared: { strategy: string }) => compared.strategy)).toEqual([...STRATEGIES, 'auto']);
+  for (const { prediction: other } of strategies) if (other !== null) expect(prediction.p99Us).toBeLessThanOrEqual(other.p99Us);
+  for (const { bytes } of shards) expect(bytes).toBeLessThanOrEqual(400 * 1024);
+  // A model of int8 rows is a quarter as large, and its ids are sent as before.
+  expect(whatIf.shards.length).toBeLessThan(prediction.shards.length);
+  expect(readJson('auto.json').strategy).toBe('auto');
+
+  const text = terabag([...args, '--explain', '--what-if', 'items=200']).stdout;
+  expect(text).toMatch(/costs: default .*, measured on /);
+  expect(text).toMatch(/bounding shard/);
+  expect(text).toMatch(/singular[\s\S]*does not fit/);
+  expect(text).toMatch(/items=200: P50 \d+ %, P99 \d+ %, CPU \d+ % of what it is as given/);
+});
+
+test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
+  const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
+  writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":1}');
+  for (const [more, reason] of [
+    [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
+    [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],
+    [['--map', 'plan.png'], /\.html or \.svg: plan\.png \(invalid_argument\)/],
+  ] as const) {
+    const { status, stderr } = terabag([...args, ...more]);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(reason);
+  }
+});
+
+test('a plan is drawn with the names of its tables', () => {
+  const args = ['plan', 'model', '--shards', '2', '--map', 'plan.html', '-o', 'drawn.json'];
+  expect(terabag(args)).toMatchObject({ status: 0, stderr: '' });
+  const page = readFileSync(join(dir, 'plan.html'), 'utf8');
+  expect(page).toMatch(/<svg[\s\S]*shard-0[\s\S]*table_00[\s\S]*<svg/);
+  expect(terabag([...args.slice(0, 5), 'plan.svg', ...args.slice(6)])).toMatchObject({ status: 0 });
+  expect(readFileSync(join(dir, 'plan.svg'), 'utf8')).toMatch(/^<svg[\s\S]*table_00/);
 });

@@ -8,7 +8,7 @@ import type { SparseBatch } from '../../src/engine/sparse-batch.js';
 import { type Cluster, connect, launchCluster, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, encodeShardMessage } from '../../src/wire/codec.js';
-import type { ClientMessage, ShardMessage } from '../../src/wire/messages.js';
+import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../src/wire/messages.js';
 import { capacityPlan, planBySpec } from '../reference/plans.js';
 import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
@@ -327,7 +327,7 @@ test('malformed and foreign answers are dropped and counted, and the request end
     Buffer.from('not msgpack'),
     Buffer.from('9301a4706f6f6cdd01ffffff', 'hex'),
     encodeClientMessage({ kind: 'ping', id: 1 }),
-    Buffer.from(encodeShardMessage({ kind: 'pong', id: 1, state: 'ready' })).fill(2, 1, 2),
+    Buffer.from(encodeShardMessage({ kind: 'pong', id: 1, state: 'ready' })).fill(WIRE_VERSION + 1, 1, 2),
   ];
   await withFalseShard(
     async (message, say) => {

@@ -1,4 +1,5 @@
 import fc from 'fast-check';
+import type { ResolvedModel } from '../../src/model/graph.js';
 import { ROW_FORMATS } from '../../src/model/row-format.js';
 import type { EmbeddingBagSpec, ModelSpec, TableSpec } from '../../src/model/spec.js';
 
@@ -70,3 +71,19 @@ export const anySpec: fc.Arbitrary<ModelSpec> = fc
       })),
     ),
   );
+
+/** The model of a spec with its bags alone: what plans are predicted by when dense layers do not matter. */
+export function bagsOnly(spec: ModelSpec): ResolvedModel {
+  const numbers = new Map(spec.tables.map(({ name }, number) => [name, number]));
+  const bags = spec.nets.flatMap(({ layers }, net) =>
+    layers.flatMap((layer) => {
+      const number = layer.type === 'embedding_bag' ? numbers.get(layer.table) : undefined;
+      if (layer.type !== 'embedding_bag' || number === undefined) return [];
+      const { dim, rows } = spec.tables[number] as TableSpec;
+      return [
+        { name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
+      ];
+    }),
+  );
+  return { dense: [], bags, layers: [], output: 0, outputDim: 1 };
+}

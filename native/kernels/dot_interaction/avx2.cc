@@ -22,20 +22,20 @@ inline __m128 lane_sums_f32x4(const __m256* sum_f32x8) {
 
 // Pairs of vectors i..i + 2 with vectors j..j + 4, as far as there are such pairs. A block on the edge computes its last vector again
 // instead of none, so that every pair goes the same way.
-inline void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
+inline void block(const DotInteractionJob& job, uint32_t item, uint32_t i, uint32_t j) {
+  const uint64_t stride = stacked_stride(job.dim);
   const float *a[kRows], *b[kColumns];
 #pragma GCC unroll 2
-  for (uint32_t r = 0; r < kRows; ++r) a[r] = job.vectors[i + r < job.num_vectors ? i + r : job.num_vectors - 1];
+  for (uint32_t r = 0; r < kRows; ++r) a[r] = job.scratch + (i + r < job.num_vectors ? i + r : job.num_vectors - 1) * stride;
 #pragma GCC unroll 4
-  for (uint32_t c = 0; c < kColumns; ++c) b[c] = job.vectors[j + c < job.num_vectors ? j + c : job.num_vectors - 1];
+  for (uint32_t c = 0; c < kColumns; ++c) b[c] = job.scratch + (j + c < job.num_vectors ? j + c : job.num_vectors - 1) * stride;
   __m256 sum_f32x8[kRows][kColumns];
 #pragma GCC unroll 2
   for (uint32_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < kColumns; ++c) sum_f32x8[r][c] = _mm256_setzero_ps();
   }
-  uint32_t d = 0;
-  for (; job.dim - d >= kLanes; d += kLanes) {
+  for (uint32_t d = 0; d < job.dim; d += kLanes) {
     __m256 a_f32x8[kRows];
 #pragma GCC unroll 2
     for (uint32_t r = 0; r < kRows; ++r) a_f32x8[r] = _mm256_loadu_ps(a[r] + d);
@@ -46,21 +46,11 @@ inline void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
       for (uint32_t r = 0; r < kRows; ++r) sum_f32x8[r][c] = _mm256_fmadd_ps(a_f32x8[r], b_f32x8, sum_f32x8[r][c]);
     }
   }
-  if (d < job.dim) {
-    const __m256i lanes = lanes_below(job.dim - d);
-#pragma GCC unroll 2
-    for (uint32_t r = 0; r < kRows; ++r) {
-      const __m256 a_f32x8 = _mm256_maskload_ps(a[r] + d, lanes);
-#pragma GCC unroll 4
-      for (uint32_t c = 0; c < kColumns; ++c)
-        sum_f32x8[r][c] = _mm256_fmadd_ps(a_f32x8, _mm256_maskload_ps(b[c] + d, lanes), sum_f32x8[r][c]);
-    }
-  }
 #pragma GCC unroll 2
   for (uint32_t r = 0; r < kRows; ++r) {
     const uint32_t end = job.diagonal ? i + r + 1 : i + r;
     if (i + r >= job.num_vectors || end <= j) continue;
-    float* to = pairs_of(job, i + r) + j;
+    float* to = pairs_of(job, item, i + r) + j;
     const __m128 dots_f32x4 = lane_sums_f32x4(sum_f32x8[r]);
     if (end - j >= kColumns) {
       _mm_storeu_ps(to, dots_f32x4);
@@ -75,12 +65,12 @@ inline void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
 namespace avx2 {
 
 void dot_interaction(const DotInteractionJob& job) {
-  uint32_t d = 0;
-  for (; job.dim - d >= kLanes; d += kLanes) _mm256_storeu_ps(job.out + d, _mm256_loadu_ps(job.vectors[0] + d));
-  const __m256i lanes = lanes_below(job.dim - d);
-  if (d < job.dim) _mm256_maskstore_ps(job.out + d, lanes, _mm256_maskload_ps(job.vectors[0] + d, lanes));
-  for (uint32_t i = 0; i < job.num_vectors; i += kRows) {
-    for (uint32_t j = 0; j < i + kRows; j += kColumns) block(job, i, j);
+  for (uint32_t item = 0; item < job.num_items; ++item) {
+    stack_vectors(job, item);
+    for (uint32_t d = 0; d < job.dim; ++d) job.out[item * job.out_stride + d] = job.scratch[d];
+    for (uint32_t i = 0; i < job.num_vectors; i += kRows) {
+      for (uint32_t j = 0; j < i + kRows; j += kColumns) block(job, item, i, j);
+    }
   }
 }
 

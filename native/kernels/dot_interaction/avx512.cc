@@ -35,38 +35,74 @@ inline __m512 lane_sums_f32x16(const __m512 (&sum_f32x16)[kBlock][kBlock]) {
 // Which pairs a block has: all of its rows and columns, or on the diagonal the ones below it, with or without a vector's own.
 enum class Pairs { kAll, kBelow, kBelowAndSelf };
 
+// The vectors of the item that comes next, which are copied while the present item's are multiplied: reading and storing them takes ports
+// that multiplications do not.
+struct Next {
+  const DotInteractionJob& job;
+  uint64_t item;
+  float* stacked;
+  uint32_t vector = 0;
+
+  bool done() const { return vector == job.num_vectors; }
+};
+
+struct Copy {
+  const float* from;
+  float* to;
+  uint32_t dim;
+
+  // The tail of a vector reads no byte past it.
+  void step(uint32_t d) const {
+    const __mmask16 mask = dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (dim - d)) - 1);
+    _mm512_store_ps(to + d, _mm512_maskz_loadu_ps(mask, from + d));
+  }
+};
+
+// When all are copied, the last one once more, so that every block goes the same way.
+inline Copy take(Next& next) {
+  const uint32_t v = next.done() ? next.vector - 1 : next.vector++;
+  return {vector_of(next.job, next.item, v), next.stacked + v * stacked_stride(next.job.dim), next.job.dim};
+}
+
+void copy_rest(Next& next) {
+  while (!next.done()) {
+    const Copy copy = take(next);
+    for (uint32_t d = 0; d < copy.dim; d += kLanes) copy.step(d);
+  }
+}
+
+struct Item {
+  const DotInteractionJob& job;
+  uint64_t item;
+  const float* stacked;
+};
+
 // Dot products of vectors i..i + kRows with vectors j..j + 4; on the diagonal, where j is i, only those of the pairs that there are. Every
 // pair goes the same way whatever block it is in.
-template <uint32_t kRows, Pairs pairs, bool kWholeVectors>
-void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
+template <uint32_t kRows, Pairs pairs>
+void block(const Item& item, uint32_t i, uint32_t j, Next& next) {
   constexpr bool kOnDiagonal = pairs != Pairs::kAll;
   constexpr uint32_t kSelf = pairs == Pairs::kBelowAndSelf ? 1 : 0;
   constexpr uint32_t kColumns = kOnDiagonal ? kRows : kBlock;
   const auto has = [](uint32_t r, uint32_t c) { return !kOnDiagonal || c < r + kSelf; };
-  const float *a[kRows], *b[kColumns];
-#pragma GCC unroll 4
-  for (uint32_t r = 0; r < kRows; ++r) a[r] = job.vectors[i + r];
-#pragma GCC unroll 4
-  for (uint32_t c = 0; c < kColumns; ++c) b[c] = job.vectors[j + c];
+  const uint64_t stride = stacked_stride(item.job.dim);
+  const float *a = item.stacked + i * stride, *b = item.stacked + j * stride;
   __m512 sum_f32x16[kBlock][kBlock];
 #pragma GCC unroll 4
   for (uint32_t r = 0; r < kBlock; ++r) {
 #pragma GCC unroll 4
     for (uint32_t c = 0; c < kBlock; ++c) sum_f32x16[r][c] = _mm512_setzero_ps();
   }
-  for (uint32_t d = 0; d < job.dim; d += kLanes) {
-    const auto read = [&job, d](const float* from) {
-      if constexpr (kWholeVectors) return _mm512_loadu_ps(from + d);
-      const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
-      return _mm512_maskz_loadu_ps(mask, from + d);
-    };
+  const Copy copy = take(next);
+  for (uint32_t d = 0; d < copy.dim; d += kLanes) {
+    copy.step(d);
     __m512 b_f32x16[kColumns];
 #pragma GCC unroll 4
-    for (uint32_t c = 0; c < kColumns; ++c) b_f32x16[c] = read(b[c]);
+    for (uint32_t c = 0; c < kColumns; ++c) b_f32x16[c] = _mm512_load_ps(b + c * stride + d);
 #pragma GCC unroll 4
     for (uint32_t r = 0; r < kRows; ++r) {
       if (!has(r, 0)) continue;
-      const __m512 a_f32x16 = read(a[r]);
+      const __m512 a_f32x16 = kOnDiagonal ? b_f32x16[r] : _mm512_load_ps(a + r * stride + d);
 #pragma GCC unroll 4
       for (uint32_t c = 0; c < kColumns; ++c) {
         if (has(r, c)) sum_f32x16[r][c] = _mm512_fmadd_ps(a_f32x16, b_f32x16[c], sum_f32x16[r][c]);
@@ -79,7 +115,7 @@ void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
 #pragma GCC unroll 4
   for (uint32_t r = 0; r < kRows; ++r) {
     if (!has(r, 0)) continue;
-    float* to = pairs_of(job, i + r) + j;
+    float* to = pairs_of(item.job, item.item, i + r) + j;
     const uint32_t count = kOnDiagonal ? r + kSelf : kBlock;
     if (count >= kBlock) {
       _mm_storeu_ps(to, dots_f32x4[r]);
@@ -90,20 +126,20 @@ void block(const DotInteractionJob& job, uint32_t i, uint32_t j) {
 }
 
 // Vectors i..i + kRows with all before them, and among themselves.
-template <uint32_t kRows, bool kWholeVectors>
-void rows(const DotInteractionJob& job, uint32_t i) {
-  for (uint32_t j = 0; j < i; j += kBlock) block<kRows, Pairs::kAll, kWholeVectors>(job, i, j);
-  job.diagonal ? block<kRows, Pairs::kBelowAndSelf, kWholeVectors>(job, i, i) : block<kRows, Pairs::kBelow, kWholeVectors>(job, i, i);
+template <uint32_t kRows>
+void rows(const Item& item, uint32_t i, Next& next) {
+  for (uint32_t j = 0; j < i; j += kBlock) block<kRows, Pairs::kAll>(item, i, j, next);
+  item.job.diagonal ? block<kRows, Pairs::kBelowAndSelf>(item, i, i, next) : block<kRows, Pairs::kBelow>(item, i, i, next);
 }
 
-template <bool kWholeVectors>
-void all_rows(const DotInteractionJob& job) {
+void all_rows(const Item& item, Next& next) {
+  const uint32_t num_vectors = item.job.num_vectors;
   uint32_t i = 0;
-  for (; i + kBlock <= job.num_vectors; i += kBlock) rows<kBlock, kWholeVectors>(job, i);
-  switch (job.num_vectors - i) {
-    case 1: return rows<1, kWholeVectors>(job, i);
-    case 2: return rows<2, kWholeVectors>(job, i);
-    case 3: return rows<3, kWholeVectors>(job, i);
+  for (; i + kBlock <= num_vectors; i += kBlock) rows<kBlock>(item, i, next);
+  switch (num_vectors - i) {
+    case 1: return rows<1>(item, i, next);
+    case 2: return rows<2>(item, i, next);
+    case 3: return rows<3>(item, i, next);
     default: return;
   }
 }
@@ -113,11 +149,24 @@ void all_rows(const DotInteractionJob& job) {
 namespace avx512 {
 
 void dot_interaction(const DotInteractionJob& job) {
-  for (uint32_t d = 0; d < job.dim; d += kLanes) {
-    const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
-    _mm512_mask_storeu_ps(job.out + d, mask, _mm512_maskz_loadu_ps(mask, job.vectors[0] + d));
+  if (job.num_items == 0) return;
+  float *present = job.scratch, *other = job.scratch + job.num_vectors * stacked_stride(job.dim);
+  Next first{job, 0, present};
+  copy_rest(first);
+  for (uint64_t item = 0; item < job.num_items; ++item) {
+    float* out = job.out + item * job.out_stride;
+    for (uint32_t d = 0; d < job.dim; d += kLanes) {
+      const __mmask16 mask = job.dim - d >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (job.dim - d)) - 1);
+      _mm512_mask_storeu_ps(out + d, mask, _mm512_load_ps(present + d));
+    }
+    // The last item is copied again, so that it goes the same way.
+    Next next{job, item + 1 < job.num_items ? item + 1 : item, other};
+    all_rows({job, item, present}, next);
+    copy_rest(next);
+    float* swap = present;
+    present = other;
+    other = swap;
   }
-  job.dim % kLanes == 0 ? all_rows<true>(job) : all_rows<false>(job);
 }
 
 }  // namespace avx512

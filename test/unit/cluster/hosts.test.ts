@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { findCpuController, limitOf } from '../../../src/cluster/cpu-limit.js';
 import { freeNetwork } from '../../../src/cluster/host-network.js';
+import { EmulatedHosts, type HostOptions } from '../../../src/cluster/hosts.js';
 import { TerabagError } from '../../../src/errors.js';
-import { type HostOptions, launchCluster, type Plan } from '../../../src/index.js';
 
 describe('the CPU controller is found', () => {
   const v1 = '32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct';
@@ -61,11 +61,6 @@ test.each<[string, HostOptions]>([
   ['network.lossPercent', { network: { delayMs: 1, lossPercent: 101 } }],
   ['network.seed', { network: { delayMs: 1, seed: 1.5 } }],
 ])('%s out of its range is refused before anything is made', async (field, hosts) => {
-  const plan: Plan = { terabagPlan: 1, strategy: 'x', model: { name: 'x', version: '1', hash: '0' }, shards: [], tables: [] };
-  const error = await launchCluster(plan, { bundle: '.', hosts }).then(
-    () => expect.fail('launched'),
-    (thrown: unknown) => thrown as TerabagError,
-  );
-  expect(error).toBeInstanceOf(TerabagError);
-  expect(error).toMatchObject({ code: 'invalid_argument', details: { field: `hosts.${field}` } });
+  await expect(EmulatedHosts.open(1, hosts)).rejects.toBeInstanceOf(TerabagError);
+  await expect(EmulatedHosts.open(1, hosts)).rejects.toMatchObject({ code: 'invalid_argument', details: { field: `hosts.${field}` } });
 });

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { Admission } from '../../../src/predictor/admission.js';
 import type { Scratch } from '../../../src/predictor/scratch.js';
 
@@ -95,4 +95,41 @@ test('close refuses new requests and waits for all that run, for every caller of
   expect(await running).toBe(3);
   await Promise.all(closing);
   await gate.close();
+});
+
+test('work that is done on return is answered without a timer, and its scratch is lent to the next', async () => {
+  const timers = vi.spyOn(globalThis, 'setTimeout');
+  const gate = admission(1);
+  const lent: Scratch[] = [];
+  const answers = [1, 2].map((n) =>
+    gate.run({}, (scratch) => {
+      lent.push(scratch);
+      expect(gate.inFlight).toBe(1);
+      return n;
+    }),
+  );
+  expect(timers).not.toHaveBeenCalled();
+  timers.mockRestore();
+  expect(await Promise.all(answers)).toEqual([1, 2]);
+  expect(lent[1]).toBe(lent[0]);
+  expect(gate.inFlight).toBe(0);
+});
+
+test('what work throws before it returns is a rejected promise, counted once, and gives the scratch back', async () => {
+  const gate = admission(1);
+  const fail = (): never => {
+    throw new RangeError('boom');
+  };
+  await expect(gate.run({}, fail)).rejects.toMatchObject({ name: 'TerabagError', code: 'internal' });
+  expect(gate.counts).toEqual({ requests: 1, errors: 1 });
+  expect(await gate.run({}, () => 3)).toBe(3);
+});
+
+test('a request whose work aborts it is aborted', async () => {
+  const controller = new AbortController();
+  const work = (): Promise<never> => {
+    controller.abort('within');
+    return never;
+  };
+  await expect(admission().run({ signal: controller.signal }, work)).rejects.toMatchObject({ code: 'aborted', cause: 'within' });
 });

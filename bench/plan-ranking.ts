@@ -1,0 +1,69 @@
+import { native } from '../src/engine/native.js';
+import type { Line } from './suite.js';
+
+export interface CellResult {
+  readonly shape: string;
+  readonly strategy: string;
+  readonly shards: number | null;
+  readonly predicted: { readonly cpuUs: number; readonly p50Us: number };
+  readonly measured: { readonly cpuUs: number; readonly p50Us: number };
+  /** Half the distance of the quartiles over rounds. */
+  readonly cpuSpreadUs: number;
+}
+
+const LIMIT = 0.25;
+
+/** Two strategies for the same number of shards; alike when they measure closer than their spreads. */
+function pairs(results: readonly CellResult[]): { readonly wrong: string[]; readonly ties: number; readonly compared: number } {
+  const wrong: string[] = [];
+  let [ties, compared] = [0, 0];
+  for (const [index, a] of results.entries()) {
+    for (const b of results.slice(index + 1)) {
+      if (a.shards !== null && b.shards !== null && a.shards !== b.shards) continue;
+      compared++;
+      const apart = a.measured.cpuUs - b.measured.cpuUs;
+      if (Math.abs(apart) <= a.cpuSpreadUs + b.cpuSpreadUs) ties++;
+      else if (apart * (a.predicted.cpuUs - b.predicted.cpuUs) <= 0) wrong.push(`${nameOf(a)} and ${nameOf(b)}`);
+    }
+  }
+  return { wrong, ties, compared };
+}
+
+const nameOf = ({ strategy, shards }: CellResult): string => (shards === null ? strategy : `${strategy}-${shards}`);
+
+const LINE = { suite: 'plan', peer: null, ratio: null, spread: null, isa: native.isa, threads: 1, residency: 'none' } as const;
+
+/** Cells by CPU, the cheapest first, as predicted and as measured, and how many pairs of strategies are the wrong way round. */
+export function rankingLine(shape: string, results: readonly CellResult[]): Line {
+  const order = (of: 'predicted' | 'measured'): string =>
+    [...results]
+      .sort((a, b) => a[of].cpuUs - b[of].cpuUs)
+      .map(nameOf)
+      .join(' < ');
+  const { wrong, ties, compared } = pairs(results);
+  const note = [
+    `of ${compared} pairs at equal shards, ${ties} are ties within the spread`,
+    ...(wrong.length > 0 ? [`wrong: ${wrong.join('; ')}`] : []),
+    `\n  predicted ${order('predicted')}\n  measured  ${order('measured')}`,
+  ].join(', ');
+  return {
+    ...LINE,
+    case: `${shape}-ranking`,
+    params: { shape },
+    metric: 'pairs in the wrong order',
+    unit: 'wrong',
+    value: wrong.length,
+    note,
+  };
+}
+
+export function summaryLine(results: readonly CellResult[]): Line {
+  const errors = (key: 'cpuUs' | 'p50Us'): number[] =>
+    results.map(({ predicted, measured }) => Math.abs(predicted[key] / measured[key] - 1));
+  const within = (all: readonly number[]): string =>
+    `${all.filter((error) => error <= LIMIT).length} of ${all.length} within 25 %, worst ${(100 * Math.max(...all)).toFixed(0)} %`;
+  const shapes = [...new Set(results.map(({ shape }) => shape))];
+  const right = shapes.filter((shape) => pairs(results.filter((result) => result.shape === shape)).wrong.length === 0);
+  const note = `worst error of CPU; CPU: ${within(errors('cpuUs'))}; P50: ${within(errors('p50Us'))}; ranking by CPU right for ${right.length} of ${shapes.length} shapes`;
+  return { ...LINE, case: 'summary', params: {}, metric: 'worst error of CPU', unit: '%', value: 100 * Math.max(...errors('cpuUs')), note };
+}

@@ -1,0 +1,189 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { launchCluster } from '../src/cluster/launch.js';
+import { native } from '../src/engine/native.js';
+import { type Bundle, openBundle } from '../src/model/bundle.js';
+import type { ResolvedModel } from '../src/model/graph.js';
+import { type Costs, readCosts } from '../src/plan/costs.js';
+import type { Plan } from '../src/plan/plan.js';
+import { type PlanPrediction, PlanPredictor } from '../src/plan/predict-plan.js';
+import type { Profile } from '../src/plan/profile.js';
+import { ProfileBuilder } from '../src/plan/profile-builder.js';
+import { makePlan, STRATEGIES, type Strategy } from '../src/plan/strategies.js';
+import type { PredictRequest } from '../src/predictor/predictor.js';
+import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
+import { describeMachine, machineLine } from '../src/report/machine.js';
+import { quantile } from '../src/report/quantiles.js';
+import { calibrate } from '../src/workload/calibrate.js';
+import { RequestGenerator } from '../src/workload/request-generator.js';
+import { requestShape } from '../src/workload/request-shape.js';
+import { shapeByName } from '../src/workload/shape-by-name.js';
+import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { type CellResult, rankingLine, summaryLine } from './plan-ranking.js';
+import { type Line, median, type Suite } from './suite.js';
+
+/** Scaled to about 300 MB of tables each. */
+const SHAPES = [
+  { name: 'drm1', scale: 0.0015, items: 16 },
+  { name: 'drm2', scale: 0.0022, items: 16 },
+  { name: 'drm3', scale: 0.0015, items: 64 },
+] as const;
+const SHARDS = [2, 4, 8];
+const FULL = { scale: 1, rounds: 5, requestsPerRound: 120 };
+const QUICK = { scale: 0.1, rounds: 2, requestsPerRound: 20 };
+const PROFILED_REQUESTS = 300;
+/** Of each round, uncounted: its processes were idle while others took their turns. */
+const WARM_UP = 20;
+const DEADLINE_MS = 10_000;
+/** A file of terabag calibrate; without it the bench calibrates first, about a minute. */
+const COSTS_FILE = process.env['TERABAG_COSTS'];
+
+export const planSuite: Suite = {
+  name: 'plan',
+  description: `what plans cost, predicted and measured: ${SHAPES.map(({ name }) => name).join(', ')}, every fixed strategy, ${SHARDS.join(', ')} shards here`,
+  async *run({ quick, dir, wanted }) {
+    const costs =
+      COSTS_FILE === undefined ? (await calibrate({ machine: machineLine(describeMachine()) })).costs : await readCosts(COSTS_FILE);
+    console.log(`costs: ${costs.machine}`);
+    const all: CellResult[] = [];
+    for (const { name, scale, items } of SHAPES.filter(({ name }) => wanted.test(name))) {
+      const sizes = quick ? QUICK : FULL;
+      const results = await measureShape(join(dir, name), name, scale * sizes.scale, items, costs, sizes);
+      for (const result of results) yield* cellLines(result);
+      yield rankingLine(name, results);
+      all.push(...results);
+    }
+    yield summaryLine(all);
+  },
+};
+
+interface Sizes {
+  readonly rounds: number;
+  readonly requestsPerRound: number;
+}
+
+interface Cell {
+  readonly strategy: Strategy;
+  /** As given; singular and one-shard have the same plan for any. */
+  readonly shards: number | null;
+  readonly plan: Plan;
+  readonly predicted: PlanPrediction;
+}
+
+async function measureShape(dir: string, name: string, scale: number, items: number, costs: Costs, sizes: Sizes): Promise<CellResult[]> {
+  const shape = shapeByName(name, scale);
+  await writeSyntheticBundle(dir, shape);
+  const bundle = await openBundle(dir, { verify: 'size' });
+  const generator = new RequestGenerator(requestShape(shape), items);
+  const profile = profileOf(
+    bundle,
+    Array.from({ length: PROFILED_REQUESTS }, () => generator.next(items)),
+    items,
+  );
+  const predictor = new PlanPredictor({ spec: bundle.spec, model: bundle.model as ResolvedModel }, profile, costs);
+  const cells = cellsOf(bundle, profile, predictor);
+  const targets: Target[] = [];
+  try {
+    for (const { plan } of cells) targets.push(await openTarget(plan, dir));
+    const samples = targets.map((): Round[] => []);
+    for (let round = -1; round < sizes.rounds; round++) {
+      const requests = Array.from({ length: sizes.requestsPerRound }, () => generator.next(items));
+      for (const [index, target] of targets.entries()) {
+        const measured = await measure(target.predictor, requests);
+        if (round >= 0) samples[index]?.push(measured);
+      }
+    }
+    return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
+  } finally {
+    for (const target of targets) await target.close();
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+function profileOf({ spec, model }: Bundle, requests: readonly PredictRequest[], items: number): Profile {
+  const builder = new ProfileBuilder(spec);
+  for (const { sparse } of requests) {
+    const bags = (model as ResolvedModel).bags.map(({ name }) => {
+      const input = sparse[name] as PredictRequest['sparse'][string];
+      return { numBags: input.offsets.length - 1, input };
+    });
+    builder.add({ items, bags });
+  }
+  return builder.build();
+}
+
+function cellsOf({ spec, hash }: Bundle, profile: Profile, predictor: PlanPredictor): Cell[] {
+  return STRATEGIES.flatMap((strategy) =>
+    (strategy === 'singular' || strategy === 'one-shard' ? [null] : SHARDS).map((shards) => {
+      const plan = makePlan(strategy, spec, hash, profile, { shards: shards ?? 1 });
+      return { strategy, shards, plan, predicted: predictor.predict(plan) };
+    }),
+  );
+}
+
+interface Target {
+  readonly predictor: ShardedPredictor;
+  close(): Promise<void>;
+}
+
+async function openTarget(plan: Plan, bundle: string): Promise<Target> {
+  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, verify: 'size' });
+  try {
+    const predictor = await connect(cluster.plan, { bundle, verify: 'size' });
+    return {
+      predictor,
+      close: async () => {
+        await predictor.close();
+        await cluster.stop();
+      },
+    };
+  } catch (error) {
+    await cluster.stop();
+    throw error;
+  }
+}
+
+interface Round {
+  readonly cpuUs: number;
+  readonly p50Us: number;
+}
+
+async function measure(predictor: ShardedPredictor, requests: readonly PredictRequest[]): Promise<Round> {
+  const shardCpuUs = async (): Promise<number> =>
+    (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
+  for (const request of requests.slice(0, WARM_UP)) await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+  const microseconds = new Float64Array(requests.length);
+  const shardsBefore = await shardCpuUs();
+  const before = process.cpuUsage();
+  for (const [index, request] of requests.entries()) {
+    const startedAt = performance.now();
+    await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+    microseconds[index] = (performance.now() - startedAt) * 1000;
+  }
+  const { user, system } = process.cpuUsage(before);
+  const cpuUs = (user + system + (await shardCpuUs()) - shardsBefore) / requests.length;
+  return { cpuUs, p50Us: quantile(microseconds.sort(), 0.5) };
+}
+
+/** CPU is a mean: collecting garbage is part of it, and comes once in many requests. */
+function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: readonly Round[]): CellResult {
+  const cpu = rounds.map(({ cpuUs }) => cpuUs).sort((a, b) => a - b);
+  return {
+    ...{ shape, strategy, shards, predicted: { cpuUs: predicted.cpuUs, p50Us: predicted.p50Us } },
+    measured: { cpuUs: cpu.reduce((sum, us) => sum + us, 0) / cpu.length, p50Us: median(rounds.map(({ p50Us }) => p50Us)) },
+    cpuSpreadUs: (quantile(cpu, 0.75) - quantile(cpu, 0.25)) / 2,
+  };
+}
+
+function cellLines({ shape, strategy, shards, predicted, measured, cpuSpreadUs }: CellResult): Line[] {
+  return (['cpuUs', 'p50Us'] as const).map((key) => {
+    const error = predicted[key] / measured[key] - 1;
+    return {
+      ...{ suite: 'plan', case: `${shape}-${strategy}${shards === null ? '' : `-${shards}`}-${key === 'cpuUs' ? 'cpu' : 'p50'}` },
+      params: { shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], error },
+      ...{ metric: key === 'cpuUs' ? 'CPU per request, all processes' : 'P50', unit: 'us', value: measured[key], peer: null, ratio: null },
+      ...{ spread: key === 'cpuUs' ? cpuSpreadUs / measured.cpuUs : null, isa: native.isa, threads: 1, residency: 'populate' },
+      note: `predicted ${predicted[key].toFixed(0)}, ${error >= 0 ? '+' : ''}${(100 * error).toFixed(0)} %`,
+    };
+  });
+}

@@ -1,0 +1,68 @@
+import { Command } from 'commander';
+import { type Costs, writeCosts } from '../plan/costs.js';
+import { describeMachine, machineLine } from '../report/machine.js';
+import { type Calibration, calibrate } from '../workload/calibrate.js';
+import { withProgress } from './progress.js';
+
+interface CalibrateOptions {
+  readonly output?: string;
+  readonly json?: boolean;
+}
+
+export const calibrateCommand = new Command('calibrate')
+  .description('measure what work costs on this machine, for predictions of plans')
+  .option('-o, --output <file>', 'the costs file to write, for terabag plan --costs')
+  .option('--json', 'print JSON')
+  .addHelpText(
+    'after',
+    `
+About a minute, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
+on up to 8 real shards over loopback, one at a time. The costs are those that explain the measured requests best; the last table compares.
+Costs of messages hold for this machine's loopback. sharedCores says that main shard and sparse shards share the cores, as they did here: write
+null there where each has a machine of its own.
+
+Examples:
+  terabag calibrate -o costs.json
+  terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --costs costs.json -o plan.json`,
+  )
+  .action(async ({ output, json }: CalibrateOptions) => {
+    const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
+    const calibration = await withProgress('measuring', 'steps', (onProgress) => calibrate({ machine, onProgress }));
+    if (output !== undefined) await writeCosts(output, calibration.costs);
+    if (json) console.log(JSON.stringify(calibration));
+    else print(calibration);
+  });
+
+const rounded = (value: number): number => Number(value.toPrecision(3));
+const percent = (predicted: number, measured: number): string => `${(100 * (predicted / measured - 1)).toFixed(0)} %`;
+
+function print({ costs, trials }: Calibration): void {
+  console.log(`measured on ${costs.machine}`);
+  console.table(
+    costs.lookups.map(({ format, dim, ns, inCacheNs }) => ({
+      format,
+      dim,
+      'ns from memory': rounded(ns),
+      'ns in cache': rounded(inCacheNs),
+    })),
+  );
+  console.table(flat(costs));
+  console.table(
+    trials.map(({ name, cpuUs, predictedCpuUs, p50Us, predictedP50Us }) => ({
+      requests: name,
+      'CPU us': Math.round(cpuUs),
+      'by the costs': percent(predictedCpuUs, cpuUs),
+      'P50 us': Math.round(p50Us),
+      'by them': percent(predictedP50Us, p50Us),
+    })),
+  );
+}
+
+/** One row a cost: "main.usPerRpc". */
+function flat({ pool, dense, main, shard, latency, cacheBytes, sharedCores }: Costs): { cost: string; value: number | null }[] {
+  const groups = Object.entries({ pool, dense, main, shard, latency });
+  const rows = groups.flatMap(([group, costs]) =>
+    Object.entries(costs).map(([name, value]) => ({ cost: `${group}.${name}`, value: rounded(value) })),
+  );
+  return [{ cost: 'sharedCores', value: sharedCores }, { cost: 'cacheBytes', value: cacheBytes }, ...rows];
+}

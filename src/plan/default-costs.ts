@@ -1,0 +1,150 @@
+import type { Costs } from './costs.js';
+
+/** What `terabag calibrate` measured on the machine that it names: for plans of those who have not measured theirs. */
+export const DEFAULT_COSTS: Costs = {
+  terabagCosts: 1,
+  machine: 'AMD EPYC (Zen 5), 2 cores, 24 GiB, linux x64, Node 20.20, kernels avx512, 2026-11-25',
+  sharedCores: 2,
+  lookups: [
+    {
+      format: 'fp32',
+      dim: 16,
+      ns: 20.56,
+      inCacheNs: 5.488,
+    },
+    {
+      format: 'fp32',
+      dim: 64,
+      ns: 16.99,
+      inCacheNs: 6.618,
+    },
+    {
+      format: 'fp32',
+      dim: 128,
+      ns: 26.48,
+      inCacheNs: 8.302,
+    },
+    {
+      format: 'fp16',
+      dim: 16,
+      ns: 11.53,
+      inCacheNs: 5.106,
+    },
+    {
+      format: 'fp16',
+      dim: 64,
+      ns: 12.58,
+      inCacheNs: 5.413,
+    },
+    {
+      format: 'fp16',
+      dim: 128,
+      ns: 17.55,
+      inCacheNs: 6.51,
+    },
+    {
+      format: 'bf16',
+      dim: 16,
+      ns: 11.29,
+      inCacheNs: 4.542,
+    },
+    {
+      format: 'bf16',
+      dim: 64,
+      ns: 13.11,
+      inCacheNs: 5.117,
+    },
+    {
+      format: 'bf16',
+      dim: 128,
+      ns: 18.46,
+      inCacheNs: 7.442,
+    },
+    {
+      format: 'int8',
+      dim: 16,
+      ns: 11.82,
+      inCacheNs: 5.328,
+    },
+    {
+      format: 'int8',
+      dim: 64,
+      ns: 14.92,
+      inCacheNs: 5.745,
+    },
+    {
+      format: 'int8',
+      dim: 128,
+      ns: 19.25,
+      inCacheNs: 7.307,
+    },
+    {
+      format: 'int8_fp16',
+      dim: 16,
+      ns: 12.81,
+      inCacheNs: 4.663,
+    },
+    {
+      format: 'int8_fp16',
+      dim: 64,
+      ns: 14.47,
+      inCacheNs: 6.091,
+    },
+    {
+      format: 'int8_fp16',
+      dim: 128,
+      ns: 20.07,
+      inCacheNs: 8.175,
+    },
+    {
+      format: 'int4',
+      dim: 16,
+      ns: 16.33,
+      inCacheNs: 5.933,
+    },
+    {
+      format: 'int4',
+      dim: 64,
+      ns: 18.39,
+      inCacheNs: 7.771,
+    },
+    {
+      format: 'int4',
+      dim: 128,
+      ns: 23.9,
+      inCacheNs: 10.9,
+    },
+  ],
+  cacheBytes: 67110000,
+  pool: {
+    nsPerBag: 2.595,
+    nsPerSegment: 18.45,
+  },
+  dense: {
+    nsPerWeight: 0.111,
+    nsPerMac: 0.01831,
+    nsPerPairMac: 0.07585,
+  },
+  main: {
+    fixedUs: 55.52,
+    askUs: 120.5,
+    usPerRpc: 45.17,
+    nsPerSegment: 0,
+    nsPerBag: 211.2,
+    nsPerId: 0,
+    nsPerRowWiseId: 50.48,
+    nsPerRowWisePartial: 363.8,
+    nsPerByteSent: 1.374,
+    nsPerByteReceived: 2.125,
+  },
+  shard: {
+    usPerRpc: 188.8,
+    nsPerByteSent: 4.684,
+    nsPerByteReceived: 1.557,
+  },
+  latency: {
+    waitUs: 0,
+    onPath: 0.9,
+    bytesOnPath: 0,
+  },
+};

@@ -1,0 +1,60 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { availableParallelism, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Costs } from '../plan/costs.js';
+import { predictPlan } from '../plan/predict-plan.js';
+import { calibrateEngine, type EngineCosts, STEPS_OF_ENGINE } from './calibrate-engine.js';
+import { type Measured, measureTrials, TRIALS } from './calibrate-requests.js';
+import { fitCosts } from './fit-costs.js';
+import { randomRows, SeededNumbers } from './synthetic-values.js';
+
+export interface Calibration {
+  readonly costs: Costs;
+  /** What the fit is made from, with what the costs say of it. */
+  readonly trials: readonly {
+    readonly name: string;
+    readonly cpuUs: number;
+    readonly predictedCpuUs: number;
+    readonly p50Us: number;
+    readonly predictedP50Us: number;
+  }[];
+}
+
+export interface CalibrateOptions {
+  /** Goes into the costs: what they are measured on. */
+  readonly machine: string;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** More than caches hold. */
+const ROWS_BYTES = 256 * 2 ** 20;
+const SEED = 17;
+
+/** Measures what work costs on this machine: the engine alone, then whole requests on shards over loopback. About a minute. */
+export async function calibrate({ machine, onProgress = () => undefined }: CalibrateOptions): Promise<Calibration> {
+  const total = STEPS_OF_ENGINE + TRIALS.length;
+  let done = 0;
+  const onStep = (): void => onProgress(++done, total);
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
+  try {
+    const engine = await measureEngine(join(dir, 'rows'), onStep);
+    const measured = await measureTrials(dir, onStep);
+    const costs = fitCosts(machine, availableParallelism(), engine, measured);
+    return { costs, trials: measured.map((trial) => compare(trial, costs)) };
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+async function measureEngine(path: string, onStep: () => void): Promise<EngineCosts> {
+  await writeFile(path, randomRows('fp32', ROWS_BYTES / 4, 0, new SeededNumbers(SEED)));
+  const costs = await calibrateEngine({ path, byteOffset: 0, bytes: ROWS_BYTES }, onStep);
+  await rm(path);
+  return costs;
+}
+
+function compare({ trial, planned, plan, profile, mainCpuUs, shardCpuUs, p50Us }: Measured, costs: Costs): Calibration['trials'][number] {
+  const predicted = predictPlan(planned, plan, profile, costs);
+  const name = `${trial.tables} tables of dim ${trial.dim}, ${trial.items} x ${trial.bagSize} ids, ${trial.shards} shards${trial.rowWise ? ', row-wise' : ''}`;
+  return { name, cpuUs: mainCpuUs + shardCpuUs, predictedCpuUs: predicted.cpuUs, p50Us, predictedP50Us: predicted.p50Us };
+}

@@ -1,0 +1,96 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { TerabagError } from '../../../src/errors.js';
+import { modelHash } from '../../../src/model/hash.js';
+import { OBJECTIVES, planAuto } from '../../../src/plan/auto.js';
+import { planSummary, tableBytes } from '../../../src/plan/bytes.js';
+import type { Costs } from '../../../src/plan/costs.js';
+import { checkPlan, MAIN_SHARD } from '../../../src/plan/plan.js';
+import { PlanPredictor, predictPlan } from '../../../src/plan/predict-plan.js';
+import { profileFromSpec } from '../../../src/plan/profile-from-spec.js';
+import { makePlan, STRATEGIES } from '../../../src/plan/strategies.js';
+import { PLAIN_COSTS } from '../../reference/costs.js';
+import { anySpec, bagOf, bagsOnly, specOf, table } from '../../reference/specs.js';
+
+const total = (spec: Parameters<typeof bagsOnly>[0]): number => spec.tables.reduce((sum, one) => sum + tableBytes(one), 0);
+
+test('auto keeps the limits and is never worse than a fixed strategy that keeps them', () => {
+  fc.assert(
+    fc.property(
+      anySpec,
+      fc.integer({ min: 1, max: 9 }),
+      fc.constantFrom(...OBJECTIVES),
+      fc.constantFrom(null, 1, 2, 16),
+      fc.double({ min: 0.1, max: 3, noNaN: true }),
+      fc.double({ min: 0, max: 1, noNaN: true }),
+      (spec, shards, objective, sharedCores, room, local) => {
+        const costs: Costs = { ...PLAIN_COSTS, sharedCores };
+        const planned = { spec, model: bagsOnly(spec) };
+        const profile = profileFromSpec(spec);
+        const hash = modelHash(spec);
+        const memoryLimitBytes = Math.ceil((room * total(spec)) / shards);
+        const localBytes = Math.floor(local * memoryLimitBytes);
+        const scoreOf = ({ p99Us, cpuUs }: { p99Us: number; cpuUs: number }): number => (objective === 'cpu' ? cpuUs : p99Us);
+        const fixed = STRATEGIES.flatMap((strategy) => {
+          try {
+            const plan = makePlan(strategy, spec, hash, profile, { shards, memoryLimitBytes, localBytes });
+            const main = planSummary(plan, spec).find(({ shard }) => shard === MAIN_SHARD)?.bytes ?? 0;
+            return main <= localBytes ? [scoreOf(predictPlan(planned, plan, profile, costs))] : [];
+          } catch {
+            return [];
+          }
+        });
+        const options = { shards, memoryLimitBytes, localBytes, objective };
+        try {
+          const { plan, prediction } = planAuto(new PlanPredictor(planned, profile, costs), hash, options);
+          checkPlan(plan, spec, hash);
+          expect(plan.strategy).toBe('auto');
+          expect(plan.shards.length).toBeLessThanOrEqual(shards);
+          for (const { shard, bytes } of planSummary(plan, spec))
+            expect(bytes).toBeLessThanOrEqual(shard === MAIN_SHARD ? localBytes : memoryLimitBytes);
+          expect(prediction).toEqual(predictPlan(planned, plan, profile, costs));
+          for (const score of fixed) expect(scoreOf(prediction)).toBeLessThanOrEqual(score * (1 + 1e-9));
+        } catch (error) {
+          if (!(error instanceof TerabagError)) throw error;
+          expect(error.code).toBe('does_not_fit');
+          expect(fixed).toEqual([]);
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+const eight = specOf(
+  Array.from({ length: 8 }, (_, at) => table(`t${at}`, 1000 + at)),
+  [{ name: 'net', layers: Array.from({ length: 8 }, (_, at) => bagOf(`bag${at}`, `t${at}`, { side: 'user', poolingFactor: 1000 })) }],
+);
+const eightAuto = (options: object, costs: Costs = PLAIN_COSTS) =>
+  planAuto(new PlanPredictor({ spec: eight, model: bagsOnly(eight) }, profileFromSpec(eight), costs), modelHash(eight), {
+    shards: 8,
+    localBytes: 0,
+    objective: 'cpu',
+    ...options,
+  }).plan;
+
+test('auto asks as few shards as hold the tables when CPU counts, and as many as pay when time does', () => {
+  expect(eightAuto({}).shards).toHaveLength(1);
+  expect(eightAuto({ memoryLimitBytes: 3 * 16 * 1007 }).shards).toHaveLength(3);
+  const slow: Costs = { ...PLAIN_COSTS, lookups: PLAIN_COSTS.lookups.map((lookup) => ({ ...lookup, ns: 1e4 })) };
+  expect(eightAuto({ objective: 'p99' }, slow).shards).toHaveLength(8);
+});
+
+test('main keeps what it may, and all of it without a limit', () => {
+  expect(eightAuto({ localBytes: undefined }).shards).toEqual([]);
+  const kept = eightAuto({ localBytes: 2 * 16 * 1007 }).tables.filter(({ parts }) => parts[0] === MAIN_SHARD);
+  expect(kept).toHaveLength(2);
+});
+
+test('a plan of fewer shards takes the first endpoints', () => {
+  const endpoints = Array.from({ length: 8 }, (_, at) => `tcp://host-${at}:1`);
+  expect(eightAuto({ endpoints }).shards).toEqual([{ name: 'shard-0', endpoints: ['tcp://host-0:1'] }]);
+});
+
+test('what fits nowhere is refused', () => {
+  expect(() => eightAuto({ shards: 1, memoryLimitBytes: 100 })).toThrow(expect.objectContaining({ code: 'does_not_fit' }));
+});

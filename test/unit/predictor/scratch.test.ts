@@ -1,0 +1,16 @@
+import { expect, test } from 'vitest';
+import { Scratch } from '../../../src/predictor/scratch.js';
+
+test('a view of the length and type that was asked for last is the same one; all views of a key share its bytes until it grows', () => {
+  const scratch = new Scratch();
+  const first = scratch.u32('ids', 8).fill(7);
+  expect(scratch.u32('ids', 8)).toBe(first);
+  const shorter = scratch.u32('ids', 3);
+  expect([...shorter]).toEqual([7, 7, 7]);
+  const signed = scratch.i32('ids', 8);
+  expect(signed).toBeInstanceOf(Int32Array);
+  expect(signed.buffer).toBe(first.buffer);
+  const grown = scratch.u32('ids', 1000);
+  expect(grown.length).toBe(1000);
+  expect(scratch.u32('ids', 8).buffer).toBe(grown.buffer);
+});
