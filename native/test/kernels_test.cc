@@ -124,13 +124,48 @@ struct BagCase {
   }
 };
 
+// A distance from none to one that no ring of rows can hold.
+Prefetch any_prefetch() {
+  const uint32_t corners[] = {0, 1, 5000, 65536, UINT32_MAX};
+  return {below(2) == 0 ? corners[below(5)] : static_cast<uint32_t>(below(300)), below(2) == 0};
+}
+
+uint32_t any_dim() {
+  switch (below(8)) {
+    case 0: return static_cast<uint32_t>(500 + below(4500));               // up to 282 cache lines, parts of a row
+    case 1: return static_cast<uint32_t>(4 * (1 + below(75)) + below(3));  // a few values more than whole vectors
+    default: return static_cast<uint32_t>(1 + below(300));
+  }
+}
+
+// Every bag as a job of its own, fetched at another distance, gives the same bits as all jobs together.
+void test_bags_alone(const Isa& isa, const std::vector<BagJob>& jobs) {
+  for (const BagJob& job : jobs) {
+    std::vector<float> alone(job.dim);
+    for (uint32_t b = 0; b < job.num_bags; ++b) {
+      const uint64_t before = job.offsets[b] - job.offsets[0];
+      BagJob bag = job;
+      bag.indices += before * job.index_bytes;
+      if (bag.weights != nullptr) bag.weights += before * 4;
+      bag.offsets += b;
+      bag.num_bags = 1;
+      bag.prefetch = any_prefetch();
+      bag.out = alone.data();
+      BadIndex bad{};
+      check(isa.pool_bags(&bag, 1, &bad) == KernelStatus::kOk, "refused good ids of a bag alone");
+      check(std::memcmp(alone.data(), job.out + static_cast<uint64_t>(b) * job.dim, job.dim * 4) == 0,
+            "bag " + std::to_string(b) + " has other bits alone");
+    }
+  }
+}
+
 void test_bags(const Isa& isa, int number) {
   BagCase bags;
-  const uint64_t num_jobs = 1 + below(4);
+  const uint64_t num_jobs = 1 + below(6);
   for (uint64_t j = 0; j < num_jobs; ++j) {
     BagJob job{};
     job.format = static_cast<RowFormat>(below(6));
-    job.dim = static_cast<uint32_t>(below(20) == 0 ? 500 + below(600) : 1 + below(300));
+    job.dim = any_dim();
     job.num_rows = 1 + below(20);
     const uint64_t row_bytes = bytes_per_row(job.format, job.dim);
     job.row_pitch = row_bytes * (1 + below(3));
@@ -142,18 +177,21 @@ void test_bags(const Isa& isa, int number) {
     job.num_bags = static_cast<uint32_t>(below(7));
     auto* offsets = reinterpret_cast<uint32_t*>(bags.buffer((job.num_bags + 1) * 4));
     offsets[0] = static_cast<uint32_t>(below(100));
-    for (uint32_t b = 0; b < job.num_bags; ++b) offsets[b + 1] = offsets[b] + static_cast<uint32_t>(below(3) == 0 ? 0 : below(40));
+    // Now and then a bag longer than the ring of rows that are fetched ahead, and a job of more rows than that in short bags.
+    const uint64_t most = job.dim > 100 ? 40 : below(20) == 0 ? 4000 : below(20) == 0 ? 400 : 40;
+    for (uint32_t b = 0; b < job.num_bags; ++b) offsets[b + 1] = offsets[b] + static_cast<uint32_t>(below(3) == 0 ? 0 : below(most));
     job.offsets = offsets;
     const uint64_t count = offsets[job.num_bags] - offsets[0];
     job.index_bytes = below(2) == 0 ? 4 : 8;
-    unsigned char* indices = bags.buffer(count * job.index_bytes);
+    const uint64_t index_shift = below(job.index_bytes), weight_shift = below(4);
+    unsigned char* indices = bags.buffer(count * job.index_bytes + index_shift) + index_shift;
     for (uint64_t i = 0; i < count; ++i) {
       const int64_t id = static_cast<int64_t>(below(job.num_rows));
       std::memcpy(indices + i * job.index_bytes, &id, job.index_bytes);
     }
     job.indices = indices;
     if (below(2) == 0) {
-      unsigned char* weights = bags.buffer(count * 4);
+      unsigned char* weights = bags.buffer(count * 4 + weight_shift) + weight_shift;
       for (uint64_t i = 0; i < count; ++i) {
         const float weight = uniform();
         std::memcpy(weights + i * 4, &weight, 4);
@@ -161,7 +199,7 @@ void test_bags(const Isa& isa, int number) {
       job.weights = weights;
     }
     job.mean = below(2) == 0;
-    job.prefetch = {static_cast<uint32_t>(below(300)), below(2) == 0};
+    job.prefetch = any_prefetch();
     job.out = reinterpret_cast<float*>(bags.buffer(static_cast<uint64_t>(job.num_bags) * job.dim * 4));
     bags.jobs.push_back(job);
   }
@@ -192,7 +230,8 @@ void test_bags(const Isa& isa, int number) {
       at += count;
     }
   }
-  // One bad id somewhere.
+  test_bags_alone(isa, bags.jobs);
+  // A bad id somewhere, and others behind it: the first has to be told.
   std::vector<uint32_t> with_ids;
   for (uint32_t j = 0; j < num_jobs; ++j) {
     if (bags.jobs[j].offsets[bags.jobs[j].num_bags] > bags.jobs[j].offsets[0]) with_ids.push_back(j);
@@ -205,6 +244,15 @@ void test_bags(const Isa& isa, int number) {
                            job.index_bytes == 4 ? INT32_MIN : INT64_MIN};
   const int64_t id = wrong[below(4)];
   std::memcpy(const_cast<unsigned char*>(job.indices) + position * job.index_bytes, &id, job.index_bytes);
+  const uint64_t all_behind = below(3);
+  for (uint32_t later = j; all_behind != 0 && later < num_jobs; ++later) {
+    const BagJob& other = bags.jobs[later];
+    for (uint64_t at = later == j ? position + 1 : 0; at < other.offsets[other.num_bags] - other.offsets[0]; ++at) {
+      const int64_t worse = -2 - static_cast<int64_t>(below(100));
+      if (all_behind == 1 || below(8) == 0)
+        std::memcpy(const_cast<unsigned char*>(other.indices) + at * other.index_bytes, &worse, other.index_bytes);
+    }
+  }
   check(isa.pool_bags(bags.jobs.data(), static_cast<uint32_t>(num_jobs), &bad) == KernelStatus::kIndexOutOfRange, "took a bad id");
   const uint64_t in_bag = job.offsets[0] + position;
   check(bad.job == j && bad.position == position && bad.value == id && job.offsets[bad.bag] <= in_bag && in_bag < job.offsets[bad.bag + 1],

@@ -4,7 +4,11 @@ import { type CharacteriseOptions, characterise, GROUPS, type Observer } from '.
 import { TRACE_FILE } from '../characterise/groups/trace.js';
 import { RESULTS_FILE } from '../characterise/results-file.js';
 import type { Residency } from '../engine/residency.js';
+import { TerabagError } from '../errors.js';
 import type { Characterisation, Finding } from '../report/characterisation.js';
+import { renderCharacterisation } from '../report/characterisation-report.js';
+import { Charts } from '../report/charts.js';
+import { writeFileAtomic } from '../tables/atomic.js';
 import { commaSeparated, positiveDurationMs, positiveInteger, positiveNumber, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 
@@ -25,13 +29,14 @@ interface CharacteriseCommandOptions {
 
 /** What shells say of a program that Ctrl-C ended. */
 const INTERRUPTED = 130;
+const REPORT_FILE = 'report.html';
 
 const MEASURED_BY = GROUPS.map(({ name, description }) => `  ${name.padEnd(11)} ${description}`).join('\n');
 
 export const characteriseCommand = new Command('characterise')
   .description('measure how a model behaves sharded on this machine: strategies, batches, row formats, hosts, rates')
   .argument('<bundle>', 'directory of the model')
-  .requiredOption('-o, --output <dir>', `directory of the results: ${RESULTS_FILE}, report.html, ${TRACE_FILE}, packed bundles`)
+  .requiredOption('-o, --output <dir>', `directory of the results: ${RESULTS_FILE}, ${REPORT_FILE}, ${TRACE_FILE}, packed bundles`)
   .option('--requests <file>', 'requests to send (.jsonl or .safetensors); without it, random ones that fit the model')
   .option('--items <sizes>', 'of random requests: N, lognormal:MEDIAN,SIGMA[,MAX], or file:PATH with a size a line', 'lognormal:64,1,512')
   .option('--seed <n>', 'of random requests and arrivals', positiveInteger, 1)
@@ -73,6 +78,7 @@ Examples:
       version: command.parent?.version() ?? '',
     };
     const results = await characterise(bundle, given);
+    await writeReport(results, output);
     if (options.json) console.log(JSON.stringify(results));
     else print(results, output);
     if (ended.signal.aborted) {
@@ -80,6 +86,15 @@ Examples:
       process.exitCode = INTERRUPTED;
     }
   });
+
+/** Of a run that was interrupted too. Results are worth more than their pictures: what is in the way of these is only told. */
+async function writeReport(results: Characterisation, dir: string): Promise<void> {
+  try {
+    await writeFileAtomic(join(dir, REPORT_FILE), renderCharacterisation(results, await Charts.load()));
+  } catch (error) {
+    process.stderr.write(`terabag: warning: no ${REPORT_FILE}: ${TerabagError.from(error).message}\n`);
+  }
+}
 
 /** As a shell reads it. */
 const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
@@ -124,5 +139,5 @@ function print(results: Characterisation, dir: string): void {
   );
   for (const finding of results.findings) console.log(`${verdict(finding)}: ${finding.statement}\n  ${finding.numbers}`);
   for (const { experiment, reason } of results.skipped) console.log(`skipped: ${experiment}: ${reason}`);
-  console.log(`${join(dir, RESULTS_FILE)} has all figures`);
+  console.log(`${join(dir, RESULTS_FILE)} has all figures, ${join(dir, REPORT_FILE)} draws them`);
 }

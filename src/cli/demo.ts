@@ -13,12 +13,17 @@ import { makePlan } from '../plan/strategies.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
+import type { PlanHolder } from '../report/characterisation.js';
+import { planMap } from '../report/charts/plan-map.js';
+import { tailChart } from '../report/charts/tail-chart.js';
 import { Charts } from '../report/charts.js';
 import { describeMachine, machineLine } from '../report/machine.js';
-import { renderPage } from '../report/page.js';
+import { dataTable, figure, renderPage } from '../report/page.js';
 import { type LatencySummary, summarize } from '../report/quantiles.js';
+import { holdersTable } from '../report/sections/plans.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { checkRoom } from '../tables/output-directory.js';
+import { LatencyHistogram } from '../workload/latency-histogram.js';
 import { demoShape, type ModelShape, shapeBytes } from '../workload/model-shape.js';
 import { RequestGenerator } from '../workload/request-generator.js';
 import { requestShape } from '../workload/request-shape.js';
@@ -200,39 +205,64 @@ async function draw(
     return null;
   }
   const bytes = new Map(spec.tables.map((table) => [table.name, tableBytes(table)]));
-  const loads = plan.shards.map(({ name }) => ({
-    shard: name,
-    tables: plan.tables.flatMap(({ table, parts }) =>
-      parts.includes(name) ? [{ table, bytes: (bytes.get(table) ?? 0) / parts.length }] : [],
-    ),
-  }));
+  const holders = plan.shards.map(({ name }) => holderOf(name, plan, bytes));
+  const tails = latencies.map(({ name, milliseconds }, n) => {
+    const latency = new LatencyHistogram();
+    for (const duration of milliseconds) latency.record(duration);
+    return { name, latency, reference: n === 0 };
+  });
+  const p99s = latencies.map(({ name, milliseconds }) => `${name} ${summarize(milliseconds).p99.toFixed(2)} ms`).join(', ');
   const page = renderPage({
     title: `Terabag demo: ${spec.tables.length} tables on ${plan.shards.length} sparse shards`,
+    lead: `${spec.name} ${spec.version}, ${formatBytes([...bytes.values()].reduce((sum, held) => sum + held, 0))}, plan ${plan.strategy}: ${options.requests} requests of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time, by both predictors in turn.`,
+    sections: [
+      {
+        id: 'latency',
+        heading: 'Latency',
+        content: [
+          figure(
+            { title: 'Latency down to the tail', description: `Latency by quantile. P99: ${p99s}.`, chart: tailChart(tails), size: 'full' },
+            charts,
+          ),
+          dataTable({
+            caption: 'Latency, ms',
+            head: ['predictor', 'P50', 'P90', 'P99', 'max'],
+            rows: latencies.map(({ name, milliseconds }) => latencyRow(name, summarize(milliseconds))),
+          }),
+        ],
+      },
+      {
+        id: 'plan',
+        heading: 'Plan',
+        content: [
+          figure(
+            { title: 'What shards hold', description: `Shares of bytes: ${plan.strategy}.`, chart: planMap(holders), size: 'full' },
+            charts,
+          ),
+          dataTable(holdersTable('Shards', holders)),
+        ],
+      },
+    ],
     ranOn,
-    facts: [
-      ['model', `${spec.name} ${spec.version}, ${formatBytes([...bytes.values()].reduce((sum, held) => sum + held, 0))}`],
-      ['plan', `${plan.strategy}, ${plan.shards.length} shards`],
-      ['requests', `${options.requests} of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time`],
-    ],
-    charts: [charts.plan(loads), charts.latencies(latencies)],
-    tables: [
-      {
-        caption: 'Latency, ms',
-        rows: [
-          ['predictor', 'P50', 'P90', 'P99', 'max'],
-          ...latencies.map(({ name, milliseconds }) => latencyRow(name, summarize(milliseconds))),
-        ],
-      },
-      {
-        caption: 'Shards',
-        rows: [
-          ['shard', 'tables', 'bytes'],
-          ...planSummary(plan, spec).map(({ shard, tables, bytes }) => [shard, String(tables), formatBytes(bytes)]),
-        ],
-      },
-    ],
   });
   const path = resolve(options.output, 'report.html');
   await writeFileAtomic(path, page);
   return path;
+}
+
+/** So many tables of a shard are named. */
+const NAMED_TABLES = 8;
+
+function holderOf(name: string, plan: Plan, bytes: ReadonlyMap<string, number>): PlanHolder {
+  const held = plan.tables
+    .filter(({ parts }) => parts.includes(name))
+    .map(({ table, parts }) => ({ table, bytes: (bytes.get(table) ?? 0) / parts.length, parts: parts.length }))
+    .sort((a, b) => b.bytes - a.bytes);
+  return {
+    name,
+    bytes: held.reduce((sum, table) => sum + table.bytes, 0),
+    tables: held.length,
+    lookupsPerRequest: null,
+    largest: held.slice(0, NAMED_TABLES),
+  };
 }

@@ -12,6 +12,7 @@ import { planCommand } from './plan.js';
 import { predictCommand } from './predict.js';
 import { profileCommand } from './profile.js';
 import { publishCommand } from './publish.js';
+import { reportCommand } from './report.js';
 import { requestsCommand } from './requests.js';
 import { shardCommand } from './shard.js';
 import { synthCommand } from './synth.js';
@@ -60,6 +61,7 @@ for (const command of [
   requestsCommand,
   benchCommand,
   characteriseCommand,
+  reportCommand,
   demoCommand,
 ]) {
   command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));

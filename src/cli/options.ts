@@ -1,6 +1,8 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { RESIDENCIES } from '../engine/residency.js';
 
+export { formatBytes } from '../report/numbers.js';
+
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
 export function positiveInteger(text: string): number {
@@ -52,12 +54,6 @@ export const bytesIn =
 
 export const commaSeparated = (text: string): string[] => text.split(',').map((part) => part.trim());
 export const positiveIntegers = (text: string): number[] => commaSeparated(text).map(positiveInteger);
-
-/** Bytes for people: 1.5 GiB. */
-export function formatBytes(bytes: number): string {
-  const unit = Math.min(4, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)));
-  return `${(bytes / 2 ** (10 * unit)).toFixed(unit === 0 ? 0 : 1)} ${['B', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
-}
 
 export const verifyOption = (): Option =>
   new Option('--verify <what>', 'what is checked of the files at start: full checksums, or only the size')

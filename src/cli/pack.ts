@@ -92,7 +92,8 @@ async function packOneFile(source: string, options: PackCommandOptions, signal: 
       tensor: unknown,
     });
   const [first] = tensors;
-  if (chosen.length === 0 && first !== undefined) throw notPackable(source, ...first);
+  if (first === undefined) throw new TerabagError('bad_table', `file has no tensors to pack: ${source}`, { path: source });
+  if (chosen.length === 0) throw notPackable(source, ...first);
   let done = 0;
   const onBytes = (bytes: number): void => {
     done += bytes;

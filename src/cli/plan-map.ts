@@ -4,15 +4,15 @@ import type { ModelSpec } from '../model/spec.js';
 import { tableBytes } from '../plan/bytes.js';
 import { MAIN_SHARD } from '../plan/plan.js';
 import type { Planned } from '../plan/scenario.js';
-import { Charts, type ShardLoad } from '../report/charts.js';
-import { renderPage } from '../report/page.js';
+import { planTreemap, type ShardLoad } from '../report/charts/plan-treemap.js';
+import { Charts } from '../report/charts.js';
+import { dataTable, factList, figure, renderPage } from '../report/page.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { partRows } from '../tables/rows.js';
 import { formatBytes } from './options.js';
 
-const WIDE = { width: 1100, height: 620 };
-/** Of a phone held upright. */
-const NARROW = { width: 400, height: 680 };
+/** Pixels, of a picture without a page. */
+const SVG_WIDTH = 1100;
 
 /** Draws what each shard holds, areas in proportion to bytes: an HTML page, or one SVG. */
 export async function writePlanMap(path: string, spec: ModelSpec, { plan, prediction }: Planned, ranOn: string): Promise<void> {
@@ -20,39 +20,47 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
   if (kind !== '.html' && kind !== '.svg')
     throw new TerabagError('invalid_argument', `a map is a file .html or .svg: ${path}`, { field: 'map', path });
   const charts = await Charts.load();
-  const loads = loadsOf(spec, { plan, prediction });
-  if (kind === '.svg') return writeFileAtomic(path, charts.planMap(loads, WIDE));
+  const map = planTreemap(loadsOf(spec, { plan, prediction }));
+  if (kind === '.svg') return writeFileAtomic(path, charts.svg(map, SVG_WIDTH).markup);
   const { p50Us, p99Us, cpuUs, boundingShard } = prediction;
   const page = renderPage({
-    title: `Plan of ${spec.name}: ${spec.tables.length} tables on ${plan.shards.length} sparse shards`,
+    title: `Plan of ${spec.name}`,
+    lead: `${spec.tables.length} tables on ${plan.shards.length} sparse shards.`,
     ranOn,
-    facts: [
-      ['strategy', plan.strategy],
-      ['predicted per request', `P50 ${p50Us.toFixed(0)} us, P99 ${p99Us.toFixed(0)} us, CPU ${cpuUs.toFixed(0)} us`],
-      ['bounding shard', boundingShard ?? 'none'],
-    ],
-    charts: [
-      `<div class="wide">${charts.planMap(loads, WIDE)}</div>`,
-      `<div class="narrow">${charts.planMap(withoutDetail(loads), NARROW)}</div>`,
-    ],
-    tables: [
+    sections: [
       {
-        caption: 'Shards',
-        rows: [
-          ['shard', 'tables', 'bytes', 'rows per request', 'pooling, us', 'CPU, us'],
-          ...[...prediction.shards, prediction.main].map(({ shard, tables, bytes, lookups, serviceUs, cpuUs: cpu }) => [
-            shard,
-            ...[String(tables), formatBytes(bytes), lookups.toFixed(1), serviceUs.toFixed(0), cpu.toFixed(0)],
+        id: 'map',
+        heading: 'Map',
+        content: [
+          factList([
+            ['strategy', plan.strategy],
+            ['predicted per request', `P50 ${p50Us.toFixed(0)} us, P99 ${p99Us.toFixed(0)} us, CPU ${cpuUs.toFixed(0)} us`],
+            ['bounding shard', boundingShard ?? 'none'],
           ]),
+          figure(
+            {
+              title: 'Tables by shard',
+              aside: 'areas in proportion to bytes',
+              description: 'The table below has the figures.',
+              chart: map,
+              size: 'full',
+            },
+            charts,
+          ),
+          dataTable({
+            caption: 'Shards',
+            head: ['shard', 'tables', 'bytes', 'rows per request', 'pooling, us', 'CPU, us'],
+            rows: [...prediction.shards, prediction.main].map(({ shard, tables, bytes, lookups, serviceUs, cpuUs: cpu }) => [
+              shard,
+              ...[String(tables), formatBytes(bytes), lookups.toFixed(1), serviceUs.toFixed(0), cpu.toFixed(0)],
+            ]),
+          }),
         ],
       },
     ],
   });
   return writeFileAtomic(path, page);
 }
-
-/** A phone has room for names alone. */
-const withoutDetail = (loads: readonly ShardLoad[]): ShardLoad[] => loads.map(({ shard, tables }) => ({ shard, tables }));
 
 function loadsOf(spec: ModelSpec, { plan, prediction }: Planned): ShardLoad[] {
   const tables = new Map(spec.tables.map((table) => [table.name, table]));

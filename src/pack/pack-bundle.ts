@@ -5,7 +5,7 @@ import { openBundle, writeModelJson } from '../model/bundle.js';
 import { isPacked, type RowFormat } from '../model/row-format.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
-import { type PackedTensor, type PackOptions, packFile } from './pack-file.js';
+import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
 
 export interface PackBundleOptions extends PackOptions {
   readonly format: RowFormat;
@@ -36,7 +36,15 @@ export async function packBundle(source: string, destination: string, options: P
   const sizes = Object.values(spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
   const selected = selectTables(spec, format, options.tables);
   total = sizes * (verify === 'full' ? 2 : 1);
-  if (verify === 'full') await openBundle(source, { verify, onProgress: (bytes) => onProgress(bytes, total) });
+  if (verify === 'full') {
+    await openBundle(source, {
+      verify,
+      onProgress: (bytes) => {
+        stopIf(options.signal);
+        onProgress(bytes, total);
+      },
+    });
+  }
   done = verify === 'full' ? sizes : 0;
   const onBytes = (bytes: number): void => {
     done += bytes;
@@ -50,6 +58,7 @@ export async function packBundle(source: string, destination: string, options: P
       await mkdir(dirname(to), { recursive: true });
       const tables = selected.filter((table) => table.file === file);
       if (tables.length === 0) {
+        stopIf(options.signal);
         await link(from, to).catch(() => copyFile(from, to));
         files[file] = entry;
         onBytes(entry.bytes);

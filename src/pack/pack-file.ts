@@ -35,10 +35,13 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
 const BLOCKS_IN_FLIGHT = 4;
 const PLAIN_FORMATS = new Map<string, PlainFormat>((['fp32', 'fp16', 'bf16'] as const).map((format) => [DTYPES[format], format]));
 
-/** The plain format of a tensor that can be packed: two dims of fp32, fp16 or bf16; else null. */
+/** Of a table; see the addon's packRows. */
+const MAX_DIM = 65_536;
+
+/** The plain format of a tensor that can be packed: rows of up to 65536 values in fp32, fp16 or bf16; else null. */
 export function packable({ dtype, shape }: TensorInfo): PlainFormat | null {
   const format = PLAIN_FORMATS.get(dtype);
-  return format !== undefined && shape.length === 2 && shape.every((count) => count > 0) ? format : null;
+  return format !== undefined && shape.length === 2 && shape.every((count) => count > 0) && Number(shape[1]) <= MAX_DIM ? format : null;
 }
 
 /**
@@ -84,7 +87,7 @@ export async function packFile(
 export function notPackable(source: string, tensor: string, { dtype, shape }: TensorInfo): TerabagError {
   return new TerabagError(
     'bad_table',
-    `only F32, F16 and BF16 tensors of two dims can be packed: ${tensor} is ${dtype} ${shape.join('x')}: ${source}`,
+    `only F32, F16 and BF16 tensors of two dims, with rows of 1 to ${MAX_DIM} values, can be packed: ${tensor} is ${dtype} ${shape.join('x')}: ${source}`,
     {
       tensor,
       path: source,
@@ -92,7 +95,7 @@ export function notPackable(source: string, tensor: string, { dtype, shape }: Te
   );
 }
 
-function stopIf(signal: AbortSignal | undefined): void {
+export function stopIf(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new TerabagError('aborted', 'packing was interrupted');
 }
 
@@ -148,7 +151,10 @@ async function* packBlocks(
   try {
     for (let next = 0; next < rows || inFlight.length > 0; ) {
       while (next < rows && inFlight.length < BLOCKS_IN_FLIGHT) {
-        inFlight.push(pack(next));
+        const packing = pack(next);
+        // It may fail while an earlier block is written, and nobody waits for it yet.
+        packing.catch(() => undefined);
+        inFlight.push(packing);
         next += rowsAtOnce;
       }
       stopIf(signal);

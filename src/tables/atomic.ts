@@ -1,5 +1,6 @@
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { TerabagError } from '../errors.js';
 
 /** Name of a file that is being written: a killed process leaves it behind. */
 const TEMPORARY = /^(.+)\.\d+\.tmp$/;
@@ -21,7 +22,10 @@ export class AtomicFile {
 
   static async create(path: string): Promise<AtomicFile> {
     const temporary = `${path}.${process.pid}.tmp`;
-    return new AtomicFile(path, temporary, await open(temporary, 'w'));
+    const file = await open(temporary, 'w').catch((error: NodeJS.ErrnoException) => {
+      throw new TerabagError('invalid_argument', `file cannot be written (${error.code}): ${path}`, { path }, { cause: error });
+    });
+    return new AtomicFile(path, temporary, file);
   }
 
   /** Flushes, renames, and flushes the directory. When it fails, discard. */

@@ -78,6 +78,7 @@ test('strategies, batches and a trace of a small model, each request answered by
   expect(results.batchSweeps.map(({ points }) => points.length)).toEqual([2, 2]);
   expect(results.waterfall?.spans.map(({ lane }) => lane)).toContain('main');
   expect(JSON.parse(readFileSync(join(dir, 'whole', 'trace.json'), 'utf8')).traceEvents.length).toBeGreaterThan(50);
+  expect(readFileSync(join(dir, 'whole', 'report.html'), 'utf8')).toContain('P99');
   const verdicts = new Map(results.findings.map(({ id, held }) => [id, held]));
   expect([typeof verdicts.get('p99-within-1-percent'), verdicts.get('slower-sparse-hosts-are-free')]).toEqual(['boolean', null]);
 });

@@ -51,6 +51,7 @@ test.each([
     'requests',
     'bench',
     'characterise',
+    'report',
   ],
   'demo',
 ])('%s --help has examples and exits with 0', (command) => {

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,6 +9,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connect, launchCluster, openLocal, packBundle } from '../../src/index.js';
 import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
 import { rowBytes } from '../../src/model/row-format.js';
+import { packFile } from '../../src/pack/pack-file.js';
 import { tableBytes } from '../../src/plan/bytes.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
 import { capacityPlan } from '../reference/plans.js';
@@ -172,6 +173,27 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
   await rm(broken.dir, { recursive: true });
 });
 
+test('files without anything to pack, and outputs that cannot be written, are refused in words of the command', async () => {
+  const refused = async (name: string, tensors: Parameters<typeof writeSafetensors>[1], output: string, message: string): Promise<void> => {
+    const source = join(dir, name);
+    await writeSafetensors(source, tensors);
+    expect(terabag('pack', source, '-o', output, '--format', 'int8')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining(message),
+    });
+    expect(existsSync(output)).toBe(false);
+  };
+  const ofShape = (rows: number, columns: number) => [
+    { name: 'w', dtype: 'F32', shape: [rows, columns], data: new Uint8Array(rows * columns * 4) },
+  ];
+  const output = join(dir, 'of-odd-files');
+  await refused('empty.safetensors', [], output, 'file has no tensors to pack');
+  await refused('no-rows.safetensors', ofShape(0, 8), output, 'w is F32 0x8');
+  await refused('wide.safetensors', ofShape(1, 65_537), output, 'rows of 1 to 65536 values, can be packed: w is F32 1x65537');
+  const nowhere = join(dir, 'not-there', 'rows.safetensors');
+  await refused('rows.safetensors', ofShape(3, 1), nowhere, `file cannot be written (ENOENT): ${nowhere} (invalid_argument)`);
+});
+
 test('a large table is packed in few blocks at a time, and an interrupted run leaves nothing', async () => {
   const large = await mkdtemp(join(tmpdir(), 'terabag-pack-large-'));
   const [rows, dim] = [2 ** 19, 64];
@@ -194,4 +216,55 @@ test('a large table is packed in few blocks at a time, and an interrupted run le
   // It may have ended just before the signal.
   if (code !== 0) expect(await readdir(large)).toEqual(['large.safetensors']);
   await rm(large, { recursive: true });
+});
+
+test('a row that cannot be packed is told wherever it lies, and no rejection of a block in flight is left alone', async () => {
+  const large = await mkdtemp(join(tmpdir(), 'terabag-pack-nan-'));
+  const [rowsOfBlock, dim, blocks] = [2 ** 14, 64, 10];
+  const path = join(large, 'rows.safetensors');
+  const block = new Uint8Array(new Float32Array(rowsOfBlock * dim).fill(1).buffer);
+  await writeSafetensors(path, [
+    { name: 'w', dtype: 'F32', shape: [rowsOfBlock * blocks, dim], data: Array.from({ length: blocks }, () => block) },
+  ]);
+  const start = (await readSafetensorsHeader(path)).tensors.get('w')!.byteOffset;
+  const unhandled: unknown[] = [];
+  const listen = (reason: unknown): void => void unhandled.push(reason);
+  process.on('unhandledRejection', listen);
+  const file = await open(path, 'r+');
+  for (const format of ['int4', 'fp16'] as const) {
+    for (let bad = 0; bad < blocks; bad++) {
+      const row = bad * rowsOfBlock + 5;
+      const put = (value: number) => file.write(new Uint8Array(Float32Array.of(value).buffer), 0, 4, start + row * dim * 4);
+      await put(1e30);
+      await expect(packFile(path, join(large, 'packed'), new Map([['w', format]]))).rejects.toMatchObject({
+        code: 'bad_table',
+        details: { row },
+      });
+      await put(1);
+    }
+  }
+  await file.close();
+  await new Promise((resolve) => setImmediate(resolve));
+  process.off('unhandledRejection', listen);
+  expect(unhandled).toEqual([]);
+  expect(await readdir(large)).toEqual(['rows.safetensors']);
+  await rm(large, { recursive: true });
+});
+
+test('packing is interrupted while checksums are checked, too, and leaves nothing', async () => {
+  const interrupt = new AbortController();
+  const output = join(dir, 'interrupted');
+  let seen = 0;
+  const packing = packBundle(model.dir, output, {
+    format: 'int8',
+    signal: interrupt.signal,
+    onProgress: (bytes) => {
+      seen = bytes;
+      interrupt.abort();
+    },
+  });
+  await expect(packing).rejects.toMatchObject({ code: 'aborted' });
+  const sizes = Object.values((await readModelSpec(model.dir)).files).map(({ bytes }) => bytes);
+  expect(seen).toBeLessThan(sizes.reduce((sum, bytes) => sum + bytes, 0));
+  expect(existsSync(output)).toBe(false);
 });

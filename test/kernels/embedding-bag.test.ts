@@ -341,6 +341,41 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     expectClose(runJobs(isa, { tables: [plain], pools: [makeJob(segments, 8)] }).pools[0]!.out, reference(segments), 1_000_000);
   });
 
+  it('give the same bits at every prefetch distance, with more rows ahead than are kept, long and empty bags, and rows of 1 to 70 lines', () => {
+    const random = randomFrom(11);
+    // Rows of int4 and int8 take one line: at the longest distances thousands of them are to be fetched ahead.
+    const tables = [1, 9, 17, 33, 65, 129, 257, 1121].map((dim, id) =>
+      makeTable(id, random, { dim, rows: 500, format: (['int4', 'int8', 'fp32', 'fp16'] as const)[id % 4]! }),
+    );
+    const lengths = [3000, 0, 1, 0, 2, 1500, 7];
+    const segments = Array.from({ length: 24 }, (_, s): Segment => {
+      const table = tables[(s * 3) % tables.length]!;
+      const longest = table.dim > 64 ? 60 : 3000;
+      const bags =
+        s % 5 === 4
+          ? [[], []]
+          : lengths.map((length) => Array.from({ length: Math.min(length, longest) }, () => BigInt(Math.floor(random() * 500))));
+      return { table, bags, mean: s % 2 === 0, weights: s % 3 === 0 ? bags.flat().map(() => random()) : null };
+    });
+    const spoiled = segments.map((segment, s) => ({
+      ...segment,
+      bags: segment.bags.map((bag) => bag.map((id) => (s < 20 ? id : 500n + id))),
+    }));
+    const jobs = { tables: tables.map(plain), pools: [segments, spoiled].map((given) => makeJob(given, 8)) };
+    const answers = [0, 1, 128, 2000, 65536].map((lines) => runJobs(isa, { ...jobs, prefetch: { lines, toL2: lines !== 2000 } }).pools);
+    expectClose(answers[0]![0]!.out, reference(segments), 3001);
+    for (const [whole, bad] of answers) {
+      expect(bitsOf(whole!.out!)).toBe(bitsOf(answers[0]![0]!.out!));
+      expect(bad!.error).toMatchObject({
+        status: 'index_out_of_range',
+        segment: 20,
+        bag: 0,
+        position: 0,
+        value: String(spoiled[20]!.bags[0]![0]),
+      });
+    }
+  });
+
   it('answer every bad id, offset, segment and length with a status, and never crash', () => {
     const random = randomFrom(4);
     const table = makeTable(0, random, { dim: 19, rows: 13, format: 'bf16' });

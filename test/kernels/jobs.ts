@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { deserialize, serialize } from 'node:v8';
 import type { NativeLayer, NativeTable } from '../../src/engine/native.js';
+import type { Prefetch } from '../../src/engine/prefetch.js';
 
 export interface PoolJob {
   readonly segments: Uint8Array;
@@ -45,7 +46,11 @@ export interface Answer {
 }
 
 /** Runs the jobs in a child process, on `threads` threads of the addon; a child that dies fails the test with what it said. */
-export function runJobs(isa: string | null, jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[] }, threads?: number): Answer {
+export function runJobs(
+  isa: string | null,
+  jobs: { tables: NativeTable[]; pools?: PoolJob[]; nets?: NetJob[]; prefetch?: Prefetch },
+  threads?: number,
+): Answer {
   const { TERABAG_ISA: _, ...env } = process.env;
   const child = spawnSync(process.execPath, [fileURLToPath(new URL('run-jobs.mjs', import.meta.url))], {
     input: serialize({ pools: [], nets: [], ...jobs }),

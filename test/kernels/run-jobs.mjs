@@ -7,7 +7,7 @@ import { deserialize, serialize } from 'node:v8';
 
 const path = process.env.TERABAG_ADDON ?? fileURLToPath(new URL('../../native/build/Release/terabag.node', import.meta.url));
 const native = createRequire(import.meta.url)(path);
-const { tables, pools, nets } = deserialize(readFileSync(0));
+const { tables, pools, nets, prefetch } = deserialize(readFileSync(0));
 
 /** A copy that starts at an odd address. */
 function unaligned(bytes) {
@@ -39,7 +39,7 @@ async function attempt(run) {
   }
 }
 
-const engine = new native.SparseEngine(tables);
+const engine = new native.SparseEngine(tables, 'map', prefetch);
 const poolResults = [];
 for (const [n, job] of pools.entries()) {
   const out = guarded(job.outLength);
