@@ -1,6 +1,7 @@
 // Holds the rooms of src/ to the levels of ARCHITECTURE.md: a room imports its own level and those below, without cycles.
 const levels = [
   ['cli'],
+  ['characterise'],
   ['report', 'workload', 'cluster', 'pack'],
   ['predictor', 'shard'],
   ['trace', 'wire', 'plan', 'engine'],

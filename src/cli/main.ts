@@ -4,6 +4,7 @@ import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
 import { benchCommand } from './bench.js';
 import { calibrateCommand } from './calibrate.js';
+import { characteriseCommand } from './characterise.js';
 import { demoCommand } from './demo.js';
 import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
@@ -41,7 +42,8 @@ Examples:
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json
-  terabag bench --bundle ./model --plan plan.json --qps 25`,
+  terabag bench --bundle ./model --plan plan.json --qps 25
+  terabag characterise ./model -o ./results`,
   );
 for (const command of [
   inspectCommand,
@@ -58,6 +60,7 @@ for (const command of [
   synthCommand,
   requestsCommand,
   benchCommand,
+  characteriseCommand,
   reportCommand,
   demoCommand,
 ]) {

@@ -216,6 +216,17 @@ const findingSchema = z.strictObject({
 });
 export type Finding = z.output<typeof findingSchema>;
 
+/** What a later start of the same command needs to go on. */
+const resumeSchema = z.strictObject({
+  /** Options that decide the numbers: an other command has its own file. */
+  asked: z.record(text, z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  /** What a first look at the model chose: mean serial latency of all tables in one process, requests of a turn, steady rate, bound of P99. */
+  chosen: z.strictObject({ serialMs: amount, requests: count, qps: z.number().positive(), p99Ms: z.number().positive() }),
+  /** Names of the groups of experiments that are through. */
+  finished: z.array(name),
+});
+export type Resume = z.output<typeof resumeSchema>;
+
 const skippedSchema = z.strictObject({ experiment: text, reason: text });
 
 export const characterisationSchema = z
@@ -239,6 +250,7 @@ export const characterisationSchema = z
     waterfall: waterfallSchema.nullable(),
     findings: z.array(findingSchema),
     skipped: z.array(skippedSchema),
+    resume: resumeSchema.optional(),
   })
   .superRefine((results, context) => {
     const complain = (path: (string | number)[], message: string): void => context.addIssue({ code: 'custom', path, message });

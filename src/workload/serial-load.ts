@@ -6,6 +6,8 @@ import { ProcessMeter } from './process-meter.js';
 export interface SerialOptions extends Load {
   readonly warmUpMs: number;
   readonly durationMs: number;
+  /** Ends the run after so many measured requests, if the time is not over before. */
+  readonly mostRequests?: number;
   /** Default the monotonic clock of the process. */
   readonly clock?: Pick<Pacer, 'now'>;
 }
@@ -22,11 +24,13 @@ export async function runSerialLoad(options: SerialOptions): Promise<LoadRun> {
     const startedAt = clock.now();
     let measuredFrom: number | null = null;
     let now = startedAt;
-    for (let n = 0; now < startedAt + warmUpMs + durationMs && !signal?.aborted; n++) {
+    let left = options.mostRequests ?? Number.POSITIVE_INFINITY;
+    for (let n = 0; now < startedAt + warmUpMs + durationMs && left > 0 && !signal?.aborted; n++) {
       if (measuredFrom === null && now >= startedAt + warmUpMs) {
         meter.start();
         measuredFrom = clock.now();
       }
+      if (measuredFrom !== null) left--;
       const sentAt = clock.now();
       try {
         await predictor.predict(requests[n % requests.length] as PredictRequest, { deadlineMs });

@@ -51,6 +51,7 @@ test.each([
     'synth',
     'requests',
     'bench',
+    'characterise',
     'report',
   ],
   'demo',

@@ -1,0 +1,23 @@
+import type { Experiment } from '../experiment.js';
+import { compare, estimateTurns, type Group, openLoopTurns, serialTurns, type Turns } from '../group.js';
+import { comparedWith, SINGULAR, sharded } from '../setup.js';
+
+const setups = ({ scale }: Experiment): ReturnType<typeof comparedWith> =>
+  comparedWith(SINGULAR, [
+    sharded('one-shard', 1),
+    ...(['capacity-balanced', 'load-balanced', 'nsbp'] as const).flatMap((strategy) =>
+      scale.shards.map((shards) => sharded(strategy, shards)),
+    ),
+  ]);
+
+const turns = (experiment: Experiment): Turns[] => [
+  serialTurns(experiment, experiment.scale.rounds.strategies),
+  openLoopTurns(experiment, experiment.scale.rounds.openLoop),
+];
+
+export const strategiesGroup: Group = {
+  name: 'strategies',
+  description: 'every strategy against all tables in one process: one request at a time, and at a steady rate',
+  estimateMs: (experiment) => estimateTurns(setups(experiment), experiment, turns(experiment)),
+  run: (experiment, _, onProgress) => compare(setups(experiment), experiment, turns(experiment), onProgress),
+};

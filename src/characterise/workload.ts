@@ -1,0 +1,71 @@
+import { TerabagError } from '../errors.js';
+import type { EmbeddingBagSpec, ModelSpec } from '../model/spec.js';
+import type { Profile } from '../plan/profile.js';
+import { ProfileBuilder } from '../plan/profile-builder.js';
+import type { PredictRequest } from '../predictor/predictor.js';
+import type { Characterisation } from '../report/characterisation.js';
+import { parseQuerySizes, QuerySizeSequence } from '../workload/query-sizes.js';
+import { readRequests } from '../workload/request-file.js';
+import { RequestGenerator } from '../workload/request-generator.js';
+import { requestShapeOfSpec } from '../workload/request-shape.js';
+import { SeededNumbers } from '../workload/synthetic-values.js';
+
+export interface WorkloadOptions {
+  /** A file of requests, in place of random ones. */
+  readonly requests?: string;
+  /** As parseQuerySizes takes it. */
+  readonly items: string;
+  readonly seed: number;
+}
+
+/** Requests one after another: of a file until it ends, or random ones that fit the model without end. */
+export async function* requestSource(spec: ModelSpec, { requests, items, seed }: WorkloadOptions): AsyncGenerator<PredictRequest> {
+  if (requests !== undefined) {
+    for await (const read of readRequests(requests)) {
+      if ('error' in read) throw new TerabagError(read.error.code, `${requests}: ${read.error.message}`, read.error.details);
+      yield read.request;
+    }
+    return;
+  }
+  const sizes = new QuerySizeSequence(await parseQuerySizes(items), new SeededNumbers(seed));
+  const generator = new RequestGenerator(requestShapeOfSpec(spec), seed);
+  for (;;) yield generator.next(sizes.next());
+}
+
+/** Candidate items of a request: as it says, else its largest number of bags or rows. */
+export function itemsOf({ items, sparse, dense }: PredictRequest, spec: ModelSpec): number {
+  if (items !== undefined) return items;
+  const rows = spec.dense.map(({ name, dim }) => (dense[name]?.length ?? 0) / dim);
+  return Math.max(0, ...rows, ...Object.values(sparse).map(({ offsets }) => offsets.length - 1));
+}
+
+/** What the requests ask of each table. A bag layer that a request leaves out counts as empty. */
+export function profileOf(spec: ModelSpec, requests: readonly PredictRequest[]): Profile {
+  const builder = new ProfileBuilder(spec);
+  const layers = spec.nets.flatMap(({ layers: all }) => all).filter((layer): layer is EmbeddingBagSpec => layer.type === 'embedding_bag');
+  for (const request of requests) {
+    const bags = layers.map(({ name }) => {
+      const { indices = [], offsets = [0] } = request.sparse[name] ?? {};
+      return { numBags: offsets.length - 1, input: { indices } };
+    });
+    builder.add({ items: itemsOf(request, spec), bags });
+  }
+  return builder.build();
+}
+
+export function describeWorkload(
+  spec: ModelSpec,
+  sent: readonly PredictRequest[],
+  profile: Profile,
+  { requests, items, seed }: WorkloadOptions,
+): Characterisation['workload'] {
+  return {
+    items: requests === undefined ? items : `of ${requests}`,
+    meanItems: profile.items.mean,
+    mostItems: Math.max(...sent.map((request) => itemsOf(request, spec))),
+    reuse: requests === undefined ? 'as in published accesses of production models in training (trace-2021)' : `of ${requests}`,
+    lookupsPerRequest: profile.tables.reduce((sum, { lookups }) => sum + lookups, 0),
+    seed,
+    requests: sent.length,
+  };
+}
