@@ -1,8 +1,8 @@
 import { isPacked } from '../model/row-format.js';
 import type { ModelSpec } from '../model/spec.js';
 import type { BatchSweep, Characterisation, CharacterisedRun, Configuration, Overhead } from '../report/characterisation.js';
+import { planHolders } from '../report/plan-holders.js';
 import { failures } from '../workload/load-run.js';
-import { planHolders } from './plans.js';
 import { cpuOf, pairRounds, type Rounds } from './ratios.js';
 import { type Compared, type Setup, setupId } from './setup.js';
 import type { Stand } from './stand.js';
