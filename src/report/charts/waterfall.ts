@@ -15,6 +15,8 @@ const PITCH = 21;
 const BAR_HEIGHT = 15;
 const AXIS_HEIGHT = 28;
 const NARROWEST = 1;
+/** A span that begins where another ends may seem to begin before, by the rounding of a sum. */
+const ROUNDING_MS = 1e-6;
 
 /** Lanes in the order in which they first come; spans that overlap one before them, as those within it do, are put into rows below. */
 export function spanRows(spans: readonly Span[]): SpanRow[] {
@@ -24,7 +26,7 @@ export function spanRows(spans: readonly Span[]): SpanRow[] {
     // Of two that start together, the longer one holds the other.
     const inTime = spans.filter((span) => span.lane === lane).sort((a, b) => a.startMs - b.startMs || b.durationMs - a.durationMs);
     for (const span of inTime) {
-      const free = rows.find((row) => row.every((other) => other.startMs + other.durationMs <= span.startMs));
+      const free = rows.find((row) => row.every((other) => other.startMs + other.durationMs <= span.startMs + ROUNDING_MS));
       if (free === undefined) rows.push([span]);
       else free.push(span);
     }

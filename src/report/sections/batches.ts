@@ -1,11 +1,12 @@
 import type { BatchScheduleResult, BatchSweep, Characterisation } from '../characterisation.js';
-import { logAxis } from '../charts/axes.js';
+import { lengthAxis, logAxis } from '../charts/axes.js';
 import { type Line, lineChart } from '../charts/lines.js';
 import type { Charts } from '../charts.js';
 import { referenceOf } from '../families.js';
 import { type Html, html, NOTHING } from '../html.js';
 import { formatNumber } from '../numbers.js';
 import { dataBehind, dataTable, panels, type Section } from '../page.js';
+import { colour } from '../palette.js';
 
 export function batchesSection({ batchSweeps, batchSchedules, configurations }: Characterisation, charts: Charts): Section | null {
   const sweeps = batchSweeps.filter(({ points }) => points.length > 0);
@@ -70,7 +71,7 @@ function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts)
     chart: lineChart({
       lines,
       xAxis: itemsAxis(measured.map(({ items }) => items)),
-      yAxis: { type: 'value', name: 'requests/s', min: 0, splitNumber: 4 },
+      yAxis: { ...lengthAxis(''), name: 'requests/s', nameTextStyle: { color: colour('muted') } },
     }),
   };
   const best = dataTable({

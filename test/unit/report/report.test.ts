@@ -27,7 +27,7 @@ test('results with everything have every section, and each link leads to one', (
   expect(sectionIds(page)).toEqual(ids);
   expect([...page.matchAll(/href="#([^"]+)"/g)].map(([, id]) => id)).toEqual(ids);
   expect(page).not.toMatch(/NaN|undefined|\[object|Infinity/);
-  expect(page).not.toMatch(/<script|(?:src|href)="(?!#|data:,)|@import|url\(/);
+  expect(page).not.toMatch(/<script|(?:src|href)="(?!#|data:,)|@import|url\((?!#)/);
   for (const figure of page.match(/<figure>.*?<\/figure>/gs)!) expect(figure).toMatch(/role="img" aria-label="[^"]{10,}"/);
 });
 
@@ -64,7 +64,11 @@ test('names that look like markup stay text wherever they are drawn', () => {
 test('html escapes whatever is put in, and keeps what is Html', () => {
   const inner = html`<b>${'<&>'}</b>`;
   expect(html`<p title="${`"'`}">${[inner, 3, 'a<b']}</p>`.markup).toBe('<p title="&quot;&#39;"><b>&lt;&amp;&gt;</b>3a&lt;b</p>');
-  fc.assert(fc.property(fc.string(), (text) => expect(html`${text}`.markup).not.toMatch(/[<>"']/)));
+  fc.assert(
+    fc.property(fc.string(), (text) => {
+      expect(html`${text}`.markup).not.toMatch(/[<>"']/);
+    }),
+  );
 });
 
 test('tail points are the smallest latencies that no more than their share of the requests exceed', () => {
