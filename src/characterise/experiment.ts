@@ -27,6 +27,8 @@ export interface Scale {
   /** Items per batch of the sweep; whole requests come last by themselves. */
   readonly batchItems: readonly number[];
   readonly packedFormats: readonly RowFormat[];
+  /** Of tables: packing more would take too long. */
+  readonly mostPackedBytes: number;
   /** Cores of a slower host. */
   readonly shardCpuLimits: readonly number[];
   readonly networks: readonly { readonly delayMs: number; readonly loss: number }[];
@@ -41,10 +43,11 @@ export const FULL: Scale = {
   shards: [2, 4, 8],
   rounds: { strategies: 5, openLoop: 3, others: 3 },
   turnMs: 1500,
-  openLoopTurnMs: 4000,
+  openLoopTurnMs: 3500,
   warmUpMs: 300,
   batchItems: [16, 64, 256],
   packedFormats: ['int8', 'int4'],
+  mostPackedBytes: Number.POSITIVE_INFINITY,
   shardCpuLimits: [0.5, 0.25],
   networks: [
     { delayMs: 0.5, loss: 0 },
@@ -58,12 +61,13 @@ export const FULL: Scale = {
 
 export const QUICK: Scale = {
   shards: [2, 4],
-  rounds: { strategies: 2, openLoop: 2, others: 2 },
+  rounds: { strategies: 2, openLoop: 1, others: 1 },
   turnMs: 200,
-  openLoopTurnMs: 400,
-  warmUpMs: 100,
+  openLoopTurnMs: 300,
+  warmUpMs: 50,
   batchItems: [32],
   packedFormats: ['int8'],
+  mostPackedBytes: 1e9,
   shardCpuLimits: [0.5],
   networks: [{ delayMs: 1, loss: 0 }],
   probeMs: 300,

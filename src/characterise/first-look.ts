@@ -17,7 +17,7 @@ export interface FirstLookOptions {
   readonly p99Ms?: number;
 }
 
-const FEWEST_REQUESTS = 20;
+const FEWEST_REQUESTS = 12;
 const MOST_REQUESTS = 400;
 /** Of the rate that one request after the other reaches: a steady rate well below the knee, also of setups that take half as long again. */
 const STEADY_SHARE = 0.3;

@@ -100,6 +100,8 @@ async function openSharded(opened: Opened, bundle: string, { residency, signal }
     verify: 'size',
     ephemeralPorts: true,
     restart: false,
+    // Of small pages main warns already, once.
+    logLevel: 'error',
     hosts,
     signal: AbortSignal.any([signal]),
   });

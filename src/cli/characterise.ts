@@ -105,6 +105,7 @@ const minutes = (ms: number): string => (ms < 90_000 ? `${seconds(ms)} s` : `${(
 /** All on stderr: stdout is for the results. */
 function terminalObserver(): Observer {
   const say = (line: string): void => void process.stderr.write(`${line}\n`);
+  const warnings = new Set<string>();
   return {
     reading: (work) => withProgress('reading tables', 'bytes', work),
     planned: (groups, already) => {
@@ -120,7 +121,11 @@ function terminalObserver(): Observer {
       say(`${name} took ${minutes(performance.now() - startedAt)}`);
       return result;
     },
-    warned: (message) => say(`terabag: warning: ${message}`),
+    // The same bundle is opened again and again.
+    warned: (message) => {
+      if (!warnings.has(message)) say(`terabag: warning: ${message}`);
+      warnings.add(message);
+    },
   };
 }
 

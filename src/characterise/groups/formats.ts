@@ -26,16 +26,27 @@ function setups({ scale }: Experiment, results: Characterisation): Compared[] {
 
 const turns = (experiment: Experiment): ReturnType<typeof serialTurns> => serialTurns(experiment, experiment.scale.rounds.others);
 
-const packMs = ({ spec, scale }: Experiment): number =>
-  (spec.tables.reduce((sum, table) => sum + tableBytes(table), 0) / 1e9) * PACK_MS_PER_GB * scale.packedFormats.length;
+const GB = 1e9;
+const bytesOf = ({ spec }: Experiment): number => spec.tables.reduce((sum, table) => sum + tableBytes(table), 0);
+
+const packMs = (experiment: Experiment): number => (bytesOf(experiment) / GB) * PACK_MS_PER_GB * experiment.scale.packedFormats.length;
+
+/** Null, or why the rows are not packed. */
+function notPacked(experiment: Experiment): string | null {
+  const { spec, scale } = experiment;
+  if (spec.tables.some(({ format }) => isPacked(format))) return 'tables of the bundle are packed already';
+  const bytes = bytesOf(experiment);
+  return bytes <= scale.mostPackedBytes ? null : `packing ${(bytes / GB).toFixed(1)} GB takes too long for a quick run`;
+}
 
 export const formatsGroup: Group = {
   name: 'formats',
   description: 'rows packed as int8 and int4 against the rows as given',
-  estimateMs: (experiment, results) => packMs(experiment) + estimateTurns(setups(experiment, results), experiment, [turns(experiment)]),
+  estimateMs: (experiment, results) =>
+    notPacked(experiment) === null ? packMs(experiment) + estimateTurns(setups(experiment, results), experiment, [turns(experiment)]) : 0,
   run: async (experiment, results, onProgress): Promise<Partial<Measured>> => {
-    if (experiment.spec.tables.some(({ format }) => isPacked(format)))
-      return { skipped: [{ experiment: 'formats', reason: 'tables of the bundle are packed already' }] };
+    const reason = notPacked(experiment);
+    if (reason !== null) return { skipped: [{ experiment: 'formats', reason }] };
     const each = packMs(experiment) / experiment.scale.packedFormats.length;
     for (const [n, format] of experiment.scale.packedFormats.entries())
       await pack(experiment, format, (share) => onProgress((n + share) * each));

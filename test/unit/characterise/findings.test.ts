@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest';
 import { evaluateFindings } from '../../../src/characterise/findings.js';
 import { SINGULAR } from '../../../src/characterise/setup.js';
-import { about, CAPACITY_8, LOAD_2, LOAD_8, type MadeUp, NSBP_8, ONE, results } from './made-up-results.js';
+import type { Ratio } from '../../../src/report/characterisation.js';
+import { about, CAPACITY_8, LOAD_2, LOAD_8, NSBP_8, ONE, results } from './made-up-results.js';
 
 type Given = ReturnType<typeof results>;
 const finding = (id: string, given: Given) => {
@@ -161,7 +162,7 @@ describe.each(CASES)('$id', ({ id, held, not, shows }) => {
 });
 
 test('a difference inside the spread of the rounds decides nothing', () => {
-  const wide = (median: number): MadeUp['p50'] => about(median, 0.3);
+  const wide = (median: number): Ratio => about(median, 0.3);
   const equal = results([
     { setup: ONE, p50: wide(1.4) },
     { setup: LOAD_2, p50: wide(1.3) },
