@@ -93,7 +93,9 @@ class RowStream {
     const int64_t lines = lines_;
     const bool straddles = straddles_;
     for (uint64_t i = 0; i < count; ++i, ids += sizeof(Id)) {
-      const int64_t id = load<Id>(ids);
+      int64_t id = load<Id>(ids);
+      // Keeps the compiler from reading it a second time after the check: the buffer may change meanwhile.
+      __asm__("" : "+r"(id));
       const unsigned char* row = nullptr;
       if (static_cast<uint64_t>(id) < num_rows) {
         row = table + static_cast<uint64_t>(id) * pitch;
