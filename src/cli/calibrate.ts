@@ -6,12 +6,14 @@ import { withProgress } from './progress.js';
 
 interface CalibrateOptions {
   readonly output?: string;
+  readonly quick: boolean;
   readonly json?: boolean;
 }
 
 export const calibrateCommand = new Command('calibrate')
   .description('measure what work costs on this machine, for predictions of plans')
   .option('-o, --output <file>', 'the costs file to write, for terabag plan --costs')
+  .option('--quick', 'some seconds: shows that it works, its costs are not for use', false)
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
@@ -25,9 +27,11 @@ Examples:
   terabag calibrate -o costs.json
   terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --costs costs.json -o plan.json`,
   )
-  .action(async ({ output, json }: CalibrateOptions) => {
+  .action(async ({ output, quick, json }: CalibrateOptions) => {
     const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
-    const calibration = await withProgress('measuring', 'steps', (onProgress) => calibrate({ machine, onProgress }));
+    const calibration = await withProgress('measuring', 'steps', (onProgress) =>
+      calibrate({ machine, effort: quick ? 'quick' : 'full', onProgress }),
+    );
     if (output !== undefined) await writeCosts(output, calibration.costs);
     if (json) console.log(JSON.stringify(calibration));
     else print(calibration);

@@ -9,6 +9,8 @@ export interface RowsFile {
   readonly path: string;
   readonly byteOffset: number;
   readonly bytes: number;
+  /** Of one round. The rows of enough ids are more bytes than caches hold, so that the next round finds none of them there. */
+  readonly idsPerRound: number;
 }
 
 export type EngineCosts = Pick<Costs, 'lookups' | 'cacheBytes' | 'pool' | 'dense'>;
@@ -19,8 +21,6 @@ const CACHE_SIZES_MIB = [1, 2, 4, 8, 16, 32, 64];
 const ROUNDS = 5;
 /** Bags of one call whose lookups are to count, and nothing beside them. */
 const LONG_BAGS: BagSizes = { segments: 1, bags: 64, bagSize: 32 };
-/** Ids of one round: their rows are more bytes than caches hold, so that the next round finds none of them there. */
-const IDS_PER_ROUND = 2 ** 19;
 const WEIGHTS_SEED = 3;
 const IDS_SEED = 5;
 /** More weights than the caches of a core hold, as models have that are worth sharding; of smaller ones reading costs next to nothing. */
@@ -94,8 +94,8 @@ async function callNs(file: RowsFile, { format, dim, bytes }: Rows, sizes: BagSi
     const idsPerCall = sizes.segments * sizes.bags * sizes.bagSize;
     const { segments, offsets } = layout(sizes);
     const numbers = new SeededNumbers(IDS_SEED);
-    const ids = Int32Array.from({ length: IDS_PER_ROUND }, () => Math.floor(numbers.uniform() * rows));
-    const calls = Array.from({ length: Math.floor(IDS_PER_ROUND / idsPerCall) }, (_, call) =>
+    const ids = Int32Array.from({ length: file.idsPerRound }, () => Math.floor(numbers.uniform() * rows));
+    const calls = Array.from({ length: Math.floor(file.idsPerRound / idsPerCall) }, (_, call) =>
       bytesOf(ids.subarray(call * idsPerCall, (call + 1) * idsPerCall)),
     );
     const out = new Float32Array(sizes.segments * sizes.bags * dim);
