@@ -36,7 +36,7 @@ const PROFILED_REQUESTS = 300;
 /** Of each round, uncounted: its processes were idle while others took their turns. */
 const WARM_UP = 20;
 const DEADLINE_MS = 10_000;
-/** A file of terabag calibrate; without it the bench calibrates first, about a minute. */
+/** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
 
 export const planSuite: Suite = {

@@ -50,7 +50,7 @@ const EFFORTS: Readonly<Record<'full' | 'quick', Effort>> = {
 };
 const SEED = 17;
 
-/** Measures what work costs on this machine: the engine alone, then whole requests on shards over loopback. About a minute. */
+/** Measures what work costs on this machine: the engine alone, then whole requests on shards over loopback. About a minute and a half. */
 export async function calibrate({ machine, effort = 'full', onProgress = () => undefined }: CalibrateOptions): Promise<Calibration> {
   const sizes = EFFORTS[effort];
   const total = STEPS_OF_ENGINE + sizes.trials.length;
