@@ -1,19 +1,34 @@
 import { native } from '../src/engine/native.js';
-import type { Line } from './suite.js';
+import { quantile } from '../src/report/quantiles.js';
+import { type Line, median } from './suite.js';
 
 export interface CellResult {
   readonly shape: string;
   readonly strategy: string;
   readonly shards: number | null;
-  readonly predicted: { readonly cpuUs: number; readonly p50Us: number };
-  readonly measured: { readonly cpuUs: number; readonly p50Us: number };
-  /** Half the distance of the quartiles over rounds. */
-  readonly cpuSpreadUs: number;
+  readonly predicted: Figures;
+  /** Medians over rounds. */
+  readonly measured: Figures;
+  /** CPU by round. In a round all strategies answer the same requests, one after another. */
+  readonly cpuRoundsUs: readonly number[];
+}
+
+interface Figures {
+  /** Of all processes, and of the main shard's. */
+  readonly cpuUs: number;
+  readonly mainCpuUs: number;
+  readonly p50Us: number;
 }
 
 const LIMIT = 0.25;
 
-/** Two strategies for the same number of shards; alike when they measure closer than their spreads. */
+/** The distance of the quartiles: the spread of rounds. */
+export function quartileRange(rounds: readonly number[]): number {
+  const sorted = Float64Array.from(rounds).sort();
+  return quantile(sorted, 0.75) - quantile(sorted, 0.25);
+}
+
+/** Two strategies for the same number of shards, round by round: a tie when the median of their differences is within these differences' spread. */
 function pairs(results: readonly CellResult[]): { readonly wrong: string[]; readonly ties: number; readonly compared: number } {
   const wrong: string[] = [];
   let [ties, compared] = [0, 0];
@@ -21,8 +36,9 @@ function pairs(results: readonly CellResult[]): { readonly wrong: string[]; read
     for (const b of results.slice(index + 1)) {
       if (a.shards !== null && b.shards !== null && a.shards !== b.shards) continue;
       compared++;
-      const apart = a.measured.cpuUs - b.measured.cpuUs;
-      if (Math.abs(apart) <= a.cpuSpreadUs + b.cpuSpreadUs) ties++;
+      const differences = a.cpuRoundsUs.map((us, round) => us - (b.cpuRoundsUs[round] as number));
+      const apart = median(differences);
+      if (Math.abs(apart) <= quartileRange(differences)) ties++;
       else if (apart * (a.predicted.cpuUs - b.predicted.cpuUs) <= 0) wrong.push(`${nameOf(a)} and ${nameOf(b)}`);
     }
   }

@@ -19,7 +19,7 @@ import { RequestGenerator } from '../src/workload/request-generator.js';
 import { requestShape } from '../src/workload/request-shape.js';
 import { shapeByName } from '../src/workload/shape-by-name.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { type CellResult, rankingLine, summaryLine } from './plan-ranking.js';
+import { type CellResult, quartileRange, rankingLine, summaryLine } from './plan-ranking.js';
 import { type Line, median, type Suite } from './suite.js';
 
 /** Scaled to about 300 MB of tables each. */
@@ -29,25 +29,26 @@ const SHAPES = [
   { name: 'drm3', scale: 0.0015, items: 64 },
 ] as const;
 const SHARDS = [2, 4, 8];
-const FULL = { scale: 1, rounds: 5, requestsPerRound: 120 };
-const QUICK = { scale: 0.1, rounds: 2, requestsPerRound: 20 };
+/** The first requests are not counted: new processes interpret what they compile later, and seldom collect garbage. */
+const FULL = { scale: 1, startRequests: 400, requestsPerRound: 120 };
+const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
 /** Of each round, uncounted: its processes were idle while others took their turns. */
 const WARM_UP = 20;
 const DEADLINE_MS = 10_000;
-/** A file of terabag calibrate; without it the bench calibrates first, about a minute. */
+/** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
 
 export const planSuite: Suite = {
   name: 'plan',
   description: `what plans cost, predicted and measured: ${SHAPES.map(({ name }) => name).join(', ')}, every fixed strategy, ${SHARDS.join(', ')} shards here`,
-  async *run({ quick, dir, wanted }) {
+  async *run({ quick, dir, wanted, rounds }) {
     const costs =
       COSTS_FILE === undefined ? (await calibrate({ machine: machineLine(describeMachine()) })).costs : await readCosts(COSTS_FILE);
     console.log(`costs: ${costs.machine}`);
     const all: CellResult[] = [];
     for (const { name, scale, items } of SHAPES.filter(({ name }) => wanted.test(name))) {
-      const sizes = quick ? QUICK : FULL;
+      const sizes = { ...(quick ? QUICK : FULL), rounds };
       const results = await measureShape(join(dir, name), name, scale * sizes.scale, items, costs, sizes);
       for (const result of results) yield* cellLines(result);
       yield rankingLine(name, results);
@@ -59,6 +60,7 @@ export const planSuite: Suite = {
 
 interface Sizes {
   readonly rounds: number;
+  readonly startRequests: number;
   readonly requestsPerRound: number;
 }
 
@@ -86,12 +88,12 @@ async function measureShape(dir: string, name: string, scale: number, items: num
   try {
     for (const { plan } of cells) targets.push(await openTarget(plan, dir));
     const samples = targets.map((): Round[] => []);
-    for (let round = -1; round < sizes.rounds; round++) {
-      const requests = Array.from({ length: sizes.requestsPerRound }, () => generator.next(items));
-      for (const [index, target] of targets.entries()) {
-        const measured = await measure(target.predictor, requests);
-        if (round >= 0) samples[index]?.push(measured);
-      }
+    const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, () => generator.next(items));
+    const first = requestsOf(sizes.startRequests);
+    for (const target of targets) await measure(target.predictor, first);
+    for (let round = 0; round < sizes.rounds; round++) {
+      const requests = requestsOf(sizes.requestsPerRound);
+      for (const [index, target] of targets.entries()) samples[index]?.push(await measure(target.predictor, requests));
     }
     return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
   } finally {
@@ -144,7 +146,9 @@ async function openTarget(plan: Plan, bundle: string): Promise<Target> {
 }
 
 interface Round {
-  readonly cpuUs: number;
+  /** Per request. */
+  readonly mainCpuUs: number;
+  readonly shardCpuUs: number;
   readonly p50Us: number;
 }
 
@@ -161,28 +165,41 @@ async function measure(predictor: ShardedPredictor, requests: readonly PredictRe
     microseconds[index] = (performance.now() - startedAt) * 1000;
   }
   const { user, system } = process.cpuUsage(before);
-  const cpuUs = (user + system + (await shardCpuUs()) - shardsBefore) / requests.length;
-  return { cpuUs, p50Us: quantile(microseconds.sort(), 0.5) };
+  const shards = (await shardCpuUs()) - shardsBefore;
+  const perRequest = (us: number): number => us / requests.length;
+  return { mainCpuUs: perRequest(user + system), shardCpuUs: perRequest(shards), p50Us: quantile(microseconds.sort(), 0.5) };
 }
 
-/** CPU is a mean: collecting garbage is part of it, and comes once in many requests. */
 function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: readonly Round[]): CellResult {
-  const cpu = rounds.map(({ cpuUs }) => cpuUs).sort((a, b) => a - b);
   return {
-    ...{ shape, strategy, shards, predicted: { cpuUs: predicted.cpuUs, p50Us: predicted.p50Us } },
-    measured: { cpuUs: cpu.reduce((sum, us) => sum + us, 0) / cpu.length, p50Us: median(rounds.map(({ p50Us }) => p50Us)) },
-    cpuSpreadUs: (quantile(cpu, 0.75) - quantile(cpu, 0.25)) / 2,
+    ...{ shape, strategy, shards, predicted: { cpuUs: predicted.cpuUs, mainCpuUs: predicted.main.cpuUs, p50Us: predicted.p50Us } },
+    measured: {
+      cpuUs: median(rounds.map(cpuOf)),
+      mainCpuUs: median(rounds.map(({ mainCpuUs }) => mainCpuUs)),
+      p50Us: median(rounds.map(({ p50Us }) => p50Us)),
+    },
+    cpuRoundsUs: rounds.map(cpuOf),
   };
 }
 
-function cellLines({ shape, strategy, shards, predicted, measured, cpuSpreadUs }: CellResult): Line[] {
+const cpuOf = ({ mainCpuUs, shardCpuUs }: Round): number => mainCpuUs + shardCpuUs;
+
+function cellLines({ shape, strategy, shards, predicted, measured, cpuRoundsUs }: CellResult): Line[] {
   return (['cpuUs', 'p50Us'] as const).map((key) => {
     const error = predicted[key] / measured[key] - 1;
     return {
       ...{ suite: 'plan', case: `${shape}-${strategy}${shards === null ? '' : `-${shards}`}-${key === 'cpuUs' ? 'cpu' : 'p50'}` },
-      params: { shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], error },
+      params: {
+        ...{ shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], error },
+        ...(key === 'cpuUs' && { mainUs: measured.mainCpuUs, predictedMainUs: predicted.mainCpuUs }),
+      },
       ...{ metric: key === 'cpuUs' ? 'CPU per request, all processes' : 'P50', unit: 'us', value: measured[key], peer: null, ratio: null },
-      ...{ spread: key === 'cpuUs' ? cpuSpreadUs / measured.cpuUs : null, isa: native.isa, threads: 1, residency: 'populate' },
+      ...{
+        spread: key === 'cpuUs' ? quartileRange(cpuRoundsUs) / 2 / measured.cpuUs : null,
+        isa: native.isa,
+        threads: 1,
+        residency: 'populate',
+      },
       note: `predicted ${predicted[key].toFixed(0)}, ${error >= 0 ? '+' : ''}${(100 * error).toFixed(0)} %`,
     };
   });

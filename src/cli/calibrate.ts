@@ -6,17 +6,19 @@ import { withProgress } from './progress.js';
 
 interface CalibrateOptions {
   readonly output?: string;
+  readonly quick: boolean;
   readonly json?: boolean;
 }
 
 export const calibrateCommand = new Command('calibrate')
   .description('measure what work costs on this machine, for predictions of plans')
   .option('-o, --output <file>', 'the costs file to write, for terabag plan --costs')
+  .option('--quick', 'some seconds: shows that it works, its costs are not for use', false)
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
     `
-About a minute, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
+About a minute and a half, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
 on up to 8 real shards over loopback, one at a time. The costs are those that explain the measured requests best; the last table compares.
 Costs of messages hold for this machine's loopback. sharedCores says that main shard and sparse shards share the cores, as they did here: write
 null there where each has a machine of its own.
@@ -25,9 +27,11 @@ Examples:
   terabag calibrate -o costs.json
   terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --costs costs.json -o plan.json`,
   )
-  .action(async ({ output, json }: CalibrateOptions) => {
+  .action(async ({ output, quick, json }: CalibrateOptions) => {
     const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
-    const calibration = await withProgress('measuring', 'steps', (onProgress) => calibrate({ machine, onProgress }));
+    const calibration = await withProgress('measuring', 'steps', (onProgress) =>
+      calibrate({ machine, effort: quick ? 'quick' : 'full', onProgress }),
+    );
     if (output !== undefined) await writeCosts(output, calibration.costs);
     if (json) console.log(JSON.stringify(calibration));
     else print(calibration);

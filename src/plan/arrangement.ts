@@ -1,6 +1,7 @@
 import { MAIN_SHARD, type Plan } from './plan.js';
 import type { PlanPredictor, RequestShape } from './predict-plan.js';
 import { type PredictedRequest, predictRequest } from './predict-request.js';
+import { poolUs } from './request-cost.js';
 import { partBytes, type TableLoad } from './table-load.js';
 import { addWork, noWork, partWork, type Work } from './work.js';
 
@@ -47,17 +48,13 @@ export class Arrangement {
     numberOf.set(MAIN_SHARD, this.main);
     const asked = tables.map((): (typeof this.shape.asked)[number][] => []);
     for (const one of this.shape.asked) asked[one.table]?.push(one);
-    const { pool } = this.predictor.costs;
     return this.plan.tables.flatMap(({ parts }, table) => {
       const works = Array.from({ length: this.predictor.rounds }, noWork);
       for (const one of asked[table] ?? []) addWork(works[this.predictor.roundOf(one)] as Work, partWork(one, parts.length));
-      const poolUs = works.reduce(
-        (us, { segments, bags, lookupNs }) => us + (segments * pool.nsPerSegment + bags * pool.nsPerBag + lookupNs) / 1000,
-        0,
-      );
+      const pieceUs = works.reduce((us, work) => us + poolUs(this.predictor.costs, work), 0);
       return parts.map((shard, part): Piece => {
         const bytes = partBytes(tables[table] as TableLoad, parts.length, part);
-        return { table, part, parts: parts.length, bytes, works, poolUs, home: numberOf.get(shard) as number };
+        return { table, part, parts: parts.length, bytes, works, poolUs: pieceUs, home: numberOf.get(shard) as number };
       });
     });
   }

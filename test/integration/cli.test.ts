@@ -429,6 +429,33 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
   expect(text).toMatch(/items=200: P50 \d+ %, P99 \d+ %, CPU \d+ % of what it is as given/);
 });
 
+test('calibrate measures costs that explain its own trials somewhat, and plan predicts with them', () => {
+  const { status, stdout, stderr } = terabag(['calibrate', '--quick', '--json', '-o', 'costs.json']);
+  expect([status, stderr]).toEqual([0, '']);
+  const { costs, trials } = JSON.parse(stdout);
+  expect(readJson('costs.json')).toEqual(costs);
+  for (const { ns, inCacheNs } of costs.lookups) {
+    expect(inCacheNs).toBeGreaterThan(0);
+    expect(inCacheNs).toBeLessThanOrEqual(ns);
+  }
+  expect(new Set(costs.lookups.map(({ format }: { format: string }) => format)).size).toBe(6);
+  expect(costs.dense.nsPerMac).toBeGreaterThan(0);
+  expect(trials.length).toBeGreaterThan(4);
+  for (const { name, mainCpuUs, shardCpuUs, predictedCpuUs } of trials) {
+    expect(mainCpuUs).toBeGreaterThan(0);
+    expect(shardCpuUs > 0).toBe(!name.includes(', 0 shards'));
+    expect(predictedCpuUs).toBeGreaterThan(0);
+  }
+  // A few requests on a machine that does other things: costs of the right order, and no more.
+  const ratios = trials.map(({ cpuUs, predictedCpuUs }: { cpuUs: number; predictedCpuUs: number }) => Math.log(predictedCpuUs / cpuUs));
+  expect(Math.abs(ratios.reduce((sum: number, ratio: number) => sum + ratio, 0) / ratios.length)).toBeLessThan(Math.log(3));
+
+  const planned = terabag(['plan', 'model', '--shards', '2', '--costs', 'costs.json', '--explain', '--json', '-o', 'measured.json']);
+  expect([planned.status, planned.stderr]).toEqual([0, '']);
+  expect(JSON.parse(planned.stdout).costs).toBe(costs.machine);
+  expect(terabag(['calibrate', '--quick']).stdout).toMatch(/measured on [\s\S]*main\.usPerRpc[\s\S]*by the costs/);
+}, 120_000);
+
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
   const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
   writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":1}');

@@ -81,13 +81,14 @@ test('rpc paper asks net after net and batch after batch, and pools what is the 
   expect(paper.p50Us).toBeGreaterThan(predict(plan).p50Us + 50);
 });
 
-test('P99 is the time of a request with the 99th percentile of items, CPU that of the mean', () => {
+test('P99 is the time of a request with the 99th percentile of items, P50 that of the median, CPU that of the mean', () => {
   const plan = planOf(['s0'], ['s1']);
   const spread = { ...profile, items: { ...profile.items, p99: 20 } };
   const predicted = predictPlan(planned, plan, spread, PLAIN_COSTS);
   const twice = predictPlan(planned, plan, withItems(profile, 20), PLAIN_COSTS);
   expect(predicted.p99Us).toBeCloseTo(twice.p50Us, 9);
   expect(predicted.cpuUs).toBe(predict(plan).cpuUs);
+  expect(predicted.p50Us).toBe(predict(plan).p50Us);
 });
 
 const anyCosts = fc
