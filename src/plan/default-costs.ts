@@ -3,7 +3,7 @@ import type { Costs } from './costs.js';
 /** What `terabag calibrate` measured on the machine that it names: for plans of those who have not measured theirs. */
 export const DEFAULT_COSTS: Costs = {
   terabagCosts: 1,
-  machine: 'AMD EPYC (Zen 5), 2 cores, 24 GiB, linux x64, Node 20.20, kernels avx512, 2026-11-25',
+  machine: 'AMD EPYC (Zen 4), 2 cores, 24 GiB, linux x64, Node 20.20, kernels avx512, 2026-11-25',
   sharedCores: 2,
   lookups: [
     {
