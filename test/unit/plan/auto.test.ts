@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import { modelHash } from '../../../src/model/hash.js';
+import { Arrangement, type Piece } from '../../../src/plan/arrangement.js';
 import { OBJECTIVES, planAuto } from '../../../src/plan/auto.js';
 import { planSummary, tableBytes } from '../../../src/plan/bytes.js';
 import type { Costs } from '../../../src/plan/costs.js';
@@ -9,6 +10,7 @@ import { checkPlan, MAIN_SHARD } from '../../../src/plan/plan.js';
 import { PlanPredictor, predictPlan } from '../../../src/plan/predict-plan.js';
 import { profileFromSpec } from '../../../src/plan/profile-from-spec.js';
 import { makePlan, STRATEGIES } from '../../../src/plan/strategies.js';
+import { tableLoads } from '../../../src/plan/table-load.js';
 import { PLAIN_COSTS } from '../../reference/costs.js';
 import { anySpec, bagOf, bagsOnly, specOf, table } from '../../reference/specs.js';
 
@@ -89,6 +91,29 @@ test('main keeps what it may, and all of it without a limit', () => {
 test('a plan of fewer shards takes the first endpoints', () => {
   const endpoints = Array.from({ length: 8 }, (_, at) => `tcp://host-${at}:1`);
   expect(eightAuto({ endpoints }).shards).toEqual([{ name: 'shard-0', endpoints: ['tcp://host-0:1'] }]);
+});
+
+test('moves find what balancing misses: 5 + 4 against 3 + 3 + 3', () => {
+  const spec = specOf(
+    [5, 4, 3, 3, 3].map((_, at) => table(`t${at}`, 100)),
+    [{ name: 'net', layers: [5, 4, 3, 3, 3].map((ids, at) => bagOf(`bag${at}`, `t${at}`, { side: 'user', poolingFactor: ids * 1000 })) }],
+  );
+  const predictor = new PlanPredictor({ spec, model: bagsOnly(spec) }, profileFromSpec(spec), PLAIN_COSTS);
+  const { prediction, alternatives } = planAuto(predictor, modelHash(spec), { shards: 2, localBytes: 0, objective: 'p99' });
+  expect(prediction.shards.map(({ lookups }) => lookups)).toEqual([9000, 9000]);
+  for (const { prediction: other } of alternatives) if (other !== null) expect(prediction.p99Us).toBeLessThan(other.p99Us + 1e-9);
+});
+
+test('a shard takes no two parts of a table, and main none', () => {
+  const names = ['shard-0', 'shard-1', 'shard-2'];
+  const plan = makePlan('capacity-balanced', eight, modelHash(eight), profileFromSpec(eight), { shards: 3 });
+  const split = { ...plan, tables: plan.tables.map((placed, at) => (at === 0 ? { ...placed, parts: names.slice(0, 2) } : placed)) };
+  const predictor = new PlanPredictor({ spec: eight, model: bagsOnly(eight) }, profileFromSpec(eight), PLAIN_COSTS);
+  const at = new Arrangement(split, tableLoads(eight, profileFromSpec(eight)), predictor, predictor.mean);
+  const [part, , whole] = at.pieces as [Piece, Piece, Piece];
+  expect([1, 2, at.main].map((shard) => at.takes(shard, part, 1e9))).toEqual([false, true, false]);
+  expect([0, 1, 2].map((shard) => at.takes(shard, whole, 1e9))).toEqual([true, true, true]);
+  expect(at.takes(2, part, part.bytes)).toBe(false);
 });
 
 test('what fits nowhere is refused', () => {
