@@ -223,6 +223,44 @@ export interface NativeHostNetwork {
   close(): void;
 }
 
+/** Times in ms. */
+export interface NativeSocketOptions {
+  /** A ROUTER, else a DEALER. */
+  readonly router: boolean;
+  readonly ipv6: boolean;
+  /** Messages that may wait in each direction. */
+  readonly highWaterMark: number;
+  /** A peer that sends a longer one is disconnected. */
+  readonly maxMessageBytes: number;
+  readonly handshakeMs: number;
+  readonly tcpMaxRetransmitMs: number;
+  readonly reconnectMs: number;
+  readonly reconnectMaxMs: number;
+  readonly connectMs: number;
+}
+
+/**
+ * A ZeroMQ socket on the event loop. Messages are one frame, of a ROUTER behind the peer's name. All functions are [sync], none waits, and all
+ * but close throw when it is closed.
+ */
+export interface NativeSocket {
+  connect(endpoint: string): void;
+  /** Returns the endpoint with the port that was taken. */
+  bind(endpoint: string): string;
+  /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none. */
+  receive(): number;
+  /** Copies the held message into bytes of its length, and holds it no longer. */
+  take(into: Uint8Array): void;
+  /** Sender of the latest message, one character per byte; empty of a DEALER. */
+  peer(): string;
+  /** Whether a message waits. To be asked after sending, which may take notice of it in onReadable's place. */
+  readable(): boolean;
+  /** One message of at most 16 parts, which are copied. False when the peer is away or has as many messages to read as may wait: nothing of it is sent then. */
+  send(peer: string, ...parts: readonly Uint8Array[]): boolean;
+  /** Keeps on sending what was sent for lingerMs at most; the last socket to be closed waits for that. Again: nothing happens. */
+  close(lingerMs: number): void;
+}
+
 export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
@@ -243,6 +281,14 @@ export interface NativeAddon {
     hosts: readonly NativeHost[],
     conditions: NativePathConditions,
   ) => NativeHostNetwork;
+  /** Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
+  socketsAvailable(): boolean;
+  /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came or went. */
+  Socket: new (
+    options: NativeSocketOptions,
+    onReadable: () => void,
+    onEvent: (up: boolean) => void,
+  ) => NativeSocket;
   SparseEngine: new (tables: readonly NativeTable[], residency?: Residency, prefetch?: Prefetch) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (

@@ -1,7 +1,8 @@
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
 import type { RpcSpan } from '../trace/spans.js';
-import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../wire/codec.js';
+import { type Lent, messageBuffers } from '../wire/buffer-pool.js';
+import { clientMessageParts, decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../wire/codec.js';
 import type { ShardMessage, ShardStats } from '../wire/messages.js';
 import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from '../wire/transport.js';
 
@@ -21,11 +22,17 @@ const SHARD_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'internal',
 ]);
 
+/** Pooled vectors, in the message that brought them: to be released when they are read. */
+export interface Answer {
+  readonly pooled: Uint8Array;
+  readonly message: Lent;
+}
+
 interface Pending {
-  readonly message: Buffer;
+  readonly message: Lent;
   readonly deadlineAt: number;
   readonly timer: NodeJS.Timeout;
-  readonly resolve: (pooled: Uint8Array) => void;
+  readonly resolve: (answer: Answer) => void;
   readonly reject: (error: TerabagError) => void;
   readonly rpc: RpcSpan | null;
 }
@@ -81,15 +88,14 @@ export class ShardConnection {
   }
 
   /** Asks for pooled vectors; settles by the deadline (performance.now() time). The batch is encoded before it returns. */
-  pool(batch: SparseBatch, deadlineAt: number, rpc: RpcSpan | null = null): Promise<Uint8Array> {
+  pool(batch: SparseBatch, deadlineAt: number, rpc: RpcSpan | null = null): Promise<Answer> {
     const id = this.#nextId++;
     const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
-      const message = encodeClientMessage({ kind: 'pool', id, remainingMs: remainingMs(), batch, timed: rpc !== null });
-      rpc?.serialized();
+      const parts = clientMessageParts({ kind: 'pool', id, remainingMs: remainingMs(), batch, timed: rpc !== null });
+      const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
       // A peer closes the connection on a longer message, and with it every request in flight.
-      if (message.byteLength > MAX_MESSAGE_BYTES) {
-        const bytes = message.byteLength;
+      if (bytes > MAX_MESSAGE_BYTES) {
         throw new TerabagError(
           'invalid_argument',
           `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
@@ -99,6 +105,9 @@ export class ShardConnection {
           },
         );
       }
+      const message = messageBuffers.take(bytes);
+      copyParts(parts, message.bytes);
+      rpc?.serialized();
       // A moment before the deadline of the whole request, whose error would not name the shard.
       const timer = setTimeout(() => {
         const late = `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`;
@@ -106,7 +115,7 @@ export class ShardConnection {
       }, remainingMs() - 1);
       this.#pending.set(id, { message, deadlineAt, timer, resolve, reject, rpc });
       rpc?.hold();
-      if (this.ready) this.#sendPool(message, rpc);
+      if (this.ready) this.#sendPool(message.bytes, rpc);
     });
   }
 
@@ -147,7 +156,7 @@ export class ShardConnection {
     const transport = this.connect(this.endpoint, {
       up: () => current() && this.#hello(),
       down: () => current() && this.#down('closed the connection'),
-      message: (bytes) => current() && this.#receive(bytes),
+      message: (message) => (current() ? this.#receive(message) : message.release()),
     });
     return transport;
   }
@@ -195,27 +204,30 @@ export class ShardConnection {
     this.#send(encodeClientMessage({ kind: 'ping', id: this.#nextId++ }));
   }
 
-  #receive(bytes: Uint8Array): void {
+  #receive(received: Lent): void {
     const receivedAt = performance.now();
     let message: ShardMessage;
     try {
-      message = decodeShardMessage(bytes);
+      message = decodeShardMessage(received.bytes);
     } catch {
       this.counts.malformed++;
+      received.release();
       return;
     }
     this.#silentBeats = 0;
+    if (message.kind === 'pooled') {
+      this.counts.bytesReceived += received.bytes.byteLength;
+      const pending = this.#take(message.id);
+      if (pending === undefined) received.release();
+      pending?.rpc?.answered(receivedAt, message.stages);
+      pending?.resolve({ pooled: message.pooled, message: received });
+      return;
+    }
+    received.release();
     switch (message.kind) {
       case 'welcome':
         this.#welcome(message);
         return;
-      case 'pooled': {
-        this.counts.bytesReceived += bytes.byteLength;
-        const pending = this.#take(message.id);
-        pending?.rpc?.answered(receivedAt, message.stages);
-        pending?.resolve(message.pooled);
-        return;
-      }
       case 'error':
         // The request stays pending: the shard that takes its place may answer in time.
         if (message.code === 'draining') this.#down('drains');
@@ -261,7 +273,7 @@ export class ShardConnection {
   /** The deadline shrinks while a request waits, so that it is encoded anew. */
   #resend(): void {
     for (const { message, deadlineAt, rpc } of this.#pending.values()) {
-      const first = decodeClientMessage(message);
+      const first = decodeClientMessage(message.bytes);
       if (first.kind !== 'pool') continue;
       this.counts.resent++;
       this.#sendPool(encodeClientMessage({ ...first, remainingMs: Math.max(0, deadlineAt - performance.now()) }), rpc);
@@ -276,11 +288,20 @@ export class ShardConnection {
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
+    pending.message.release();
     pending.rpc?.letGo();
     return pending;
   }
 
   #fail(id: number, error: TerabagError): void {
     this.#take(id)?.reject(error);
+  }
+}
+
+function copyParts(parts: readonly Uint8Array[], into: Uint8Array): void {
+  let at = 0;
+  for (const part of parts) {
+    into.set(part, at);
+    at += part.byteLength;
   }
 }

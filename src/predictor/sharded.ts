@@ -11,7 +11,7 @@ import { bundleOf, checkPublishedFor } from '../plan/published.js';
 import type { RequestRecord } from '../trace/request-record.js';
 import type { Tracer } from '../trace/tracer.js';
 import type { ShardStats } from '../wire/messages.js';
-import { connectZeromq } from '../wire/zeromq.js';
+import { connectTo } from '../wire/sockets.js';
 import { Admission } from './admission.js';
 import { type Deduplicated, dropRepeatedBags } from './dedup.js';
 import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from './gather.js';
@@ -19,7 +19,7 @@ import { type Assignment, type Partition, Partitioner, placedInRequest } from '.
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
 import { bytesOf, Scratch } from './scratch.js';
-import { type Connect, ShardConnection } from './shard-connection.js';
+import { type Answer, type Connect, ShardConnection } from './shard-connection.js';
 
 /**
  * coalesced: one RPC per request and shard, for all nets and items. paper: one per batch, net and shard, those of a net sent when the net before
@@ -191,7 +191,7 @@ class MainShard implements ShardedPredictor {
     this.#admission = new Admission(options.maxInFlight ?? 1024, () => []);
     try {
       for (const { name, endpoints } of plan.shards)
-        this.#shards.push(new ShardConnection(name, endpoints[0] ?? '', this.modelHash, options.transport ?? connectZeromq));
+        this.#shards.push(new ShardConnection(name, endpoints[0] ?? '', this.modelHash, options.transport ?? connectTo));
     } catch (error) {
       for (const shard of this.#shards) shard.close();
       throw error;
@@ -288,10 +288,11 @@ class MainShard implements ShardedPredictor {
         } finally {
           await own.done;
         }
-        const answers = [...(await asked), own.answer];
-        if (items === 0) continue;
+        const answers = await asked;
         record?.enter('place', number, r);
-        gatherPooled(model, rowWise, partitions, answers, pooled);
+        if (items > 0) gatherPooled(model, rowWise, partitions, [...answers.map((answer) => answer?.pooled ?? null), own.answer], pooled);
+        for (const answer of answers) answer?.message.release();
+        if (items === 0) continue;
         if (stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
         const job = record?.startJob('dense', number, r);
@@ -308,7 +309,7 @@ class MainShard implements ShardedPredictor {
     deadlineAt: number,
     { record, number }: PreparedBatch,
     round: number,
-  ): Promise<(Uint8Array | null)[]> {
+  ): Promise<(Answer | null)[]> {
     return Promise.all(
       this.#shards.map((shard, s) => {
         const partition = partitions[s];

@@ -7,10 +7,11 @@ import { openBundle } from '../model/bundle.js';
 import { checkPlan, type Plan } from '../plan/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/published.js';
 import { ServiceTimes } from '../trace/service-times.js';
-import { decodeClientMessage, encodeShardMessage, setSerializeUs } from '../wire/codec.js';
+import { type Lent, messageBuffers } from '../wire/buffer-pool.js';
+import { decodeClientMessage, setSerializeUs, shardMessageParts } from '../wire/codec.js';
 import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
-import { MAX_POOLED_BYTES, type ServerTransport } from '../wire/transport.js';
-import { listenZeromq } from '../wire/zeromq.js';
+import { listenOn } from '../wire/sockets.js';
+import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from '../wire/transport.js';
 
 export interface ShardOptions {
   readonly plan: Plan;
@@ -29,6 +30,8 @@ export interface ShardOptions {
   /** Requests beyond are answered with overloaded; default 1024. */
   readonly maxInFlight?: number;
 }
+
+type PoolMessage = Extract<ClientMessage, { kind: 'pool' }>;
 
 /** Measuring walks the page tables of the process: milliseconds for a table of small pages, on a thread of the addon. */
 const RESIDENCY_MS = 10_000;
@@ -103,7 +106,7 @@ export class Shard {
   }
 
   async listen(endpoint: string): Promise<void> {
-    this.#transport = await listenZeromq(endpoint, (peer, bytes) => this.#receive(peer, bytes));
+    this.#transport = await listenOn(endpoint, (peer, message) => this.#receive(peer, message));
   }
 
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
@@ -124,54 +127,58 @@ export class Shard {
     this.log.info(this.#counts, 'closed');
   }
 
-  #receive(peer: Uint8Array, bytes: Uint8Array): void {
+  #receive(peer: Peer, received: Lent): void {
     const receivedAt = performance.now();
     let message: ClientMessage;
     try {
-      message = decodeClientMessage(bytes);
+      message = decodeClientMessage(received.bytes);
     } catch (error) {
       // Without an id nobody can be answered.
       this.#counts.malformed++;
       this.log.warn({ reason: TerabagError.from(error).message }, 'malformed message');
+      received.release();
       return;
     }
+    if (message.kind === 'pool') {
+      this.#serve(peer, message, receivedAt, received);
+      return;
+    }
+    received.release();
+    this.#reply(peer, this.#answer(message));
+  }
+
+  #answer(message: Exclude<ClientMessage, { kind: 'pool' }>): ShardMessage {
     switch (message.kind) {
       case 'hello':
-        this.#reply(peer, { kind: 'welcome', shard: this.name, modelHash: this.modelHash, state: this.state });
-        return;
+        return { kind: 'welcome', shard: this.name, modelHash: this.modelHash, state: this.state };
       case 'ping':
-        this.#reply(peer, { kind: 'pong', id: message.id, state: this.state });
-        return;
+        return { kind: 'pong', id: message.id, state: this.state };
       case 'stats':
-        this.#reply(peer, { kind: 'stats', id: message.id, stats: this.stats() });
-        return;
-      case 'pool':
-        this.#serve(peer, message, receivedAt);
+        return { kind: 'stats', id: message.id, stats: this.stats() };
     }
   }
 
-  #serve(peer: Uint8Array, message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number): void {
+  #serve(peer: Peer, message: PoolMessage, receivedAt: number, received: Lent): void {
     this.#counts.requests++;
     this.#inFlight++;
     const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
     times?.begin(receivedAt);
-    this.#pool(message, receivedAt, times)
-      .then(
-        (answer) => this.#reply(peer, answer, times),
-        (thrown: unknown) => {
-          this.#counts.errors++;
-          const { code, message: text, details } = TerabagError.from(thrown);
-          this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
-        },
-      )
+    this.#pool(peer, message, receivedAt, times)
+      .catch((thrown: unknown) => {
+        this.#counts.errors++;
+        const { code, message: text, details } = TerabagError.from(thrown);
+        this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
+      })
       .finally(() => {
+        received.release();
         if (times !== null) this.#idleTimes.push(times);
         this.#inFlight--;
         if (this.#inFlight === 0) this.#idle?.();
       });
   }
 
-  async #pool(message: Extract<ClientMessage, { kind: 'pool' }>, receivedAt: number, times: ServiceTimes | null): Promise<ShardMessage> {
+  /** Pools and answers. */
+  async #pool(peer: Peer, message: PoolMessage, receivedAt: number, times: ServiceTimes | null): Promise<void> {
     if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${this.name}`);
     if (this.#inFlight > this.maxInFlight)
       throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
@@ -191,19 +198,24 @@ export class Shard {
         'bad_message',
         `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
       );
-    const out = new Float32Array(length);
-    times?.endDispatch();
-    await this.engine.pool(batch, out, times);
-    times?.endPooling();
-    const serviceMs = performance.now() - receivedAt;
-    if (serviceMs > remainingMs) throw expire();
-    return { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: new Uint8Array(out.buffer), stages: times?.stages ?? null };
+    const answer = messageBuffers.take(length * 4);
+    try {
+      times?.endDispatch();
+      await this.engine.pool(batch, new Float32Array(answer.bytes.buffer, 0, length), times);
+      times?.endPooling();
+      const serviceMs = performance.now() - receivedAt;
+      if (serviceMs > remainingMs) throw expire();
+      const stages = times?.stages ?? null;
+      this.#reply(peer, { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: answer.bytes, stages }, times);
+    } finally {
+      answer.release();
+    }
   }
 
-  #reply(peer: Uint8Array, message: ShardMessage, times: ServiceTimes | null = null): void {
-    const encoded = encodeShardMessage(message);
-    if (times !== null) setSerializeUs(encoded, times.endSerialization());
-    void this.#transport?.send(peer, encoded).then((delivered) => {
+  #reply(peer: Peer, message: ShardMessage, times: ServiceTimes | null = null): void {
+    const parts = shardMessageParts(message);
+    if (times !== null) setSerializeUs(parts, times.endSerialization());
+    void this.#transport?.send(peer, parts).then((delivered) => {
       if (!delivered) this.#counts.undeliverable++;
     });
   }

@@ -104,30 +104,45 @@ function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
   return { kind: values[1], fields: new Fields(values) };
 }
 
-export function encodeClientMessage(message: ClientMessage): Buffer {
+/** The values as the first of an array of so many fields, of which others follow. */
+function packFirst(fields: number, values: readonly unknown[]): Buffer {
+  const packed = packr.pack(values);
+  packed[0] = FIXARRAY + fields;
+  return packed;
+}
+
+const BIN32 = 0xc6;
+/** What stands in front of a binary's bytes. */
+function binaryHead(byteLength: number): Buffer {
+  const head = Buffer.allocUnsafe(5);
+  head[0] = BIN32;
+  head.writeUInt32BE(byteLength, 1);
+  return head;
+}
+
+const NIL = Buffer.of(0xc0);
+
+/** A message in parts, in the order in which they are sent: binaries of the message are parts as they are. */
+export function clientMessageParts(message: ClientMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'hello':
-      return packr.pack([WIRE_VERSION, 'hello', message.modelHash]);
+      return [packr.pack([WIRE_VERSION, 'hello', message.modelHash])];
     case 'pool': {
       const { segments, indexBytes, indices, offsets, weights } = message.batch;
-      return packr.pack([
-        WIRE_VERSION,
-        'pool',
-        message.id,
-        message.remainingMs,
-        indexBytes,
-        binary(segments),
-        binary(indices),
-        binary(offsets),
-        weights === null ? null : binary(weights),
-        message.timed,
-      ]);
+      return [
+        packFirst(10, [WIRE_VERSION, 'pool', message.id, message.remainingMs, indexBytes]),
+        ...[segments, indices, offsets].flatMap((bytes) => [binaryHead(bytes.byteLength), bytes]),
+        ...(weights === null ? [NIL] : [binaryHead(weights.byteLength), weights]),
+        packr.pack(message.timed),
+      ];
     }
     case 'ping':
     case 'stats':
-      return packr.pack([WIRE_VERSION, message.kind, message.id]);
+      return [packr.pack([WIRE_VERSION, message.kind, message.id])];
   }
 }
+
+export const encodeClientMessage = (message: ClientMessage): Buffer => Buffer.concat(clientMessageParts(message));
 
 /** Binaries of the result alias the given bytes. */
 export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
@@ -166,32 +181,34 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
   return message;
 }
 
-export function encodeShardMessage(message: ShardMessage): Buffer {
+/** Likewise. */
+export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'welcome':
-      return packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state]);
+      return [packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state])];
     case 'pooled':
       if (message.stages !== null) stages.set(message.stages);
-      return packr.pack([
-        WIRE_VERSION,
-        'pooled',
-        message.id,
-        message.serviceUs,
-        binary(message.pooled),
-        message.stages === null ? null : stageBytes,
-      ]);
+      return [
+        packFirst(6, [WIRE_VERSION, 'pooled', message.id, message.serviceUs]),
+        binaryHead(message.pooled.byteLength),
+        message.pooled,
+        packr.pack(message.stages === null ? null : stageBytes),
+      ];
     case 'error':
-      return packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details]);
+      return [packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details])];
     case 'pong':
-      return packr.pack([WIRE_VERSION, 'pong', message.id, message.state]);
+      return [packr.pack([WIRE_VERSION, 'pong', message.id, message.state])];
     case 'stats':
-      return packr.pack([WIRE_VERSION, 'stats', message.id, message.stats]);
+      return [packr.pack([WIRE_VERSION, 'stats', message.id, message.stats])];
   }
 }
 
-/** Says in an encoded pooled message with stages what encoding it took: they are its last bytes. */
-export function setSerializeUs(encoded: Buffer, us: number): void {
-  encoded.writeDoubleLE(us, encoded.byteLength - stageBytes.byteLength + STAGE_SLOTS.serializeUs * 8);
+export const encodeShardMessage = (message: ShardMessage): Buffer => Buffer.concat(shardMessageParts(message));
+
+/** Says in the parts of a pooled message with stages what encoding it took: they are its last bytes. */
+export function setSerializeUs(parts: readonly Uint8Array[], us: number): void {
+  const last = binary(parts.at(-1) as Uint8Array);
+  last.writeDoubleLE(us, last.byteLength - stageBytes.byteLength + STAGE_SLOTS.serializeUs * 8);
 }
 
 const STATES = ['ready', 'draining'] as const;

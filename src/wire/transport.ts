@@ -1,6 +1,8 @@
-/** Moves whole messages; knows nothing of tables. A native transport can take the place of ZeroMQ behind these interfaces. */
+import type { Lent } from './buffer-pool.js';
+
+/** Moves whole messages; knows nothing of tables. */
 export interface ClientTransport {
-  /** Queues a message, unless the peer is away: then false, and nothing is kept. The transport owns the bytes from here on. */
+  /** Queues a message, unless the peer is away: then false, and nothing is kept. The bytes are copied before it returns. */
   send(message: Uint8Array): boolean;
   close(): void;
 }
@@ -10,20 +12,39 @@ export interface ClientHandlers {
   up(): void;
   /** The peer is gone: what was sent and not answered is lost. */
   down(): void;
-  message(bytes: Uint8Array): void;
+  message(message: Lent): void;
 }
+
+/** Names the sender of a message, as long as it is connected; not for people. */
+export type Peer = string;
 
 export interface ServerTransport {
   /** Where it listens, with the port that was bound. */
   readonly endpoint: string;
-  /** False when the peer is gone or does not read. */
-  send(peer: Uint8Array, message: Uint8Array): Promise<boolean>;
+  /** One message of all the parts, which are copied before it returns. False when the peer is gone or does not read. */
+  send(peer: Peer, parts: readonly Uint8Array[]): Promise<boolean>;
+  /** Ends when what was sent is on its way, or a peer has not read it for half a second. */
   close(): Promise<void>;
 }
 
-export type ServerHandler = (peer: Uint8Array, bytes: Uint8Array) => void;
+export type ServerHandler = (peer: Peer, message: Lent) => void;
 
 /** Longest message that either side accepts, bytes. */
 export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
 /** Longest answer: what a message may hold, less room for its other fields. */
 export const MAX_POOLED_BYTES = MAX_MESSAGE_BYTES - 1024;
+
+/** Limits that both kinds of sockets keep: every default of ZeroMQ that can hang or queue without bound is set. */
+export const SOCKET_LIMITS = {
+  highWaterMark: 4096,
+  handshakeMs: 2000,
+  tcpMaxRetransmitMs: 1500,
+  reconnectMs: 50,
+  reconnectMaxMs: 400,
+  connectMs: 1000,
+  /** Of a server that closes. */
+  lingerMs: 500,
+} as const;
+
+/** An IPv6 address stands in brackets. The option is off otherwise: with it, a name could resolve to an address that the other side does not use. */
+export const usesIpv6 = (endpoint: string): boolean => endpoint.includes('[');

@@ -8,6 +8,7 @@ import {
   encodeClientMessage,
   encodeShardMessage,
   setSerializeUs,
+  shardMessageParts,
 } from '../../../src/wire/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/wire/messages.js';
 
@@ -152,10 +153,16 @@ test.each<[string, unknown]>([
 
 test('what encoding took can be told in the message itself', () => {
   const stages = Float64Array.from(sound);
-  const encoded = encodeShardMessage({ kind: 'pooled', id: 7, serviceUs: 1, pooled: Buffer.from([1, 2, 3]), stages });
-  setSerializeUs(encoded, 12.5);
+  const parts = shardMessageParts({ kind: 'pooled', id: 7, serviceUs: 1, pooled: Buffer.from([1, 2, 3]), stages });
+  setSerializeUs(parts, 12.5);
   const expected = sound.with(SHARD_STAGES.indexOf('serializeUs'), 12.5);
-  expect(decodeShardMessage(encoded)).toEqual({ kind: 'pooled', id: 7, serviceUs: 1, pooled: Buffer.from([1, 2, 3]), stages: expected });
+  expect(decodeShardMessage(Buffer.concat(parts))).toEqual({
+    kind: 'pooled',
+    id: 7,
+    serviceUs: 1,
+    pooled: Buffer.from([1, 2, 3]),
+    stages: expected,
+  });
 });
 
 test('stages stay what they were when other messages are encoded and decoded', () => {

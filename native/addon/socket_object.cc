@@ -1,0 +1,205 @@
+#include "addon/socket_object.h"
+
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+
+#include "addon/arguments.h"
+#include "addon/loop_poll.h"
+#include "wire/zeromq_socket.h"
+
+namespace terabag {
+namespace {
+
+constexpr uint64_t kMaxMs = 3'600'000;
+constexpr size_t kMaxParts = 16;
+
+ZeromqSocketOptions options_of(const Napi::Value& value) {
+  if (!value.IsObject()) throw argument_error(value.Env(), "options has to be an object");
+  const auto object = value.As<Napi::Object>();
+  const auto ms = [&object](const char* name) { return static_cast<int>(integer(object, name, kMaxMs)); };
+  return {.router = member(object, "router").ToBoolean(),
+          .ipv6 = member(object, "ipv6").ToBoolean(),
+          .high_water_mark = static_cast<int>(integer(object, "highWaterMark", INT32_MAX)),
+          .max_message_bytes = static_cast<int64_t>(integer(object, "maxMessageBytes", uint64_t{1} << 40)),
+          .handshake_ms = ms("handshakeMs"),
+          .tcp_max_retransmit_ms = ms("tcpMaxRetransmitMs"),
+          .reconnect_ms = ms("reconnectMs"),
+          .reconnect_max_ms = ms("reconnectMaxMs"),
+          .connect_ms = ms("connectMs")};
+}
+
+// Errors of libzmq, and of a socket that is closed.
+template <typename Work>
+auto told(Napi::Env env, const Work& work) {
+  try {
+    return work();
+  } catch (const std::runtime_error& error) {
+    throw Napi::Error::New(env, error.what());
+  } catch (const std::logic_error& error) {
+    throw Napi::Error::New(env, error.what());
+  }
+}
+
+class SocketObject : public Napi::ObjectWrap<SocketObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(
+        env, "Socket",
+        {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::bind>("bind"),
+         InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
+         InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
+         InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
+  }
+
+  explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
+    const Napi::Env env = info.Env();
+    const ZeromqSocketOptions options = options_of(info[0]);
+    if (!info[1].IsFunction() || !info[2].IsFunction()) throw argument_error(env, "onReadable and onEvent have to be functions");
+    const ZeromqApi* api = zeromq_api();
+    if (api == nullptr) throw Napi::Error::New(env, "no libzmq is loaded that exports its C interface");
+    const auto context = ZeromqContext::shared(*api);
+    if (context == nullptr) throw Napi::Error::New(env, "libzmq cannot be started: out of memory or file descriptors");
+    told(env, [&] { socket_ = std::make_unique<ZeromqSocket>(context, options); });
+    on_readable_ = Napi::Persistent(info[1].As<Napi::Function>());
+    on_event_ = Napi::Persistent(info[2].As<Napi::Function>());
+    watch(env, socket_->descriptor(), [this] { call(on_readable_, {}); });
+    if (!options.router) watch(env, socket_->event_descriptor(), [this] { tell_events(); });
+    // The environment may end before the socket is closed; its loop has to let go of the polls first.
+    if (napi_add_async_cleanup_hook(env, end_with_environment, this, &hook_) != napi_ok) {
+      stop(0);
+      throw Napi::Error::New(env, "the environment is ending");
+    }
+    Ref();  // Until it is closed: the loop calls it.
+  }
+
+ private:
+  void watch(Napi::Env env, int descriptor, std::function<void()> readable) {
+    LoopPoll* poll = LoopPoll::start(env, descriptor, std::move(readable));
+    if (poll == nullptr) {
+      stop(0);
+      throw Napi::Error::New(env, "the event loop cannot watch a socket");
+    }
+    polls_[num_polls_++] = poll;
+  }
+
+  // What a callback throws has nobody else to go to.
+  void call(const Napi::FunctionReference& function, const std::initializer_list<napi_value>& arguments) {
+    const Napi::Env env = Env();
+    const Napi::HandleScope scope(env);
+    try {
+      function.MakeCallback(Value(), arguments);
+    } catch (const Napi::Error& error) {
+      napi_fatal_exception(env, error.Value());
+    }
+  }
+
+  void tell_events() {
+    const Napi::HandleScope scope(Env());
+    while (!socket_->closed()) {
+      const ZeromqSocket::Event event = socket_->next_event();
+      if (event == ZeromqSocket::kNone) return;
+      call(on_event_, {Napi::Boolean::New(Env(), event == ZeromqSocket::kHandshake)});
+    }
+  }
+
+  void connect(const Napi::CallbackInfo& info) {
+    told(info.Env(), [&] { socket_->connect(endpoint_of(info)); });
+  }
+  Napi::Value bind(const Napi::CallbackInfo& info) {
+    return Napi::String::New(info.Env(), told(info.Env(), [&] { return socket_->bind(endpoint_of(info)); }));
+  }
+  static std::string endpoint_of(const Napi::CallbackInfo& info) {
+    if (!info[0].IsString()) throw argument_error(info.Env(), "endpoint has to be a string");
+    return info[0].As<Napi::String>();
+  }
+
+  Napi::Value receive(const Napi::CallbackInfo& info) {
+    const double bytes =
+        told(info.Env(), [&] { return socket_->receive() ? static_cast<double>(socket_->body().size()) : -1.0; });
+    return Napi::Number::New(info.Env(), bytes);
+  }
+
+  void take(const Napi::CallbackInfo& info) {
+    const std::span<uint8_t> into = bytes(info, 0, "into");
+    told(info.Env(), [&] {
+      const std::span<const unsigned char> body = socket_->body();
+      if (into.size() != body.size()) throw std::logic_error("into has to have the bytes of the message: " + std::to_string(body.size()));
+      if (!body.empty()) std::memcpy(into.data(), body.data(), body.size());
+      socket_->drop();
+    });
+  }
+
+  // Latin-1, so that every byte is one character.
+  Napi::Value peer(const Napi::CallbackInfo& info) {
+    napi_value name;
+    const std::string& bytes = socket_->peer();
+    if (napi_create_string_latin1(info.Env(), bytes.data(), bytes.size(), &name) != napi_ok)
+      throw Napi::Error::New(info.Env(), "no memory for a name");
+    return {info.Env(), name};
+  }
+
+  Napi::Value readable(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), told(info.Env(), [&] { return socket_->readable(); }));
+  }
+
+  Napi::Value send(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    std::string peer(256, '\0');  // The longest name that libzmq lets a peer have, and a terminator.
+    size_t length = 0;
+    if (napi_get_value_string_latin1(env, info[0], peer.data(), peer.size(), &length) != napi_ok)
+      throw argument_error(env, "peer has to be a string");
+    peer.resize(length);
+    const size_t count = info.Length() - 1;
+    if (count > kMaxParts) throw argument_error(env, "a message has at most " + std::to_string(kMaxParts) + " parts");
+    std::span<const unsigned char> parts[kMaxParts];
+    for (size_t part = 0; part < count; ++part) parts[part] = bytes(info, part + 1, "part");
+    return Napi::Boolean::New(env, told(env, [&] { return socket_->send(peer, {parts, count}); }));
+  }
+
+  void close(const Napi::CallbackInfo& info) {
+    const auto linger_ms = static_cast<int>(integer(info[0], "lingerMs", 0, kMaxMs));
+    if (socket_->closed()) return;
+    stop(linger_ms);
+    if (hook_ != nullptr) napi_remove_async_cleanup_hook(hook_);
+    hook_ = nullptr;
+    Unref();
+  }
+
+  // Polls end before the descriptors that they watch.
+  void stop(int linger_ms) {
+    for (size_t poll = 0; poll < num_polls_; ++poll) {
+      ++*open_polls_;
+      polls_[poll]->stop([open = open_polls_, done = when_stopped_] {
+        if (--*open == 0 && *done) (*done)();
+      });
+    }
+    num_polls_ = 0;
+    socket_->close(linger_ms);
+  }
+
+  static void end_with_environment(napi_async_cleanup_hook_handle handle, void* self) {
+    auto* socket = static_cast<SocketObject*>(self);
+    *socket->when_stopped_ = [handle] { napi_remove_async_cleanup_hook(handle); };
+    socket->hook_ = nullptr;
+    socket->stop(0);
+  }
+
+  std::unique_ptr<ZeromqSocket> socket_;
+  Napi::FunctionReference on_readable_, on_event_;
+  LoopPoll* polls_[2] = {};
+  size_t num_polls_ = 0;
+  // They outlive this object until the loop has closed the polls.
+  std::shared_ptr<int> open_polls_ = std::make_shared<int>(0);
+  std::shared_ptr<std::function<void()>> when_stopped_ = std::make_shared<std::function<void()>>();
+  napi_async_cleanup_hook_handle hook_ = nullptr;
+};
+
+Napi::Value sockets_available(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), zeromq_api() != nullptr); }
+
+}  // namespace
+
+Napi::Function define_socket(Napi::Env env) { return SocketObject::define(env); }
+Napi::Function define_sockets_available(Napi::Env env) { return Napi::Function::New(env, sockets_available); }
+
+}  // namespace terabag

@@ -1,0 +1,99 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "wire/zeromq_api.h"
+
+namespace terabag {
+
+// A libzmq context, with its I/O thread. Ends when nobody holds it, after what closed sockets still have to send, for as long as they linger.
+class ZeromqContext {
+ public:
+  // That of this process; made anew when nobody holds one. nullptr when libzmq has no more file descriptors or memory.
+  static std::shared_ptr<ZeromqContext> shared(const ZeromqApi& api);
+  ~ZeromqContext();
+  ZeromqContext(const ZeromqContext&) = delete;
+
+  const ZeromqApi& api;
+  void* handle;
+
+ private:
+  ZeromqContext(const ZeromqApi& of, void* context) : api(of), handle(context) {}
+};
+
+struct ZeromqSocketOptions {
+  bool router;  // else a dealer
+  bool ipv6;
+  int high_water_mark;  // messages, in each direction
+  int64_t max_message_bytes;
+  int handshake_ms;
+  int tcp_max_retransmit_ms;
+  // Of a dealer that connects.
+  int reconnect_ms;
+  int reconnect_max_ms;
+  int connect_ms;
+};
+
+// A DEALER, whose messages are one frame, or a ROUTER, whose messages are one frame behind the name of the peer. Frames beyond are dropped.
+// Never blocks. Not for two threads at once. Every function but the constructor and the destructor throws std::logic_error when it is closed.
+class ZeromqSocket {
+ public:
+  enum Event { kNone, kHandshake, kDisconnect };
+
+  // Throws std::runtime_error with libzmq's reason. Closing lets nothing linger unless close says otherwise.
+  ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqSocketOptions& options);
+  ~ZeromqSocket();
+  ZeromqSocket(const ZeromqSocket&) = delete;
+
+  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got.
+  void connect(const std::string& endpoint);
+  std::string bind(const std::string& endpoint);
+
+  // Becomes readable when something happened, once: after that, and after each send, ask until nothing is left.
+  int descriptor() const;
+  // Likewise for events, which only a dealer has; -1 of a router.
+  int event_descriptor() const;
+
+  // Receives the next message and holds it; false when none is there. One that is held already is dropped.
+  bool receive();
+  // Of the message that is held.
+  std::span<const unsigned char> body() const;
+  const std::string& peer() const { return peer_; }
+  void drop();
+  // Whether a message waits; after a send the descriptor does not tell.
+  bool readable() const;
+
+  // One message of all the parts, which are copied. False when the peer is away or reads too slowly: nothing of it is sent then. peer: of a
+  // router; a dealer has one.
+  bool send(const std::string& peer, std::span<const std::span<const unsigned char>> parts);
+
+  Event next_event();
+
+  // The last socket of a context waits for what closed ones still send, for as long as they linger.
+  void close(int linger_ms);
+  bool closed() const { return socket_ == nullptr; }
+
+ private:
+  void* open() const;
+  void watch();
+  void set(int option, int64_t value, size_t length) const;
+  int descriptor_of(void* socket) const;
+  bool take_frame(ZeromqMessage* message) const;
+  void drop_rest(bool more) const;
+  bool make_message(std::span<const std::span<const unsigned char>> parts, ZeromqMessage* message) const;
+  bool give_frame(ZeromqMessage* message, int flags) const;
+
+  std::shared_ptr<ZeromqContext> context_;
+  const ZeromqApi& zmq_;
+  const bool router_;
+  void* socket_ = nullptr;
+  void* monitor_ = nullptr;
+  bool held_ = false;
+  mutable ZeromqMessage message_;
+  std::string peer_;
+};
+
+}  // namespace terabag

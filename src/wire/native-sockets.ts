@@ -1,0 +1,112 @@
+import { type NativeSocket, native } from '../engine/native.js';
+import { messageBuffers } from './buffer-pool.js';
+import {
+  type ClientHandlers,
+  type ClientTransport,
+  MAX_MESSAGE_BYTES,
+  type ServerHandler,
+  type ServerTransport,
+  SOCKET_LIMITS,
+  usesIpv6,
+} from './transport.js';
+
+/** Messages in a row before the event loop has its turn. */
+const TURN = 64;
+
+const { lingerMs: SERVER_LINGER_MS, ...LIMITS } = SOCKET_LIMITS;
+
+/**
+ * One of the addon's sockets, on the libzmq that zeromq.js has loaded: messages are received into buffers that are used again.
+ * No ZMTP heartbeat: libzmq 4.3.5 can abort the process under back-pressure, so that pings are messages of ours.
+ */
+class PooledSocket {
+  readonly native: NativeSocket;
+  #closed = false;
+  #reading = false;
+  #later: NodeJS.Immediate | null = null;
+
+  constructor(
+    router: boolean,
+    endpoint: string,
+    private readonly received: ServerHandler,
+    event: (up: boolean) => void,
+  ) {
+    const options = { ...LIMITS, router, ipv6: usesIpv6(endpoint), maxMessageBytes: MAX_MESSAGE_BYTES };
+    this.native = new native.Socket(options, () => this.#read(), event);
+  }
+
+  send(peer: string, parts: readonly Uint8Array[]): boolean {
+    if (this.#closed) return false;
+    const sent = this.native.send(peer, ...parts);
+    // Sending may have taken notice of what arrived, of which the descriptor says nothing any more.
+    if (!this.#reading && this.#later === null && this.native.readable()) this.#readLater();
+    return sent;
+  }
+
+  close(lingerMs: number): void {
+    this.#closed = true;
+    if (this.#later !== null) clearImmediate(this.#later);
+    this.native.close(lingerMs);
+  }
+
+  #readLater(): void {
+    this.#later = setImmediate(() => {
+      this.#later = null;
+      this.#read();
+    });
+  }
+
+  #read(): void {
+    this.#reading = true;
+    try {
+      for (let turn = 0; !this.#closed; turn++) {
+        const bytes = this.native.receive();
+        if (bytes < 0) return;
+        const message = messageBuffers.take(bytes);
+        this.native.take(message.bytes);
+        if (turn === TURN) this.#readLater();
+        this.received(this.native.peer(), message);
+        if (turn === TURN) return;
+      }
+    } finally {
+      this.#reading = false;
+    }
+  }
+}
+
+/** A DEALER that reconnects by itself and queues nothing for a peer that is away. */
+export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
+  const socket = new PooledSocket(
+    false,
+    endpoint,
+    (_, message) => handlers.message(message),
+    (up) => (up ? handlers.up() : handlers.down()),
+  );
+  try {
+    socket.native.connect(endpoint);
+  } catch (error) {
+    socket.close(0);
+    throw error;
+  }
+  return {
+    send: (message) => socket.send('', [message]),
+    close: () => socket.close(0),
+  };
+}
+
+/** A ROUTER, to which a peer that is not there is an error. */
+export function listenNative(endpoint: string, handler: ServerHandler): ServerTransport {
+  const socket = new PooledSocket(true, endpoint, handler, () => undefined);
+  let bound: string;
+  try {
+    bound = socket.native.bind(endpoint);
+  } catch (error) {
+    socket.close(0);
+    throw error;
+  }
+  return {
+    endpoint: bound,
+    send: async (peer, parts) => socket.send(peer, parts),
+    close: async () => socket.close(SERVER_LINGER_MS),
+  };
+}
