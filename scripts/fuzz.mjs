@@ -20,7 +20,7 @@ if (compiler === undefined) {
 const out = join('native', 'build-fuzz');
 run('cmake', '-S', '.', '-B', out, '-DTERABAG_FUZZ=ON', '-DTERABAG_SANITIZE=ON', `-DCMAKE_CXX_COMPILER=${compiler}`);
 run('cmake', '--build', out, '--parallel');
-const targets = ['pool_request', 'table_view'];
+const targets = ['pool_message', 'pool_request', 'table_view'];
 for (const target of targets) {
   const corpus = join(root, out, `corpus-${target}`);
   mkdirSync(corpus, { recursive: true });

@@ -2,10 +2,13 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 
 #include "addon/arguments.h"
 #include "addon/loop_poll.h"
+#include "addon/sparse_engine_object.h"
+#include "wire/pool_service.h"
 #include "wire/zeromq_socket.h"
 
 namespace terabag {
@@ -13,6 +16,7 @@ namespace {
 
 constexpr uint64_t kMaxMs = 3'600'000;
 constexpr size_t kMaxParts = 16;
+constexpr double kNothing = -1, kAnswered = -2;  // of receive
 
 ZeromqSocketOptions options_of(const Napi::Value& value) {
   if (!value.IsObject()) throw argument_error(value.Env(), "options has to be an object");
@@ -47,7 +51,9 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     return DefineClass(
         env, "Socket",
         {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::bind>("bind"),
-         InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
+         InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::served>("served"),
+         InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
+         StaticMethod<&SocketObject::give_back>("giveBack"),
          InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
          InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
   }
@@ -114,9 +120,32 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     return info[0].As<Napi::String>();
   }
 
+  void serve(const Napi::CallbackInfo& info) {
+    if (info[0].IsNull()) {
+      service_.reset();
+      return;
+    }
+    const auto number = [&info](size_t at, const char* name) {
+      const double value = info[at].IsNumber() ? info[at].As<Napi::Number>().DoubleValue() : -1;
+      if (!(value >= 0)) throw argument_error(info.Env(), std::string(name) + " has to be a number, 0 or more");
+      return value;
+    };
+    service_.emplace(sparse_engine_of(info[0]), number(1, "nsPerIndex"), number(2, "budgetNs"), number(3, "busyBudgetNs"));
+  }
+  // What services of the past answered is not counted any more.
+  Napi::Value served(const Napi::CallbackInfo& info) {
+    Napi::Object counts = Napi::Object::New(info.Env());
+    counts.Set("answered", static_cast<double>(service_ ? service_->answered() : 0));
+    counts.Set("undeliverable", static_cast<double>(service_ ? service_->undeliverable() : 0));
+    return counts;
+  }
+
   Napi::Value receive(const Napi::CallbackInfo& info) {
-    const double bytes =
-        told(info.Env(), [&] { return socket_->receive() ? static_cast<double>(socket_->body().size()) : -1.0; });
+    const double bytes = told(info.Env(), [&] {
+      if (!socket_->receive()) return kNothing;
+      if (service_ && service_->answer(*socket_)) return kAnswered;
+      return static_cast<double>(socket_->body().size());
+    });
     return Napi::Number::New(info.Env(), bytes);
   }
 
@@ -127,6 +156,23 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
       if (into.size() != body.size()) throw std::logic_error("into has to have the bytes of the message: " + std::to_string(body.size()));
       if (!body.empty()) std::memcpy(into.data(), body.data(), body.size());
       socket_->drop();
+    });
+  }
+
+  static void give_back(const Napi::CallbackInfo& info) {
+    if (!info[0].IsArrayBuffer()) throw argument_error(info.Env(), "memory has to be an ArrayBuffer");
+    info[0].As<Napi::ArrayBuffer>().Detach();
+  }
+
+  Napi::Value lend(const Napi::CallbackInfo& info) {
+    return told(info.Env(), [&]() -> Napi::Value {
+      std::unique_ptr<ReceivedMessage> message = socket_->give_away();
+      const std::span<unsigned char> bytes = message->bytes();
+      // The message goes when the memory is detached, or is garbage.
+      Napi::Value buffer = Napi::ArrayBuffer::New(
+          info.Env(), bytes.data(), bytes.size(), [](Napi::Env, void*, ReceivedMessage* of) { delete of; }, message.get());
+      message.release();
+      return buffer;
     });
   }
 
@@ -186,6 +232,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   }
 
   std::unique_ptr<ZeromqSocket> socket_;
+  std::optional<PoolService> service_;
   Napi::FunctionReference on_readable_, on_event_;
   LoopPoll* polls_[2] = {};
   size_t num_polls_ = 0;

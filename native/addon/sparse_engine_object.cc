@@ -82,6 +82,8 @@ Napi::Value tuned_array(Napi::Env env, const std::vector<TunedRows>& all) {
   return array;
 }
 
+constexpr napi_type_tag kTypeTag = {0x6f0a4c1d2b9e4f63, 0xa1d7c5508e3b9472};
+
 class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -117,7 +119,10 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       }
     }
     engine_ = std::move(engine);
+    info.This().As<Napi::Object>().TypeTag(&kTypeTag);
   }
+
+  const std::shared_ptr<const SparseEngine>& engine() const { return engine_; }
 
  private:
   PoolRequest request(const Napi::CallbackInfo& info) {
@@ -244,6 +249,13 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
 };
 
 }  // namespace
+
+std::shared_ptr<const SparseEngine> sparse_engine_of(const Napi::Value& value) {
+  const bool tagged = value.IsObject() && value.As<Napi::Object>().CheckTypeTag(&kTypeTag);
+  const auto engine = tagged ? SparseEngineObject::Unwrap(value.As<Napi::Object>())->engine() : nullptr;
+  if (engine == nullptr) throw argument_error(value.Env(), "engine has to be a SparseEngine that is open");
+  return engine;
+}
 
 Napi::Function define_sparse_engine(Napi::Env env) { return SparseEngineObject::define(env); }
 

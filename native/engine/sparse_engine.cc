@@ -321,6 +321,21 @@ PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads, 
   }
 }
 
+std::optional<uint64_t> SparseEngine::output_length(const unsigned char* segments, uint64_t segments_bytes, uint64_t offsets_bytes) const {
+  constexpr uint64_t kSegmentBytes = kSegmentFields * 4;
+  if (segments_bytes % kSegmentBytes != 0) return std::nullopt;
+  uint64_t bags = 0, length = 0;
+  size_t hint = 0;
+  for (const unsigned char* segment = segments; segment < segments + segments_bytes; segment += kSegmentBytes) {
+    const TableView* view = find(load<uint32_t>(segment), load<uint32_t>(segment + 4), load<uint32_t>(segment + 8), &hint);
+    if (view == nullptr) return std::nullopt;
+    const uint64_t num_bags = load<uint32_t>(segment + 12);
+    bags += num_bags;
+    length += num_bags * view->dim;
+  }
+  return offsets_bytes == (bags + 1) * 4 ? std::optional(length) : std::nullopt;
+}
+
 PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num_threads, uint64_t* helpers_cpu_ns) const {
   PoolStatus bad;
   const auto fail = [&bad](const char* status, int64_t value, uint64_t limit) {

@@ -183,6 +183,12 @@ void ZeromqSocket::drop() {
   held_ = false;
 }
 
+std::unique_ptr<ReceivedMessage> ZeromqSocket::give_away() {
+  if (!held_) throw std::logic_error("no message is held");
+  held_ = false;
+  return std::make_unique<ReceivedMessage>(zmq_, message_);
+}
+
 bool ZeromqSocket::readable() const {
   int events = 0;
   size_t length = sizeof events;
@@ -191,31 +197,33 @@ bool ZeromqSocket::readable() const {
 
 bool ZeromqSocket::send(const std::string& peer, std::span<const std::span<const unsigned char>> parts) {
   open();
-  const std::span<const unsigned char> name{reinterpret_cast<const unsigned char*>(peer.data()), peer.size()};
-  ZeromqMessage envelope, message;
-  if (router_ && !make_message({&name, 1}, &envelope)) return false;
-  if (!make_message(parts, &message)) {
-    if (router_) zmq_.msg_close(&envelope);
-    return false;
-  }
-  // A router that has taken the name of a peer takes what follows, so that nothing may fail in between.
-  if (router_ && !give_frame(&envelope, kDontWait | kSendMore)) {
-    zmq_.msg_close(&message);
-    return false;
-  }
-  return give_frame(&message, kDontWait);
-}
-
-bool ZeromqSocket::make_message(std::span<const std::span<const unsigned char>> parts, ZeromqMessage* message) const {
   size_t bytes = 0;
   for (const auto& part : parts) bytes += part.size();
-  if (zmq_.msg_init_size(message, bytes) != 0) return false;
-  auto* to = static_cast<unsigned char*>(zmq_.msg_data(message));
+  OutgoingMessage message(*this, bytes);
+  if (message.data() == nullptr) return false;
+  unsigned char* to = message.data();
   for (const auto& part : parts) {
     if (!part.empty()) std::memcpy(to, part.data(), part.size());
     to += part.size();
   }
-  return true;
+  return message.send_to(peer);
+}
+
+// Takes the message, sent or not. A router that has taken the name of a peer takes what follows: nothing may fail in between.
+bool ZeromqSocket::give(const std::string& peer, ZeromqMessage* message) const {
+  if (router_) {
+    ZeromqMessage name;
+    if (zmq_.msg_init_size(&name, peer.size()) != 0) {
+      zmq_.msg_close(message);
+      return false;
+    }
+    std::memcpy(zmq_.msg_data(&name), peer.data(), peer.size());
+    if (!give_frame(&name, kDontWait | kSendMore)) {
+      zmq_.msg_close(message);
+      return false;
+    }
+  }
+  return give_frame(message, kDontWait);
 }
 
 bool ZeromqSocket::give_frame(ZeromqMessage* message, int flags) const {
@@ -257,6 +265,19 @@ void ZeromqSocket::close(int linger_ms) {
   zmq_.close(socket_);
   socket_ = monitor_ = nullptr;
   context_.reset();
+}
+
+OutgoingMessage::OutgoingMessage(const ZeromqSocket& socket, size_t bytes) : socket_(socket) {
+  if (socket.zmq_.msg_init_size(&message_, bytes) == 0) data_ = static_cast<unsigned char*>(socket.zmq_.msg_data(&message_));
+}
+
+OutgoingMessage::~OutgoingMessage() {
+  if (data_ != nullptr) socket_.zmq_.msg_close(&message_);
+}
+
+bool OutgoingMessage::send_to(const std::string& peer) {
+  data_ = nullptr;
+  return socket_.give(peer, &message_);
 }
 
 }  // namespace terabag

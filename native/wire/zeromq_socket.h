@@ -37,6 +37,19 @@ struct ZeromqSocketOptions {
   int connect_ms;
 };
 
+// A message that is nobody's but the holder's.
+class ReceivedMessage {
+ public:
+  ReceivedMessage(const ZeromqApi& zmq, const ZeromqMessage& message) : zmq_(zmq), message_(message) {}
+  ~ReceivedMessage() { zmq_.msg_close(&message_); }
+  ReceivedMessage(const ReceivedMessage&) = delete;
+  std::span<unsigned char> bytes() { return {static_cast<unsigned char*>(zmq_.msg_data(&message_)), zmq_.msg_size(&message_)}; }
+
+ private:
+  const ZeromqApi& zmq_;
+  ZeromqMessage message_;
+};
+
 // A DEALER, whose messages are one frame, or a ROUTER, whose messages are one frame behind the name of the peer. Frames beyond are dropped.
 // Never blocks. Not for two threads at once. Every function but the constructor and the destructor throws std::logic_error when it is closed.
 class ZeromqSocket {
@@ -63,6 +76,8 @@ class ZeromqSocket {
   std::span<const unsigned char> body() const;
   const std::string& peer() const { return peer_; }
   void drop();
+  // Gives the held message away.
+  std::unique_ptr<ReceivedMessage> give_away();
   // Whether a message waits; after a send the descriptor does not tell.
   bool readable() const;
 
@@ -83,8 +98,10 @@ class ZeromqSocket {
   int descriptor_of(void* socket) const;
   bool take_frame(ZeromqMessage* message) const;
   void drop_rest(bool more) const;
-  bool make_message(std::span<const std::span<const unsigned char>> parts, ZeromqMessage* message) const;
   bool give_frame(ZeromqMessage* message, int flags) const;
+  bool give(const std::string& peer, ZeromqMessage* message) const;
+
+  friend class OutgoingMessage;
 
   std::shared_ptr<ZeromqContext> context_;
   const ZeromqApi& zmq_;
@@ -94,6 +111,23 @@ class ZeromqSocket {
   bool held_ = false;
   mutable ZeromqMessage message_;
   std::string peer_;
+};
+
+// Memory of a message to be sent by a socket, which it must not outlive.
+class OutgoingMessage {
+ public:
+  OutgoingMessage(const ZeromqSocket& socket, size_t bytes);
+  ~OutgoingMessage();
+  OutgoingMessage(const OutgoingMessage&) = delete;
+  // nullptr when there is no memory for it, or when it was sent.
+  unsigned char* data() const { return data_; }
+  // Once. As ZeromqSocket::send.
+  bool send_to(const std::string& peer);
+
+ private:
+  const ZeromqSocket& socket_;
+  ZeromqMessage message_;
+  unsigned char* data_ = nullptr;
 };
 
 }  // namespace terabag

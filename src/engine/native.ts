@@ -247,10 +247,23 @@ export interface NativeSocket {
   connect(endpoint: string): void;
   /** Returns the endpoint with the port that was taken. */
   bind(endpoint: string): string;
-  /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none. */
+  /**
+   * Of a ROUTER: answers small requests to pool (src/wire/codec.ts) where they are received, without a message to JavaScript; null: no more.
+   * nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
+   * cannot be pooled, for whatever reason, is received like any other message.
+   */
+  serve(engine: NativeSparseEngine | null, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
+  /** Since serve was called. undeliverable: of those answered. */
+  served(): { answered: number; undeliverable: number };
+  /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none, -2 when one was answered. */
   receive(): number;
   /** Copies the held message into bytes of its length, and holds it no longer. */
   take(into: Uint8Array): void;
+  /**
+   * The held message's own memory, not copied, and held no longer. It counts as memory of V8 until it is given back to Socket.giveBack, after
+   * which it has no bytes, or is garbage.
+   */
+  lend(): ArrayBuffer;
   /** Sender of the latest message, one character per byte; empty of a DEALER. */
   peer(): string;
   /** Whether a message waits. To be asked after sending, which may take notice of it in onReadable's place. */
@@ -284,11 +297,11 @@ export interface NativeAddon {
   /** Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came or went. */
-  Socket: new (
-    options: NativeSocketOptions,
-    onReadable: () => void,
-    onEvent: (up: boolean) => void,
-  ) => NativeSocket;
+  Socket: {
+    new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;
+    /** [sync] Of lend. */
+    giveBack(memory: ArrayBuffer): void;
+  };
   SparseEngine: new (tables: readonly NativeTable[], residency?: Residency, prefetch?: Prefetch) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (

@@ -2,11 +2,11 @@ import { TerabagError } from '../errors.js';
 import { rowBytes } from '../model/row-format.js';
 import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
-import { type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
+import { type NativeSocket, type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
-import { SYNC_BUDGET_NS } from './sync-budget.js';
+import { RECEIVER_BUDGET_NS, SYNC_BUDGET_NS } from './sync-budget.js';
 
 /** A mapped table with the name that errors use. */
 export interface EngineTable extends NativeTable {
@@ -180,6 +180,11 @@ export class SparseEngine {
       throw this.#named(error, segments);
     }
     return undefined;
+  }
+
+  /** Lets a socket answer small requests by itself; see NativeSocket.serve. */
+  serveOn(socket: NativeSocket): void {
+    socket.serve(this.#engine, this.#nsPerLookup, RECEIVER_BUDGET_NS, SYNC_BUDGET_NS);
   }
 
   close(): void {

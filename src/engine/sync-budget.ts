@@ -1,2 +1,8 @@
 /** ns. Jobs that are estimated below this run on the calling thread: a wake-up of another one costs 20 to 55 us, and the event loop may wait as long. */
 export const SYNC_BUDGET_NS = 40_000;
+
+/**
+ * ns, on one thread. What a shard pools where it receives it, when nothing else waits there: it has an event loop for that alone, and handing
+ * over costs a wake-up, the code of the event loop, which is in no cache any more, and a copy of the answer.
+ */
+export const RECEIVER_BUDGET_NS = 4_000_000;

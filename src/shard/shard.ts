@@ -107,11 +107,16 @@ export class Shard {
 
   async listen(endpoint: string): Promise<void> {
     this.#transport = await listenOn(endpoint, (peer, message) => this.#receive(peer, message));
+    this.#transport.serve(this.engine);
   }
 
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
   async drain(ms: number): Promise<void> {
     this.state = 'draining';
+    const { answered, undeliverable } = this.#served();
+    this.#counts.requests += answered;
+    this.#counts.undeliverable += undeliverable;
+    this.#transport?.serve(null);
     this.log.info({ inFlight: this.#inFlight }, 'draining');
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
@@ -220,6 +225,11 @@ export class Shard {
     });
   }
 
+  /** What the transport answered by itself. */
+  #served(): { answered: number; undeliverable: number } {
+    return this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
+  }
+
   /** Measures again for the next caller when the figures are old. */
   #refreshResidency(): void {
     if (this.state === 'draining' || performance.now() - this.#measuredAt < RESIDENCY_MS) return;
@@ -236,12 +246,15 @@ export class Shard {
     this.#refreshResidency();
     const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = this.residency ?? {};
     const { user, system } = process.cpuUsage();
+    const { answered, undeliverable } = this.#served();
     return {
       shard: this.name,
       model: this.modelHash,
       state: this.state,
       uptimeMs: performance.now() - this.#startedAt,
       ...this.#counts,
+      requests: this.#counts.requests + answered,
+      undeliverable: this.#counts.undeliverable + undeliverable,
       inFlight: this.#inFlight,
       cpuUserUs: user,
       cpuSystemUs: system,

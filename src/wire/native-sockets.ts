@@ -1,5 +1,5 @@
 import { type NativeSocket, native } from '../engine/native.js';
-import { messageBuffers } from './buffer-pool.js';
+import { type Lent, messageBuffers } from './buffer-pool.js';
 import {
   type ClientHandlers,
   type ClientTransport,
@@ -12,6 +12,11 @@ import {
 
 /** Messages in a row before the event loop has its turn. */
 const TURN = 64;
+/** What receive says in place of a length. */
+const NONE = -1;
+const ANSWERED = -2;
+/** Up to so many bytes a copy costs less than an ArrayBuffer of its own. */
+const COPIED_BYTES = 16 * 1024;
 
 const { lingerMs: SERVER_LINGER_MS, ...LIMITS } = SOCKET_LIMITS;
 
@@ -56,21 +61,45 @@ class PooledSocket {
     });
   }
 
+  #held(bytes: number): Lent {
+    if (bytes > COPIED_BYTES) return new LentMessage(this.native.lend());
+    const message = messageBuffers.take(bytes);
+    this.native.take(message.bytes);
+    return message;
+  }
+
   #read(): void {
     this.#reading = true;
     try {
       for (let turn = 0; !this.#closed; turn++) {
         const bytes = this.native.receive();
-        if (bytes < 0) return;
-        const message = messageBuffers.take(bytes);
-        this.native.take(message.bytes);
-        if (turn === TURN) this.#readLater();
-        this.received(this.native.peer(), message);
-        if (turn === TURN) return;
+        if (bytes === NONE) return;
+        const last = turn === TURN;
+        if (last) this.#readLater();
+        if (bytes !== ANSWERED) {
+          this.received(this.native.peer(), this.#held(bytes));
+        }
+        if (last) return;
       }
     } finally {
       this.#reading = false;
     }
+  }
+}
+
+/** A message in the memory that libzmq received it into. */
+class LentMessage implements Lent {
+  readonly bytes: Uint8Array;
+  #memory: ArrayBuffer | null;
+
+  constructor(memory: ArrayBuffer) {
+    this.bytes = new Uint8Array(memory);
+    this.#memory = memory;
+  }
+
+  release(): void {
+    if (this.#memory !== null) native.Socket.giveBack(this.#memory);
+    this.#memory = null;
   }
 }
 
@@ -107,6 +136,11 @@ export function listenNative(endpoint: string, handler: ServerHandler): ServerTr
   return {
     endpoint: bound,
     send: async (peer, parts) => socket.send(peer, parts),
+    serve(engine) {
+      if (engine === null) socket.native.serve(null);
+      else engine.serveOn(socket.native);
+    },
+    served: () => socket.native.served(),
     close: async () => socket.close(SERVER_LINGER_MS),
   };
 }

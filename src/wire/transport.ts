@@ -1,3 +1,4 @@
+import type { SparseEngine } from '../engine/sparse-engine.js';
 import type { Lent } from './buffer-pool.js';
 
 /** Moves whole messages; knows nothing of tables. */
@@ -23,6 +24,10 @@ export interface ServerTransport {
   readonly endpoint: string;
   /** One message of all the parts, which are copied before it returns. False when the peer is gone or does not read. */
   send(peer: Peer, parts: readonly Uint8Array[]): Promise<boolean>;
+  /** From now on small requests to pool need not reach the handler; null: all do again. Not every transport can do that. */
+  serve(engine: SparseEngine | null): void;
+  /** Requests answered so, and of these, answers that had no peer any more. */
+  served(): { answered: number; undeliverable: number };
   /** Ends when what was sent is on its way, or a peer has not read it for half a second. */
   close(): Promise<void>;
 }

@@ -82,6 +82,8 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
         () => true,
         () => false,
       ),
+    serve: () => undefined,
+    served: () => ({ answered: 0, undeliverable: 0 }),
     async close() {
       socket.linger = SOCKET_LIMITS.lingerMs;
       socket.close();

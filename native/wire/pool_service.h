@@ -1,0 +1,35 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "engine/sparse_engine.h"
+#include "wire/pool_message.h"
+#include "wire/zeromq_socket.h"
+
+namespace terabag {
+
+// Answers small requests to pool where they are received, on the socket's thread: what comes back is pooled into the message that is sent.
+// Everything else is left to the caller as it is: other messages, large requests, unsound ones, and those that are past their deadline.
+class PoolService {
+ public:
+  // A request is worth ns_per_index for each of its indices. At most budget_ns are pooled in a row, and at most busy_budget_ns while other
+  // messages wait, which threads could pool meanwhile.
+  PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns)
+      : engine_(std::move(engine)), ns_per_index_(ns_per_index), budget_ns_(budget_ns), busy_budget_ns_(busy_budget_ns) {}
+
+  // Answers the message that the socket holds and drops it. False, and the message is still held, when it is not one for it.
+  bool answer(ZeromqSocket& socket);
+
+  uint64_t answered() const { return answered_; }
+  // Of these, answers that no longer had a peer, or one that does not read.
+  uint64_t undeliverable() const { return undeliverable_; }
+
+ private:
+  bool worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const;
+
+  std::shared_ptr<const SparseEngine> engine_;
+  double ns_per_index_, budget_ns_, busy_budget_ns_;
+  uint64_t answered_ = 0, undeliverable_ = 0;
+};
+
+}  // namespace terabag
