@@ -1,4 +1,4 @@
-// Builds the addon with the address and undefined-behaviour sanitizers and runs the kernel tests on it.
+// Builds the addon with the address and undefined-behaviour sanitizers and runs the tests of its kernels and sockets on it.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -13,7 +13,7 @@ function run(command, args, env = {}) {
 
 run('npm', ['run', 'build:asan']);
 const libasan = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).stdout.trim();
-const tests = ['test/kernels', 'test/unit/engine'].filter((path) => existsSync(join(root, path)));
+const tests = ['test/kernels', 'test/unit/engine', 'test/unit/wire/sockets.test.ts', 'test/integration/hostile-peers.test.ts'].filter((path) => existsSync(join(root, path)));
 // Node keeps memory until it exits, so that leaks cannot be told from it.
 run(process.execPath, [join(root, 'node_modules', 'vitest', 'vitest.mjs'), 'run', ...tests, ...process.argv.slice(2)], {
   TERABAG_ADDON: join(root, 'native', 'build-asan', 'Release', 'terabag.node'),

@@ -48,14 +48,13 @@ auto told(Napi::Env env, const Work& work) {
 class SocketObject : public Napi::ObjectWrap<SocketObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(
-        env, "Socket",
-        {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::bind>("bind"),
-         InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::served>("served"),
-         InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
-         StaticMethod<&SocketObject::give_back>("giveBack"),
-         InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
-         InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
+    return DefineClass(env, "Socket",
+                       {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::bind>("bind"),
+                        InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::served>("served"),
+                        InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
+                        InstanceMethod<&SocketObject::lend>("lend"), StaticMethod<&SocketObject::give_back>("giveBack"),
+                        InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
+                        InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
   }
 
   explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {

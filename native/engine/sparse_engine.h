@@ -113,8 +113,8 @@ class SparseEngine {
   // Measures which prefetch distance suits the rows of each length, on the largest table that has them, and uses it from then on; what it
   // found. Tables that are too small to tell keep what they have. Rows should be in memory. Empty when memory runs out.
   std::vector<TunedRows> tune_prefetch() const;
-  // Floats that pooling gives: bags x dim, summed over the segments; none when there are partial segments, or of tables that are not here, or
-  // another number of bags than of offsets. What is reserved for the output so never exceeds what a request can fill.
+  // Floats that pooling gives: bags x dim, summed over the segments; none when there are partial segments, or of tables that are not here,
+  // or another number of bags than of offsets. What is reserved for the output so never exceeds what a request can fill.
   std::optional<uint64_t> output_length(const unsigned char* segments, uint64_t segments_bytes, uint64_t offsets_bytes) const;
   // Checks the whole request, then pools all segments in one call of the kernel, so that rows are fetched ahead across tables; one call a
   // thread when the request is worth several. On an error the content of out is unspecified.

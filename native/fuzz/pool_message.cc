@@ -1,5 +1,5 @@
-// libFuzzer target: any bytes as a message to a shard. One that is taken lies in its bytes, tensor by tensor, in order; its answer fills the
-// memory that it asks for, which the sanitizers watch.
+// libFuzzer target: any bytes as a message to a shard. One that is taken lies in its bytes, tensor by tensor, in order; its answer fills
+// the memory that it asks for, which the sanitizers watch.
 #include "wire/pool_message.h"
 
 #include <cstdlib>

@@ -63,13 +63,20 @@ class Reader {
   double number() {
     const unsigned char first = type();
     double value = -1;
-    if (first < 0x80) value = first;
-    else if (first == kUint8) value = static_cast<double>(count(1));
-    else if (first == kUint16) value = static_cast<double>(count(2));
-    else if (first == kUint32) value = static_cast<double>(count(4));
-    else if (first == kUint64) value = static_cast<double>(count(8));
-    else if (first == kFloat32) value = std::bit_cast<float>(static_cast<uint32_t>(count(4)));
-    else if (first == kFloat64) value = std::bit_cast<double>(count(8));
+    if (first < 0x80)
+      value = first;
+    else if (first == kUint8)
+      value = static_cast<double>(count(1));
+    else if (first == kUint16)
+      value = static_cast<double>(count(2));
+    else if (first == kUint32)
+      value = static_cast<double>(count(4));
+    else if (first == kUint64)
+      value = static_cast<double>(count(8));
+    else if (first == kFloat32)
+      value = std::bit_cast<float>(static_cast<uint32_t>(count(4)));
+    else if (first == kFloat64)
+      value = std::bit_cast<double>(count(8));
     sound_ = sound_ && std::isfinite(value) && value >= 0;
     return value;
   }
@@ -151,8 +158,10 @@ void PooledMessage::write(unsigned char* data, double service_us, const double* 
   if (padding_ == 1) *at++ = kUint8;
   if (padding_ >= 2) *at++ = kUint16, *at++ = 0;
   *at++ = kWireVersion;
-  if (padding_ == 3) *at++ = kString8, *at++ = kPooledLength;
-  else *at++ = kFixString | kPooledLength;
+  if (padding_ == 3)
+    *at++ = kString8, *at++ = kPooledLength;
+  else
+    *at++ = kFixString | kPooledLength;
   std::memcpy(at, kPooled, kPooledLength);
   at += kPooledLength;
   std::memcpy(at, id_.data(), id_.size());

@@ -18,8 +18,7 @@ double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>
 }  // namespace
 
 bool PoolService::worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const {
-  const double ns =
-      ns_per_index_ * static_cast<double>(message.indices.size() / message.index_bytes) + static_cast<double>(floats) / 8;
+  const double ns = ns_per_index_ * static_cast<double>(message.indices.size() / message.index_bytes) + static_cast<double>(floats) / 8;
   return ns <= busy_budget_ns_ || (ns <= budget_ns_ && !socket.readable());
 }
 
@@ -28,19 +27,17 @@ bool PoolService::answer(ZeromqSocket& socket) {
   PoolMessage message;
   if (!parse_pool_message(socket.body(), &message) || message.remaining_ms < kLeastRemainingMs) return false;
   const uint64_t parsed_ns = steady_ns();
-  const std::optional<uint64_t> floats =
-      engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
+  const std::optional<uint64_t> floats = engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
   if (!floats || !worth(message, *floats, socket)) return false;
   const PooledMessage answer(message.id, *floats * sizeof(float), message.timed);
   OutgoingMessage outgoing(socket, answer.size());
   if (outgoing.data() == nullptr) return false;
   const uint64_t dispatched_ns = steady_ns();
   uint64_t cpu_ns = 0;
-  const PoolStatus status = engine_->pool(
-      {message.segments.data(), message.segments.size(), message.index_bytes, message.indices.data(), message.indices.size(),
-       message.offsets.data(), message.offsets.size(), message.weights.data(), message.weights.size(),
-       reinterpret_cast<float*>(answer.vectors(outgoing.data())), *floats},
-      ThreadPool::shared().num_threads(), message.timed ? &cpu_ns : nullptr);
+  const PoolStatus status = engine_->pool({message.segments.data(), message.segments.size(), message.index_bytes, message.indices.data(),
+                                           message.indices.size(), message.offsets.data(), message.offsets.size(), message.weights.data(),
+                                           message.weights.size(), reinterpret_cast<float*>(answer.vectors(outgoing.data())), *floats},
+                                          ThreadPool::shared().num_threads(), message.timed ? &cpu_ns : nullptr);
   if (status.status != nullptr) return false;
   const uint64_t pooled_ns = steady_ns();
   double stages[kShardStages] = {};

@@ -33,8 +33,8 @@ struct ZeromqApi {
   const char* (*error_text)(int error);
 };
 
-// That of a libzmq which this process has loaded already: the addon of zeromq.js exports it, so that there is no second one. nullptr where no
-// loaded library has all of it, in a version that is known.
+// That of a libzmq which this process has loaded already: the addon of zeromq.js exports it, so that there is no second one. nullptr where
+// no loaded library has all of it, in a version that is known.
 const ZeromqApi* zeromq_api();
 
 }  // namespace terabag

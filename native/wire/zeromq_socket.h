@@ -9,7 +9,8 @@
 
 namespace terabag {
 
-// A libzmq context, with its I/O thread. Ends when nobody holds it, after what closed sockets still have to send, for as long as they linger.
+// A libzmq context, with its I/O thread. Ends when nobody holds it, after what closed sockets still have to send, for as long as they
+// linger.
 class ZeromqContext {
  public:
   // That of this process; made anew when nobody holds one. nullptr when libzmq has no more file descriptors or memory.
@@ -51,7 +52,8 @@ class ReceivedMessage {
 };
 
 // A DEALER, whose messages are one frame, or a ROUTER, whose messages are one frame behind the name of the peer. Frames beyond are dropped.
-// Never blocks. Not for two threads at once. Every function but the constructor and the destructor throws std::logic_error when it is closed.
+// Never blocks. Not for two threads at once. Every function but the constructor and the destructor throws std::logic_error when it is
+// closed.
 class ZeromqSocket {
  public:
   enum Event { kNone, kHandshake, kDisconnect };

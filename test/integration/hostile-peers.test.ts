@@ -177,6 +177,51 @@ test('a sound message with a broken batch gets a typed error with its id, and th
   await expectServing();
 });
 
+test('requests that are answered where they are received get the vectors and stages of those that are not', async () => {
+  const client = new RawClient(cluster.shards[0]!.endpoint);
+  const small = batchOf({ segments: [0, 0, 1, 2, 0], indexBytes: 4, indices: [3, 1, 2], offsets: [0, 1, 3], weights: null });
+  // Worth milliseconds: pooled on a thread, and answered by JavaScript.
+  const many = Array.from({ length: 300_000 }, (_, i) => (i * 7) % (ROWS[0] as number));
+  const large = batchOf({
+    segments: [0, 0, 1, 2, 0, 0, 0, 1, 1, 0],
+    indexBytes: 4,
+    indices: [3, 1, 2, ...many],
+    offsets: [0, 1, 3, many.length + 3],
+    weights: null,
+  });
+  const ask = async (message: Extract<ClientMessage, { kind: 'pool' }>): Promise<Extract<ShardMessage, { kind: 'pooled' }>> => {
+    await client.send(encodeClientMessage(message));
+    const answer = await client.answer();
+    expect(answer).toMatchObject({ kind: 'pooled', id: message.id });
+    return answer as Extract<ShardMessage, { kind: 'pooled' }>;
+  };
+  const { pooled: expected } = await ask({ kind: 'pool', id: 1, remainingMs: 5000, batch: large, timed: false });
+  // Ids of every length in msgpack, so that the vectors are padded by every number of bytes.
+  for (const id of [0, 127, 128, 255, 256, 65_535, 65_536, 2 ** 32 - 1, 2 ** 32, 2 ** 40 + 1, Number.MAX_SAFE_INTEGER]) {
+    for (const [batch, timed, remainingMs] of [
+      [small, true, 5000],
+      [small, false, 70_000.5],
+      [large, true, 5000],
+    ] as const) {
+      const { pooled, stages, serviceUs } = await ask({ kind: 'pool', id, remainingMs, batch, timed });
+      expect(
+        Buffer.from(expected)
+          .subarray(0, 2 * DIM * 4)
+          .equals(Buffer.from(pooled).subarray(0, 2 * DIM * 4)),
+      ).toBe(true);
+      expect(stages === null).toBe(!timed);
+      if (stages === null) continue;
+      const [deserialize = 0, dispatch = 0, queue = 0, pool = 0, handBack = 0, , poolCpu = 0] = Array.from(stages);
+      // Where the addon has sockets, the small one is handed to nobody.
+      if (process.platform === 'linux') expect(queue + handBack > 0).toBe(batch === large);
+      expect(pool).toBeGreaterThan(0);
+      expect(poolCpu).toBeGreaterThan(0);
+      expect(Math.abs(deserialize + dispatch + queue + pool + handBack - serviceUs)).toBeLessThan(2 + serviceUs / 10);
+    }
+  }
+  client.socket.close();
+});
+
 test('an error of an id names table, bag and position through the wire', async () => {
   const client = new RawClient(cluster.shards[0]!.endpoint);
   const batch = batchOf({

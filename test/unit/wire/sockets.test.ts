@@ -1,0 +1,243 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Worker } from 'node:worker_threads';
+import fc from 'fast-check';
+import { afterEach, describe, expect, test } from 'vitest';
+import { Dealer } from 'zeromq';
+import type { Lent } from '../../../src/wire/buffer-pool.js';
+import { connectNative, listenNative } from '../../../src/wire/native-sockets.js';
+import type { ClientHandlers, ClientTransport, Peer, ServerHandler, ServerTransport } from '../../../src/wire/transport.js';
+import { connectZeromq, listenZeromq } from '../../../src/wire/zeromq.js';
+
+const ANY_PORT = 'tcp://127.0.0.1:*';
+const kinds = [
+  {
+    name: 'sockets of the addon',
+    connect: connectNative,
+    listen: async (...args: Parameters<typeof listenNative>) => listenNative(...args),
+  },
+  { name: 'sockets of zeromq.js', connect: connectZeromq, listen: listenZeromq },
+];
+
+async function until(condition: () => boolean): Promise<void> {
+  for (const end = Date.now() + 10_000; !condition(); await sleep(2)) if (Date.now() > end) throw new Error('it did not come to pass');
+}
+
+describe.each(kinds)('$name', ({ connect, listen }) => {
+  const open: { close(): unknown }[] = [];
+  afterEach(async () => {
+    for (const socket of open.splice(0)) await socket.close();
+  });
+  async function server(handler: ServerHandler, endpoint = ANY_PORT): Promise<ServerTransport> {
+    const transport = await listen(endpoint, handler);
+    open.push(transport);
+    return transport;
+  }
+  function client(endpoint: string, handlers: Partial<ClientHandlers> = {}): ClientTransport {
+    const ignored = (): void => undefined;
+    const transport = connect(endpoint, { up: ignored, down: ignored, message: ignored, ...handlers });
+    open.push(transport);
+    return transport;
+  }
+  async function echo(): Promise<ServerTransport> {
+    const transport = await server((peer, message) => {
+      void transport.send(peer, [message.bytes]);
+      message.release();
+    });
+    return transport;
+  }
+  async function connected(endpoint: string, message: (received: Lent) => void): Promise<ClientTransport> {
+    let up = false;
+    const transport = client(endpoint, { message, up: () => (up = true) });
+    await until(() => up);
+    return transport;
+  }
+
+  test('messages of any length come back as they are, in order, from buffers that are used again', async () => {
+    const received: Buffer[] = [];
+    const transport = await connected((await echo()).endpoint, (message) => {
+      received.push(Buffer.from(message.bytes));
+      message.release();
+    });
+    const length = fc.oneof(
+      fc.nat(300),
+      fc.integer({ min: 16 * 1024 - 1, max: 16 * 1024 + 1 }),
+      fc.integer({ min: 2 ** 18, max: 2 ** 20 }),
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.tuple(length, fc.nat(255)), { minLength: 1, maxLength: 8 }), async (kinds) => {
+        const sent = kinds.map(([bytes, value], i) => Buffer.alloc(bytes, value ^ i));
+        received.length = 0;
+        for (const message of sent) expect(transport.send(message)).toBe(true);
+        await until(() => received.length === sent.length);
+        sent.forEach((message, i) => expect(message.equals(received[i] as Buffer)).toBe(true));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test('more messages than one turn of the event loop takes are all received, while others are sent', async () => {
+    const received: number[] = [];
+    const transport = await connected((await echo()).endpoint, (message) => {
+      received.push(Buffer.from(message.bytes).readUInt32LE(0));
+      message.release();
+    });
+    const numbers = Array.from({ length: 1000 }, (_, i) => i);
+    for (const number of numbers) {
+      const message = Buffer.alloc(4);
+      message.writeUInt32LE(number);
+      expect(transport.send(message)).toBe(true);
+    }
+    await until(() => received.length === numbers.length);
+    expect(received).toEqual(numbers);
+  });
+
+  test('a message that is not released stays what it is', async () => {
+    const kept: Lent[] = [];
+    const transport = await connected((await echo()).endpoint, (message) => kept.push(message));
+    const lengths = [10, 5000, 40_000];
+    for (let i = 0; i < 30; i++) transport.send(Buffer.alloc(lengths[i % 3] as number, i));
+    await until(() => kept.length === 30);
+    kept.forEach(({ bytes }, i) => expect(Buffer.alloc(lengths[i % 3] as number, i).equals(bytes)).toBe(true));
+    for (const message of [...kept, ...kept]) message.release();
+  });
+
+  test('what is sent may be changed as soon as send returns, and parts arrive as one message', async () => {
+    const received: Buffer[] = [];
+    const part = Buffer.alloc(100_000, 1);
+    const transport = await server((peer, message) => {
+      message.release();
+      void transport.send(peer, [part, new Uint8Array(0), part.subarray(0, 3)]);
+      part.fill(2);
+    });
+    const asker = await connected(transport.endpoint, (message) => received.push(Buffer.from(message.bytes)));
+    const question = Buffer.from('question');
+    asker.send(question);
+    question.fill(0);
+    await until(() => received.length === 1);
+    expect(received[0]?.equals(Buffer.alloc(100_003, 1))).toBe(true);
+  });
+
+  test('a client hears of its server coming, going and coming back, and queues nothing for one that is away', async () => {
+    const heard: string[] = [];
+    const received: string[] = [];
+    const handler: ServerHandler = (_, message) => {
+      received.push(Buffer.from(message.bytes).toString());
+      message.release();
+    };
+    const first = await listen(ANY_PORT, handler);
+    const { endpoint } = first;
+    const transport = client(endpoint, { up: () => heard.push('up'), down: () => heard.push('down') });
+    await until(() => heard.length === 1);
+    await first.close();
+    await until(() => heard.includes('down'));
+    expect(transport.send(Buffer.from('lost'))).toBe(false);
+    await server(handler, endpoint);
+    await until(() => heard.at(-1) === 'up');
+    expect(transport.send(Buffer.from('kept'))).toBe(true);
+    await until(() => received.length > 0);
+    expect(received).toEqual(['kept']);
+  });
+
+  test('sending to a peer that is gone says so, and leaves others alone', async () => {
+    const peers: Peer[] = [];
+    const transport = await server((peer, message) => {
+      peers.push(peer);
+      message.release();
+    });
+    const received: Buffer[] = [];
+    const staying = await connected(transport.endpoint, (message) => received.push(Buffer.from(message.bytes)));
+    staying.send(Buffer.from('hello'));
+    await until(() => peers.length === 1);
+    const leaving = await connected(transport.endpoint, () => undefined);
+    leaving.send(Buffer.from('hello'));
+    await until(() => peers.length === 2);
+    leaving.close();
+    let delivered = true;
+    for (let i = 0; delivered && i < 500; i++) {
+      await sleep(2);
+      delivered = await transport.send(peers[1] as Peer, [Buffer.from('too late')]);
+    }
+    expect(delivered).toBe(false);
+    expect(await transport.send('nobody', [Buffer.from('?')])).toBe(false);
+    expect(await transport.send(peers[0] as Peer, [Buffer.from('still here')])).toBe(true);
+    await until(() => received.length === 1);
+    expect(received[0]?.toString()).toBe('still here');
+  });
+
+  test('of a message of several frames the first is read, and the next message is read right', async () => {
+    const received: string[] = [];
+    const transport = await server((_, message) => {
+      received.push(Buffer.from(message.bytes).toString());
+      message.release();
+    });
+    const raw = new Dealer({ linger: 0 });
+    raw.connect(transport.endpoint);
+    open.push(raw);
+    await raw.send(['one', 'two', 'three']);
+    await raw.send(['', 'two']);
+    await raw.send('four');
+    await until(() => received.length === 3);
+    expect(received).toEqual(['one', '', 'four']);
+  });
+
+  test('an endpoint that cannot be used is told, and so is one that is taken', async () => {
+    expect(() => client('nonsense')).toThrow();
+    await expect(server(() => undefined, 'tcp://300.0.0.1:80')).rejects.toThrow();
+    const { endpoint } = await server(() => undefined);
+    await expect(server(() => undefined, endpoint)).rejects.toThrow();
+  });
+
+  test('a closed socket sends nothing, and closing again is nothing', async () => {
+    const transport = await connected((await echo()).endpoint, () => undefined);
+    transport.close();
+    expect(transport.send(Buffer.from('late'))).toBe(false);
+  });
+});
+
+test('a server that closes still sends what it was given', async () => {
+  const answer = Buffer.alloc(3_000_000, 5);
+  const transport = listenNative(ANY_PORT, (peer, message) => {
+    message.release();
+    void transport.send(peer, [answer]);
+    void transport.close();
+  });
+  const received: Buffer[] = [];
+  const asker = connectNative(transport.endpoint, {
+    up: () => asker.send(Buffer.from('?')),
+    down: () => undefined,
+    message: (message) => received.push(Buffer.from(message.bytes)),
+  });
+  await until(() => received.length === 1);
+  expect(received[0]?.equals(answer)).toBe(true);
+  asker.close();
+});
+
+test('a worker that ends with open sockets of the addon, and messages on their way, leaves the process alive', async () => {
+  const transport = listenNative(ANY_PORT, (peer, message) => {
+    for (let i = 0; i < 20; i++) void transport.send(peer, [message.bytes]);
+    message.release();
+  });
+  const code = `
+    const { workerData } = require('node:worker_threads');
+    require('zeromq');
+    const { Socket } = require(workerData.addon);
+    const socket = new Socket(workerData.options, () => {
+      const bytes = socket.receive();
+      if (bytes > 0) globalThis.kept = socket.lend();
+      socket.send('', Buffer.alloc(50_000));
+    }, () => socket.send('', Buffer.alloc(50_000)));
+    socket.connect(workerData.endpoint);`;
+  const options = { router: false, ipv6: false, highWaterMark: 100, maxMessageBytes: 2 ** 20, handshakeMs: 1000 };
+  const times = { tcpMaxRetransmitMs: 1000, reconnectMs: 50, reconnectMaxMs: 100, connectMs: 1000 };
+  const workerData = {
+    addon: process.env['TERABAG_ADDON'] ?? new URL('../../../native/build/Release/terabag.node', import.meta.url).pathname,
+    endpoint: transport.endpoint,
+    options: { ...options, ...times },
+  };
+  for (let round = 0; round < 5; round++) {
+    const worker = new Worker(code, { eval: true, workerData });
+    await sleep(150 + 20 * round);
+    expect(await worker.terminate()).toBe(1);
+  }
+  await transport.close();
+});
