@@ -1,5 +1,5 @@
 import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
-import { JOB, JOBS, type JobKind, KINDS, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
+import { HEADER, HEADER_LENGTH, JOB, JOBS, type JobKind, KINDS, lengthOfSpan, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
 import type { RequestRecord } from './request-record.js';
 
 /** Microseconds on the clock of performance.now(). */
@@ -68,13 +68,13 @@ export interface TracedRequest extends Interval {
 
 /** Copies a closed record out. What had not ended ends with the request. */
 export function readRecord(record: RequestRecord, shards: readonly string[], pauses: readonly Interval[]): TracedRequest {
-  const { slab } = record;
-  const [startUs, endUs] = [record.header('startedAt') * 1000, record.header('endedAt') * 1000];
+  const { slab, start } = record;
+  const header = (offset: number): number => slab[start + offset] as number;
+  const [startUs, endUs] = [header(HEADER.startedAt) * 1000, header(HEADER.endedAt) * 1000];
   const phases: TracedPhase[] = [];
   const jobs: TracedJob[] = [];
   const rpcs: TracedRpc[] = [];
-  for (let s = 0; s < record.header('spans'); s++) {
-    const at = record.spanAt(s);
+  for (let at = start + HEADER_LENGTH; at < header(HEADER.end); at += lengthOfSpan(slab[at + SPAN.kind] as number)) {
     const field = (offset: number): number => slab[at + offset] as number;
     const stamp = (offset: number): number | null => (field(offset) === 0 ? null : field(offset) * 1000);
     const kind = field(SPAN.kind);
@@ -98,7 +98,7 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
       const answered = receivedUs !== null && receivedUs <= endUs;
       rpcs.push({
         ...span,
-        shard: shards[field(SPAN.shard)] ?? String(field(SPAN.shard)),
+        shard: shards[field(RPC.shard)] ?? String(field(RPC.shard)),
         serializedUs: stamp(RPC.serializedAt),
         sentUs: stamp(RPC.sentAt),
         receivedUs: answered ? receivedUs : null,
@@ -110,14 +110,14 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
     }
   }
   return {
-    number: record.header('number'),
+    number: record.number,
     startUs,
     endUs,
-    items: record.header('items'),
+    items: header(HEADER.items),
     error: record.error,
-    complete: record.header('lostSpans') === 0,
-    alone: record.header('alone') === 1,
-    mainCpuUs: record.readsCpu ? record.header('mainCpuUs') : null,
+    complete: header(HEADER.lostSpans) === 0,
+    alone: header(HEADER.alone) === 1,
+    mainCpuUs: record.readsCpu ? header(HEADER.mainCpuUs) : null,
     phases,
     jobs,
     rpcs,
