@@ -1,22 +1,22 @@
 /**
- * How a record lies in memory: a header, then spans one after another, all doubles. Times are performance.now() in ms, 0 where nothing was
- * stamped; durations that native code or a shard measured are in us. end: where the next span starts.
+ * How a record lies in memory: a header, then spans one after another, all doubles and as few as will do. Times are performance.now() in ms, 0
+ * where nothing was stamped; durations that native code or a shard measured are in us.
  */
-export const HEADER = { number: 0, startedAt: 1, endedAt: 2, items: 3, end: 4, lostSpans: 5, mainCpuUs: 6, alone: 7 } as const;
-export const HEADER_LENGTH = 8;
+export const HEADER = { startedAt: 0, endedAt: 1, mainCpuUs: 2 } as const;
+export const HEADER_LENGTH = 3;
 
-/** How every span begins, and all that a phase has. round: of the RPCs, so that it is the net with rpc paper. */
-export const SPAN = { kind: 0, batch: 1, round: 2, startedAt: 3, endedAt: 4 } as const;
-export const PHASE_LENGTH = 5;
+/** How every span begins, and all that a phase has. what: see whatOf. */
+export const SPAN = { what: 0, startedAt: 1, endedAt: 2 } as const;
+export const PHASE_LENGTH = 3;
 /** Of a job of the addon: the five that NativeDenseNet writes, or the three of NativeSparseEngine; onThread is 1 when it hopped. */
-export const JOB = { queuedUs: 5, ranUs: 6, cpuUs: 7, interactionUs: 8, layersUs: 9, onThread: 10 } as const;
-export const JOB_LENGTH = 11;
+export const JOB = { queuedUs: 3, ranUs: 4, cpuUs: 5, interactionUs: 6, layersUs: 7, onThread: 8 } as const;
+export const JOB_LENGTH = 9;
 /**
  * shard: position in the plan. idle: what the event loop had slept in all by then, ms. stages: of the shard, in the order of SHARD_STAGES, when
  * there is receivedAt.
  */
-export const RPC = { shard: 5, serializedAt: 6, sentAt: 7, receivedAt: 8, idleSent: 9, idleReceived: 10, stages: 11 } as const;
-export const RPC_LENGTH = 18;
+export const RPC = { shard: 3, serializedAt: 4, sentAt: 5, receivedAt: 6, idleSent: 7, idleReceived: 8, stages: 9 } as const;
+export const RPC_LENGTH = 16;
 
 /** The main thread's own work, one phase at a time; in the order of KINDS. */
 export const PHASES = ['admission', 'check', 'partition', 'place', 'finish'] as const;
@@ -30,4 +30,13 @@ export const KINDS = { admission: 0, check: 1, partition: 2, place: 3, finish: 4
   PhaseKind | JobKind | 'rpc',
   number
 >;
+
+const KINDS_END = 8;
+const MOST_ROUNDS = 2 ** 16;
+/** Kind, batch and round of a span in one double. round: of the RPCs, so that it is the net with rpc paper. */
+export const whatOf = (kind: number, batch: number, round: number): number => kind + KINDS_END * (round + MOST_ROUNDS * batch);
+export function readWhat(what: number): { kind: number; batch: number; round: number } {
+  const place = Math.floor(what / KINDS_END);
+  return { kind: what % KINDS_END, batch: Math.floor(place / MOST_ROUNDS), round: place % MOST_ROUNDS };
+}
 export const lengthOfSpan = (kind: number): number => (kind < KINDS.dense ? PHASE_LENGTH : kind < KINDS.rpc ? JOB_LENGTH : RPC_LENGTH);

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { native } from '../engine/native.js';
-import { HEADER, HEADER_LENGTH, JOB, JOB_LENGTH, type JobKind, KINDS, PHASE_LENGTH, type PhaseKind, RPC, RPC_LENGTH, SPAN } from './layout.js';
+import { HEADER, HEADER_LENGTH, JOB, JOB_LENGTH, type JobKind, KINDS, PHASE_LENGTH, type PhaseKind, RPC, RPC_LENGTH, SPAN, whatOf } from './layout.js';
 import { JobSpan, RpcSpan } from './spans.js';
 
 /** What requests of one tracer know of each other. */
@@ -15,13 +15,22 @@ export interface Running {
  * the caches have served tables, so that every line of code and data comes from far away.
  */
 export class RequestRecord {
+  /** 0 before the first request, and once it is forgotten. */
+  number = 0;
+  items = 0;
   /** Why the request failed; null when it did not. */
   error: string | null = null;
+  /** No other traced request ran meanwhile. */
+  alone = false;
+  /** There was no room for some. */
+  lostSpans = false;
+  /** Where the next span starts. */
+  end: number;
   #open = false;
   #holds = 0;
   /** Where the phase that goes on is written; while there is none, nowhere. */
   #phase: number;
-  readonly #end: number;
+  readonly #limit: number;
   /** A span that no record has: what has no place of its own is written there, and never read. */
   readonly #nowhere: number;
 
@@ -33,7 +42,8 @@ export class RequestRecord {
     readonly readsCpu: boolean,
     private readonly running: Running,
   ) {
-    this.#end = start + length;
+    this.end = start;
+    this.#limit = start + length;
     this.#nowhere = slab.length - RPC_LENGTH;
     this.#phase = this.#nowhere;
   }
@@ -47,25 +57,17 @@ export class RequestRecord {
     return !this.#open && this.number > 0;
   }
 
-  get number(): number {
-    return this.slab[this.start + HEADER.number] as number;
-  }
-
-  set items(items: number) {
-    this.slab[this.start + HEADER.items] = items;
-  }
-
   open(startedAt: number): void {
     const { slab, start, running } = this;
     this.#open = true;
+    this.number = ++running.lastNumber;
+    this.items = 0;
     this.error = null;
-    slab[start + HEADER.number] = ++running.lastNumber;
+    this.alone = running.requests++ === 0;
+    this.lostSpans = false;
+    this.end = start + HEADER_LENGTH;
     slab[start + HEADER.startedAt] = startedAt;
-    slab[start + HEADER.items] = 0;
-    slab[start + HEADER.end] = start + HEADER_LENGTH;
-    slab[start + HEADER.lostSpans] = 0;
-    slab[start + HEADER.mainCpuUs] = this.readsCpu ? native.threadCpuUs() : 0;
-    slab[start + HEADER.alone] = running.requests++ === 0 ? 1 : 0;
+    if (this.readsCpu) slab[start + HEADER.mainCpuUs] = native.threadCpuUs();
     this.#phase = this.#begin(KINDS.admission, PHASE_LENGTH, 0, 0, startedAt);
   }
 
@@ -77,15 +79,11 @@ export class RequestRecord {
     this.error = error;
     running.requests--;
     // Another request that began later would have taken a number.
-    if (slab[start + HEADER.number] !== running.lastNumber) slab[start + HEADER.alone] = 0;
+    if (this.number !== running.lastNumber) this.alone = false;
     if (this.readsCpu) slab[start + HEADER.mainCpuUs] = native.threadCpuUs() - (slab[start + HEADER.mainCpuUs] as number);
     const now = performance.now();
     this.#endPhase(now);
     slab[start + HEADER.endedAt] = now;
-  }
-
-  forget(): void {
-    this.slab[this.start + HEADER.number] = 0;
   }
 
   /** Keeps the slot from being used again until as many calls of letGo. */
@@ -136,15 +134,13 @@ export class RequestRecord {
 
   /** Where the new span starts. */
   #begin(kind: number, length: number, batch: number, round: number, now: number): number {
-    const { slab, start } = this;
-    let at = slab[start + HEADER.end] as number;
-    if (at + length > this.#end) {
-      slab[start + HEADER.lostSpans] = 1;
+    const { slab } = this;
+    let at = this.end;
+    if (at + length > this.#limit) {
+      this.lostSpans = true;
       at = this.#nowhere;
-    } else slab[start + HEADER.end] = at + length;
-    slab[at + SPAN.kind] = kind;
-    slab[at + SPAN.batch] = batch;
-    slab[at + SPAN.round] = round;
+    } else this.end = at + length;
+    slab[at + SPAN.what] = whatOf(kind, batch, round);
     slab[at + SPAN.startedAt] = now;
     slab[at + SPAN.endedAt] = 0;
     return at;

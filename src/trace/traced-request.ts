@@ -1,5 +1,5 @@
 import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
-import { HEADER, HEADER_LENGTH, JOB, JOBS, type JobKind, KINDS, lengthOfSpan, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
+import { HEADER, HEADER_LENGTH, JOB, JOBS, type JobKind, KINDS, lengthOfSpan, PHASES, type PhaseKind, RPC, readWhat, SPAN } from './layout.js';
 import type { RequestRecord } from './request-record.js';
 
 /** Microseconds on the clock of performance.now(). */
@@ -74,23 +74,26 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
   const phases: TracedPhase[] = [];
   const jobs: TracedJob[] = [];
   const rpcs: TracedRpc[] = [];
-  for (let at = start + HEADER_LENGTH; at < header(HEADER.end); at += lengthOfSpan(slab[at + SPAN.kind] as number)) {
+  for (let at = start + HEADER_LENGTH; at < record.end; ) {
     const field = (offset: number): number => slab[at + offset] as number;
     const stamp = (offset: number): number | null => (field(offset) === 0 ? null : field(offset) * 1000);
-    const kind = field(SPAN.kind);
+    const { kind, batch, round } = readWhat(field(SPAN.what));
     const begun = Math.min(endUs, field(SPAN.startedAt) * 1000);
     const ended = Math.min(endUs, stamp(SPAN.endedAt) ?? endUs);
-    const span = { batch: field(SPAN.batch), round: field(SPAN.round), startUs: begun, endUs: Math.max(begun, ended) };
+    const span = { batch, round, startUs: begun, endUs: Math.max(begun, ended) };
     if (kind < PHASES.length) phases.push({ ...span, kind: PHASES[kind] as PhaseKind });
     else if (kind < KINDS.rpc) {
+      const onThread = field(JOB.onThread) === 1;
+      // Its call was all there was to it, and is not measured twice.
+      const itself = kind === KINDS.pool && !onThread;
       jobs.push({
         ...span,
         kind: JOBS[kind - PHASES.length] as JobKind,
         queuedUs: field(JOB.queuedUs),
-        ranUs: field(JOB.ranUs),
-        cpuUs: field(JOB.cpuUs),
+        ranUs: itself ? span.endUs - span.startUs : field(JOB.ranUs),
+        cpuUs: itself ? span.endUs - span.startUs : field(JOB.cpuUs),
         interactionShare: field(JOB.layersUs) > 0 ? field(JOB.interactionUs) / field(JOB.layersUs) : 0,
-        onThread: field(JOB.onThread) === 1,
+        onThread,
       });
     } else {
       const receivedUs = stamp(RPC.receivedAt);
@@ -108,15 +111,16 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
         stages: answered ? stagesAt(slab, at + RPC.stages) : null,
       });
     }
+    at += lengthOfSpan(kind);
   }
   return {
     number: record.number,
     startUs,
     endUs,
-    items: header(HEADER.items),
+    items: record.items,
     error: record.error,
-    complete: header(HEADER.lostSpans) === 0,
-    alone: header(HEADER.alone) === 1,
+    complete: !record.lostSpans,
+    alone: record.alone,
     mainCpuUs: record.readsCpu ? header(HEADER.mainCpuUs) : null,
     phases,
     jobs,

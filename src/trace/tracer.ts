@@ -5,7 +5,7 @@ import { RequestRecord, type Running } from './request-record.js';
 import { type Interval, readRecord, type TracedRequest } from './traced-request.js';
 
 export interface TracerOptions {
-  /** Requests that are kept: the latest ones; default 1024. A span takes 144 bytes at most. */
+  /** Requests that are kept: the latest ones; default 1024. A span takes 128 bytes at most. */
   readonly capacity?: number;
   /** Spans of a request: one a shard and some ten more, or with rpc paper as many for each batch and net; default 64, for which there is
    * room whatever they are. */
@@ -91,7 +91,7 @@ export class Tracer {
 
   /** Forgets the requests that have ended. */
   clear(): void {
-    for (const record of this.#records) if (record.closed && record.free) record.forget();
+    for (const record of this.#records) if (record.closed && record.free) record.number = 0;
   }
 
   #keepPauses(entries: readonly { readonly startTime: number; readonly duration: number }[]): void {
