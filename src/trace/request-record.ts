@@ -1,6 +1,19 @@
 import { performance } from 'node:perf_hooks';
 import { native } from '../engine/native.js';
-import { HEADER, HEADER_LENGTH, JOB, JOB_LENGTH, type JobKind, KINDS, PHASE_LENGTH, type PhaseKind, RPC, RPC_LENGTH, SPAN, whatOf } from './layout.js';
+import {
+  HEADER,
+  HEADER_LENGTH,
+  JOB,
+  JOB_LENGTH,
+  type JobKind,
+  KINDS,
+  PHASE_LENGTH,
+  type PhaseKind,
+  RPC,
+  RPC_LENGTH,
+  SPAN,
+  whatOf,
+} from './layout.js';
 import { JobSpan, RpcSpan } from './spans.js';
 
 /** What requests of one tracer know of each other. */

@@ -1,5 +1,18 @@
 import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
-import { HEADER, HEADER_LENGTH, JOB, JOBS, type JobKind, KINDS, lengthOfSpan, PHASES, type PhaseKind, RPC, readWhat, SPAN } from './layout.js';
+import {
+  HEADER,
+  HEADER_LENGTH,
+  JOB,
+  JOBS,
+  type JobKind,
+  KINDS,
+  lengthOfSpan,
+  PHASES,
+  type PhaseKind,
+  RPC,
+  readWhat,
+  SPAN,
+} from './layout.js';
 import type { RequestRecord } from './request-record.js';
 
 /** Microseconds on the clock of performance.now(). */

@@ -63,6 +63,10 @@ function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts)
       name: `${schedule.configuration}, P99 within ${formatNumber(schedule.p99BoundMs)} ms`,
       symbols: true,
       points: schedule.measured.map(({ items, qps }) => [items, qps]),
+      marked: {
+        position: schedule.measured.findIndex(({ items }) => items === schedule.best.items),
+        label: `${schedule.best.items} items`,
+      },
     }),
   );
   const figure = {
@@ -86,7 +90,7 @@ function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts)
     ]),
   });
   return html`<h3>Batch scheduler</h3>
-<p class="note">The number of items per batch that answers the most requests a second within the bound, found by climbing.</p>
+<p class="note">The number of items per batch that answers the most requests a second within the bound, found by climbing; the best is marked. Batches of a request are sent side by side; the bound is met at no rate where the line is at 0.</p>
 ${measured.length > 0 ? panels([figure], charts) : NOTHING}
 ${best}`;
 }
