@@ -45,8 +45,8 @@ const LOWEST_QPS = 0.1;
 /** Of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
 const LEAST_OF_FIRST = 1 / 16;
 const HIGHEST_QPS = 200_000;
-/** An invalid run is repeated once: a burst of the machine's other work may have been to blame. */
-const TRIES = 2;
+/** An invalid run is repeated: a burst of the machine's other work, or code that was not compiled yet, may have been to blame. */
+const TRIES = 3;
 
 /**
  * The highest rate of open-loop load at which the bound holds, as DeepRecSys (Gupta et al., ISCA 2020) measures servers: rates double until one misses the

@@ -17,7 +17,7 @@ export function batchesSection({ batchSweeps, batchSchedules, configurations }: 
     heading: 'Batch size',
     content: [
       sweeps.length > 0 ? sweepPart(sweeps, reference, charts) : NOTHING,
-      batchSchedules.length > 0 ? schedulePart(batchSchedules, charts) : NOTHING,
+      batchSchedules.length > 0 ? schedulePart(batchSchedules, reference, charts) : NOTHING,
     ],
   };
 }
@@ -56,11 +56,12 @@ const itemsAxis = (items: readonly number[]) => ({ ...logAxis(items, 'items per 
 const describe = ({ configuration, points }: BatchSweep, field: 'p50' | 'p99' | 'cpuMs'): string =>
   `${configuration}: ${points.map((point) => `${formatNumber(point[field])} ms at ${point.batchItems}`).join(', ')}.`;
 
-function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts): Html {
+function schedulePart(schedules: readonly BatchScheduleResult[], reference: string | null, charts: Charts): Html {
   const measured = schedules.flatMap((schedule) => schedule.measured);
   const lines = schedules.map(
     (schedule): Line => ({
-      name: `${schedule.configuration}, P99 within ${formatNumber(schedule.p99BoundMs)} ms`,
+      name: schedule.configuration,
+      reference: schedule.configuration === reference,
       symbols: true,
       points: schedule.measured.map(({ items, qps }) => [items, qps]),
       marked: {
