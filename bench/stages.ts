@@ -104,6 +104,7 @@ async function* compare(
     p50s.off.map((p50) => p50 / median(p50s.off)),
   );
   yield line('p50-on-over-off', 'x', median(over('on')), over('on'));
+  yield line('p50-on-minus-off', 'us', median(p50s.on.map((p50, round) => p50 - (p50s.off[round] as number))), over('on'));
   yield line('p50-control-over-off', 'x', median(over('control')), over('control'));
   const { latency } = stacksAtQuantile(tracer.requests(), 0.5);
   for (const [layer, us] of Object.entries(latency.layers))

@@ -2,7 +2,7 @@
 // Prints one JSON line per view; exits with 1 when the page is wider than the window, logs an error, asks the network for anything, or has text too
 // close in brightness to what it stands on; with 3 when there is no Chromium.
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -19,6 +19,7 @@ if (path === undefined || (option !== undefined && (option !== '--screenshots' |
   console.error('usage: node scripts/check-report.mjs report.html [--screenshots DIR]');
   process.exit(2);
 }
+if (screenshots !== undefined) mkdirSync(screenshots, { recursive: true });
 const browser = [process.env.CHROMIUM, 'chromium', 'chromium-browser', 'google-chrome'].find(
   (name) => name && spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0,
 );

@@ -149,7 +149,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   }
   void pool_sync(const Napi::CallbackInfo& info) {
     const PoolRequest checked = request(info);
-    const PoolStatus status = timed_pool(*engine_, checked, 1, CallTimes(info, 6, 3, false));
+    const PoolStatus status = engine_->pool(checked, 1, nullptr);
     const Napi::Value error = status_error(info.Env(), status);
     if (!error.IsUndefined()) throw Napi::Error(info.Env(), error);
   }

@@ -16,6 +16,7 @@ import { batchesGroup } from './groups/batches.js';
 import { formatsGroup } from './groups/formats.js';
 import { networkGroup, slowHostsGroup } from './groups/hosts.js';
 import { ratesGroup } from './groups/rates.js';
+import { scheduleGroup } from './groups/schedule.js';
 import { strategiesGroup } from './groups/strategies.js';
 import { traceGroup } from './groups/trace.js';
 import { NOTHING } from './measured.js';
@@ -23,7 +24,16 @@ import { ResultsFile } from './results-file.js';
 import { describeWorkload, profileOf, requestSource, type WorkloadOptions } from './workload.js';
 
 /** In their order: what follows uses the best strategy of the first. */
-export const GROUPS: readonly Group[] = [strategiesGroup, batchesGroup, formatsGroup, slowHostsGroup, networkGroup, ratesGroup, traceGroup];
+export const GROUPS: readonly Group[] = [
+  strategiesGroup,
+  batchesGroup,
+  formatsGroup,
+  slowHostsGroup,
+  networkGroup,
+  ratesGroup,
+  scheduleGroup,
+  traceGroup,
+];
 
 export interface CharacteriseOptions extends WorkloadOptions {
   readonly dir: string;

@@ -37,6 +37,8 @@ export interface Scale {
   readonly probeRequests: number;
   /** Rates this close are not told apart. */
   readonly qpsTolerance: number;
+  /** Batch sizes within this ratio are not told apart. */
+  readonly closestBatches: number;
 }
 
 export const FULL: Scale = {
@@ -57,6 +59,7 @@ export const FULL: Scale = {
   probeMs: 2500,
   probeRequests: 150,
   qpsTolerance: 0.15,
+  closestBatches: 1.3,
 };
 
 export const QUICK: Scale = {
@@ -73,6 +76,7 @@ export const QUICK: Scale = {
   probeMs: 300,
   probeRequests: 20,
   qpsTolerance: 0.6,
+  closestBatches: 2,
 };
 
 /** What all experiments work on. */

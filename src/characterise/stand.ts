@@ -103,7 +103,7 @@ async function openSharded(opened: Opened, bundle: string, { residency, signal }
     // Of small pages main warns already, once.
     logLevel: 'error',
     hosts,
-    signal: AbortSignal.any([signal]),
+    signal,
   });
   const options: ConnectOptions = {
     ...{ bundle, rpc: rpc ?? 'coalesced' },

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { promisify } from 'node:util';
 import type { NativeNetworkCounters } from '../engine/native.js';
+import { TerabagError } from '../errors.js';
 import { compiledPath } from './compiled-path.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
 
@@ -93,6 +94,7 @@ export class HostNetwork {
     return ['nsenter', `--net=/proc/${this.child.pid}/fd/${this.#namespaces[host]}`, '--'];
   }
 
+  /** Rejects (closed) when the switch has ended. */
   async counters(): Promise<NetworkCounters> {
     const told = await this.#ask({ ask: 'counters' });
     if (told.answer !== 'counters') throw new Error(`unexpected answer of the switch: ${told.answer}`);
@@ -118,7 +120,7 @@ export class HostNetwork {
 
 function askOf(child: ChildProcess, request: NetworkRequest): Promise<NetworkAnswer> {
   return new Promise((resolve, reject) => {
-    const onExit = (): void => reject(new Error('the process of the emulated network ended'));
+    const onExit = (): void => reject(networkEnded(child));
     if (!child.connected) return onExit();
     child.once('exit', onExit);
     child.once('error', onExit);
@@ -129,6 +131,11 @@ function askOf(child: ChildProcess, request: NetworkRequest): Promise<NetworkAns
     });
     child.send(request);
   });
+}
+
+function networkEnded({ pid = 0, exitCode, signalCode }: ChildProcess): TerabagError {
+  const end = signalCode ?? (exitCode === null ? 'channel closed' : `code ${exitCode}`);
+  return new TerabagError('closed', `the process of the emulated network ended: ${pid}, ${end}`, { pid, end });
 }
 
 /** 198.18.0.0/15 is set aside for benchmarks (RFC 2544): no host of the world is hidden by a network of it. */

@@ -66,8 +66,7 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
     await Promise.all([hosts.close(), rm(dir, { recursive: true, force: true })]);
   };
   try {
-    const started = Promise.all(shards.map((shard) => shard.start()));
-    await Promise.race([started, ...(options.signal ? [aborted(options.signal)] : [])]);
+    await unlessAborted(Promise.all(shards.map((shard) => shard.start())), options.signal);
   } catch (error) {
     await stop();
     throw error;
@@ -87,11 +86,14 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
   };
 }
 
-function aborted(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
+/** Settles as the start does, or rejects when the signal comes first. A signal that outlives the launch keeps nothing of it. */
+function unlessAborted(started: Promise<unknown>, signal: AbortSignal | undefined): Promise<unknown> {
+  if (signal === undefined) return started;
+  return new Promise((resolve, reject) => {
     const onAbort = (): void => reject(new TerabagError('aborted', 'the launch was aborted', {}, { cause: signal.reason }));
     if (signal.aborted) onAbort();
     else signal.addEventListener('abort', onAbort, { once: true });
+    started.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
   });
 }
 

@@ -35,8 +35,8 @@ export interface NativeTable {
  * All are byte views of any alignment. Everything is checked before memory is read through it.
  * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly. On an error its content is unspecified.
  * All segments are checked before the first is pooled, apart from the indices, which are checked one by one on the way.
- * Into times (null: nothing is measured) go three microseconds from timesAt on: from the call to the job's start on its thread, from there to
- * its end, and its CPU time on all threads: by their clocks when that field was not 0 before and pool is asked, else the time it ran.
+ * Into times of pool (null: nothing is measured) go three microseconds from timesAt on: from the call to the job's start on its thread, from there to
+ * its end, and its CPU time on all threads: by their clocks when that field was not 0 before, else the time it ran.
  * Errors carry {status, segment, bag, position, value, limit}; position counts from the segment's first index.
  */
 export interface NativeSparseEngine {
@@ -48,8 +48,6 @@ export interface NativeSparseEngine {
     offsets: Uint8Array,
     weights: Uint8Array | null,
     out: Float32Array,
-    times?: Float64Array | null,
-    timesAt?: number,
   ): void;
   /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. */
   pool(

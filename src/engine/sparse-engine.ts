@@ -160,8 +160,8 @@ export class SparseEngine {
 
   /**
    * Pools the batch into out (outputLength floats): [bags, dim] per segment, one after another. Small batches are done on return (undefined);
-   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. Measures itself when
-   * there is a job.
+   * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. On a thread, it measures
+   * itself when there is a job.
    */
   pool(batch: SparseBatch, out: Float32Array, job: JobTimes | null = null): Promise<void> | undefined {
     const { segments, indexBytes, indices, offsets, weights } = batch;
@@ -175,7 +175,7 @@ export class SparseEngine {
       });
     }
     try {
-      this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out, job?.times, job?.timesAt);
+      this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out);
     } catch (error) {
       throw this.#named(error, segments);
     }

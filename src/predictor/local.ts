@@ -6,6 +6,7 @@ import { engineTables, openTables } from '../engine/tables.js';
 import type { Bundle } from '../model/bundle.js';
 import { openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
+import { KINDS } from '../trace/layout.js';
 import type { RequestRecord } from '../trace/request-record.js';
 import type { Tracer } from '../trace/tracer.js';
 
@@ -78,15 +79,15 @@ class LocalPredictor implements Predictor {
     const record = this.#trace?.open() ?? null;
     const work = (scratch: Scratch, workspace: NativeWorkspace): Prediction | Promise<Prediction> => {
       const model = this.#model;
-      record?.enter('check');
+      record?.enter(KINDS.check);
       const checked = checkRequest(model, request, scratch);
-      record?.setHeader('items', checked.items);
-      record?.enter('partition');
+      if (record !== null) record.items = checked.items;
+      record?.enter(KINDS.partition);
       const [partition] = this.#partitioner.partition(checked, scratch);
       if (!partition) return this.#score(checked, NONE, workspace, record);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
       const pooled = scratch.f32('pooled', pooledStarts(model, checked).at(-1) as number);
-      const job = record?.startJob('pool');
+      const job = record?.startJob(KINDS.pool);
       const score = (): Prediction | Promise<Prediction> => {
         job?.end();
         return this.#score(checked, pooled, workspace, record);
@@ -108,10 +109,10 @@ class LocalPredictor implements Predictor {
     const scores = new Float32Array(items * outputDim);
     const prediction = { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     if (items === 0) return prediction;
-    const job = record?.startJob('dense');
+    const job = record?.startJob(KINDS.dense);
     const end = (): Prediction => {
       job?.end();
-      record?.enter('finish');
+      record?.enter(KINDS.finish);
       return prediction;
     };
     const running = this.#net.run(workspace, 1, items, perItem, dense, pooled, scores, job);

@@ -8,6 +8,7 @@ import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/published.js';
+import { KINDS } from '../trace/layout.js';
 import type { RequestRecord } from '../trace/request-record.js';
 import type { Tracer } from '../trace/tracer.js';
 import type { ShardStats } from '../wire/messages.js';
@@ -206,11 +207,11 @@ class MainShard implements ShardedPredictor {
     const record = this.#trace?.open() ?? null;
     const work = async (scratch: Scratch, buffers: Buffers[], deadlineAt: number): Promise<Prediction> => {
       const { outputDim } = this.#model;
-      record?.enter('check');
+      record?.enter(KINDS.check);
       const checked = checkRequest(this.#model, request, scratch);
       const { items } = checked;
-      record?.setHeader('items', items);
-      record?.enter('partition');
+      if (record !== null) record.items = items;
+      record?.enter(KINDS.partition);
       const scores = new Float32Array(items * outputDim);
       const batches = this.#prepare(checked, buffers, scores, record);
       let failure: unknown;
@@ -222,7 +223,7 @@ class MainShard implements ShardedPredictor {
       );
       // All of them: the buffers are lent to the next request when this one settles.
       await Promise.all(ends);
-      record?.enter('finish');
+      record?.enter(KINDS.finish);
       if (failure !== undefined) throw failure;
       return { scores, items, scoreDim: outputDim, modelHash: this.modelHash };
     };
@@ -281,7 +282,7 @@ class MainShard implements ShardedPredictor {
         own.done?.catch(() => undefined);
         try {
           if (items > 0 && r === 0) {
-            const job = record?.startJob('dense', number, r);
+            const job = record?.startJob(KINDS.dense, number, r);
             await net.run(workspace, 0, items, perItem, dense, null, null, job);
             job?.end();
           }
@@ -289,13 +290,13 @@ class MainShard implements ShardedPredictor {
           await own.done;
         }
         const answers = await asked;
-        record?.enter('place', number, r);
+        record?.enter(KINDS.place, number, r);
         if (items > 0) gatherPooled(model, rowWise, partitions, [...answers.map((answer) => answer?.pooled ?? null), own.answer], pooled);
         for (const answer of answers) answer?.message.release();
         if (items === 0) continue;
         if (stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
-        const job = record?.startJob('dense', number, r);
+        const job = record?.startJob(KINDS.dense, number, r);
         await net.run(workspace, stage, items, perItem, dense, expanded.values, stage === net.lastStage ? scores : null, job);
         job?.end();
       }
@@ -326,7 +327,7 @@ class MainShard implements ShardedPredictor {
     if (partition === null || this.engine === null) return { answer: null, done: undefined };
     const { batch } = partition;
     const answer = scratch.f32('answer', this.engine.outputLength(batch.segments, batch.offsets));
-    const job = record?.startJob('pool', number, round);
+    const job = record?.startJob(KINDS.pool, number, round);
     const done = this.engine.pool(batch, answer, job)?.then(() => job?.end());
     if (done === undefined) job?.end();
     return { answer: bytesOf(answer), done };

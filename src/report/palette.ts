@@ -50,14 +50,25 @@ const MEANINGS: Readonly<Record<string, Colour>> = {
   bytes: { light: '#0077bb', dark: '#3f9bd6' },
   'bytes-between': { light: '#4a9fd0', dark: '#2d7db3' },
   'bytes-rest': { light: '#b5d6ea', dark: '#27506b' },
-  'on-bytes': { light: '#ffffff', dark: '#0b1116' },
   lookups: { light: '#ee7733', dark: '#f59a63' },
 };
 
-export type Meaning = 'ink' | 'muted' | 'rule' | 'surface' | 'bytes' | 'bytes-between' | 'bytes-rest' | 'on-bytes' | 'lookups';
+export type Meaning =
+  | 'ink'
+  | 'muted'
+  | 'rule'
+  | 'surface'
+  | 'bytes'
+  | 'bytes-between'
+  | 'bytes-rest'
+  | 'on-bytes'
+  | 'on-bytes-between'
+  | 'lookups';
 export const colour = (meaning: Meaning): string => `var(--${meaning})`;
 
 export const layerColour = (layer: string): string => `var(--layer-${Object.hasOwn(LAYERS, layer) ? layer : 'unknown'})`;
+/** Of text on that colour. */
+export const onLayerColour = (layer: string): string => layerColour(layer).replace('--', '--on-');
 export const layerTitle = (layer: string): string => (Object.hasOwn(LAYERS, layer) ? (LAYERS[layer]?.title ?? layer) : layer);
 export const lineColour = (position: number): string => `var(--line-${position % LINES.length})`;
 
@@ -68,12 +79,36 @@ export function layersInOrder(layers: Iterable<string>): string[] {
   return [...new Set(layers)].sort((a, b) => rank(a) - rank(b));
 }
 
+const DARK_TEXT = '#000000';
+const LIGHT_TEXT = '#ffffff';
+
+/** Luminance of a colour such as #3b3a9c relative to white, as the Web Content Accessibility Guidelines define it. */
+function luminance(colour: string): number {
+  const [red = 0, green = 0, blue = 0] = [1, 3, 5].map((at) => {
+    const share = Number.parseInt(colour.slice(at, at + 2), 16) / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+/** By the same guidelines: from 1 to 21; text needs 4.5. */
+export function contrast(one: string, other: string): number {
+  const [darker = 0, lighter = 0] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (lighter + 0.05) / (darker + 0.05);
+}
+
+const textOn = (background: string): string =>
+  contrast(background, DARK_TEXT) > contrast(background, LIGHT_TEXT) ? DARK_TEXT : LIGHT_TEXT;
+
 /** Declarations of all variables for one of the two. */
 export function variables(scheme: keyof Colour): string {
+  const layers = Object.entries<Colour>({ ...LAYERS, unknown: UNKNOWN }).map(([layer, colours]) => [`layer-${layer}`, colours] as const);
   const named: (readonly [string, Colour])[] = [
     ...Object.entries(MEANINGS),
-    ...Object.entries(LAYERS).map(([layer, colours]) => [`layer-${layer}`, colours] as const),
-    ['layer-unknown', UNKNOWN],
+    ...layers,
+    ...[...layers, ...Object.entries(MEANINGS).filter(([name]) => name.startsWith('bytes'))].map(
+      ([name, { light, dark }]) => [`on-${name}`, { light: textOn(light), dark: textOn(dark) }] as const,
+    ),
     ...LINES.map((colours, n) => [`line-${n}`, colours] as const),
   ];
   return named.map(([name, colours]) => `--${name}: ${colours[scheme]};`).join(' ');

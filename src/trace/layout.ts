@@ -1,17 +1,22 @@
 /**
- * How a record lies in memory: a header, then spans of equal length, all doubles. Times are performance.now() in ms, 0 where nothing was
- * stamped; durations that native code or a shard measured are in us.
+ * How a record lies in memory: a header, then spans one after another, all doubles and as few as will do. Times are performance.now() in ms, 0
+ * where nothing was stamped; durations that native code or a shard measured are in us.
  */
-export const HEADER = { number: 0, startedAt: 1, endedAt: 2, items: 3, spans: 4, lostSpans: 5, mainCpuUs: 6, alone: 7 } as const;
-export const HEADER_LENGTH = 8;
+export const HEADER = { startedAt: 0, endedAt: 1, mainCpuUs: 2 } as const;
+export const HEADER_LENGTH = 3;
 
-/** round: of the RPCs, so that it is the net with rpc paper. shard: position in the plan. */
-export const SPAN = { kind: 0, batch: 1, round: 2, shard: 3, startedAt: 4, endedAt: 5 } as const;
+/** How every span begins, and all that a phase has. what: see whatOf. */
+export const SPAN = { what: 0, startedAt: 1, endedAt: 2 } as const;
+export const PHASE_LENGTH = 3;
 /** Of a job of the addon: the five that NativeDenseNet writes, or the three of NativeSparseEngine; onThread is 1 when it hopped. */
-export const JOB = { queuedUs: 6, ranUs: 7, cpuUs: 8, interactionUs: 9, layersUs: 10, onThread: 11 } as const;
-/** idle: what the event loop had slept in all by then, ms. stages: of the shard, in the order of SHARD_STAGES. */
-export const RPC = { serializedAt: 6, sentAt: 7, receivedAt: 8, idleSent: 9, idleReceived: 10, stages: 11 } as const;
-export const SPAN_LENGTH = 18;
+export const JOB = { queuedUs: 3, ranUs: 4, cpuUs: 5, interactionUs: 6, layersUs: 7, onThread: 8 } as const;
+export const JOB_LENGTH = 9;
+/**
+ * shard: position in the plan. idle: what the event loop had slept in all by then, ms. stages: of the shard, in the order of SHARD_STAGES, when
+ * there is receivedAt.
+ */
+export const RPC = { shard: 3, serializedAt: 4, sentAt: 5, receivedAt: 6, idleSent: 7, idleReceived: 8, stages: 9 } as const;
+export const RPC_LENGTH = 16;
 
 /** The main thread's own work, one phase at a time; in the order of KINDS. */
 export const PHASES = ['admission', 'check', 'partition', 'place', 'finish'] as const;
@@ -25,3 +30,13 @@ export const KINDS = { admission: 0, check: 1, partition: 2, place: 3, finish: 4
   PhaseKind | JobKind | 'rpc',
   number
 >;
+
+const KINDS_END = 8;
+const MOST_ROUNDS = 2 ** 16;
+/** Kind, batch and round of a span in one double. round: of the RPCs, so that it is the net with rpc paper. */
+export const whatOf = (kind: number, batch: number, round: number): number => kind + KINDS_END * (round + MOST_ROUNDS * batch);
+export function readWhat(what: number): { kind: number; batch: number; round: number } {
+  const place = Math.floor(what / KINDS_END);
+  return { kind: what % KINDS_END, batch: Math.floor(place / MOST_ROUNDS), round: place % MOST_ROUNDS };
+}
+export const lengthOfSpan = (kind: number): number => (kind < KINDS.dense ? PHASE_LENGTH : kind < KINDS.rpc ? JOB_LENGTH : RPC_LENGTH);

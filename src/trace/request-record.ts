@@ -1,28 +1,63 @@
 import { performance } from 'node:perf_hooks';
 import { native } from '../engine/native.js';
-import { HEADER, HEADER_LENGTH, JOB, type JobKind, KINDS, type PhaseKind, SPAN, SPAN_LENGTH } from './layout.js';
+import {
+  HEADER,
+  HEADER_LENGTH,
+  JOB,
+  JOB_LENGTH,
+  type JobKind,
+  KINDS,
+  PHASE_LENGTH,
+  type PhaseKind,
+  RPC,
+  RPC_LENGTH,
+  SPAN,
+  whatOf,
+} from './layout.js';
 import { JobSpan, RpcSpan } from './spans.js';
 
-/** One request's stamps, in a slot of the slab that is used again: a write is a few doubles. */
+/** What requests of one tracer know of each other. */
+export interface Running {
+  requests: number;
+  /** Requests are numbered in the order of their beginning, from 1. */
+  lastNumber: number;
+}
+
+/**
+ * One request's stamps, in a slot of the slab that is used again. A stamp is a few stores, and no call but that of the clock: between two requests
+ * the caches have served tables, so that every line of code and data comes from far away.
+ */
 export class RequestRecord {
+  /** 0 before the first request, and once it is forgotten. */
+  number = 0;
+  items = 0;
   /** Why the request failed; null when it did not. */
   error: string | null = null;
+  /** No other traced request ran meanwhile. */
+  alone = false;
+  /** There was no room for some. */
+  lostSpans = false;
+  /** Where the next span starts. */
+  end: number;
   #open = false;
   #holds = 0;
   /** Where the phase that goes on is written; while there is none, nowhere. */
   #phase: number;
+  readonly #limit: number;
   /** A span that no record has: what has no place of its own is written there, and never read. */
   readonly #nowhere: number;
 
   constructor(
     /** Of all records, and a span more. */
     readonly slab: Float64Array,
-    private readonly start: number,
-    private readonly maxSpans: number,
+    readonly start: number,
+    length: number,
     readonly readsCpu: boolean,
-    private readonly onClose: (record: RequestRecord) => void,
+    private readonly running: Running,
   ) {
-    this.#nowhere = slab.length - SPAN_LENGTH;
+    this.end = start;
+    this.#limit = start + length;
+    this.#nowhere = slab.length - RPC_LENGTH;
     this.#phase = this.#nowhere;
   }
 
@@ -32,42 +67,36 @@ export class RequestRecord {
   }
 
   get closed(): boolean {
-    return !this.#open && this.header('number') > 0;
+    return !this.#open && this.number > 0;
   }
 
-  header(field: keyof typeof HEADER): number {
-    return this.slab[this.start + HEADER[field]] as number;
-  }
-
-  setHeader(field: keyof typeof HEADER, value: number): void {
-    this.slab[this.start + HEADER[field]] = value;
-  }
-
-  /** Where span s starts. */
-  spanAt(s: number): number {
-    return this.start + HEADER_LENGTH + s * SPAN_LENGTH;
-  }
-
-  open(number: number, startedAt: number): void {
-    this.slab.fill(0, this.start, this.start + HEADER_LENGTH);
+  open(startedAt: number): void {
+    const { slab, start, running } = this;
     this.#open = true;
+    this.number = ++running.lastNumber;
+    this.items = 0;
     this.error = null;
-    this.setHeader('number', number);
-    if (this.readsCpu) this.setHeader('mainCpuUs', native.threadCpuUs());
-    this.setHeader('startedAt', startedAt);
-    this.#phase = this.#begin(KINDS.admission, 0, 0, startedAt);
+    this.alone = running.requests++ === 0;
+    this.lostSpans = false;
+    this.end = start + HEADER_LENGTH;
+    slab[start + HEADER.startedAt] = startedAt;
+    if (this.readsCpu) slab[start + HEADER.mainCpuUs] = native.threadCpuUs();
+    this.#phase = this.#begin(KINDS.admission, PHASE_LENGTH, 0, 0, startedAt);
   }
 
   /** The caller has its answer, or the error of this code. What still runs may write on. */
   close(error: string | null): void {
     if (!this.#open) return;
+    const { slab, start, running } = this;
     this.#open = false;
     this.error = error;
-    if (this.readsCpu) this.setHeader('mainCpuUs', native.threadCpuUs() - this.header('mainCpuUs'));
-    this.onClose(this);
+    running.requests--;
+    // Another request that began later would have taken a number.
+    if (this.number !== running.lastNumber) this.alone = false;
+    if (this.readsCpu) slab[start + HEADER.mainCpuUs] = native.threadCpuUs() - (slab[start + HEADER.mainCpuUs] as number);
     const now = performance.now();
     this.#endPhase(now);
-    this.setHeader('endedAt', now);
+    slab[start + HEADER.endedAt] = now;
   }
 
   /** Keeps the slot from being used again until as many calls of letGo. */
@@ -80,10 +109,10 @@ export class RequestRecord {
   }
 
   /** The main thread works on the request from here on; ends the phase before. */
-  enter(phase: PhaseKind, batch = 0, round = 0): void {
+  enter(phase: (typeof KINDS)[PhaseKind], batch = 0, round = 0): void {
     const now = performance.now();
     this.#endPhase(now);
-    this.#phase = this.#begin(KINDS[phase], batch, round, now);
+    this.#phase = this.#begin(phase, PHASE_LENGTH, batch, round, now);
   }
 
   /** The main thread turns to something else. */
@@ -92,37 +121,41 @@ export class RequestRecord {
   }
 
   /** A job of the addon is about to be called; the phase before ends. */
-  startJob(job: JobKind, batch = 0, round = 0): JobSpan {
+  startJob(job: (typeof KINDS)[JobKind], batch = 0, round = 0): JobSpan {
     const now = performance.now();
     this.#endPhase(now);
-    const at = this.#begin(KINDS[job], batch, round, now);
+    const at = this.#begin(job, JOB_LENGTH, batch, round, now);
+    const { slab } = this;
+    slab[at + JOB.queuedUs] = 0;
+    slab[at + JOB.ranUs] = 0;
     // Asks for CPU time.
-    if (this.readsCpu) this.slab[at + JOB.cpuUs] = 1;
-    return new JobSpan(this.slab, at);
+    slab[at + JOB.cpuUs] = this.readsCpu ? 1 : 0;
+    slab[at + JOB.interactionUs] = 0;
+    slab[at + JOB.layersUs] = 0;
+    return new JobSpan(slab, at);
   }
 
   startRpc(batch: number, round: number, shard: number): RpcSpan {
-    const at = this.#begin(KINDS.rpc, batch, round, performance.now());
-    this.slab[at + SPAN.shard] = shard;
-    return new RpcSpan(this.slab, at, this);
+    const at = this.#begin(KINDS.rpc, RPC_LENGTH, batch, round, performance.now());
+    const { slab } = this;
+    slab[at + RPC.shard] = shard;
+    slab[at + RPC.serializedAt] = 0;
+    slab[at + RPC.sentAt] = 0;
+    slab[at + RPC.receivedAt] = 0;
+    return new RpcSpan(slab, at, this);
   }
 
   /** Where the new span starts. */
-  #begin(kind: number, batch: number, round: number, now: number): number {
+  #begin(kind: number, length: number, batch: number, round: number, now: number): number {
     const { slab } = this;
-    const spans = this.start + HEADER.spans;
-    const count = slab[spans] as number;
-    if (count === this.maxSpans) {
-      this.setHeader('lostSpans', this.header('lostSpans') + 1);
-      return this.#nowhere;
-    }
-    slab[spans] = count + 1;
-    const at = this.spanAt(count);
-    slab.fill(0, at, at + SPAN_LENGTH);
-    slab[at + SPAN.kind] = kind;
-    slab[at + SPAN.batch] = batch;
-    slab[at + SPAN.round] = round;
+    let at = this.end;
+    if (at + length > this.#limit) {
+      this.lostSpans = true;
+      at = this.#nowhere;
+    } else this.end = at + length;
+    slab[at + SPAN.what] = whatOf(kind, batch, round);
     slab[at + SPAN.startedAt] = now;
+    slab[at + SPAN.endedAt] = 0;
     return at;
   }
 

@@ -23,13 +23,14 @@ export class ServiceTimes implements JobTimes {
   }
 
   endPooling(): void {
-    const { stages, times } = this;
-    const queuedUs = times[0] as number;
-    const ranUs = times[1] as number;
+    const { stages, times, onThread } = this;
+    const callUs = this.#lap();
+    const queuedUs = onThread ? (times[0] as number) : 0;
+    const ranUs = onThread ? (times[1] as number) : callUs;
     stages[STAGE_SLOTS.queueUs] = queuedUs;
     stages[STAGE_SLOTS.poolUs] = ranUs;
-    stages[STAGE_SLOTS.handBackUs] = Math.max(0, this.#lap() - queuedUs - ranUs);
-    stages[STAGE_SLOTS.poolCpuUs] = times[2] as number;
+    stages[STAGE_SLOTS.handBackUs] = Math.max(0, callUs - queuedUs - ranUs);
+    stages[STAGE_SLOTS.poolCpuUs] = onThread ? (times[2] as number) : callUs;
   }
 
   /** From the end of pooling. */

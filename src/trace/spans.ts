@@ -1,8 +1,10 @@
 import { performance } from 'node:perf_hooks';
 import type { JobTimes } from '../engine/job-times.js';
+import { SHARD_STAGES } from '../wire/messages.js';
 import { JOB, RPC, SPAN } from './layout.js';
 
 const { nodeTiming } = performance;
+const NUM_STAGES = SHARD_STAGES.length;
 
 /** A call of the addon, which writes its times into the record itself. */
 export class JobSpan implements JobTimes {
@@ -66,6 +68,6 @@ export class RpcSpan {
     slab[at + SPAN.endedAt] = performance.now();
     slab[at + RPC.receivedAt] = receivedAt;
     slab[at + RPC.idleReceived] = nodeTiming.idleTime;
-    if (stages !== null) for (let s = 0; s < stages.length; s++) slab[at + RPC.stages + s] = stages[s] as number;
+    for (let s = 0; s < NUM_STAGES; s++) slab[at + RPC.stages + s] = stages?.[s] ?? 0;
   }
 }

@@ -1,5 +1,18 @@
 import { SHARD_STAGES, type ShardStage } from '../wire/messages.js';
-import { JOB, JOBS, type JobKind, KINDS, PHASES, type PhaseKind, RPC, SPAN } from './layout.js';
+import {
+  HEADER,
+  HEADER_LENGTH,
+  JOB,
+  JOBS,
+  type JobKind,
+  KINDS,
+  lengthOfSpan,
+  PHASES,
+  type PhaseKind,
+  RPC,
+  readWhat,
+  SPAN,
+} from './layout.js';
 import type { RequestRecord } from './request-record.js';
 
 /** Microseconds on the clock of performance.now(). */
@@ -68,29 +81,32 @@ export interface TracedRequest extends Interval {
 
 /** Copies a closed record out. What had not ended ends with the request. */
 export function readRecord(record: RequestRecord, shards: readonly string[], pauses: readonly Interval[]): TracedRequest {
-  const { slab } = record;
-  const [startUs, endUs] = [record.header('startedAt') * 1000, record.header('endedAt') * 1000];
+  const { slab, start } = record;
+  const header = (offset: number): number => slab[start + offset] as number;
+  const [startUs, endUs] = [header(HEADER.startedAt) * 1000, header(HEADER.endedAt) * 1000];
   const phases: TracedPhase[] = [];
   const jobs: TracedJob[] = [];
   const rpcs: TracedRpc[] = [];
-  for (let s = 0; s < record.header('spans'); s++) {
-    const at = record.spanAt(s);
+  for (let at = start + HEADER_LENGTH; at < record.end; ) {
     const field = (offset: number): number => slab[at + offset] as number;
     const stamp = (offset: number): number | null => (field(offset) === 0 ? null : field(offset) * 1000);
-    const kind = field(SPAN.kind);
+    const { kind, batch, round } = readWhat(field(SPAN.what));
     const begun = Math.min(endUs, field(SPAN.startedAt) * 1000);
     const ended = Math.min(endUs, stamp(SPAN.endedAt) ?? endUs);
-    const span = { batch: field(SPAN.batch), round: field(SPAN.round), startUs: begun, endUs: Math.max(begun, ended) };
+    const span = { batch, round, startUs: begun, endUs: Math.max(begun, ended) };
     if (kind < PHASES.length) phases.push({ ...span, kind: PHASES[kind] as PhaseKind });
     else if (kind < KINDS.rpc) {
+      const onThread = field(JOB.onThread) === 1;
+      // Its call was all there was to it, and is not measured twice.
+      const itself = kind === KINDS.pool && !onThread;
       jobs.push({
         ...span,
         kind: JOBS[kind - PHASES.length] as JobKind,
         queuedUs: field(JOB.queuedUs),
-        ranUs: field(JOB.ranUs),
-        cpuUs: field(JOB.cpuUs),
+        ranUs: itself ? span.endUs - span.startUs : field(JOB.ranUs),
+        cpuUs: itself ? span.endUs - span.startUs : field(JOB.cpuUs),
         interactionShare: field(JOB.layersUs) > 0 ? field(JOB.interactionUs) / field(JOB.layersUs) : 0,
-        onThread: field(JOB.onThread) === 1,
+        onThread,
       });
     } else {
       const receivedUs = stamp(RPC.receivedAt);
@@ -98,7 +114,7 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
       const answered = receivedUs !== null && receivedUs <= endUs;
       rpcs.push({
         ...span,
-        shard: shards[field(SPAN.shard)] ?? String(field(SPAN.shard)),
+        shard: shards[field(RPC.shard)] ?? String(field(RPC.shard)),
         serializedUs: stamp(RPC.serializedAt),
         sentUs: stamp(RPC.sentAt),
         receivedUs: answered ? receivedUs : null,
@@ -108,16 +124,17 @@ export function readRecord(record: RequestRecord, shards: readonly string[], pau
         stages: answered ? stagesAt(slab, at + RPC.stages) : null,
       });
     }
+    at += lengthOfSpan(kind);
   }
   return {
-    number: record.header('number'),
+    number: record.number,
     startUs,
     endUs,
-    items: record.header('items'),
+    items: record.items,
     error: record.error,
-    complete: record.header('lostSpans') === 0,
-    alone: record.header('alone') === 1,
-    mainCpuUs: record.readsCpu ? record.header('mainCpuUs') : null,
+    complete: !record.lostSpans,
+    alone: record.alone,
+    mainCpuUs: record.readsCpu ? header(HEADER.mainCpuUs) : null,
     phases,
     jobs,
     rpcs,

@@ -1,13 +1,14 @@
 import { PerformanceObserver, performance } from 'node:perf_hooks';
 import { TerabagError } from '../errors.js';
-import { HEADER_LENGTH, SPAN_LENGTH } from './layout.js';
-import { RequestRecord } from './request-record.js';
+import { HEADER_LENGTH, RPC_LENGTH } from './layout.js';
+import { RequestRecord, type Running } from './request-record.js';
 import { type Interval, readRecord, type TracedRequest } from './traced-request.js';
 
 export interface TracerOptions {
-  /** Requests that are kept: the latest ones; default 1024. A span takes 144 bytes. */
+  /** Requests that are kept: the latest ones; default 1024. A span takes 128 bytes at most. */
   readonly capacity?: number;
-  /** Spans of a request: one a shard and some ten more, or with rpc paper as many for each batch and net; default 64. */
+  /** Spans of a request: one a shard and some ten more, or with rpc paper as many for each batch and net; default 64, for which there is
+   * room whatever they are. */
   readonly spans?: number;
   /**
    * Reads the CPU clocks of the main thread and of jobs on other threads; default false, since it is a system call, of 0.2 to 1 us: two a
@@ -28,26 +29,20 @@ export class Tracer {
   readonly #observer = new PerformanceObserver((list) => this.#keepPauses(list.getEntries()));
   #numPauses = 0;
   #next = 0;
-  #numbers = 0;
-  #running = 0;
   #enabled = false;
   #shards: readonly string[] = [];
-  readonly #onClose = (record: RequestRecord): void => {
-    this.#running--;
-    // Another request that began later would have taken a number.
-    if (record.header('number') !== this.#numbers) record.setHeader('alone', 0);
-  };
 
   constructor({ capacity = 1024, spans = 64, cpu = false }: TracerOptions = {}) {
     for (const [field, value] of Object.entries({ capacity, spans }))
       if (!Number.isInteger(value) || value < 1)
         throw new TerabagError('invalid_argument', `${field} has to be an integer, 1 or more: ${value}`, { field });
-    const length = HEADER_LENGTH + spans * SPAN_LENGTH;
+    const length = HEADER_LENGTH + spans * RPC_LENGTH;
     // One span more than all records have: what has no room is written there.
-    const slab = new Float64Array(capacity * length + SPAN_LENGTH);
+    const slab = new Float64Array(capacity * length + RPC_LENGTH);
     // Pages come when they are first written, at microseconds each: now, and not within a request.
     slab.fill(0);
-    this.#records = Array.from({ length: capacity }, (_, r) => new RequestRecord(slab, r * length, spans, cpu, this.#onClose));
+    const running: Running = { requests: 0, lastNumber: 0 };
+    this.#records = Array.from({ length: capacity }, (_, r) => new RequestRecord(slab, r * length, length, cpu, running));
     this.enabled = true;
   }
 
@@ -77,10 +72,9 @@ export class Tracer {
     const startedAt = performance.now();
     for (let tried = 0; tried < this.#records.length; tried++) {
       const record = this.#records[this.#next] as RequestRecord;
-      this.#next = (this.#next + 1) % this.#records.length;
+      this.#next = this.#next + 1 === this.#records.length ? 0 : this.#next + 1;
       if (!record.free) continue;
-      record.open(++this.#numbers, startedAt);
-      record.setHeader('alone', this.#running++ === 0 ? 1 : 0);
+      record.open(startedAt);
       return record;
     }
     this.skipped++;
@@ -90,14 +84,14 @@ export class Tracer {
   /** The requests that have ended, copied, in the order of their beginning. A collection of the last turn of the event loop may be missing. */
   requests(): TracedRequest[] {
     this.#keepPauses(this.#observer.takeRecords());
-    const closed = this.#records.filter((record) => record.closed).sort((a, b) => a.header('number') - b.header('number'));
+    const closed = this.#records.filter((record) => record.closed).sort((a, b) => a.number - b.number);
     const pauses = this.#keptPauses();
     return closed.map((record) => readRecord(record, this.#shards, pauses));
   }
 
   /** Forgets the requests that have ended. */
   clear(): void {
-    for (const record of this.#records) if (record.closed && record.free) record.setHeader('number', 0);
+    for (const record of this.#records) if (record.closed && record.free) record.number = 0;
   }
 
   #keepPauses(entries: readonly { readonly startTime: number; readonly duration: number }[]): void {

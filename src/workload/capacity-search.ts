@@ -42,9 +42,11 @@ export interface CapacityOptions extends Omit<OpenLoopOptions, 'arrivals'> {
 const DEFAULT_TOLERANCE = 0.05;
 const DEFAULT_FEWEST_REQUESTS = 300;
 const LOWEST_QPS = 0.1;
+/** Of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
+const LEAST_OF_FIRST = 1 / 16;
 const HIGHEST_QPS = 200_000;
-/** An invalid run is repeated once: a burst of the machine's other work may have been to blame. */
-const TRIES = 2;
+/** An invalid run is repeated: a burst of the machine's other work, or code that was not compiled yet, may have been to blame. */
+const TRIES = 3;
 
 /**
  * The highest rate of open-loop load at which the bound holds, as DeepRecSys (Gupta et al., ISCA 2020) measures servers: rates double until one misses the
@@ -60,7 +62,10 @@ export async function findMaxQps(options: CapacityOptions): Promise<Capacity> {
     options.onProbe?.(probe);
     return probe.meetsBound;
   };
-  const { best, ended } = await searchHighest(meets, options.firstQps, options.tolerance ?? DEFAULT_TOLERANCE, options.signal);
+  const { best, ended } = await searchHighest(meets, options.firstQps, options.tolerance ?? DEFAULT_TOLERANCE, {
+    lowestQps: options.firstQps * LEAST_OF_FIRST,
+    ...(options.signal && { signal: options.signal }),
+  });
   probes.sort((a, b) => a.qps - b.qps);
   const above = probes.find(({ qps, meetsBound }) => !meetsBound && qps > (best ?? 0));
   return { qps: best, limitedBy: !ended ? 'search' : above && above.run.invalid.length > 0 ? 'generator' : 'bound', probes };
@@ -90,14 +95,14 @@ export async function searchHighest(
   meets: (qps: number) => Promise<boolean>,
   firstQps: number,
   tolerance: number,
-  signal?: AbortSignal,
+  { lowestQps = LOWEST_QPS, signal }: { readonly lowestQps?: number; readonly signal?: AbortSignal } = {},
 ): Promise<{ readonly best: number | null; readonly ended: boolean }> {
   if (!(firstQps > 0) || !(tolerance > 0))
     throw new TerabagError('invalid_argument', `first rate and tolerance have to be positive: ${firstQps}, ${tolerance}`);
   let low: number | null = null;
   let high: number | null = null;
   for (let qps = firstQps; (low === null || high === null) && !signal?.aborted; qps = high === null ? qps * 2 : qps / 2) {
-    if (qps > HIGHEST_QPS || qps < LOWEST_QPS) return { best: low, ended: low === null };
+    if (qps > HIGHEST_QPS || qps < lowestQps) return { best: low, ended: low === null };
     if (await meets(qps)) low = qps;
     else if (!signal?.aborted) high = qps;
   }

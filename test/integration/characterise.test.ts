@@ -48,12 +48,12 @@ async function interrupt(
 }
 
 test('strategies, batches and a trace of a small model, each request answered by real shards', () => {
-  const { status, stdout, stderr } = characterise('whole', ...SMALL, '--only', 'strategies,batches,trace', '--json');
+  const { status, stdout, stderr } = characterise('whole', ...SMALL, '--only', 'strategies,batches,schedule,trace', '--json');
   expect([status, stderr]).toEqual([0, expect.stringContaining('in all about')]);
   const results = resultsIn('whole');
   expect(JSON.parse(stdout)).toEqual(JSON.parse(readFileSync(join(dir, 'whole', 'results.json'), 'utf8')));
   expect(results.endedAt).not.toBeNull();
-  expect(results.resume?.finished).toEqual(['strategies', 'batches', 'trace']);
+  expect(results.resume?.finished).toEqual(['strategies', 'batches', 'schedule', 'trace']);
 
   const byId = new Map(results.configurations.map((configuration) => [configuration.id, configuration]));
   for (const id of ['singular', 'one-shard', 'capacity-balanced-2', 'load-balanced-4', 'nsbp-4']) {
@@ -76,6 +76,12 @@ test('strategies, batches and a trace of a small model, each request answered by
   const over = results.overheads.find(({ configuration, kind }) => configuration === 'load-balanced-4' && kind === 'serial');
   expect(over).toMatchObject({ baseline: 'singular', pairs: 1, qps: null });
   expect(results.batchSweeps.map(({ points }) => points.length)).toEqual([2, 2]);
+  expect(results.batchSchedules.map(({ configuration }) => configuration)[0]).toBe('singular');
+  expect(results.batchSchedules).toHaveLength(2);
+  for (const { best, measured } of results.batchSchedules) {
+    expect(measured.map(({ items }) => items)).toContain(4);
+    expect(Math.max(...measured.map(({ qps }) => qps))).toBe(best.qps);
+  }
   expect(results.waterfall?.spans.map(({ lane }) => lane)).toContain('main');
   expect(JSON.parse(readFileSync(join(dir, 'whole', 'trace.json'), 'utf8')).traceEvents.length).toBeGreaterThan(50);
   expect(readFileSync(join(dir, 'whole', 'report.html'), 'utf8')).toContain('P99');

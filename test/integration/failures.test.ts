@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -258,6 +258,22 @@ test('stopping a cluster leaves no process behind, not even a stalled one', asyn
   cluster.kill('shard-0', 'SIGSTOP');
   await cluster.stop();
   expect(pids.map(alive)).toEqual([false, false]);
+});
+
+test('a launch ends with its signal, and keeps nothing of the signal once it is over, whichever way it went', async () => {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const launch = (bundle: string) => launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'silent', restart: false, signal });
+  const cluster = await launch(model.dir);
+  expect(getEventListeners(signal, 'abort')).toHaveLength(0);
+  await cluster.stop();
+  await expect(launch('no-such-bundle')).rejects.toMatchObject({ code: 'shard_unavailable' });
+  expect(getEventListeners(signal, 'abort')).toHaveLength(0);
+  const starting = launch(model.dir);
+  setTimeout(() => controller.abort('changed my mind'), 20);
+  await expect(starting).rejects.toMatchObject({ code: 'aborted', cause: 'changed my mind' });
+  expect(getEventListeners(signal, 'abort')).toHaveLength(0);
+  await expect(launch(model.dir)).rejects.toMatchObject({ code: 'aborted' });
 });
 
 test('shards end when the process that launched them is killed', async () => {

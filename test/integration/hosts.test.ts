@@ -132,6 +132,20 @@ describe.skipIf(support.network !== null)('a network', () => {
     });
   });
 
+  test('whose switch was killed has no counters, and says that it ended', async () => {
+    const network = await HostNetwork.open(1, { delayMs: 0 });
+    const pid = Number(/\/proc\/(\d+)\//.exec(network.enter(1).join(' '))?.[1]);
+    process.kill(pid, 'SIGKILL');
+    await until('the switch has ended', () => !existsSync(`/proc/${pid}/exe`));
+    // Asked before and after this process has learnt of the end.
+    for (let asked = 0; asked < 2; asked++) {
+      const error = await network.counters().catch((reason: unknown) => reason);
+      expect(error).toBeInstanceOf(TerabagError);
+      expect(error).toMatchObject({ code: 'closed', details: { pid }, message: expect.stringContaining(`ended: ${pid}, `) });
+    }
+    await network.close();
+  });
+
   test('a launch without the privileges is refused with the reason, and leaves nothing', async () => {
     const up = [
       main,

@@ -1,22 +1,18 @@
 import type { Characterisation, KneeCurve } from '../../report/characterisation.js';
-import { findMaxQps, type Probe } from '../../workload/capacity-search.js';
+import type { Probe } from '../../workload/capacity-search.js';
 import { latencyAt } from '../../workload/load-run.js';
 import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
 import { configurationOf, type Measured } from '../measured.js';
+import { FIRST_SHARE, probeMs, searchRates } from '../rate-search.js';
 import { type Setup, SINGULAR, setupId } from '../setup.js';
 import { closeStands, openStands, type Stand } from '../stand.js';
-import { loadOf } from '../turns.js';
 
-/** Of the serial rate: where the search begins. */
-const FIRST_SHARE = 0.5;
 /** Rates that a search tries, as seen. */
 const PROBES = 7;
 
 const setups = ({ scale }: Experiment, results: Characterisation): Setup[] => [SINGULAR, chosenSetup(results, scale.shards)];
-
-const probeMs = ({ scale, serialMs }: Experiment): number => scale.warmUpMs + Math.max(scale.probeMs, scale.probeRequests * serialMs);
 
 /** One setup after the other: which rates a search tries depends on what it has seen, so that there are no pairs. */
 export const ratesGroup: Group = {
@@ -37,15 +33,9 @@ export const ratesGroup: Group = {
 };
 
 function kneeOf(stand: Stand, experiment: Experiment, onProbe: () => void): Promise<KneeCurve> {
-  const { scale, p99Ms, serialMs, signal, seed, requests } = experiment;
+  const { p99Ms, serialMs } = experiment;
   return stand.use(async (ready) => {
-    const { qps, probes } = await findMaxQps({
-      ...loadOf(ready, requests, signal),
-      ...{ bound: { quantile: 0.99, ms: p99Ms }, process: 'poisson', seed, repeats: 1, tolerance: scale.qpsTolerance },
-      ...{ warmUpMs: scale.warmUpMs, durationMs: scale.probeMs, fewestRequests: scale.probeRequests },
-      firstQps: (FIRST_SHARE * 1000) / serialMs,
-      onProbe,
-    });
+    const { qps, probes } = await searchRates(ready, experiment, (FIRST_SHARE * 1000) / serialMs, onProbe);
     return { configuration: setupId(stand.setup), p99BoundMs: p99Ms, maxQps: qps, points: probes.map(pointOf) };
   });
 }

@@ -13,6 +13,8 @@ export interface Line {
   /** Positions of points that are drawn hollow. */
   readonly hollow?: readonly number[];
   readonly symbols?: boolean;
+  /** The point that is larger than the others, with a label. */
+  readonly marked?: { readonly position: number; readonly label: string };
 }
 
 export interface LineChart {
@@ -58,6 +60,10 @@ export const lineChart =
             data: line.points.map(([x, y], n) => ({
               value: [x, y ?? '-'],
               ...(line.hollow?.includes(n) && { itemStyle: { color: colour('surface'), borderColor: colourOf(line), borderWidth: 1.5 } }),
+              ...(line.marked?.position === n && {
+                symbolSize: 12,
+                label: { show: true, position: 'top' as const, color: colour('ink'), formatter: line.marked.label },
+              }),
             })),
           })),
           ...(bound === undefined

@@ -52,7 +52,7 @@ export const planMap =
             ),
             label: {
               show: true,
-              color: colour('on-bytes'),
+              color: colour(n % 2 === 0 ? 'on-bytes' : 'on-bytes-between'),
               fontSize: 10,
               formatter: ({ dataIndex }: { dataIndex: number }) => {
                 const held = shares[dataIndex]?.named[n];

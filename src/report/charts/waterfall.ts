@@ -1,6 +1,6 @@
 import type { Waterfall } from '../characterisation.js';
 import { CHARACTER_WIDTH, type Chart } from '../charts.js';
-import { colour, layerColour } from '../palette.js';
+import { colour, layerColour, onLayerColour } from '../palette.js';
 import { lengthAxis, namesAxis, namesWidth } from './axes.js';
 
 type Span = Waterfall['spans'][number];
@@ -75,7 +75,7 @@ export const waterfallChart =
                 ...(barWidth > CHARACTER_WIDTH * span.name.length && {
                   textContent: {
                     type: 'text' as const,
-                    style: { text: span.name, fontSize: 10, fill: span.layer === null ? colour('ink') : colour('surface') },
+                    style: { text: span.name, fontSize: 10, fill: span.layer === null ? colour('ink') : onLayerColour(span.layer) },
                   },
                   textConfig: { position: 'inside' as const },
                 }),

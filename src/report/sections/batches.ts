@@ -17,7 +17,7 @@ export function batchesSection({ batchSweeps, batchSchedules, configurations }: 
     heading: 'Batch size',
     content: [
       sweeps.length > 0 ? sweepPart(sweeps, reference, charts) : NOTHING,
-      batchSchedules.length > 0 ? schedulePart(batchSchedules, charts) : NOTHING,
+      batchSchedules.length > 0 ? schedulePart(batchSchedules, reference, charts) : NOTHING,
     ],
   };
 }
@@ -56,13 +56,18 @@ const itemsAxis = (items: readonly number[]) => ({ ...logAxis(items, 'items per 
 const describe = ({ configuration, points }: BatchSweep, field: 'p50' | 'p99' | 'cpuMs'): string =>
   `${configuration}: ${points.map((point) => `${formatNumber(point[field])} ms at ${point.batchItems}`).join(', ')}.`;
 
-function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts): Html {
+function schedulePart(schedules: readonly BatchScheduleResult[], reference: string | null, charts: Charts): Html {
   const measured = schedules.flatMap((schedule) => schedule.measured);
   const lines = schedules.map(
     (schedule): Line => ({
-      name: `${schedule.configuration}, P99 within ${formatNumber(schedule.p99BoundMs)} ms`,
+      name: schedule.configuration,
+      reference: schedule.configuration === reference,
       symbols: true,
       points: schedule.measured.map(({ items, qps }) => [items, qps]),
+      marked: {
+        position: schedule.measured.findIndex(({ items }) => items === schedule.best.items),
+        label: `${schedule.best.items} items`,
+      },
     }),
   );
   const figure = {
@@ -86,7 +91,7 @@ function schedulePart(schedules: readonly BatchScheduleResult[], charts: Charts)
     ]),
   });
   return html`<h3>Batch scheduler</h3>
-<p class="note">The number of items per batch that answers the most requests a second within the bound, found by climbing.</p>
+<p class="note">The number of items per batch that answers the most requests a second within the bound, found by climbing; the best is marked. Batches of a request are sent side by side; the bound is met at no rate where the line is at 0.</p>
 ${measured.length > 0 ? panels([figure], charts) : NOTHING}
 ${best}`;
 }

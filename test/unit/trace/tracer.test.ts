@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Admission } from '../../../src/predictor/admission.js';
+import { KINDS } from '../../../src/trace/layout.js';
 import type { RequestRecord } from '../../../src/trace/request-record.js';
 import { Tracer } from '../../../src/trace/tracer.js';
 
@@ -11,8 +12,8 @@ test('the latest requests are kept, in the order of their beginning, and those b
   const tracer = new Tracer({ capacity: 5, spans: 4 });
   for (let n = 1; n <= 12; n++) {
     const record = tracer.open();
-    record?.setHeader('items', n);
-    record?.enter('check');
+    if (record !== null) record.items = n;
+    record?.enter(KINDS.check);
     record?.close(null);
   }
   const requests = tracer.requests();
@@ -45,10 +46,10 @@ test('a record that something still writes into is passed over, and when there i
 });
 
 test('spans beyond the room are dropped, also what native code writes, and the request says so', () => {
-  const tracer = new Tracer({ capacity: 1, spans: 2 });
+  const tracer = new Tracer({ capacity: 1, spans: 1 });
   const record = tracer.open() as RequestRecord;
-  const first = record.startJob('dense');
-  const second = record.startJob('dense');
+  const first = record.startJob(KINDS.dense);
+  const second = record.startJob(KINDS.dense);
   second.times.fill(7, second.timesAt, second.timesAt + 5);
   second.onThread = true;
   second.end();
@@ -58,7 +59,7 @@ test('spans beyond the room are dropped, also what native code writes, and the r
   rpc.serialized();
   rpc.sent();
   rpc.answered(1, [1, 2, 3, 4, 5, 6, 7]);
-  record.enter('finish');
+  record.enter(KINDS.finish);
   record.close(null);
   expect(tracer.requests()).toMatchObject([{ complete: false, jobs: [{ queuedUs: 0, onThread: false }], rpcs: [] }]);
   tracer.enabled = false;

@@ -68,6 +68,9 @@ test('a bound that no rate meets gives none, and requests that fail do not meet 
     qps: null,
     limitedBy: 'bound',
   });
+  // Where requests do not meet any more, a lower rate would take its time and find the same.
+  const { probes } = await search({ bound: { quantile: 0.99, ms: 1 }, durationMs: 10, fewestRequests: 10, repeats: 1, firstQps: 250 });
+  expect(probes.map(({ qps }) => qps)).toEqual([15.625, 31.25, 62.5, 125, 250]);
   const failing = await search({ deadlineMs: 1, bound: { quantile: 0.99, ms: 10 }, durationMs: 10, fewestRequests: 10, repeats: 1 });
   expect(failing.qps).toBeNull();
   expect(failing.probes.every(({ meetsBound }) => !meetsBound)).toBe(true);

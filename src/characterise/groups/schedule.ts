@@ -1,0 +1,55 @@
+import type { BatchScheduleResult, Characterisation } from '../../report/characterisation.js';
+import { scheduleBatches } from '../../workload/batch-scheduler.js';
+import { SplittingPredictor } from '../../workload/split-request.js';
+import { chosenSetup } from '../best.js';
+import type { Experiment } from '../experiment.js';
+import type { Group } from '../group.js';
+import { configurationOf, type Measured } from '../measured.js';
+import { FIRST_SHARE, probeMs, searchRates } from '../rate-search.js';
+import { type Setup, SINGULAR, setupId } from '../setup.js';
+import { closeStands, openStands, type Stand } from '../stand.js';
+import { itemsOf } from '../workload.js';
+
+/** Sizes that a climb tries, and rates for each, as seen. */
+const PROBES = 6 * 5;
+
+const setups = ({ scale }: Experiment, results: Characterisation): Setup[] => [SINGULAR, chosenSetup(results, scale.shards)];
+
+/** Batches are requests of their own here, sent side by side: also on shards, where each then asks every shard once. */
+export const scheduleGroup: Group = {
+  name: 'schedule',
+  description: 'the number of items per batch that answers the most requests a second with P99 within the bound',
+  estimateMs: (experiment, results) => setups(experiment, results).length * PROBES * probeMs(experiment),
+  run: async (experiment, results, onProgress): Promise<Partial<Measured>> => {
+    const stands = await openStands(setups(experiment, results), experiment);
+    try {
+      const batchSchedules: BatchScheduleResult[] = [];
+      let probes = 0;
+      for (const stand of stands)
+        batchSchedules.push(await scheduleOf(stand, experiment, () => onProgress(++probes * probeMs(experiment))));
+      return { configurations: stands.map((stand) => configurationOf(stand, [])), batchSchedules };
+    } finally {
+      await closeStands(stands);
+    }
+  },
+};
+
+function scheduleOf(stand: Stand, experiment: Experiment, onProbe: () => void): Promise<BatchScheduleResult> {
+  const { scale, requests, spec, p99Ms, serialMs, signal } = experiment;
+  return stand.use(async (ready) => {
+    // Rates of neighbouring sizes are close: a search begins where the one before ended.
+    let firstQps = (FIRST_SHARE * 1000) / serialMs;
+    const { best, measured } = await scheduleBatches({
+      mostItems: Math.max(...requests.map((request) => itemsOf(request, spec))),
+      closest: scale.closestBatches,
+      signal,
+      measure: async (items) => {
+        const predictor = new SplittingPredictor(ready.predictor, items, spec.dense);
+        const { qps } = await searchRates({ ...ready, predictor }, experiment, firstQps, onProbe);
+        firstQps = qps ?? firstQps;
+        return qps ?? 0;
+      },
+    });
+    return { configuration: setupId(stand.setup), p99BoundMs: p99Ms, best, measured: [...measured] };
+  });
+}
