@@ -14,8 +14,8 @@ namespace {
 
 std::atomic<uint64_t> numbers{0};
 
-// Rows that go through all layers of a stage before the next ones do, so that activations stay in cache: 8 full tiles of the avx512 kernel,
-// enough to make the reading of the weights a small part. Blocks for several threads are smaller, down to two tiles.
+// Rows that go through all layers of a stage before the next ones do, so that activations stay in cache: 10 tiles of the avx512 kernel,
+// enough to make the reading of the weights a small part. Blocks for several threads are smaller, down to three tiles.
 constexpr uint64_t kBlockRows = 112;
 constexpr uint64_t kMinBlockRows = 28;
 
