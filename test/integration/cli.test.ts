@@ -458,7 +458,7 @@ test('calibrate measures costs that explain its own trials somewhat, and plan pr
 
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
   const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
-  writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":1}');
+  writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":2}');
   for (const [more, reason] of [
     [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
     [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],
