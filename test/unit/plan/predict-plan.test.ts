@@ -108,6 +108,11 @@ test('P99 is the time of a request with the 99th percentile of items, P50 that o
   expect(predicted.p99Us).toBeCloseTo(twice.p50Us, 9);
   expect(predicted.cpuUs).toBe(predict(plan).cpuUs);
   expect(predicted.p50Us).toBe(predict(plan).p50Us);
+  const skewed = predictPlan(planned, plan, { ...profile, items: { ...profile.items, p50: 20, p99: 10 } }, PLAIN_COSTS);
+  expect(skewed.p50Us).toBeCloseTo(twice.p50Us, 9);
+  expect([skewed.p99Us, skewed.cpuUs]).toEqual([predict(plan).p99Us, predict(plan).cpuUs]);
+  const one = predictPlan(planned, plan, { ...profile, items: { ...profile.items, p50: 20, p99: 20 } }, PLAIN_COSTS);
+  expect([one.p50Us, one.p99Us]).toEqual([skewed.p50Us, skewed.p50Us]);
 });
 
 const anyCosts = fc
