@@ -11,7 +11,7 @@ export interface CellResult {
   readonly measured: Figures;
   /** Full collections of main's garbage per thousand requests. */
   readonly collections: number;
-  /** By round. In a round all strategies answer the same requests, one after another. */
+  /** By round. In a round all strategies answer the same requests. */
   readonly roundsUs: Readonly<Record<'cpuUs' | 'p50Us', readonly number[]>>;
 }
 

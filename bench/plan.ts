@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Cluster, launchCluster } from '../src/cluster/launch.js';
+import { launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { type Bundle, openBundle } from '../src/model/bundle.js';
 import type { ResolvedModel } from '../src/model/graph.js';
@@ -34,8 +34,9 @@ const SHARDS = [2, 4, 8];
 const FULL = { scale: 1, startRequests: 400, requestsPerRound: 120 };
 const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
-/** Of each round, uncounted: its processes were idle while others took their turns, and the main shard is new. */
-const WARM_UP = 60;
+/** Of each round, uncounted: its requests were made just before. */
+const WARM_UP = 20;
+const MEASURED_SEED = 7;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
@@ -85,28 +86,39 @@ async function measureShape(dir: string, name: string, scale: number, items: num
   );
   const predictor = new PlanPredictor({ spec: bundle.spec, model: bundle.model as ResolvedModel }, profile, costs);
   const cells = cellsOf(bundle, profile, predictor);
-  const clusters: Cluster[] = [];
+  const results: CellResult[] = [];
   try {
-    for (const { plan } of cells) clusters.push(await launchCluster(plan, { bundle: dir, ephemeralPorts: true, verify: 'size' }));
-    const samples = clusters.map((): Round[] => []);
-    for (let round = -1; round < sizes.rounds; round++) {
-      // Made anew, and as few as calibrating holds: a collection of garbage visits all requests that are kept.
-      const requests = Array.from({ length: sizes.requestsPerRound }, () => generator.next(items));
-      for (const [index, { plan }] of clusters.entries()) {
-        // One main shard at a time, as in service: those of the other plans would ping their shards, and wake them.
-        const predictor = await connect(plan, { bundle: dir, verify: 'size' });
-        try {
-          if (round < 0) await ask(predictor, requests, sizes.startRequests);
-          else samples[index]?.push(await measure(predictor, requests));
-        } finally {
-          await predictor.close();
-        }
-      }
+    for (const cell of cells) {
+      // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
+      const measuring = new RequestGenerator(requestShape(shape), MEASURED_SEED);
+      const rounds = await measureCell(cell, dir, sizes, () => measuring.next(items));
+      results.push(resultOf(name, cell, rounds));
     }
-    return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
+    return results;
   } finally {
-    for (const cluster of clusters) await cluster.stop();
     await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/**
+ * All rounds of one plan, one after another, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
+ * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards.
+ */
+async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round[]> {
+  const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, next);
+  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, verify: 'size' });
+  try {
+    const predictor = await connect(cluster.plan, { bundle, verify: 'size' });
+    try {
+      await ask(predictor, requestsOf(sizes.requestsPerRound), sizes.startRequests);
+      const rounds: Round[] = [];
+      while (rounds.length < sizes.rounds) rounds.push(await measure(predictor, requestsOf(sizes.requestsPerRound)));
+      return rounds;
+    } finally {
+      await predictor.close();
+    }
+  } finally {
+    await cluster.stop();
   }
 }
 
