@@ -36,7 +36,8 @@ const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
 /** Of each round, uncounted: its requests were made just before. */
 const WARM_UP = 20;
-const MEASURED_SEED = 7;
+/** Every plan is launched so often, for its share of the rounds: processes differ, and the machine from minute to minute. */
+const SITTINGS = 2;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
@@ -86,22 +87,24 @@ async function measureShape(dir: string, name: string, scale: number, items: num
   );
   const predictor = new PlanPredictor({ spec: bundle.spec, model: bundle.model as ResolvedModel }, profile, costs);
   const cells = cellsOf(bundle, profile, predictor);
-  const results: CellResult[] = [];
   try {
-    for (const cell of cells) {
-      // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
-      const measuring = new RequestGenerator(requestShape(shape), MEASURED_SEED);
-      const rounds = await measureCell(cell, dir, sizes, () => measuring.next(items));
-      results.push(resultOf(name, cell, rounds));
+    const samples = cells.map((): Round[] => []);
+    for (let sitting = 0; sitting < SITTINGS; sitting++) {
+      const rounds = Math.floor((sizes.rounds + sitting) / SITTINGS);
+      for (const [index, cell] of cells.entries()) {
+        // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
+        const repeated = new RequestGenerator(requestShape(shape), sitting);
+        samples[index]?.push(...(await measureCell(cell, dir, { ...sizes, rounds }, () => repeated.next(items))));
+      }
     }
-    return results;
+    return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
 }
 
 /**
- * All rounds of one plan, one after another, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
+ * Rounds of one plan, one after another, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
  * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards.
  */
 async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round[]> {

@@ -35,8 +35,8 @@ export const costsSchema = z.strictObject({
     nsPerByteReceived: cost,
   }),
   /**
-   * At a sparse shard, beside what its engine does. usPerColdRpc comes on top when main's dense layers take a millisecond or more of a request, and
-   * in proportion when they take less: the longer a shard lies idle, the less of it is left in caches. Bytes as the main shard sees them: sent to the
+   * At a sparse shard, beside what its engine does. usPerColdRpc comes on top when main's dense layers take two milliseconds or more of a request,
+   * and in proportion when they take less: the longer a shard lies idle, the less of it is left in caches. Bytes as the main shard sees them: sent to the
    * shard, received from it.
    */
   shard: z.strictObject({ usPerRpc: cost, usPerColdRpc: cost, nsPerByteSent: cost, nsPerByteReceived: cost }),

@@ -65,7 +65,7 @@ test('tables of main cost no message', () => {
   expect(main).toMatchObject({ tables: 2, bytes: 3200, lookups: 23 });
 });
 
-test('RPCs cost shards more the longer main computes, up to a millisecond', () => {
+test('RPCs cost shards more the longer main computes, up to two milliseconds', () => {
   const fc = { name: 'fc', op: 'fc', inputs: [0], dim: 1000, stage: 1, activation: 'none', diagonal: false, epsilon: 0 } as const;
   const deep = { spec, model: { ...planned.model, layers: [{ ...fc, weight: 'w', bias: null }] } };
   const plan = planOf(['s0'], ['s1']);
@@ -78,7 +78,7 @@ test('RPCs cost shards more the longer main computes, up to a millisecond', () =
   const warm = shardsUs(0);
   // 4000 weights: half a millisecond, then five.
   for (const [ns, more] of [
-    [125, 50],
+    [125, 25],
     [1250, 100],
   ] as const)
     expect(shardsUs(ns)).toEqual(warm.map((us) => expect.closeTo(us + more, 9)));
@@ -89,6 +89,8 @@ test('a part of a row-wise table is sent the bags that have ids on it', () => {
   // Of 10 bags with 2 ids each, a quarter has none on one of two parts.
   expect(receivedBytes).toBeCloseTo(16 + 2 * 7.5 * 32, 9);
   expect(shards.map(({ lookups }) => lookups)).toEqual([13, 10]);
+  // The user's one bag of 3 ids: an eighth of the requests has none of them on a part.
+  expect(predict(planOf(['s0', 's1'], ['s0'])).receivedBytes).toBeCloseTo(2 * 0.875 * 16 + 320, 9);
 });
 
 test('rpc paper asks net after net and batch after batch, and pools what is the user’s in each batch', () => {

@@ -48,6 +48,14 @@ test('a change replaces what it names and leaves the rest', () => {
   expect(changed(scenario, { localBytes: 10 }).options).toEqual({ ...scenario.options, localBytes: 10 });
 });
 
+test('with other items, what is the user’s stays and the rest is in proportion', () => {
+  const [first, ...others] = scenario.profile.tables;
+  const mixed = { ...scenario.profile, tables: [{ ...first!, bags: 9, userBags: 1, lookups: 90, userLookups: 10 }, ...others] };
+  const { items, tables } = withItems(mixed, 2);
+  expect(items).toEqual({ mean: 2, p50: 2, p99: 2 });
+  expect(tables[0]).toMatchObject({ bags: 1 + 8 / 4, lookups: 10 + 80 / 4 });
+});
+
 test('all strategies are compared, and one that does not fit says why; other errors are not taken for that', () => {
   const compared = compareStrategies(changed(scenario, { memoryLimitBytes: 3 * 16 * 105, localBytes: 0 }));
   expect(compared.map(({ strategy }) => strategy)).toEqual([...STRATEGIES, 'auto']);
