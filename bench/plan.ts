@@ -19,6 +19,7 @@ import { RequestGenerator } from '../src/workload/request-generator.js';
 import { requestShape } from '../src/workload/request-shape.js';
 import { shapeByName } from '../src/workload/shape-by-name.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { FullCollections } from './full-collections.js';
 import { type CellResult, quartileRange, rankingLine, summaryLine } from './plan-ranking.js';
 import { type Line, median, type Suite } from './suite.js';
 
@@ -33,8 +34,10 @@ const SHARDS = [2, 4, 8];
 const FULL = { scale: 1, startRequests: 400, requestsPerRound: 120 };
 const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
-/** Of each round, uncounted: its processes were idle while others took their turns. */
+/** Of each round, uncounted: its requests were made just before. */
 const WARM_UP = 20;
+/** Every plan is launched so often, for its share of the rounds: processes differ, and the machine from minute to minute. */
+const SITTINGS = 2;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
@@ -84,21 +87,41 @@ async function measureShape(dir: string, name: string, scale: number, items: num
   );
   const predictor = new PlanPredictor({ spec: bundle.spec, model: bundle.model as ResolvedModel }, profile, costs);
   const cells = cellsOf(bundle, profile, predictor);
-  const targets: Target[] = [];
   try {
-    for (const { plan } of cells) targets.push(await openTarget(plan, dir));
-    const samples = targets.map((): Round[] => []);
-    const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, () => generator.next(items));
-    const first = requestsOf(sizes.startRequests);
-    for (const target of targets) await measure(target.predictor, first);
-    for (let round = 0; round < sizes.rounds; round++) {
-      const requests = requestsOf(sizes.requestsPerRound);
-      for (const [index, target] of targets.entries()) samples[index]?.push(await measure(target.predictor, requests));
+    const samples = cells.map((): Round[] => []);
+    for (let sitting = 0; sitting < SITTINGS; sitting++) {
+      const rounds = Math.floor((sizes.rounds + sitting) / SITTINGS);
+      for (const [index, cell] of cells.entries()) {
+        // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
+        const repeated = new RequestGenerator(requestShape(shape), sitting);
+        samples[index]?.push(...(await measureCell(cell, dir, { ...sizes, rounds }, () => repeated.next(items))));
+      }
     }
     return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
   } finally {
-    for (const target of targets) await target.close();
     await rm(dir, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Rounds of one plan, one after another, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
+ * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards.
+ */
+async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round[]> {
+  const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, next);
+  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, verify: 'size' });
+  try {
+    const predictor = await connect(cluster.plan, { bundle, verify: 'size' });
+    try {
+      await ask(predictor, requestsOf(sizes.requestsPerRound), sizes.startRequests);
+      const rounds: Round[] = [];
+      while (rounds.length < sizes.rounds) rounds.push(await measure(predictor, requestsOf(sizes.requestsPerRound)));
+      return rounds;
+    } finally {
+      await predictor.close();
+    }
+  } finally {
+    await cluster.stop();
   }
 }
 
@@ -123,41 +146,27 @@ function cellsOf({ spec, hash }: Bundle, profile: Profile, predictor: PlanPredic
   );
 }
 
-interface Target {
-  readonly predictor: ShardedPredictor;
-  close(): Promise<void>;
-}
-
-async function openTarget(plan: Plan, bundle: string): Promise<Target> {
-  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, verify: 'size' });
-  try {
-    const predictor = await connect(cluster.plan, { bundle, verify: 'size' });
-    return {
-      predictor,
-      close: async () => {
-        await predictor.close();
-        await cluster.stop();
-      },
-    };
-  } catch (error) {
-    await cluster.stop();
-    throw error;
-  }
-}
-
 interface Round {
   /** Per request. */
   readonly mainCpuUs: number;
   readonly shardCpuUs: number;
   readonly p50Us: number;
+  /** Full collections of main's garbage per thousand requests; V8 starts them by bytes received, and by what else its heap holds. */
+  readonly collections: number;
+}
+
+/** So many requests in a row, round and round. */
+async function ask(predictor: ShardedPredictor, requests: readonly PredictRequest[], count: number): Promise<void> {
+  for (let n = 0; n < count; n++) await predictor.predict(requests[n % requests.length] as PredictRequest, { deadlineMs: DEADLINE_MS });
 }
 
 async function measure(predictor: ShardedPredictor, requests: readonly PredictRequest[]): Promise<Round> {
   const shardCpuUs = async (): Promise<number> =>
     (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
-  for (const request of requests.slice(0, WARM_UP)) await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+  await ask(predictor, requests, WARM_UP);
   const microseconds = new Float64Array(requests.length);
   const shardsBefore = await shardCpuUs();
+  const collections = new FullCollections();
   const before = process.cpuUsage();
   for (const [index, request] of requests.entries()) {
     const startedAt = performance.now();
@@ -167,7 +176,10 @@ async function measure(predictor: ShardedPredictor, requests: readonly PredictRe
   const { user, system } = process.cpuUsage(before);
   const shards = (await shardCpuUs()) - shardsBefore;
   const perRequest = (us: number): number => us / requests.length;
-  return { mainCpuUs: perRequest(user + system), shardCpuUs: perRequest(shards), p50Us: quantile(microseconds.sort(), 0.5) };
+  return {
+    ...{ mainCpuUs: perRequest(user + system), shardCpuUs: perRequest(shards), p50Us: quantile(microseconds.sort(), 0.5) },
+    collections: (1000 * (await collections.end())) / requests.length,
+  };
 }
 
 function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: readonly Round[]): CellResult {
@@ -178,29 +190,31 @@ function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: 
       mainCpuUs: median(rounds.map(({ mainCpuUs }) => mainCpuUs)),
       p50Us: median(rounds.map(({ p50Us }) => p50Us)),
     },
-    cpuRoundsUs: rounds.map(cpuOf),
+    collections: median(rounds.map(({ collections }) => collections)),
+    roundsUs: { cpuUs: rounds.map(cpuOf), p50Us: rounds.map(({ p50Us }) => p50Us) },
   };
 }
 
 const cpuOf = ({ mainCpuUs, shardCpuUs }: Round): number => mainCpuUs + shardCpuUs;
 
-function cellLines({ shape, strategy, shards, predicted, measured, cpuRoundsUs }: CellResult): Line[] {
+/** CPU and P50: what was measured and its spread, what was predicted, and the ratio of the two. */
+function cellLines({ shape, strategy, shards, predicted, measured, collections, roundsUs }: CellResult): Line[] {
   return (['cpuUs', 'p50Us'] as const).map((key) => {
-    const error = predicted[key] / measured[key] - 1;
+    const ratio = predicted[key] / measured[key];
+    const note = `predicted ${predicted[key].toFixed(0)} us, ${ratio.toFixed(2)} x`;
+    const [ofMain, predictedOfMain] = [measured.mainCpuUs, predicted.mainCpuUs];
     return {
       ...{ suite: 'plan', case: `${shape}-${strategy}${shards === null ? '' : `-${shards}`}-${key === 'cpuUs' ? 'cpu' : 'p50'}` },
       params: {
-        ...{ shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], error },
-        ...(key === 'cpuUs' && { mainUs: measured.mainCpuUs, predictedMainUs: predicted.mainCpuUs }),
+        ...{ shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], predictedOverMeasured: ratio },
+        ...(key === 'cpuUs' && { mainUs: ofMain, predictedMainUs: predictedOfMain, collections }),
       },
       ...{ metric: key === 'cpuUs' ? 'CPU per request, all processes' : 'P50', unit: 'us', value: measured[key], peer: null, ratio: null },
-      ...{
-        spread: key === 'cpuUs' ? quartileRange(cpuRoundsUs) / 2 / measured.cpuUs : null,
-        isa: native.isa,
-        threads: 1,
-        residency: 'populate',
-      },
-      note: `predicted ${predicted[key].toFixed(0)}, ${error >= 0 ? '+' : ''}${(100 * error).toFixed(0)} %`,
+      ...{ spread: quartileRange(roundsUs[key]) / 2 / measured[key], isa: native.isa, threads: 1, residency: 'populate' },
+      note:
+        key === 'cpuUs'
+          ? `${note}; of main ${ofMain.toFixed(0)}, predicted ${predictedOfMain.toFixed(0)}; ${collections.toFixed(0)} full collections per 1000`
+          : note,
     };
   });
 }

@@ -18,7 +18,7 @@ export const calibrateCommand = new Command('calibrate')
   .addHelpText(
     'after',
     `
-About a minute and a half, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
+About two and a half minutes, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
 on up to 8 real shards over loopback, one at a time. The costs are those that explain the measured requests best; the last table compares.
 Costs of messages hold for this machine's loopback. sharedCores says that main shard and sparse shards share the cores, as they did here: write
 null there where each has a machine of its own.

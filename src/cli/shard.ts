@@ -1,10 +1,13 @@
 import { Command } from 'commander';
 import { pino } from 'pino';
 import type { Residency } from '../engine/residency.js';
+import { readModelSpec } from '../model/bundle.js';
 import { readPlan } from '../plan/plan.js';
+import { bundleOf } from '../plan/published.js';
 import { startShard } from '../shard/shard.js';
 import { logLevelOption, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
+import { wholeTablesWarning } from './whole-tables.js';
 
 const DRAIN_MS = 3000;
 
@@ -60,6 +63,12 @@ Examples:
     // Listening keeps the channel open, and with it a shard that failed to start.
     process.channel?.unref();
     const plan = await readPlan(planPath);
+    // A launcher says it for all of its shards.
+    if (process.send === undefined) {
+      const spec = await readModelSpec(await bundleOf(bundle, shard));
+      const warning = wholeTablesWarning({ plan, spec, dir: bundle, planPath, residency }, shard);
+      if (warning !== null) log.warn(warning);
+    }
     const running = await withProgress('reading tables', 'bytes', (onProgress) =>
       startShard({
         plan,

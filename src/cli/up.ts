@@ -2,9 +2,11 @@ import { once } from 'node:events';
 import { Command } from 'commander';
 import { launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
+import { readModelSpec } from '../model/bundle.js';
 import { readPlan, writePlan } from '../plan/plan.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { logLevelOption, residencyOption, verifyOption } from './options.js';
+import { wholeTablesWarning } from './whole-tables.js';
 
 interface UpOptions extends HostFlags {
   readonly bundle: string;
@@ -32,6 +34,9 @@ export const upCommand = addHostOptions(new Command('up'))
 With --network-delay, --network-jitter or --network-loss, each shard has an address of its own that only this machine reaches. Frames are
 up to 1500 bytes; a delay counts once each way. --free-ports says where the shards are.
 
+Of a table that the plan splits by rows, each shard maps the whole file (with --residency lock, locks it), unless the plan was published: rows of other
+parts lie between its own. On one machine the shards share that memory.
+
 Examples:
   terabag up plan.json --bundle ./model
   terabag up plan.json --bundle ./model --free-ports live-plan.json &
@@ -49,6 +54,11 @@ Examples:
       console.log(options.json ? JSON.stringify(event) : `${String(shard)}: ${String(what)}${detail ? `, ${String(detail)}` : ''}`);
     };
     const plan = await readPlan(planPath);
+    // A directory that was published to holds no model.json of its own; what else is wrong with it, the shards say.
+    const spec = await readModelSpec(options.bundle).catch(() => null);
+    const served = { plan, planPath, dir: options.bundle, residency: options.residency };
+    const warning = spec === null ? null : wholeTablesWarning({ ...served, spec });
+    if (warning !== null) say({ shard: 'all', what: 'warning', detail: warning });
     const cluster = await launchCluster(plan, {
       bundle: options.bundle,
       ephemeralPorts: options.freePorts !== undefined,

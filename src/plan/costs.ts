@@ -7,7 +7,7 @@ const cost = z.number().min(0);
 
 /** What work costs on one kind of machine; measured by `terabag calibrate`. All times are CPU time of one core, unless they say otherwise. */
 export const costsSchema = z.strictObject({
-  terabagCosts: z.literal(1),
+  terabagCosts: z.literal(2),
   /** What it was measured on, and when. */
   machine: z.string(),
   /** Cores that the main shard and all sparse shards of a plan share when they run on one machine; null when each has its own. */
@@ -18,7 +18,7 @@ export const costsSchema = z.strictObject({
   cacheBytes: cost,
   /** Of the engine, beside its lookups: ns per bag, and per segment (a bag layer's table, or a part of it, in a batch). */
   pool: z.strictObject({ nsPerBag: cost, nsPerSegment: cost }),
-  /** The dense layers: ns per weight to read it from memory, once a request, per multiply-add, and per one of a dot interaction. */
+  /** The dense layers: ns per weight to read it, once a request, per multiply-add, and per one of a dot interaction. */
   dense: z.strictObject({ nsPerWeight: cost, nsPerMac: cost, nsPerPairMac: cost }),
   /** At the main shard; see request-cost.ts. */
   main: z.strictObject({
@@ -26,18 +26,20 @@ export const costsSchema = z.strictObject({
     fixedUs: cost,
     askUs: cost,
     usPerRpc: cost,
-    /** ns per segment, bag and id to check, partition and gather; of row-wise tables per id and per partial vector on top. */
+    /** ns per segment to check, partition and gather; of row-wise tables per id and per partial vector on top. Ids and bags are in the bytes. */
     nsPerSegment: cost,
-    nsPerBag: cost,
-    nsPerId: cost,
     nsPerRowWiseId: cost,
     nsPerRowWisePartial: cost,
     /** Of segments, ids and offsets sent, and of pooled vectors received. */
     nsPerByteSent: cost,
     nsPerByteReceived: cost,
   }),
-  /** At a sparse shard, beside what its engine does. Bytes as the main shard sees them: sent to the shard, received from it. */
-  shard: z.strictObject({ usPerRpc: cost, nsPerByteSent: cost, nsPerByteReceived: cost }),
+  /**
+   * At a sparse shard, beside what its engine does. usPerColdRpc comes on top when main's dense layers take two milliseconds or more of a request,
+   * and in proportion when they take less: the longer a shard lies idle, the less of it is left in caches. Bytes as the main shard sees them: sent to the
+   * shard, received from it.
+   */
+  shard: z.strictObject({ usPerRpc: cost, usPerColdRpc: cost, nsPerByteSent: cost, nsPerByteReceived: cost }),
   /** How the time of a request follows from CPU time; see latency.ts. */
   latency: z.strictObject({
     /** us between asking and going on that are no CPU time of ours: wake-ups, the network. */

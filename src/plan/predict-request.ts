@@ -40,12 +40,12 @@ export interface PredictedRequest {
 
 export function predictRequest(request: AskedRequest, costs: Costs): PredictedRequest {
   const { shards, own } = totals(request);
-  const denseUs = request.denseUs.reduce((total, us) => total + us, 0);
+  const denseUs = sumOf(request.denseUs);
   const mainUs = usOf(mainAmounts(shards, own), costs.main) + denseUs;
   const timeline = timelineOf(request, mainUs, costs);
   const predicted = shards.map((asked) => {
     const serviceUs = poolUs(costs, asked.work);
-    return { ...described(asked), serviceUs, cpuUs: serviceUs + usOf(shardAmounts(asked), costs.shard) };
+    return { ...described(asked), serviceUs, cpuUs: serviceUs + usOf(shardAmounts(asked, denseUs), costs.shard) };
   });
   const main = { ...described({ rpcs: 0, work: own }), serviceUs: poolUs(costs, own), cpuUs: mainUs + poolUs(costs, own) };
   const cpuUs = predicted.reduce((sum, shard) => sum + shard.cpuUs, main.cpuUs);
@@ -81,10 +81,10 @@ function timelineOf({ batches, rounds, denseUs }: AskedRequest, mainUs: number, 
       .filter(({ segments }) => segments > 0)
       .map((work) => ({ rpcs: batches * rpcsOf(work), work: times(work, batches) }));
     return {
-      messages: messagesOf(mainAmounts(asked, noWork()), costs.main),
+      messages: messagesOf(mainAmounts(asked, noWork()), costs.main, ['askUs', 'usPerRpc']),
       besideUs: (r === 0 ? firstUs : 0) + poolUs(costs, times(own, batches)),
       shards: asked.map((one) => ({
-        messages: messagesOf({ askUs: 0, ...shardAmounts(one) }, { askUs: 0, ...costs.shard }),
+        messages: messagesOf(shardAmounts(one, sumOf(denseUs)), costs.shard, ['usPerRpc', 'usPerColdRpc']),
         poolUs: poolUs(costs, one.work),
       })),
     };
@@ -94,12 +94,21 @@ function timelineOf({ batches, rounds, denseUs }: AskedRequest, mainUs: number, 
   return { serialUs: Math.max(0, mainUs - inRounds), rounds: timed };
 }
 
-type MessageCosts = Record<'askUs' | 'usPerRpc' | 'nsPerByteSent' | 'nsPerByteReceived', number>;
+type BytesOf = Record<'nsPerByteSent' | 'nsPerByteReceived', number>;
 
-const messagesOf = (amounts: MessageCosts, costs: MessageCosts): Messages => ({
-  fixedUs: amounts.askUs * costs.askUs + amounts.usPerRpc * costs.usPerRpc,
-  bytesUs: amounts.nsPerByteSent * costs.nsPerByteSent + amounts.nsPerByteReceived * costs.nsPerByteReceived,
-});
+/** fixed: what of these costs does not grow with the bytes. */
+function messagesOf<K extends string>(
+  amounts: BytesOf & Record<K, number>,
+  costs: BytesOf & Record<K, number>,
+  fixed: readonly K[],
+): Messages {
+  return {
+    fixedUs: sumOf(fixed.map((key) => amounts[key] * costs[key])),
+    bytesUs: amounts.nsPerByteSent * costs.nsPerByteSent + amounts.nsPerByteReceived * costs.nsPerByteReceived,
+  };
+}
+
+const sumOf = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
 function times(work: Work, count: number): Work {
   if (count === 1) return work;

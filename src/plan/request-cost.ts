@@ -24,8 +24,6 @@ export function mainAmounts(shards: readonly Asked[], own: Work): Record<keyof C
     askUs: Math.min(1, rpcs),
     usPerRpc: rpcs,
     nsPerSegment: perThousand(sent.segments + own.segments),
-    nsPerBag: perThousand(sent.bags + own.bags),
-    nsPerId: perThousand(sent.lookups + own.lookups),
     nsPerRowWiseId: perThousand(sent.rowWiseIds),
     nsPerRowWisePartial: perThousand(sent.rowWisePartials),
     nsPerByteSent: perThousand(sent.sentBytes),
@@ -33,8 +31,17 @@ export function mainAmounts(shards: readonly Asked[], own: Work): Record<keyof C
   };
 }
 
-export function shardAmounts({ rpcs, work }: Asked): Record<keyof Costs['shard'], number> {
-  return { usPerRpc: rpcs, nsPerByteSent: perThousand(work.sentBytes), nsPerByteReceived: perThousand(work.receivedBytes) };
+/** When main has computed for so long, caches have nothing left of a shard that waits. */
+const COLD_AFTER_US = 2000;
+
+/** Of a request whose dense layers take main so long. */
+export function shardAmounts({ rpcs, work }: Asked, denseUs: number): Record<keyof Costs['shard'], number> {
+  return {
+    usPerRpc: rpcs,
+    usPerColdRpc: rpcs * Math.min(1, denseUs / COLD_AFTER_US),
+    nsPerByteSent: perThousand(work.sentBytes),
+    nsPerByteReceived: perThousand(work.receivedBytes),
+  };
 }
 
 /** us of these amounts. */

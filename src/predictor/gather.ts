@@ -1,14 +1,16 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
-import type { Partition } from './partition.js';
+import type { Assignment, Partition, SplitRows } from './partition.js';
 import type { CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
 
 type ModelBag = ResolvedModel['bags'][number];
 
+/** The vectors of those bags that had ids on one part of a table, and how many ids. */
 interface RowWisePart {
   readonly part: number;
-  readonly sent: NonNullable<Partition['segments'][number]['sent']>;
+  readonly bags: Uint32Array;
+  readonly lengths: Uint32Array;
   readonly rows: Float32Array;
 }
 
@@ -28,38 +30,52 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 }
 
 /**
- * Puts the answers of all destinations in their places; of the layers that the partitions ask for. rowWise names those of them whose tables are
- * split: their parts are added in ascending order of the part, whatever the order of arrival, so that the same plan always gives the same bits.
+ * Puts the answers of all destinations in their places, and zeros where nothing was asked; of the layers that the partitions are of. rowWise names
+ * those of them whose tables are split: their parts are added in ascending order of the part, whatever the order of arrival, so that the same plan
+ * always gives the same bits.
  */
 export function gatherPooled(
   model: ResolvedModel,
   rowWise: readonly number[],
-  partitions: readonly (Partition | null)[],
+  partitions: readonly Partition[],
   answers: readonly (Uint8Array | null)[],
   { values, starts }: PooledVectors,
 ): void {
   const bytes = bytesOf(values);
   const partsOf = new Map(rowWise.map((bag): [number, RowWisePart[]] => [bag, []]));
-  partitions.forEach((partition, destination) => {
-    const answer = answers[destination];
-    if (partition === null || answer === null || answer === undefined) return;
+  for (let destination = 0; destination < partitions.length; destination++) {
+    const { batch, assignments, numBags, split } = partitions[destination] as Partition;
+    const answer = answers[destination] ?? NO_ANSWER;
     let at = 0;
-    for (const { assignment, numBags, sent } of partition.segments) {
-      const { bag, part } = assignment;
-      const length = numBags * (model.bags[bag] as ModelBag).dim * 4;
+    for (let a = 0; a < assignments.length; a++) {
+      const { bag, part } = assignments[a] as Assignment;
+      const length = (numBags[a] as number) * (model.bags[bag] as ModelBag).dim * 4;
+      const sent = split[bag];
+      if (length === 0) {
+        if (sent === undefined) values.fill(0, starts[bag], starts[bag + 1]);
+        continue;
+      }
       const rows = answer.subarray(at, at + length);
       at += length;
       if (at > answer.byteLength) throw answerLength(answer.byteLength, at);
-      if (sent === null) bytes.set(rows, (starts[bag] as number) * 4);
-      // Copied: an answer lies wherever its message does, and floats have to be aligned.
-      else partsOf.get(bag)?.push({ part, sent, rows: new Float32Array(new Uint8Array(rows).buffer) });
+      if (sent === undefined) bytes.set(rows, (starts[bag] as number) * 4);
+      else partsOf.get(bag)?.push(rowWisePart(sent, part, rows));
     }
-    if (at !== answer.byteLength) throw answerLength(answer.byteLength, at);
-  });
+    if (batch !== null && at !== answer.byteLength) throw answerLength(answer.byteLength, at);
+  }
   for (const [bag, parts] of partsOf) {
     parts.sort((a, b) => a.part - b.part);
     addRowWise(model.bags[bag] as ModelBag, values.subarray(starts[bag], starts[bag + 1]), parts);
   }
+}
+
+const NO_ANSWER = new Uint8Array(0);
+
+function rowWisePart({ bags, lengths, bagStarts }: SplitRows, part: number, rows: Uint8Array): RowWisePart {
+  const [first, end] = [bagStarts[part] as number, bagStarts[part + 1] as number];
+  // Copied: an answer lies wherever its message does, and floats have to be aligned.
+  const vectors = new Float32Array(new Uint8Array(rows).buffer);
+  return { part, bags: bags.subarray(first, end), lengths: lengths.subarray(first, end), rows: vectors };
 }
 
 function answerLength(bytes: number, expected: number): TerabagError {
@@ -73,9 +89,9 @@ function addRowWise({ dim, pooling }: ModelBag, pooled: Float32Array, parts: rea
   pooled.fill(0);
   const numBags = pooled.length / dim;
   const ids = new Uint32Array(pooling === 'mean' ? numBags : 0);
-  for (const { sent, rows } of parts) {
-    sent.bags.forEach((target, row) => {
-      if (pooling === 'mean') ids[target] = (ids[target] as number) + (sent.lengths[row] as number);
+  for (const { bags, lengths, rows } of parts) {
+    bags.forEach((target, row) => {
+      if (pooling === 'mean') ids[target] = (ids[target] as number) + (lengths[row] as number);
       for (let d = 0; d < dim; d++) pooled[target * dim + d] = (pooled[target * dim + d] as number) + (rows[row * dim + d] as number);
     });
   }

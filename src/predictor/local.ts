@@ -83,8 +83,8 @@ class LocalPredictor implements Predictor {
       const checked = checkRequest(model, request, scratch);
       if (record !== null) record.items = checked.items;
       record?.enter(KINDS.partition);
-      const [partition] = this.#partitioner.partition(checked, scratch);
-      if (!partition) return this.#score(checked, NONE, workspace, record);
+      const batch = this.#partitioner.partition(checked, scratch)[0]?.batch ?? null;
+      if (batch === null) return this.#score(checked, NONE, workspace, record);
       // One destination that holds every table whole: its answer is in the order of the model's bags, as the dense net reads it.
       const pooled = scratch.f32('pooled', pooledStarts(model, checked).at(-1) as number);
       const job = record?.startJob(KINDS.pool);
@@ -92,7 +92,7 @@ class LocalPredictor implements Predictor {
         job?.end();
         return this.#score(checked, pooled, workspace, record);
       };
-      const pooling = this.#engine.pool(partition.batch, pooled, job);
+      const pooling = this.#engine.pool(batch, pooled, job);
       return pooling === undefined ? score() : pooling.then(score);
     };
     return this.#admission.run(options, work, record);

@@ -13,15 +13,16 @@ export interface Assignment {
   readonly parts: number;
 }
 
-/** The bags of a request for one destination, copied: the caller's arrays are not read again. */
+/** What one destination is asked of a request, copied: the caller's arrays are not read again. */
 export interface Partition {
-  readonly batch: SparseBatch;
-  readonly segments: readonly {
-    readonly assignment: Assignment;
-    readonly numBags: number;
-    /** The bags that have ids on this part of a row-wise table, and how many; null when the table is not split. */
-    readonly sent: { readonly bags: Uint32Array; readonly lengths: Uint32Array } | null;
-  }[];
+  /** Null where nothing has to be asked. */
+  readonly batch: SparseBatch | null;
+  /** All that the destination holds of the layers that are asked for, in the order of the answer. */
+  readonly assignments: readonly Assignment[];
+  /** Bags asked for, by assignment; where there are none, its vectors are zeros and of no answer. */
+  readonly numBags: Uint32Array;
+  /** By bag layer, of those whose tables are split. */
+  readonly split: readonly (SplitRows | undefined)[];
 }
 
 type ModelBag = ResolvedModel['bags'][number];
@@ -33,7 +34,7 @@ const SHORT_COPY = 16;
  * The ids of a row-wise table by parts: row r belongs to part r mod parts, as local row floor(r / parts). Part p has rows[rowStarts[p] ..
  * rowStarts[p + 1]), the weights at the same places, and, of the bags that have ids on it, their numbers and lengths from bagStarts[p] on.
  */
-interface SplitRows {
+export interface SplitRows {
   readonly rows: Float64Array;
   readonly weights: Float32Array | null;
   readonly rowStarts: Uint32Array;
@@ -42,99 +43,125 @@ interface SplitRows {
   readonly bagStarts: Uint32Array;
 }
 
-/** What one destination gets of one bag layer. */
-interface Piece {
-  readonly assignment: Assignment;
-  readonly numBags: number;
-  readonly numIds: number;
-  readonly sent: Partition['segments'][number]['sent'];
+export interface PartitionerOptions {
+  /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
+  readonly keyPrefix?: string;
+  /** Tables of which a request has no id at all: asked for (default), so that an answer has vectors of every layer, or skipped. */
+  readonly emptyTables?: 'ask' | 'skip';
 }
 
-/** Cuts requests into one batch per destination. */
+/** What is asked of one destination, and the names of its buffers in the scratch. */
+interface Destination {
+  readonly assignments: readonly Assignment[];
+  readonly keys: Readonly<Record<'numBags' | 'numIds' | 'segments' | 'offsets' | 'indices' | 'weights', string>>;
+}
+
+/** How long the buffers of a batch have to be. */
+interface BatchLengths {
+  segments: number;
+  bags: number;
+  ids: number;
+  weights: number;
+  anyWeighted: boolean;
+}
+
+/** Cuts requests into one batch per destination. What it makes for a request does not grow with the tables: their numbers are in the scratch. */
 export class Partitioner {
   readonly #indexBytes: 4 | 8;
+  readonly #emptyTables: 'ask' | 'skip';
   /** Row-wise layers, with their number of parts. */
-  readonly #split = new Map<number, number>();
-  /** Per destination: names of its buffers in the scratch. */
-  readonly #keys: readonly BatchKeys[];
+  readonly #split = new Map<number, { readonly parts: number; readonly key: string }>();
+  readonly #destinations: readonly Destination[];
 
   constructor(
     private readonly model: ResolvedModel,
-    private readonly destinations: readonly (readonly Assignment[])[],
-    /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
-    private readonly keyPrefix = '',
+    destinations: readonly (readonly Assignment[])[],
+    { keyPrefix = '', emptyTables = 'ask' }: PartitionerOptions = {},
   ) {
-    this.#keys = destinations.map((_, destination) => batchKeys(`${keyPrefix}${destination}`));
+    this.#destinations = destinations.map((assignments, destination) => ({ assignments, keys: batchKeys(`${keyPrefix}${destination}`) }));
     this.#indexBytes = model.bags.some((bag) => bag.rows > INT32_ROWS) ? 8 : 4;
-    for (const { bag, parts } of destinations.flat()) if (parts > 1) this.#split.set(bag, parts);
+    this.#emptyTables = emptyTables;
+    for (const { bag, parts } of destinations.flat()) if (parts > 1) this.#split.set(bag, { parts, key: `${keyPrefix}${bag}` });
   }
 
-  /** One partition per destination, null where nothing has to be asked. Buffers of destination d are keyed by d in the scratch. */
-  partition(request: CheckedRequest, scratch: Scratch): (Partition | null)[] {
+  /** One partition per destination. Buffers of destination d are keyed by d in the scratch. */
+  partition(request: CheckedRequest, scratch: Scratch): Partition[] {
     const split: SplitRows[] = [];
-    for (const [bag, parts] of this.#split)
-      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, `${this.keyPrefix}${bag}`);
-    return this.destinations.map((assignments, destination) => {
-      const pieces: Piece[] = [];
-      for (const assignment of assignments) {
-        const piece = pieceOf(assignment, request, split[assignment.bag]);
-        if (piece.numBags > 0) pieces.push(piece);
-      }
-      if (pieces.length === 0) return null;
-      return { batch: this.#batch(pieces, request, split, scratch, this.#keys[destination] as BatchKeys), segments: pieces };
-    });
+    for (const [bag, { parts, key }] of this.#split)
+      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, key);
+    return this.#destinations.map((destination) => this.#partitionOf(destination, request, split, scratch));
   }
 
   #bag(bag: number): ModelBag {
     return this.model.bags[bag] as ModelBag;
   }
 
+  #partitionOf(destination: Destination, request: CheckedRequest, split: readonly (SplitRows | undefined)[], scratch: Scratch): Partition {
+    const { assignments, keys } = destination;
+    const numBags = scratch.u32(keys.numBags, assignments.length);
+    const numIds = scratch.f64(keys.numIds, assignments.length);
+    const lengths: BatchLengths = { segments: 0, bags: 0, ids: 0, weights: 0, anyWeighted: false };
+    for (let a = 0; a < assignments.length; a++) {
+      const { bag, part } = assignments[a] as Assignment;
+      const rows = split[bag];
+      const given = request.bags[bag] as CheckedBags;
+      const ids = rows === undefined ? given.input.indices.length : (rows.rowStarts[part + 1] as number) - (rows.rowStarts[part] as number);
+      const bags = rows === undefined ? given.numBags : (rows.bagStarts[part + 1] as number) - (rows.bagStarts[part] as number);
+      const asked = ids === 0 && this.#emptyTables === 'skip' ? 0 : bags;
+      numBags[a] = asked;
+      numIds[a] = ids;
+      if (asked === 0) continue;
+      const { weighted } = this.#bag(bag);
+      lengths.segments++;
+      lengths.bags += asked;
+      lengths.ids += ids;
+      lengths.weights += weighted ? ids : 0;
+      lengths.anyWeighted ||= weighted;
+    }
+    if (lengths.ids > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${lengths.ids}`);
+    const batch = lengths.segments === 0 ? null : this.#batch(destination, { numBags, numIds, lengths }, request, split, scratch);
+    return { batch, assignments, numBags, split };
+  }
+
   #batch(
-    pieces: readonly Piece[],
+    { assignments, keys }: Destination,
+    { numBags, numIds, lengths }: { readonly numBags: Uint32Array; readonly numIds: Float64Array; readonly lengths: BatchLengths },
     request: CheckedRequest,
     split: readonly (SplitRows | undefined)[],
     scratch: Scratch,
-    keys: BatchKeys,
   ): SparseBatch {
-    let [numBags, numIds, numWeights, anyWeighted] = [0, 0, 0, false];
-    for (const piece of pieces) {
-      const { weighted } = this.#bag(piece.assignment.bag);
-      numBags += piece.numBags;
-      numIds += piece.numIds;
-      numWeights += weighted ? piece.numIds : 0;
-      anyWeighted ||= weighted;
-    }
-    if (numIds > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${numIds}`);
-    const segments = scratch.u32(keys.segments, pieces.length * SEGMENT_FIELDS);
-    const offsets = scratch.u32(keys.offsets, numBags + 1);
-    const indices = this.#indexBytes === 4 ? scratch.i32(keys.indices, numIds) : scratch.i64(keys.indices, numIds);
-    const weights = anyWeighted ? scratch.f32(keys.weights, numWeights) : null;
+    const segments = scratch.u32(keys.segments, lengths.segments * SEGMENT_FIELDS);
+    const offsets = scratch.u32(keys.offsets, lengths.bags + 1);
+    const indices = this.#indexBytes === 4 ? scratch.i32(keys.indices, lengths.ids) : scratch.i64(keys.indices, lengths.ids);
+    const weights = lengths.anyWeighted ? scratch.f32(keys.weights, lengths.weights) : null;
     offsets[0] = 0;
     let [atSegment, atBag, atId, atWeight] = [0, 0, 0, 0];
-    for (const piece of pieces) {
-      const { assignment, sent } = piece;
+    for (let a = 0; a < assignments.length; a++) {
+      const [bags, ids] = [numBags[a] as number, numIds[a] as number];
+      if (bags === 0) continue;
+      const assignment = assignments[a] as Assignment;
       const bag = this.#bag(assignment.bag);
       const rows = split[assignment.bag];
       const input = request.bags[assignment.bag] as CheckedBags;
       segments[atSegment++] = bag.table;
       segments[atSegment++] = assignment.part;
       segments[atSegment++] = assignment.parts;
-      segments[atSegment++] = piece.numBags;
+      segments[atSegment++] = bags;
       // The main shard divides the sum of all parts of a row-wise mean.
-      segments[atSegment++] = (bag.pooling === 'mean' && sent === null ? SEGMENT_MEAN : 0) | (bag.weighted ? SEGMENT_WEIGHTED : 0);
-      const from = rows?.rowStarts[assignment.part] ?? 0;
-      if (rows !== undefined) copyRows(rows.rows, from, piece.numIds, indices, atId);
-      else copyIndices(input, indices, atId, bag);
-      copyOffsets(sent?.lengths ?? null, input, offsets, atBag, atId, piece.numBags);
-      if (bag.weighted) {
-        weights?.set(
-          rows === undefined ? (input.input.weights ?? []) : (rows.weights?.subarray(from, from + piece.numIds) ?? []),
-          atWeight,
-        );
-        atWeight += piece.numIds;
+      segments[atSegment++] = (bag.pooling === 'mean' && rows === undefined ? SEGMENT_MEAN : 0) | (bag.weighted ? SEGMENT_WEIGHTED : 0);
+      if (rows === undefined) {
+        copyIndices(input, indices, atId, bag);
+        copyOffsets(input, offsets, atBag, atId);
+        if (bag.weighted) weights?.set(input.input.weights ?? [], atWeight);
+      } else {
+        const from = rows.rowStarts[assignment.part] as number;
+        copyRows(rows.rows, from, ids, indices, atId);
+        addLengths(rows.lengths, rows.bagStarts[assignment.part] as number, bags, offsets, atBag);
+        if (rows.weights !== null) weights?.set(rows.weights.subarray(from, from + ids), atWeight);
       }
-      atBag += piece.numBags;
-      atId += piece.numIds;
+      if (bag.weighted) atWeight += ids;
+      atBag += bags;
+      atId += ids;
     }
     return {
       segments: bytesOf(segments),
@@ -146,29 +173,14 @@ export class Partitioner {
   }
 }
 
-interface BatchKeys {
-  readonly segments: string;
-  readonly offsets: string;
-  readonly indices: string;
-  readonly weights: string;
-}
-
-const batchKeys = (key: string): BatchKeys => ({
+const batchKeys = (key: string): Destination['keys'] => ({
+  numBags: `numBags${key}`,
+  numIds: `numIds${key}`,
   segments: `segments${key}`,
   offsets: `offsets${key}`,
   indices: `indices${key}`,
   weights: `weights${key}`,
 });
-
-function pieceOf(assignment: Assignment, request: CheckedRequest, split: SplitRows | undefined): Piece {
-  const { bag, part } = assignment;
-  const { numBags, input } = request.bags[bag] as CheckedBags;
-  if (split === undefined) return { assignment, numBags, numIds: input.indices.length, sent: null };
-  const [firstRow, endRow] = [split.rowStarts[part] as number, split.rowStarts[part + 1] as number];
-  const [first, end] = [split.bagStarts[part] as number, split.bagStarts[part + 1] as number];
-  const sent = { bags: split.bags.subarray(first, end), lengths: split.lengths.subarray(first, end) };
-  return { assignment, numBags: end - first, numIds: endRow - firstRow, sent };
-}
 
 const bagOf = (offsets: BagsOffsets, position: number): number => {
   let bag = 0;
@@ -251,18 +263,16 @@ function copyRows(rows: Float64Array, from: number, count: number, target: Int32
   else for (let i = 0; i < count; i++) target[at + i] = BigInt(rows[from + i] as number);
 }
 
-/** Where each bag ends, counted over all segments of the batch; from the lengths of those that are sent, or as they were given. */
-function copyOffsets(
-  lengths: Uint32Array | null,
-  { input }: CheckedBags,
-  offsets: Uint32Array,
-  atBag: number,
-  atId: number,
-  numBags: number,
-): void {
-  let end = atId;
-  for (let b = 0; b < numBags; b++) {
-    end = lengths === null ? atId + (input.offsets[b + 1] as number) : end + (lengths[b] as number);
+/** Where each bag ends, counted over all segments of the batch. */
+function copyOffsets({ input, numBags }: CheckedBags, offsets: Uint32Array, atBag: number, atId: number): void {
+  for (let b = 1; b <= numBags; b++) offsets[atBag + b] = atId + (input.offsets[b] as number);
+}
+
+/** The same of bags of these lengths. */
+function addLengths(lengths: Uint32Array, from: number, count: number, offsets: Uint32Array, atBag: number): void {
+  let end = offsets[atBag] as number;
+  for (let b = 0; b < count; b++) {
+    end += lengths[from + b] as number;
     offsets[atBag + b + 1] = end;
   }
 }

@@ -1,6 +1,7 @@
 import { DenseNet } from '../engine/dense-net.js';
 import type { NativeWorkspace, Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
+import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
@@ -133,7 +134,7 @@ function rounds(plan: Plan, model: ResolvedModel, net: DenseNet, rpc: RpcMode): 
     bags,
     rowWise: bags.filter((bag) => split.has(model.bags[bag]?.tableName ?? '')),
     stage,
-    partitioner: new Partitioner(model, assignments(plan, model, bags), `${stage}.`),
+    partitioner: new Partitioner(model, assignments(plan, model, bags), { keyPrefix: `${stage}.`, emptyTables: 'skip' }),
   });
   const all = model.bags.map((_, bag) => bag);
   if (rpc === 'coalesced') return [round(all, 1)];
@@ -157,7 +158,7 @@ interface PreparedBatch extends Buffers {
   readonly request: CheckedRequest;
   readonly deduplicated: Deduplicated | null;
   /** Per round. */
-  readonly partitions: readonly (readonly (Partition | null)[])[];
+  readonly partitions: readonly (readonly Partition[])[];
   readonly scores: Float32Array;
   readonly number: number;
   readonly record: RequestRecord | null;
@@ -278,7 +279,7 @@ class MainShard implements ShardedPredictor {
         const asked = this.#ask(partitions, deadlineAt, batch, r);
         // Mark them handled: either may fail while the layers below still run.
         asked.catch(() => undefined);
-        const own = this.#poolOwn(partitions.at(-1) ?? null, batch, r);
+        const own = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r);
         own.done?.catch(() => undefined);
         try {
           if (items > 0 && r === 0) {
@@ -306,26 +307,25 @@ class MainShard implements ShardedPredictor {
   }
 
   #ask(
-    partitions: readonly (Partition | null)[],
+    partitions: readonly Partition[],
     deadlineAt: number,
     { record, number }: PreparedBatch,
     round: number,
   ): Promise<(Answer | null)[]> {
     return Promise.all(
       this.#shards.map((shard, s) => {
-        const partition = partitions[s];
-        return partition ? shard.pool(partition.batch, deadlineAt, record?.startRpc(number, round, s)) : null;
+        const asked = partitions[s]?.batch ?? null;
+        return asked ? shard.pool(asked, deadlineAt, record?.startRpc(number, round, s)) : null;
       }),
     );
   }
 
   #poolOwn(
-    partition: Partition | null,
+    batch: SparseBatch | null,
     { scratch, number, record }: PreparedBatch,
     round: number,
   ): { answer: Uint8Array | null; done: Promise<void> | undefined } {
-    if (partition === null || this.engine === null) return { answer: null, done: undefined };
-    const { batch } = partition;
+    if (batch === null || this.engine === null) return { answer: null, done: undefined };
     const answer = scratch.f32('answer', this.engine.outputLength(batch.segments, batch.offsets));
     const job = record?.startJob(KINDS.pool, number, round);
     const done = this.engine.pool(batch, answer, job)?.then(() => job?.end());

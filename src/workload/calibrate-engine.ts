@@ -13,7 +13,8 @@ export interface RowsFile {
   readonly idsPerRound: number;
 }
 
-export type EngineCosts = Pick<Costs, 'lookups' | 'cacheBytes' | 'pool' | 'dense'>;
+/** What it takes to read weights shows in whole requests: how much of them caches keep depends on what else goes on. */
+export type EngineCosts = Pick<Costs, 'lookups' | 'cacheBytes' | 'pool'> & { readonly dense: Omit<Costs['dense'], 'nsPerWeight'> };
 
 const DIMS = [16, 64, 128] as const;
 const IN_CACHE_BYTES = 256 * 1024;
@@ -124,8 +125,8 @@ const VECTORS = 64;
 const VECTOR_DIM = 64;
 const FEW_ITEMS = 16;
 
-/** One item reads every weight for one multiply-add; the more items, the less the reading counts. */
-function denseCosts(): Costs['dense'] {
+/** One item reads every weight for one multiply-add; what more items take on top is multiplying alone. */
+function denseCosts(): EngineCosts['dense'] {
   const numbers = new SeededNumbers(WEIGHTS_SEED);
   const layers = LAYER_DIMS.slice(1).map((dim, layer) => {
     const inputDim = LAYER_DIMS[layer] as number;
@@ -146,7 +147,7 @@ function denseCosts(): Costs['dense'] {
       FEW_ITEMS,
     ) /
     (FEW_ITEMS * pairDim * VECTOR_DIM);
-  return { nsPerMac, nsPerWeight: Math.max(0, one - nsPerMac), nsPerPairMac };
+  return { nsPerMac, nsPerPairMac };
 }
 
 const FC = { op: 'fc', stage: 1, activation: 'none', diagonal: false } as const;

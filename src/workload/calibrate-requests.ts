@@ -26,41 +26,50 @@ export interface Trial {
 }
 
 /**
- * Each stresses something else: many tables, many bags, many ids, long vectors; each on main, on one shard and on some. All have dense layers of some
- * million weights: a main shard that computes leaves shards and sockets colder caches than one that does not, and messages cost twice as much.
+ * Each has much of one amount and little of the others, so that the fit can tell their costs apart: bags of short and of long vectors, ids in few
+ * bags and in many, the same in few tables and in many. All have dense layers of some million weights: a main shard that computes leaves shards and
+ * sockets colder caches than one that does not, and messages cost twice as much.
  */
 const REQUESTS = [
-  { tables: 2, dim: 64, bagSize: 1, items: 1 },
-  { tables: 2, dim: 64, bagSize: 512, items: 4 },
-  { tables: 64, dim: 64, bagSize: 1, items: 1 },
-  { tables: 64, dim: 64, bagSize: 32, items: 1 },
+  // Next to nothing: what a request and an RPC cost.
+  { tables: 8, dim: 64, bagSize: 1, items: 1 },
+  // Many ids: sent, and next to nothing received.
+  { tables: 8, dim: 16, bagSize: 64, items: 16 },
+  // Many bags, short vectors and few tables.
+  { tables: 8, dim: 16, bagSize: 1, items: 64 },
+  // Long answers of few bags.
+  { tables: 8, dim: 256, bagSize: 1, items: 32 },
+  // Many tables: once with as little as possible for each, once with many ids, many bags, and long answers.
+  { tables: 64, dim: 16, bagSize: 1, items: 1 },
+  { tables: 64, dim: 16, bagSize: 32, items: 1 },
+  { tables: 64, dim: 16, bagSize: 2, items: 32 },
   { tables: 64, dim: 64, bagSize: 2, items: 16 },
-  { tables: 64, dim: 16, bagSize: 2, items: 16 },
-  { tables: 8, dim: 64, bagSize: 1, items: 64 },
+  // Both ways at once.
   { tables: 8, dim: 64, bagSize: 16, items: 64 },
 ] as const;
 
 export const TRIALS: readonly Trial[] = [
-  ...[0, 1, 2, 4, 8].flatMap((shards) => REQUESTS.filter(({ tables }) => tables >= shards).map((request) => ({ ...request, shards }))),
+  ...[0, 1, 2, 4, 8].flatMap((shards) => REQUESTS.map((request) => ({ ...request, shards }))),
   ...[
     { tables: 8, dim: 64, bagSize: 1, items: 64 },
     { tables: 8, dim: 64, bagSize: 16, items: 64 },
-    { tables: 64, dim: 64, bagSize: 32, items: 1 },
+    { tables: 64, dim: 16, bagSize: 32, items: 1 },
   ].map((request) => ({ ...request, shards: 2, rowWise: true })),
-  ...[1, 2, 4].map((shards) => ({ tables: 64, dim: 64, bagSize: 2, items: 64, shards })),
 ];
 
 /** Of one model, on few shards. */
 export const QUICK_TRIALS = TRIALS.filter(({ tables, dim, shards }) => tables === 8 && dim === 64 && shards <= 2);
 
-/** Outputs of the top MLP by the number of tables: one to two million weights each, and not more work than the rest. */
+/** Outputs of the top MLP by the number of values that it reads: from half a million to five million weights. */
 const TOP_MLPS = new Map<number, readonly number[]>([
-  [2, [2048, 512, 1]],
-  [8, [1024, 512, 1]],
-  [64, [512, 256, 1]],
+  [8 * 16, [1024, 512, 1]],
+  [8 * 64, [1024, 512, 1]],
+  [64 * 16, [1024, 512, 1]],
+  [8 * 256, [1024, 512, 1]],
+  [64 * 64, [1024, 512, 1]],
 ]);
 
-/** Per request, us. */
+/** Per request, us; medians over rounds. */
 export interface Measured {
   readonly trial: Trial;
   readonly planned: PlannedModel;
@@ -76,9 +85,11 @@ export interface TrialEffort {
   readonly trials: readonly Trial[];
   /** Of all tables of a model. More than caches hold, as of models that are worth sharding: rows push out of them what processes work with. */
   readonly tablesBytes: number;
-  /** Uncounted, when processes are new, and before each trial. */
+  /** Uncounted, when processes are new, and before each measurement. */
   readonly startMs: number;
   readonly warmUpMs: number;
+  /** Trials that share processes are measured so often, in turns. */
+  readonly rounds: number;
   readonly measuredMs: number;
   readonly fewestRequests: number;
 }
@@ -89,8 +100,8 @@ const DISTINCT_REQUESTS = 128;
 const DEADLINE_MS = 10_000;
 const SEED = 11;
 
-/** Runs the trials: models in dir, real shards on this machine, requests one at a time. */
-export async function measureTrials(dir: string, effort: TrialEffort, onTrial: () => void): Promise<Measured[]> {
+/** Runs the trials: models in dir, real shards on this machine, requests one at a time. onStep is told of every round of every trial. */
+export async function measureTrials(dir: string, effort: TrialEffort, onStep: () => void): Promise<Measured[]> {
   const measured: Measured[] = [];
   // Trials of one model and one plan share the shard processes.
   const groups = new Map<string, Trial[]>();
@@ -110,11 +121,9 @@ export async function measureTrials(dir: string, effort: TrialEffort, onTrial: (
       const predictor = await connect(cluster.plan, { bundle: bundle.path, verify: 'size' });
       try {
         await warmUp(predictor, trials, effort);
-        for (const trial of trials) {
-          const profile = profileOf(trial, bundle);
-          measured.push({ trial, planned: bundle, plan, profile, ...(await measure(predictor, trial, effort)) });
-          onTrial();
-        }
+        const figures = await measureInTurns(predictor, trials, effort, onStep);
+        for (const [index, trial] of trials.entries())
+          measured.push({ trial, planned: bundle, plan, profile: profileOf(trial, bundle), ...(figures[index] as Figures) });
       } finally {
         await predictor.close();
       }
@@ -143,7 +152,7 @@ const shapeOf = ({ tables, dim, bagSize }: Trial, rows: number): ModelShape => (
       name: 'net',
       bottomMlp: [dim],
       interaction: { type: 'concat' },
-      topMlp: TOP_MLPS.get(tables) ?? [1],
+      topMlp: TOP_MLPS.get(tables * dim) ?? [1],
       tables: Array.from({ length: tables }, (_, table) => ({
         ...{ name: tableName(table), rows, dim, format: 'fp32', side: 'item', pooling: 'sum', weighted: false },
         ...{ poolingFactor: bagSize, bagSizes: 'fixed', reuse: { type: 'zipf', exponent: 0 } },
@@ -181,14 +190,36 @@ function profileOf({ items, bagSize }: Trial, { spec, hash }: { readonly spec: P
 }
 
 /**
- * Requests of the trial with the most bags. New processes interpret what they compile later, and V8 collects garbage rarely at first: of a main shard
- * that receives 200 KiB a request, CPU rises by half within the first 300 requests.
+ * Requests of the trial with the longest answers. New processes interpret what they compile later, and V8 collects garbage rarely at first: of a main
+ * shard that receives 200 KiB a request, CPU rises by half within the first 1500 requests, where messages are memory that V8 has to collect.
  */
 async function warmUp(predictor: ShardedPredictor, trials: readonly Trial[], { tablesBytes, startMs }: TrialEffort): Promise<void> {
-  const trial = trials.reduce((most, other) => (other.tables * other.items > most.tables * most.items ? other : most));
+  const answer = ({ tables, dim, items }: Trial): number => tables * dim * items;
+  const trial = trials.reduce((most, other) => (answer(other) > answer(most) ? other : most));
   const request = new RequestGenerator(requestShape(shapeOf(trial, rowsOf(trial, tablesBytes))), SEED).next(trial.items);
   for (const until = performance.now() + startMs; performance.now() < until; )
     await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+}
+
+type Figures = Pick<Measured, 'mainCpuUs' | 'shardCpuUs' | 'p50Us'>;
+
+async function measureInTurns(
+  predictor: ShardedPredictor,
+  trials: readonly Trial[],
+  effort: TrialEffort,
+  onStep: () => void,
+): Promise<Figures[]> {
+  const samples = trials.map((): Figures[] => []);
+  for (let round = 0; round < effort.rounds; round++) {
+    for (const [index, trial] of trials.entries()) {
+      samples[index]?.push(await measure(predictor, trial, effort));
+      onStep();
+    }
+  }
+  return samples.map((rounds) => {
+    const median = (key: keyof Figures): number => medianOf(rounds.map((figures) => figures[key]));
+    return { mainCpuUs: median('mainCpuUs'), shardCpuUs: median('shardCpuUs'), p50Us: median('p50Us') };
+  });
 }
 
 /** CPU is a mean over all requests: collecting garbage is part of it, and comes once in some hundred requests. */
@@ -196,7 +227,7 @@ async function measure(
   predictor: ShardedPredictor,
   trial: Trial,
   { tablesBytes, warmUpMs, measuredMs, fewestRequests }: TrialEffort,
-): Promise<Pick<Measured, 'mainCpuUs' | 'shardCpuUs' | 'p50Us'>> {
+): Promise<Figures> {
   const generator = new RequestGenerator(requestShape(shapeOf(trial, rowsOf(trial, tablesBytes))), SEED);
   const requests = Array.from({ length: DISTINCT_REQUESTS }, () => generator.next(trial.items));
   const runFor = async (ms: number): Promise<number[]> => {

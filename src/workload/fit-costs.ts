@@ -9,41 +9,48 @@ import { nonNegativeLeastSquares, type Observation } from './least-squares.js';
 
 const NOTHING = {
   main: {
-    ...{ fixedUs: 0, askUs: 0, usPerRpc: 0, nsPerSegment: 0, nsPerBag: 0, nsPerId: 0 },
-    ...{ nsPerRowWiseId: 0, nsPerRowWisePartial: 0, nsPerByteSent: 0, nsPerByteReceived: 0 },
+    ...{ fixedUs: 0, askUs: 0, usPerRpc: 0, nsPerSegment: 0, nsPerRowWiseId: 0, nsPerRowWisePartial: 0 },
+    ...{ nsPerByteSent: 0, nsPerByteReceived: 0 },
   },
-  shard: { usPerRpc: 0, nsPerByteSent: 0, nsPerByteReceived: 0 },
+  shard: { usPerRpc: 0, usPerColdRpc: 0, nsPerByteSent: 0, nsPerByteReceived: 0 },
   latency: { waitUs: 0, onPath: 0, bytesOnPath: 0 },
 };
 
 /** The costs that explain the measured requests best, given those of the engine. */
 export function fitCosts(machine: string, sharedCores: number, engine: EngineCosts, measured: readonly Measured[]): Costs {
-  const engineOnly: Costs = { terabagCosts: 1, machine, sharedCores, ...engine, ...NOTHING };
-  const main = fitMain(engineOnly, measured);
-  const shard = fitShard(engineOnly, measured);
-  return fitLatency({ ...engineOnly, main, shard }, measured);
+  const engineOnly: Costs = { terabagCosts: 2, machine, sharedCores, ...engine, dense: { ...engine.dense, nsPerWeight: 0 }, ...NOTHING };
+  const { nsPerWeight, ...main } = fitMain(engineOnly, measured);
+  const withMain = { ...engineOnly, dense: { ...engineOnly.dense, nsPerWeight }, main };
+  return fitLatency({ ...withMain, shard: fitShard(withMain, measured) }, measured);
 }
 
-function fitMain(engineOnly: Costs, measured: readonly Measured[]): Costs['main'] {
-  const keys = Object.keys(NOTHING.main) as (keyof Costs['main'])[];
+function fitMain(engineOnly: Costs, measured: readonly Measured[]): Costs['main'] & Pick<Costs['dense'], 'nsPerWeight'> {
+  const keys = [...(Object.keys(NOTHING.main) as (keyof Costs['main'])[]), 'nsPerWeight'] as const;
   const observations = measured.map((trial): Observation => {
     const request = askedBy(trial, engineOnly);
     const { shards, own } = totals(request);
-    const amounts = mainAmounts(shards, own);
+    const amounts = { ...mainAmounts(shards, own), nsPerWeight: thousandWeights(trial, engineOnly) };
     const ofEngine = predictRequest(request, engineOnly).main.cpuUs;
     return { amounts: keys.map((key) => amounts[key]), value: trial.mainCpuUs - ofEngine, scale: trial.mainCpuUs };
   });
   return costsOf(keys, nonNegativeLeastSquares(observations));
 }
 
-function fitShard(engineOnly: Costs, measured: readonly Measured[]): Costs['shard'] {
+/** us of the dense layers when a weight takes 1 ns and nothing else takes time. */
+function thousandWeights(trial: Measured, costs: Costs): number {
+  return denseUsOf(askedBy(trial, { ...costs, dense: { nsPerWeight: 1, nsPerMac: 0, nsPerPairMac: 0 } }));
+}
+
+const denseUsOf = ({ denseUs }: AskedRequest): number => denseUs.reduce((sum, us) => sum + us, 0);
+
+function fitShard(costs: Costs, measured: readonly Measured[]): Costs['shard'] {
   const keys = Object.keys(NOTHING.shard) as (keyof Costs['shard'])[];
   const observations = measured
     .filter(({ plan }) => plan.shards.length > 0)
     .map((trial): Observation => {
-      const request = askedBy(trial, engineOnly);
-      const amounts = totals(request).shards.map(shardAmounts);
-      const ofEngine = predictRequest(request, engineOnly).shards.reduce((sum, { cpuUs }) => sum + cpuUs, 0);
+      const request = askedBy(trial, costs);
+      const amounts = totals(request).shards.map((asked) => shardAmounts(asked, denseUsOf(request)));
+      const ofEngine = predictRequest(request, costs).shards.reduce((sum, { cpuUs }) => sum + cpuUs, 0);
       const total = (key: keyof Costs['shard']): number => amounts.reduce((sum, amount) => sum + amount[key], 0);
       return { amounts: keys.map(total), value: trial.shardCpuUs - ofEngine, scale: trial.shardCpuUs };
     });

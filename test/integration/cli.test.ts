@@ -296,15 +296,15 @@ test('predict ends when its reader goes away', () => {
   expect(piped.stdout.trimEnd().split('\n').length).toBe(1);
 });
 
-/** Starts `terabag up` and waits until all shards are up; gives the process and the shards' pids. */
-async function up(...args: string[]): Promise<{ child: ChildProcess; pids: number[] }> {
+/** Starts `terabag up` and waits until all shards are up; gives the process, the shards' pids, and what it printed. */
+async function up(...args: string[]): Promise<{ child: ChildProcess; pids: number[]; text: string }> {
   const child = spawn(process.execPath, [main, 'up', ...args, '--json'], { cwd: dir, stdio: ['ignore', 'pipe', 'inherit'] });
   let text = '';
   for await (const piece of child.stdout as NonNullable<typeof child.stdout>) {
     text += String(piece);
     if (text.includes('"what":"up"')) break;
   }
-  return { child, pids: [...text.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid)) };
+  return { child, pids: [...text.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid)), text };
 }
 
 function runs(pid: number): boolean {
@@ -338,6 +338,23 @@ test('up serves a plan until SIGTERM: predict over its shards writes the same fi
   }
   expect(await once(child, 'exit')).toEqual([0, null]);
   expect(pids.filter(runs)).toEqual([]);
+});
+
+test('up warns of tables that a plan splits by rows and nobody published, and not of published ones', async () => {
+  terabag(['plan', 'model', '--shards', '2', '-o', 'two.json']);
+  const plan = readJson('two.json');
+  plan.tables[0].parts = ['shard-0', 'shard-1'];
+  writeFileSync(join(dir, 'split.json'), JSON.stringify(plan));
+  expect(terabag(['publish', 'split.json', 'split-published', '--bundle', 'model']).status).toBe(0);
+  for (const [where, warned] of [
+    ['model', true],
+    ['split-published', false],
+  ] as const) {
+    const { child, text } = await up('split.json', '--bundle', where, '--free-ports', 'live-split.json');
+    child.kill('SIGTERM');
+    expect(await once(child, 'exit')).toEqual([0, null]);
+    expect([where, /"what":"warning".*terabag publish split\.json <out> --bundle model/.test(text)]).toEqual([where, warned]);
+  }
 });
 
 test('demo compares sharded with local scores, draws the picture, and removes the model', () => {
@@ -458,7 +475,7 @@ test('calibrate measures costs that explain its own trials somewhat, and plan pr
 
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
   const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
-  writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":1}');
+  writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":2}');
   for (const [more, reason] of [
     [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
     [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],

@@ -2,7 +2,7 @@ import type { Costs } from '../../src/plan/costs.js';
 
 /** Costs that are easy to add up by hand. */
 export const PLAIN_COSTS: Costs = {
-  terabagCosts: 1,
+  terabagCosts: 2,
   machine: 'paper',
   sharedCores: null,
   lookups: [
@@ -17,13 +17,11 @@ export const PLAIN_COSTS: Costs = {
     askUs: 7,
     usPerRpc: 11,
     nsPerSegment: 1000,
-    nsPerBag: 10,
-    nsPerId: 1,
     nsPerRowWiseId: 2,
     nsPerRowWisePartial: 3,
     nsPerByteSent: 4,
     nsPerByteReceived: 6,
   },
-  shard: { usPerRpc: 13, nsPerByteSent: 2, nsPerByteReceived: 3 },
+  shard: { usPerRpc: 13, usPerColdRpc: 0, nsPerByteSent: 2, nsPerByteReceived: 3 },
   latency: { waitUs: 50, onPath: 1, bytesOnPath: 1 },
 };

@@ -17,22 +17,23 @@ const model: ResolvedModel = {
     layer('concat', [1, 2], 8, 1), // 5
     layer('fc', [5], 10, 1), // 6: the user's 4 inputs are multiplied once
     layer('dot_interaction', [3, 1, 2], 7, 1), // 7: 3 pairs of dim 4
-    layer('dot_interaction', [3, 1, 2], 10, 1, true), // 8: and 3 of a vector with itself
+    layer('dot_interaction', [3, 1, 2], 10, 2, true), // 8: and 3 of a vector with itself
   ],
   output: 8,
   outputDim: 10,
 };
 
 test('what items share is counted once, the rest per item, and weights by stage', () => {
-  const [first, second] = denseWork(model, [false, true]);
+  const [first, second, third] = denseWork(model, [false, true]);
   expect(first).toEqual({ weights: 12, sharedMacs: 0, macsPerItem: 12, pairMacs: 0, pairMacsPerItem: 0 });
   expect(second).toEqual({
     weights: 20 + 80,
     sharedMacs: 20 + 4 * 10,
     macsPerItem: 8 + 4 * 10,
     pairMacs: 0,
-    pairMacsPerItem: 3 * 4 + 6 * 4,
+    pairMacsPerItem: 3 * 4,
   });
+  expect(third).toMatchObject({ macsPerItem: 0, pairMacsPerItem: 6 * 4 });
 });
 
 test('with a bag per item nothing is shared', () => {

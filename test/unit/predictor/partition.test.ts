@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
+import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
 import { dropRepeatedBags } from '../../../src/predictor/dedup.js';
 import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
@@ -25,7 +25,7 @@ function modelOf(bags: readonly { rows: number; pooling: 'sum' | 'mean'; weighte
 const row = (id: bigint): number[] => [Number(id % 97n), 1];
 
 /** What a shard would answer, from the bytes of the batch alone. */
-function naiveAnswer({ batch }: Partition): Uint8Array {
+function naiveAnswer(batch: SparseBatch): Uint8Array {
   const bytes = (part: Uint8Array): ArrayBuffer => Uint8Array.from(part).buffer;
   const segments = new Uint32Array(bytes(batch.segments));
   const offsets = new Uint32Array(bytes(batch.offsets));
@@ -69,16 +69,12 @@ function naivePooled(model: ResolvedModel, sparse: Record<string, BagsInput>): n
 function gathered(
   model: ResolvedModel,
   request: CheckedRequest,
-  partitions: readonly (Partition | null)[],
+  partitions: readonly Partition[],
   answers: readonly (Uint8Array | null)[],
 ): PooledVectors {
   const pooled = unknownVectors(pooledStarts(model, request));
-  const split = new Set(
-    partitions.flatMap((partition) => partition?.segments.flatMap(({ assignment: { bag, parts } }) => (parts > 1 ? [bag] : [])) ?? []),
-  );
-  // A layer without ids is of no partition when its table is split.
-  const rowWise = model.bags.map((_, bag) => bag).filter((bag) => split.has(bag) || request.bags[bag]?.input.indices.length === 0);
-  gatherPooled(model, rowWise, partitions, answers, pooled);
+  const split = new Set(partitions.flatMap(({ assignments }) => assignments.flatMap(({ bag, parts }) => (parts > 1 ? [bag] : []))));
+  gatherPooled(model, [...split], partitions, answers, pooled);
   return pooled;
 }
 
@@ -87,8 +83,8 @@ const unknownVectors = (starts: readonly number[]): PooledVectors => ({
   values: new Float32Array(starts.at(-1) as number).fill(Number.NaN),
 });
 
-const answersOf = (partitions: readonly (Partition | null)[]): (Uint8Array | null)[] =>
-  partitions.map((partition) => (partition === null ? null : naiveAnswer(partition)));
+const answersOf = (partitions: readonly Partition[]): (Uint8Array | null)[] =>
+  partitions.map(({ batch }) => (batch === null ? null : naiveAnswer(batch)));
 
 /** The bags of these items, of a request that gives some once. */
 const slicedBags = ({ indices, offsets, weights }: BagsInput, items: number, from: number, to: number): BagsInput => {
@@ -131,7 +127,8 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
       fc.integer({ min: 1, max: 3 }),
       fc.integer({ min: 1, max: 5 }),
       fc.boolean(),
-      (given, repeats, batchItems, dedup) => {
+      fc.constantFrom('ask', 'skip'),
+      (given, repeats, batchItems, dedup, emptyTables) => {
         const items = repeats * Math.max(...given.map(({ bags }) => bags.length));
         const model = modelOf(given);
         const sparse: Record<string, BagsInput> = {};
@@ -163,7 +160,7 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
           const slice = sliceItems(model, checked, from, to, batchScratch);
           const once = dedup ? dropRepeatedBags(model, slice, batchScratch) : null;
           const asked = once?.request ?? slice;
-          const partitions = new Partitioner(model, destinations).partition(asked, batchScratch);
+          const partitions = new Partitioner(model, destinations, { emptyTables }).partition(asked, batchScratch);
           const vectors = gathered(model, asked, partitions, answersOf(partitions));
           const expanded = once === null ? vectors : unknownVectors(once.expandedStarts);
           if (once !== null) expandPooled(model, [...model.bags.keys()], once.sources, vectors, expanded);
@@ -195,9 +192,29 @@ test('a bag without ids on a part of a table is not sent to it', () => {
   const scratch = new Scratch();
   const checked = checkRequest(model, { dense: {}, sparse: { bag0: { indices: [0, 3, 1, 9], offsets: [0, 2, 2, 4] } } }, scratch);
   const [zero, one, two] = new Partitioner(model, destinations).partition(checked, scratch);
-  expect([...(zero?.segments[0]?.sent?.bags ?? [])]).toEqual([0, 2]);
-  expect([...(one?.segments[0]?.sent?.bags ?? [])]).toEqual([2]);
-  expect(two).toBeNull();
+  expect([zero, one, two].map((partition) => [...(partition?.numBags ?? [])])).toEqual([[2], [1], [0]]);
+  expect(zero?.split[0]?.bags).toEqual(Uint32Array.of(0, 2, 2));
+  expect(two?.batch).toBeNull();
+});
+
+test('a table of which a request has no id is skipped where that is wanted, and the place of its vectors holds zeros', () => {
+  const model = modelOf([1, 2, 3].map(() => ({ rows: 10, pooling: 'mean', weighted: false })));
+  const destinations = [[0, 1], [2]].map((bags) => bags.map((bag) => ({ bag, part: 0, parts: 1 })));
+  const scratch = new Scratch();
+  const empty = { indices: [], offsets: [0, 0, 0] };
+  const sparse = { bag0: empty, bag1: { indices: [4, 6], offsets: [0, 2, 2] }, bag2: empty };
+  const checked = checkRequest(model, { dense: {}, sparse }, scratch);
+  const asked = new Partitioner(model, destinations).partition(checked, scratch);
+  expect(asked.map(({ numBags, batch }) => [[...numBags], batch?.segments.byteLength])).toEqual([
+    [[2, 2], 40],
+    [[2], 20],
+  ]);
+  const skipping = new Partitioner(model, destinations, { emptyTables: 'skip' }).partition(checked, scratch);
+  expect(skipping.map(({ numBags, batch }) => [[...numBags], batch?.segments.byteLength])).toEqual([
+    [[0, 2], 20],
+    [[0], undefined],
+  ]);
+  expect([...gathered(model, checked, skipping, answersOf(skipping)).values]).toEqual([0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 0, 0]);
 });
 
 test('answers of another length than asked for are refused', () => {
@@ -208,7 +225,7 @@ test('answers of another length than asked for are refused', () => {
     const destinations = Array.from({ length: parts }, (_, part) => [{ bag: 0, part, parts }]);
     const partitions = new Partitioner(model, destinations).partition(checked, scratch);
     for (const change of [-1, 1, -4, 4]) {
-      const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(partition as Partition).byteLength + change));
+      const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(partition.batch as SparseBatch).byteLength + change));
       expect(() => gathered(model, checked, partitions, answers)).toThrow(expect.objectContaining({ code: 'bad_message' }));
     }
   }
