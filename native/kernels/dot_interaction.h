@@ -39,8 +39,10 @@ static inline float* pairs_of(const DotInteractionJob& job, uint64_t item, uint6
 // again: kernels copy them side by side into the scratch, with zeros up to the stride, an odd number of 64-byte lines.
 static inline uint64_t stacked_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 16 | 1) * 16; }
 
-// Floats: of two items, the present one and the next.
-static inline uint64_t interaction_scratch(uint32_t num_vectors, uint32_t dim) { return 2 * num_vectors * stacked_stride(dim); }
+// Floats: of two items, the present one and the next, with the vectors of each filled up to a multiple of 4.
+static inline uint64_t interaction_scratch(uint32_t num_vectors, uint32_t dim) {
+  return 2 * ((static_cast<uint64_t>(num_vectors) + 3) / 4 * 4) * stacked_stride(dim);
+}
 
 static inline const float* vector_of(const DotInteractionJob& job, uint64_t item, uint32_t v) {
   return job.vectors[v] + item * job.strides[v];

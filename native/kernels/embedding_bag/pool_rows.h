@@ -47,7 +47,7 @@ class RowPooler {
   static KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
     RowStream stream(jobs, num_jobs);
     for (uint32_t j = 0; j < num_jobs; ++j) {
-      if (!(jobs[j].weights == nullptr ? pool_any<false>(jobs[j], stream, bad) : pool_any<true>(jobs[j], stream, bad))) {
+      if (!pool_any(jobs[j], stream, bad)) {
         bad->job = j;
         return KernelStatus::kIndexOutOfRange;
       }
@@ -121,14 +121,14 @@ class RowPooler {
   }
 
   // All bags of a job with rows of kVectors vectors.
-  template <RowFormat format, uint32_t kVectors, bool kShort, bool kWeighted>
-  static bool pool_job(const BagJob& job, RowStream& stream, BadIndex* bad) {
+  template <RowFormat format, uint32_t kVectors, bool kShort, bool kWeighted, typename Rows>
+  static bool pool_job(const BagJob& job, Rows& rows, BadIndex* bad) {
     constexpr uint32_t kBefore = (kVectors - 1) * kLanes;
     const Last last(job.dim - kBefore);
     BagPart part{0, 0, 0, kShort ? kBefore : job.dim - kLanes, job.out};
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
       part.count = job.offsets[bag + 1] - job.offsets[bag];
-      if (!pool_part<format, kVectors, kShort, kWeighted>(job, part, last, stream, bad)) {
+      if (!pool_part<format, kVectors, kShort, kWeighted>(job, part, last, rows, bad)) {
         bad->bag = bag;
         return false;
       }
@@ -139,8 +139,8 @@ class RowPooler {
   }
 
   // All bags of a job with longer rows: part by part of the row, bag by bag, so that rows are still in cache for their later parts.
-  template <RowFormat format, bool kShort, bool kWeighted>
-  static bool pool_long_rows(const BagJob& job, RowStream& stream, BadIndex* bad) {
+  template <RowFormat format, bool kShort, bool kWeighted, typename Rows>
+  static bool pool_long_rows(const BagJob& job, Rows& first_rows, BadIndex* bad) {
     const Last whole(kLanes);
     const uint32_t last_vectors = (job.dim - 1) % kPartValues / kLanes + 1, last_first = (job.dim - 1) / kPartValues * kPartValues;
     uint64_t at = 0;
@@ -150,7 +150,7 @@ class RowPooler {
       for (; good && part.first < last_first; part.first += kPartValues) {
         part.last = part.first + kPartValues - kLanes;
         if (part.first == 0) {
-          good = pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, stream, bad);
+          good = pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, first_rows, bad);
         } else {
           RowsAgain rows(job, at);
           good = pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, rows, bad);
@@ -184,31 +184,42 @@ class RowPooler {
     }
   }
 
-  template <RowFormat format, bool kShort, bool kWeighted>
-  static bool pool_length(const BagJob& job, RowStream& stream, BadIndex* bad) {
-    if (job.dim > kPartValues) return pool_long_rows<format, kShort, kWeighted>(job, stream, bad);
+  template <RowFormat format, bool kShort, bool kWeighted, typename Rows>
+  static bool pool_length(const BagJob& job, Rows& rows, BadIndex* bad) {
+    if (job.dim > kPartValues) return pool_long_rows<format, kShort, kWeighted>(job, rows, bad);
     return for_vectors<1>((job.dim - 1) / kLanes + 1,
-                          [&](auto vectors) { return pool_job<format, decltype(vectors)::value, kShort, kWeighted>(job, stream, bad); });
+                          [&](auto vectors) { return pool_job<format, decltype(vectors)::value, kShort, kWeighted>(job, rows, bad); });
   }
 
-  template <RowFormat format, bool kWeighted>
-  static bool pool_format(const BagJob& job, RowStream& stream, BadIndex* bad) {
-    if (job.dim < kLanes) return pool_job<format, 1, true, kWeighted>(job, stream, bad);
-    if (format == RowFormat::kInt4 && job.dim % 2 != 0) return pool_length<RowFormat::kInt4, true, kWeighted>(job, stream, bad);
-    return pool_length<format, false, kWeighted>(job, stream, bad);
+  template <RowFormat format, bool kWeighted, typename Rows>
+  static bool pool_format(const BagJob& job, Rows& rows, BadIndex* bad) {
+    if (job.dim < kLanes) return pool_job<format, 1, true, kWeighted>(job, rows, bad);
+    if (format == RowFormat::kInt4 && job.dim % 2 != 0) return pool_length<RowFormat::kInt4, true, kWeighted>(job, rows, bad);
+    return pool_length<format, false, kWeighted>(job, rows, bad);
   }
 
-  template <bool kWeighted>
-  static bool pool_any(const BagJob& job, RowStream& stream, BadIndex* bad) {
+  template <bool kWeighted, typename Rows>
+  static bool pool_weighted(const BagJob& job, Rows& rows, BadIndex* bad) {
     switch (job.format) {
-      case RowFormat::kFp32: return pool_format<RowFormat::kFp32, kWeighted>(job, stream, bad);
-      case RowFormat::kFp16: return pool_format<RowFormat::kFp16, kWeighted>(job, stream, bad);
-      case RowFormat::kBf16: return pool_format<RowFormat::kBf16, kWeighted>(job, stream, bad);
-      case RowFormat::kInt8: return pool_format<RowFormat::kInt8, kWeighted>(job, stream, bad);
-      case RowFormat::kInt8Fp16: return pool_format<RowFormat::kInt8Fp16, kWeighted>(job, stream, bad);
-      case RowFormat::kInt4: return pool_format<RowFormat::kInt4, kWeighted>(job, stream, bad);
+      case RowFormat::kFp32: return pool_format<RowFormat::kFp32, kWeighted>(job, rows, bad);
+      case RowFormat::kFp16: return pool_format<RowFormat::kFp16, kWeighted>(job, rows, bad);
+      case RowFormat::kBf16: return pool_format<RowFormat::kBf16, kWeighted>(job, rows, bad);
+      case RowFormat::kInt8: return pool_format<RowFormat::kInt8, kWeighted>(job, rows, bad);
+      case RowFormat::kInt8Fp16: return pool_format<RowFormat::kInt8Fp16, kWeighted>(job, rows, bad);
+      case RowFormat::kInt4: return pool_format<RowFormat::kInt4, kWeighted>(job, rows, bad);
     }
     return false;
+  }
+
+  static bool pool_any(const BagJob& job, RowStream& stream, BadIndex* bad) {
+    if (!suit_one_by_one(job)) return pool_rows(job, stream, bad);
+    RowsOneByOne rows(job);
+    return pool_rows(job, rows, bad);
+  }
+
+  template <typename Rows>
+  static bool pool_rows(const BagJob& job, Rows& rows, BadIndex* bad) {
+    return job.weights == nullptr ? pool_weighted<false>(job, rows, bad) : pool_weighted<true>(job, rows, bad);
   }
 };
 
