@@ -30,42 +30,54 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 }
 
 /**
- * Puts the answers of all destinations in their places, and zeros where nothing was asked; of the layers that the partitions are of. rowWise names
- * those of them whose tables are split: their parts are added in ascending order of the part, whatever the order of arrival, so that the same plan
- * always gives the same bits.
+ * Puts the answers of destinations in their places as they come, and zeros where nothing was asked; of the layers that the partitions are of.
+ * rowWise names those of them whose tables are split: their parts are added at the end, in ascending order of the part, whatever the order of
+ * arrival, so that the same plan always gives the same bits.
  */
-export function gatherPooled(
-  model: ResolvedModel,
-  rowWise: readonly number[],
-  partitions: readonly Partition[],
-  answers: readonly (Uint8Array | null)[],
-  { values, starts }: PooledVectors,
-): void {
-  const bytes = bytesOf(values);
-  const partsOf = new Map(rowWise.map((bag): [number, RowWisePart[]] => [bag, []]));
-  for (let destination = 0; destination < partitions.length; destination++) {
-    const { batch, assignments, numBags, split } = partitions[destination] as Partition;
-    const answer = answers[destination] ?? NO_ANSWER;
+export class Gathering {
+  readonly #bytes: Uint8Array;
+  readonly #partsOf: ReadonlyMap<number, RowWisePart[]>;
+
+  constructor(
+    private readonly model: ResolvedModel,
+    rowWise: readonly number[],
+    private readonly partitions: readonly Partition[],
+    private readonly pooled: PooledVectors,
+  ) {
+    this.#bytes = bytesOf(pooled.values);
+    this.#partsOf = new Map(rowWise.map((bag) => [bag, []]));
+  }
+
+  /** The answer of a destination, which is not read again; null of one that was asked for nothing. Once for each. */
+  place(destination: number, answer: Uint8Array | null): void {
+    const { values, starts } = this.pooled;
+    const { batch, assignments, numBags, split } = this.partitions[destination] as Partition;
+    const given = answer ?? NO_ANSWER;
     let at = 0;
     for (let a = 0; a < assignments.length; a++) {
       const { bag, part } = assignments[a] as Assignment;
-      const length = (numBags[a] as number) * (model.bags[bag] as ModelBag).dim * 4;
+      const length = (numBags[a] as number) * (this.model.bags[bag] as ModelBag).dim * 4;
       const sent = split[bag];
       if (length === 0) {
         if (sent === undefined) values.fill(0, starts[bag], starts[bag + 1]);
         continue;
       }
-      const rows = answer.subarray(at, at + length);
+      const rows = given.subarray(at, at + length);
       at += length;
-      if (at > answer.byteLength) throw answerLength(answer.byteLength, at);
-      if (sent === undefined) bytes.set(rows, (starts[bag] as number) * 4);
-      else partsOf.get(bag)?.push(rowWisePart(sent, part, rows));
+      if (at > given.byteLength) throw answerLength(given.byteLength, at);
+      if (sent === undefined) this.#bytes.set(rows, (starts[bag] as number) * 4);
+      else this.#partsOf.get(bag)?.push(rowWisePart(sent, part, rows));
     }
-    if (batch !== null && at !== answer.byteLength) throw answerLength(answer.byteLength, at);
+    if (batch !== null && at !== given.byteLength) throw answerLength(given.byteLength, at);
   }
-  for (const [bag, parts] of partsOf) {
-    parts.sort((a, b) => a.part - b.part);
-    addRowWise(model.bags[bag] as ModelBag, values.subarray(starts[bag], starts[bag + 1]), parts);
+
+  /** When the answers of all destinations are placed. */
+  finish(): void {
+    const { values, starts } = this.pooled;
+    for (const [bag, parts] of this.#partsOf) {
+      parts.sort((a, b) => a.part - b.part);
+      addRowWise(this.model.bags[bag] as ModelBag, values.subarray(starts[bag], starts[bag + 1]), parts);
+    }
   }
 }
 

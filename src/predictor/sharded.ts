@@ -16,7 +16,7 @@ import type { ShardStats } from '../wire/messages.js';
 import { connectTo } from '../wire/sockets.js';
 import { Admission } from './admission.js';
 import { type Deduplicated, dropRepeatedBags } from './dedup.js';
-import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from './gather.js';
+import { expandPooled, Gathering, type PooledVectors, pooledStarts } from './gather.js';
 import { type Assignment, type Partition, Partitioner, placedInRequest } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
@@ -275,10 +275,11 @@ class MainShard implements ShardedPredictor {
       for (const [r, { bags, rowWise, stage }] of this.#rounds.entries()) {
         if (r > 0 && over()) return;
         const partitions = batch.partitions[r] ?? [];
+        const gathering = new Gathering(model, rowWise, partitions, pooled);
         record?.leave();
-        const asked = this.#ask(partitions, deadlineAt, batch, r);
-        // Mark them handled: either may fail while the layers below still run.
-        asked.catch(() => undefined);
+        const placed = this.#ask(gathering, partitions, deadlineAt, batch, r);
+        // Mark it handled: it may fail while the layers below still run.
+        placed.promise.catch(() => undefined);
         const own = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r);
         own.done?.catch(() => undefined);
         try {
@@ -287,13 +288,15 @@ class MainShard implements ShardedPredictor {
             await net.run(workspace, 0, items, perItem, dense, null, null, job);
             job?.end();
           }
+          await own.done;
+          await placed.promise;
         } finally {
+          placed.stop();
           await own.done;
         }
-        const answers = await asked;
         record?.enter(KINDS.place, number, r);
-        if (items > 0) gatherPooled(model, rowWise, partitions, [...answers.map((answer) => answer?.pooled ?? null), own.answer], pooled);
-        for (const answer of answers) answer?.message.release();
+        gathering.place(partitions.length - 1, own.answer);
+        gathering.finish();
         if (items === 0) continue;
         if (stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
@@ -306,18 +309,37 @@ class MainShard implements ShardedPredictor {
     }
   }
 
+  /** Asks the shards, and places what they answer. Nothing is placed once it is stopped: the buffers may be another request's by then. */
   #ask(
+    gathering: Gathering,
     partitions: readonly Partition[],
     deadlineAt: number,
     { record, number }: PreparedBatch,
     round: number,
-  ): Promise<(Answer | null)[]> {
-    return Promise.all(
-      this.#shards.map((shard, s) => {
-        const asked = partitions[s]?.batch ?? null;
-        return asked ? shard.pool(asked, deadlineAt, record?.startRpc(number, round, s)) : null;
-      }),
-    );
+  ): { promise: Promise<unknown>; stop(): void } {
+    let stopped = false;
+    const place = (shard: number, answer: Answer | null): void => {
+      if (stopped) return;
+      record?.enter(KINDS.place, number, round);
+      gathering.place(shard, answer?.pooled ?? null);
+      record?.leave();
+    };
+    const placed = this.#shards.map(async (shard, s) => {
+      const asked = partitions[s]?.batch ?? null;
+      if (asked === null) return place(s, null);
+      const answer = await shard.pool(asked, deadlineAt, record?.startRpc(number, round, s));
+      try {
+        place(s, answer);
+      } finally {
+        answer.message.release();
+      }
+    });
+    return {
+      promise: Promise.all(placed),
+      stop: () => {
+        stopped = true;
+      },
+    };
   }
 
   #poolOwn(

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
 import { dropRepeatedBags } from '../../../src/predictor/dedup.js';
-import { expandPooled, gatherPooled, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
+import { expandPooled, Gathering, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
@@ -74,7 +74,10 @@ function gathered(
 ): PooledVectors {
   const pooled = unknownVectors(pooledStarts(model, request));
   const split = new Set(partitions.flatMap(({ assignments }) => assignments.flatMap(({ bag, parts }) => (parts > 1 ? [bag] : []))));
-  gatherPooled(model, [...split], partitions, answers, pooled);
+  const gathering = new Gathering(model, [...split], partitions, pooled);
+  // In any order.
+  for (const [destination] of [...partitions.entries()].reverse()) gathering.place(destination, answers[destination] ?? null);
+  gathering.finish();
   return pooled;
 }
 
