@@ -68,8 +68,8 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     told(env, [&] { socket_ = std::make_unique<ZeromqSocket>(context, options); });
     on_readable_ = Napi::Persistent(info[1].As<Napi::Function>());
     on_event_ = Napi::Persistent(info[2].As<Napi::Function>());
-    watch(env, socket_->descriptor(), [this] { call(on_readable_, {}); });
-    if (!options.router) watch(env, socket_->event_descriptor(), [this] { tell_events(); });
+    watch(env, told(env, [&] { return socket_->descriptor(); }), [this] { call(on_readable_, {}); });
+    if (!options.router) watch(env, told(env, [&] { return socket_->event_descriptor(); }), [this] { tell_events(); });
     // The environment may end before the socket is closed; its loop has to let go of the polls first.
     if (napi_add_async_cleanup_hook(env, end_with_environment, this, &hook_) != napi_ok) {
       stop(0);
@@ -208,6 +208,10 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     stop(linger_ms);
     if (hook_ != nullptr) napi_remove_async_cleanup_hook(hook_);
     hook_ = nullptr;
+    // They lead back to this object, and the service to tables.
+    on_readable_.Reset();
+    on_event_.Reset();
+    service_.reset();
     Unref();
   }
 

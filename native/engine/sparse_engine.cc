@@ -15,7 +15,6 @@
 
 namespace terabag {
 namespace {
-constexpr uint32_t kSegmentFields = 5;
 constexpr uint32_t kMean = 1, kWeighted = 2;
 
 // Steps of filling: long enough to be read in one go, short enough to be stopped and to show progress.
@@ -322,7 +321,6 @@ PoolStatus SparseEngine::pool(const PoolRequest& request, unsigned num_threads, 
 }
 
 std::optional<uint64_t> SparseEngine::output_length(const unsigned char* segments, uint64_t segments_bytes, uint64_t offsets_bytes) const {
-  constexpr uint64_t kSegmentBytes = kSegmentFields * 4;
   if (segments_bytes % kSegmentBytes != 0) return std::nullopt;
   uint64_t bags = 0, length = 0;
   size_t hint = 0;
@@ -347,7 +345,7 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num
   const uint64_t num_indices = request.indices_bytes / request.index_bytes;
   const uint64_t num_offsets = request.offsets_bytes / 4;
   if (request.indices_bytes % request.index_bytes != 0) return fail("bad_segments", request.indices_bytes, request.index_bytes);
-  if (request.segments_bytes % (kSegmentFields * 4) != 0) return fail("bad_segments", request.segments_bytes, kSegmentFields * 4);
+  if (request.segments_bytes % kSegmentBytes != 0) return fail("bad_segments", request.segments_bytes, kSegmentBytes);
   if (request.offsets_bytes % 4 != 0 || num_offsets == 0) return fail("bad_offsets", request.offsets_bytes, 4);
   if (load<uint32_t>(request.offsets) != 0) return fail("bad_offsets", load<uint32_t>(request.offsets), 0);
   if (load<uint32_t>(request.offsets + (num_offsets - 1) * 4) != num_indices) {
@@ -357,12 +355,12 @@ PoolStatus SparseEngine::check_and_pool(const PoolRequest& request, unsigned num
   std::vector<uint32_t> offsets(num_offsets);
   std::memcpy(offsets.data(), request.offsets, request.offsets_bytes);
   if (offsets.back() != num_indices) return fail("bad_offsets", offsets.back(), num_indices);
-  const uint64_t num_segments = request.segments_bytes / (kSegmentFields * 4);
+  const uint64_t num_segments = request.segments_bytes / kSegmentBytes;
   std::vector<BagJob> jobs(num_segments);
   uint64_t at_bag = 0, at_weight = 0, at_out = 0;
   size_t hint = 0;
   for (uint64_t s = 0; s < num_segments; ++s) {
-    const unsigned char* segment = request.segments + s * kSegmentFields * 4;
+    const unsigned char* segment = request.segments + s * kSegmentBytes;
     uint32_t fields[kSegmentFields];
     for (uint32_t f = 0; f < kSegmentFields; ++f) fields[f] = load<uint32_t>(segment + f * 4);
     const auto [table, part, parts, num_bags, flags] = fields;

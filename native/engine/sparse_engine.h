@@ -53,6 +53,9 @@ struct PoolStatus {
   uint64_t limit = 0;
 };
 
+constexpr uint32_t kSegmentFields = 5;
+constexpr uint64_t kSegmentBytes = kSegmentFields * sizeof(uint32_t);
+
 // A message of bags; nothing of it is trusted. See NativeSparseEngine in src/engine/native.ts for the layout.
 struct PoolRequest {
   const unsigned char* segments;

@@ -18,7 +18,11 @@ double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>
 }  // namespace
 
 bool PoolService::worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const {
-  const double ns = ns_per_index_ * static_cast<double>(message.indices.size() / message.index_bytes) + static_cast<double>(floats) / 8;
+  // Of a segment and of a bag, roughly; so that many without ids are not taken for nothing.
+  constexpr double kNsPerSegment = 20, kNsPerBag = 5;
+  const double ns = ns_per_index_ * static_cast<double>(message.indices.size() / message.index_bytes) + static_cast<double>(floats) / 8 +
+                    kNsPerSegment * static_cast<double>(message.segments.size() / kSegmentBytes) +
+                    kNsPerBag * static_cast<double>(message.offsets.size() / sizeof(uint32_t));
   return ns <= busy_budget_ns_ || (ns <= budget_ns_ && !socket.readable());
 }
 

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -83,7 +84,9 @@ std::optional<ZeromqApi> find_api() {
 }  // namespace
 
 const ZeromqApi* zeromq_api() {
+  static std::mutex mutex;
   static std::optional<ZeromqApi> api;
+  const std::lock_guard<std::mutex> lock(mutex);
   // Asked again while there is none: it may be loaded later.
   if (!api) api = find_api();
   return api ? &*api : nullptr;

@@ -1,5 +1,6 @@
 #include "wire/zeromq_socket.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <mutex>
@@ -11,7 +12,7 @@ namespace {
 
 // Numbers of libzmq's zmq.h.
 enum Type { kPair = 0, kDealer = 5, kRouter = 6 };
-enum ContextOption { kBlocky = 70 };
+enum ContextOption { kMaxSockets = 2, kBlocky = 70 };
 enum Option {
   kDescriptor = 14,
   kEvents = 15,
@@ -47,6 +48,8 @@ std::shared_ptr<ZeromqContext> ZeromqContext::shared(const ZeromqApi& api) {
   if (handle == nullptr) return nullptr;
   // Sockets linger for as long as they say, not for ever.
   api.ctx_set(handle, kBlocky, 0);
+  // A connection takes three, and a main shard may have a thousand.
+  api.ctx_set(handle, kMaxSockets, 16384);
   context.reset(new ZeromqContext(api, handle));
   current = context;
   return context;
@@ -93,7 +96,8 @@ ZeromqSocket::~ZeromqSocket() {
 
 // Only what one peer at a time can cause: libzmq's I/O thread waits when thousands of events are not read.
 void ZeromqSocket::watch() {
-  const std::string events = "inproc://events-" + std::to_string(reinterpret_cast<uintptr_t>(this));
+  static std::atomic<uint64_t> last_number = 0;
+  const std::string events = "inproc://events-" + std::to_string(++last_number);
   if (zmq_.socket_monitor(socket_, events.c_str(), kDisconnected | kHandshakeSucceeded) != 0) fail(zmq_);
   monitor_ = zmq_.socket(context_->handle, kPair);
   if (monitor_ == nullptr || zmq_.connect(monitor_, events.c_str()) != 0) fail(zmq_);

@@ -238,8 +238,8 @@ export interface NativeSocketOptions {
 }
 
 /**
- * A ZeroMQ socket on the event loop. Messages are one frame, of a ROUTER behind the peer's name. All functions are [sync], none waits, and all
- * but close throw when it is closed.
+ * A ZeroMQ socket on the event loop. Messages are one frame, of a ROUTER behind the peer's name. All functions are [sync], none waits, and those
+ * that move messages throw when it is closed.
  */
 export interface NativeSocket {
   connect(endpoint: string): void;

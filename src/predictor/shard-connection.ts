@@ -92,6 +92,7 @@ export class ShardConnection {
     const id = this.#nextId++;
     const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
+      if (this.#state === 'closed') throw this.#why;
       const parts = clientMessageParts({ kind: 'pool', id, remainingMs: remainingMs(), batch, timed: rpc !== null });
       const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
       // A peer closes the connection on a longer message, and with it every request in flight.

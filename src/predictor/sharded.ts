@@ -320,9 +320,9 @@ class MainShard implements ShardedPredictor {
     let stopped = false;
     const place = (shard: number, answer: Answer | null): void => {
       if (stopped) return;
-      record?.enter(KINDS.place, number, round);
+      if (answer !== null) record?.enter(KINDS.place, number, round);
       gathering.place(shard, answer?.pooled ?? null);
-      record?.leave();
+      if (answer !== null) record?.leave();
     };
     const placed = this.#shards.map(async (shard, s) => {
       const asked = partitions[s]?.batch ?? null;

@@ -107,7 +107,8 @@ export class Shard {
 
   async listen(endpoint: string): Promise<void> {
     this.#transport = await listenOn(endpoint, (peer, message) => this.#receive(peer, message));
-    this.#transport.serve(this.engine);
+    // With residency map, pooling may wait for the disk, which the event loop cannot.
+    if (this.engine.residency !== 'map') this.#transport.serve(this.engine);
   }
 
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
