@@ -12,7 +12,7 @@ import {
 
 /** Messages in a row, and ms in which they are answered, before the event loop has its turn. */
 const TURN = 64;
-const TURN_MS = 4;
+const TURN_MS = 2;
 /** What receive says in place of a length. */
 const NONE = -1;
 const ANSWERED = -2;

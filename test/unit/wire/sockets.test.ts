@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
@@ -240,4 +241,43 @@ test('a worker that ends with open sockets of the addon, and messages on their w
     expect(await worker.terminate()).toBe(1);
   }
   await transport.close();
+});
+
+test('sockets of the addon go on after a handler that throws, and leave nothing behind when they are closed', () => {
+  const code = `
+    import { setTimeout as sleep } from 'node:timers/promises';
+    import { connectTo, listenOn } from ${JSON.stringify(new URL('../../../dist/wire/sockets.js', import.meta.url).href)};
+    const thrown = [];
+    process.on('uncaughtException', (error) => thrown.push(error.message));
+    const received = [];
+    const server = await listenOn('tcp://127.0.0.1:*', (_, message) => {
+      received.push(message.bytes[0]);
+      message.release();
+      if (received.length === 1) throw new Error('the first');
+    });
+    const owners = [];
+    for (let n = 0; n < 40; n++) {
+      await new Promise((resolve) => {
+        const handlers = { up: resolve, down: () => undefined, message: () => undefined };
+        const socket = connectTo(server.endpoint, handlers);
+        owners.push(new WeakRef(handlers), socket);
+      });
+      owners.at(-1).send(Buffer.of(n));
+    }
+    for (let tries = 0; received.length < 40 && tries < 1000; tries++) await sleep(5);
+    for (let at = 1; at < owners.length; at += 2) owners[at].close();
+    const left = owners.filter((owner) => owner instanceof WeakRef);
+    owners.length = 0;
+    for (let tries = 0; tries < 50 && left.some((owner) => owner.deref() !== undefined); tries++) {
+      await sleep(5);
+      gc();
+    }
+    console.log(JSON.stringify({ thrown, received: received.length, left: left.filter((owner) => owner.deref() !== undefined).length }));
+    await server.close();`;
+  const { stdout, stderr } = spawnSync(process.execPath, ['--expose-gc', '--input-type=module', '-e', code], { encoding: 'utf8' });
+  expect(stderr).toBe('');
+  // The engine may keep the last of a loop in a register.
+  const { thrown, received, left } = JSON.parse(stdout);
+  expect({ thrown, received }).toEqual({ thrown: ['the first'], received: 40 });
+  expect(left).toBeLessThan(5);
 });
