@@ -26,7 +26,9 @@ export interface LineChart {
 }
 
 const PLOT_HEIGHT = 230;
-const LEGEND_LINE_HEIGHT = 20;
+const LEGEND_HEIGHT = 20;
+/** Of each line after the first. */
+const LEGEND_LINE_HEIGHT = 29;
 
 /** Lines of one name have one colour and one entry in the legend. */
 export const lineChart =
@@ -35,7 +37,7 @@ export const lineChart =
     const names = [...new Set(lines.map(({ name }) => name))];
     const compared = [...new Set(lines.filter(({ reference }) => !reference).map(({ name }) => name))];
     const colourOf = ({ name, reference }: Line): string => (reference ? colour('ink') : lineColour(compared.indexOf(name)));
-    const legendHeight = LEGEND_LINE_HEIGHT * legendLines(names, width);
+    const legendHeight = LEGEND_HEIGHT + LEGEND_LINE_HEIGHT * (legendLines(names, width) - 1);
     return {
       height: PLOT_HEIGHT + legendHeight,
       option: {
