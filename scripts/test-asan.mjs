@@ -13,7 +13,9 @@ function run(command, args, env = {}) {
 
 run('npm', ['run', 'build:asan']);
 const libasan = spawnSync('g++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).stdout.trim();
-const tests = ['test/kernels', 'test/unit/engine', 'test/unit/wire/sockets.test.ts', 'test/integration/hostile-peers.test.ts'].filter((path) => existsSync(join(root, path)));
+const tests = ['test/kernels', 'test/unit/engine', 'test/unit/wire/sockets.test.ts', 'test/integration/hostile-peers.test.ts'].filter(
+  (path) => existsSync(join(root, path)),
+);
 // Node keeps memory until it exits, so that leaks cannot be told from it.
 run(process.execPath, [join(root, 'node_modules', 'vitest', 'vitest.mjs'), 'run', ...tests, ...process.argv.slice(2)], {
   TERABAG_ADDON: join(root, 'native', 'build-asan', 'Release', 'terabag.node'),
