@@ -9,8 +9,8 @@ export interface CellResult {
   readonly predicted: Figures;
   /** Medians over rounds. */
   readonly measured: Figures;
-  /** Full collections of main's garbage per thousand requests. */
-  readonly collections: number;
+  /** Of main, per request, in collections of garbage. */
+  readonly collectionUs: number;
   /** By round. In a round all strategies answer the same requests. */
   readonly roundsUs: Readonly<Record<'cpuUs' | 'p50Us', readonly number[]>>;
 }

@@ -15,11 +15,11 @@ import { connect, type ShardedPredictor } from '../src/predictor/sharded.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { quantile } from '../src/report/quantiles.js';
 import { calibrate } from '../src/workload/calibrate.js';
+import { ProcessMeter, shardCpuUs } from '../src/workload/process-meter.js';
 import { RequestGenerator } from '../src/workload/request-generator.js';
 import { requestShape } from '../src/workload/request-shape.js';
 import { shapeByName } from '../src/workload/shape-by-name.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { FullCollections } from './full-collections.js';
 import { type CellResult, quartileRange, rankingLine, summaryLine } from './plan-ranking.js';
 import { type Line, median, type Suite } from './suite.js';
 
@@ -151,8 +151,8 @@ interface Round {
   readonly mainCpuUs: number;
   readonly shardCpuUs: number;
   readonly p50Us: number;
-  /** Full collections of main's garbage per thousand requests; V8 starts them by bytes received, and by what else its heap holds. */
-  readonly collections: number;
+  /** Of main, in collections of garbage. */
+  readonly collectionUs: number;
 }
 
 /** So many requests in a row, round and round. */
@@ -161,25 +161,25 @@ async function ask(predictor: ShardedPredictor, requests: readonly PredictReques
 }
 
 async function measure(predictor: ShardedPredictor, requests: readonly PredictRequest[]): Promise<Round> {
-  const shardCpuUs = async (): Promise<number> =>
-    (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
   await ask(predictor, requests, WARM_UP);
   const microseconds = new Float64Array(requests.length);
-  const shardsBefore = await shardCpuUs();
-  const collections = new FullCollections();
-  const before = process.cpuUsage();
-  for (const [index, request] of requests.entries()) {
-    const startedAt = performance.now();
-    await predictor.predict(request, { deadlineMs: DEADLINE_MS });
-    microseconds[index] = (performance.now() - startedAt) * 1000;
+  const meter = new ProcessMeter(() => shardCpuUs(predictor));
+  try {
+    meter.start();
+    for (const [index, request] of requests.entries()) {
+      const startedAt = performance.now();
+      await predictor.predict(request, { deadlineMs: DEADLINE_MS });
+      microseconds[index] = (performance.now() - startedAt) * 1000;
+    }
+    const cost = await meter.stop();
+    const perRequest = (amount: number): number => amount / requests.length;
+    return {
+      ...{ mainCpuUs: perRequest(cost.mainCpuUs), shardCpuUs: perRequest(cost.shardCpuUs ?? 0) },
+      ...{ p50Us: quantile(microseconds.sort(), 0.5), collectionUs: perRequest(cost.collectionMs * 1000) },
+    };
+  } finally {
+    meter.close();
   }
-  const { user, system } = process.cpuUsage(before);
-  const shards = (await shardCpuUs()) - shardsBefore;
-  const perRequest = (us: number): number => us / requests.length;
-  return {
-    ...{ mainCpuUs: perRequest(user + system), shardCpuUs: perRequest(shards), p50Us: quantile(microseconds.sort(), 0.5) },
-    collections: (1000 * (await collections.end())) / requests.length,
-  };
 }
 
 function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: readonly Round[]): CellResult {
@@ -190,7 +190,7 @@ function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: 
       mainCpuUs: median(rounds.map(({ mainCpuUs }) => mainCpuUs)),
       p50Us: median(rounds.map(({ p50Us }) => p50Us)),
     },
-    collections: median(rounds.map(({ collections }) => collections)),
+    collectionUs: median(rounds.map(({ collectionUs }) => collectionUs)),
     roundsUs: { cpuUs: rounds.map(cpuOf), p50Us: rounds.map(({ p50Us }) => p50Us) },
   };
 }
@@ -198,7 +198,7 @@ function resultOf(shape: string, { strategy, shards, predicted }: Cell, rounds: 
 const cpuOf = ({ mainCpuUs, shardCpuUs }: Round): number => mainCpuUs + shardCpuUs;
 
 /** CPU and P50: what was measured and its spread, what was predicted, and the ratio of the two. */
-function cellLines({ shape, strategy, shards, predicted, measured, collections, roundsUs }: CellResult): Line[] {
+function cellLines({ shape, strategy, shards, predicted, measured, collectionUs, roundsUs }: CellResult): Line[] {
   return (['cpuUs', 'p50Us'] as const).map((key) => {
     const ratio = predicted[key] / measured[key];
     const note = `predicted ${predicted[key].toFixed(0)} us, ${ratio.toFixed(2)} x`;
@@ -207,13 +207,13 @@ function cellLines({ shape, strategy, shards, predicted, measured, collections, 
       ...{ suite: 'plan', case: `${shape}-${strategy}${shards === null ? '' : `-${shards}`}-${key === 'cpuUs' ? 'cpu' : 'p50'}` },
       params: {
         ...{ shape, strategy, shards: shards ?? 0, predictedUs: predicted[key], predictedOverMeasured: ratio },
-        ...(key === 'cpuUs' && { mainUs: ofMain, predictedMainUs: predictedOfMain, collections }),
+        ...(key === 'cpuUs' && { mainUs: ofMain, predictedMainUs: predictedOfMain, collectionUs }),
       },
       ...{ metric: key === 'cpuUs' ? 'CPU per request, all processes' : 'P50', unit: 'us', value: measured[key], peer: null, ratio: null },
       ...{ spread: quartileRange(roundsUs[key]) / 2 / measured[key], isa: native.isa, threads: 1, residency: 'populate' },
       note:
         key === 'cpuUs'
-          ? `${note}; of main ${ofMain.toFixed(0)}, predicted ${predictedOfMain.toFixed(0)}; ${collections.toFixed(0)} full collections per 1000`
+          ? `${note}; of main ${ofMain.toFixed(0)}, predicted ${predictedOfMain.toFixed(0)}; collecting garbage ${collectionUs.toFixed(0)}`
           : note,
     };
   });

@@ -4,6 +4,7 @@ import { openLocal } from '../src/predictor/local.js';
 import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
 import { type ConnectOptions, connect, type ShardedPredictor } from '../src/predictor/sharded.js';
 import { summarize } from '../src/report/quantiles.js';
+import { shardCpuUs } from '../src/workload/process-meter.js';
 
 const DEADLINE_MS = 10_000;
 
@@ -67,7 +68,7 @@ export async function connectTarget(name: string, cluster: Cluster, options: Con
   return {
     name,
     predictor,
-    shardCpuUs: async () => (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0),
+    shardCpuUs: () => shardCpuUs(predictor),
     close: () => predictor.close(),
   };
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <utility>
 
 #include "addon/arguments.h"
 #include "addon/loop_poll.h"
@@ -68,8 +69,10 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     told(env, [&] { socket_ = std::make_unique<ZeromqSocket>(context, options); });
     on_readable_ = Napi::Persistent(info[1].As<Napi::Function>());
     on_event_ = Napi::Persistent(info[2].As<Napi::Function>());
-    watch(env, told(env, [&] { return socket_->descriptor(); }), [this] { call(on_readable_, {}); });
-    if (!options.router) watch(env, told(env, [&] { return socket_->event_descriptor(); }), [this] { tell_events(); });
+    // Both before the loop knows of this object, which goes when one fails.
+    const auto [descriptor, events] = told(env, [&] { return std::pair(socket_->descriptor(), socket_->event_descriptor()); });
+    watch(env, descriptor, [this] { call(on_readable_, {}); });
+    if (!options.router) watch(env, events, [this] { tell_events(); });
     // The environment may end before the socket is closed; its loop has to let go of the polls first.
     if (napi_add_async_cleanup_hook(env, end_with_environment, this, &hook_) != napi_ok) {
       stop(0);
@@ -120,10 +123,8 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   }
 
   void serve(const Napi::CallbackInfo& info) {
-    if (info[0].IsNull()) {
-      service_.reset();
-      return;
-    }
+    end_service();
+    if (info[0].IsNull()) return;
     const auto number = [&info](size_t at, const char* name) {
       const double value = info[at].IsNumber() ? info[at].As<Napi::Number>().DoubleValue() : -1;
       if (!(value >= 0)) throw argument_error(info.Env(), std::string(name) + " has to be a number, 0 or more");
@@ -131,11 +132,16 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     };
     service_.emplace(sparse_engine_of(info[0]), number(1, "nsPerIndex"), number(2, "budgetNs"), number(3, "busyBudgetNs"));
   }
-  // What services of the past answered is not counted any more.
+  void end_service() {
+    if (!service_) return;
+    answered_ += service_->answered();
+    undeliverable_ += service_->undeliverable();
+    service_.reset();
+  }
   Napi::Value served(const Napi::CallbackInfo& info) {
     Napi::Object counts = Napi::Object::New(info.Env());
-    counts.Set("answered", static_cast<double>(service_ ? service_->answered() : 0));
-    counts.Set("undeliverable", static_cast<double>(service_ ? service_->undeliverable() : 0));
+    counts.Set("answered", static_cast<double>(answered_ + (service_ ? service_->answered() : 0)));
+    counts.Set("undeliverable", static_cast<double>(undeliverable_ + (service_ ? service_->undeliverable() : 0)));
     return counts;
   }
 
@@ -211,7 +217,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     // They lead back to this object, and the service to tables.
     on_readable_.Reset();
     on_event_.Reset();
-    service_.reset();
+    end_service();
     Unref();
   }
 
@@ -236,6 +242,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
 
   std::unique_ptr<ZeromqSocket> socket_;
   std::optional<PoolService> service_;
+  uint64_t answered_ = 0, undeliverable_ = 0;  // by services that have ended
   Napi::FunctionReference on_readable_, on_event_;
   LoopPoll* polls_[2] = {};
   size_t num_polls_ = 0;

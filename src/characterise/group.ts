@@ -2,7 +2,7 @@ import type { Characterisation } from '../report/characterisation.js';
 import type { Experiment } from './experiment.js';
 import { addMeasured, type Measured, measuredTurns, NOTHING } from './measured.js';
 import { type Compared, inParts } from './setup.js';
-import { closeStands, openStands } from './stand.js';
+import { withStands } from './stand.js';
 import { openLoopTurn, serialTurn, type TakeTurn, takeTurns } from './turns.js';
 
 /** Experiments that are run, kept and resumed together. */
@@ -27,7 +27,7 @@ const START_MS = 300;
 /** Connecting, before each turn. */
 const CONNECT_MS = 60;
 /** Serial requests take longer on shards; measured with DRM1 on two cores. */
-const SHARDED_OVER_SINGULAR = 1.6;
+const SHARDED_OVER_SINGULAR = 1.2;
 
 const startMs = (compared: readonly Compared[]): number => compared.reduce((sum, { setup }) => sum + setup.shards * START_MS, 0);
 const eachTurnMs = ({ scale }: Experiment, { turnMs }: Turns): number => CONNECT_MS + scale.warmUpMs + turnMs;
@@ -63,21 +63,19 @@ export async function compare(
     onProgress(doneMs);
   };
   for (const part of inParts(compared, experiment.mostShardsOpen)) {
-    const stands = await openStands(
+    await withStands(
       part.map(({ setup }) => setup),
       experiment,
+      async (stands) => {
+        add(startMs(part));
+        for (const turns of allTurns) {
+          for (const { tracer } of stands) tracer?.clear();
+          const { rounds, take } = turns;
+          const taken = await takeTurns(stands, { rounds, signal, take, onTurn: () => add(eachTurnMs(experiment, turns)) });
+          measured = addMeasured(measured, measuredTurns(part, stands, taken));
+        }
+      },
     );
-    try {
-      add(startMs(part));
-      for (const turns of allTurns) {
-        for (const { tracer } of stands) tracer?.clear();
-        const { rounds, take } = turns;
-        const taken = await takeTurns(stands, { rounds, signal, take, onTurn: () => add(eachTurnMs(experiment, turns)) });
-        measured = addMeasured(measured, measuredTurns(part, stands, taken));
-      }
-    } finally {
-      await closeStands(stands);
-    }
     if (signal.aborted) break;
   }
   return measured;

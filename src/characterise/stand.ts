@@ -8,9 +8,10 @@ import type { Plan } from '../plan/plan.js';
 import type { Profile } from '../plan/profile.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
-import { type ConnectOptions, connect, type ShardedPredictor } from '../predictor/sharded.js';
+import { type ConnectOptions, connect } from '../predictor/sharded.js';
 import type { Tracer } from '../trace/tracer.js';
 import type { ShardCpu } from '../workload/process-meter.js';
+import { shardCpuUs } from '../workload/process-meter.js';
 import { SplittingPredictor } from '../workload/split-request.js';
 import { type Experiment, packedBundle } from './experiment.js';
 import { planFor } from './plans.js';
@@ -45,23 +46,22 @@ export interface Stand {
   close(): Promise<void>;
 }
 
-/** Opens setups one after another; closes them all when one fails. */
-export async function openStands(setups: readonly Setup[], experiment: Experiment): Promise<Stand[]> {
+/** Opens setups one after another, works on them, and closes them all, also when one does not open. */
+export async function withStands<T>(
+  setups: readonly Setup[],
+  experiment: Experiment,
+  work: (stands: readonly Stand[]) => Promise<T>,
+): Promise<T> {
   const stands: Stand[] = [];
   try {
     for (const setup of setups) {
       if (experiment.signal.aborted) throw new TerabagError('aborted', 'the run was interrupted');
       stands.push(await openStand(setup, experiment));
     }
-    return stands;
-  } catch (error) {
-    await closeStands(stands);
-    throw error;
+    return await work(stands);
+  } finally {
+    await Promise.all(stands.map((stand) => stand.close()));
   }
-}
-
-export async function closeStands(stands: readonly Stand[]): Promise<void> {
-  await Promise.all(stands.map((stand) => stand.close()));
 }
 
 async function openStand(setup: Setup, experiment: Experiment): Promise<Stand> {
@@ -115,16 +115,11 @@ async function openSharded(opened: Opened, bundle: string, { residency, signal }
     plan: cluster.plan,
     use: async (work) => {
       const predictor = await connect(cluster.plan, options);
-      const ready = { predictor, shardCpu: () => cpuOfShards(predictor), counts: () => rpcCounts(predictor) };
+      const ready = { predictor, shardCpu: () => shardCpuUs(predictor), counts: () => rpcCounts(predictor) };
       return work(ready).finally(() => predictor.close());
     },
     close: () => cluster.stop(),
   };
-}
-
-async function cpuOfShards(predictor: ShardedPredictor): Promise<number> {
-  const stats = await predictor.shardStats();
-  return stats.reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
 }
 
 function rpcCounts(predictor: Predictor): RpcCounts {

@@ -7,9 +7,9 @@ import type { ModelSpec } from '../model/spec.js';
 import { type Plan, readPlan } from '../plan/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor, PredictRequest } from '../predictor/predictor.js';
-import { connect, type RpcMode, type ShardedPredictor } from '../predictor/sharded.js';
+import { connect, type RpcMode } from '../predictor/sharded.js';
 import { collectRequests } from '../workload/load-run.js';
-import type { ShardCpu } from '../workload/process-meter.js';
+import { type ShardCpu, shardCpuUs } from '../workload/process-meter.js';
 import { readJsonlRequests } from '../workload/request-file.js';
 import { requestsOfSpec } from '../workload/spec-requests.js';
 import { SplittingPredictor } from '../workload/split-request.js';
@@ -74,9 +74,6 @@ async function localTarget(spec: ModelSpec, { bundle, verify, residency }: Targe
   };
 }
 
-const cpuOf = async (predictor: ShardedPredictor): Promise<number> =>
-  (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
-
 async function shardedTarget(
   spec: ModelSpec,
   plan: Plan,
@@ -93,7 +90,7 @@ async function shardedTarget(
     return work(batching).finally(() => batching.close());
   };
   return {
-    ...{ spec, strategy: plan.strategy, shards: plan.shards.length, shardCpu: () => cpuOf(predictor), withBatches },
+    ...{ spec, strategy: plan.strategy, shards: plan.shards.length, shardCpu: () => shardCpuUs(predictor), withBatches },
     networkCounters: () => cluster.networkCounters(),
     close: async () => {
       await predictor.close();

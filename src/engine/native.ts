@@ -251,7 +251,7 @@ export interface NativeSocket {
    * cannot be pooled, for whatever reason, is received like any other message.
    */
   serve(engine: NativeSparseEngine | null, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
-  /** Since serve was called. undeliverable: of those answered. */
+  /** By itself. undeliverable: of those answered. */
   served(): { answered: number; undeliverable: number };
   /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none, -2 when one was answered. */
   receive(): number;

@@ -35,6 +35,8 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
  * arrival, so that the same plan always gives the same bits.
  */
 export class Gathering {
+  /** Set when the request is over: nothing may be placed then, since its buffers may be another's. */
+  over = false;
   readonly #bytes: Uint8Array;
   readonly #partsOf: ReadonlyMap<number, RowWisePart[]>;
 

@@ -21,7 +21,7 @@ import { type Assignment, type Partition, Partitioner, placedInRequest } from '.
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
 import { bytesOf, Scratch } from './scratch.js';
-import { type Answer, type Connect, ShardConnection } from './shard-connection.js';
+import { type Connect, ShardConnection } from './shard-connection.js';
 
 /**
  * coalesced: one RPC per request and shard, for all nets and items. paper: one per batch, net and shard, those of a net sent when the net before
@@ -279,7 +279,7 @@ class MainShard implements ShardedPredictor {
         record?.leave();
         const placed = this.#ask(gathering, partitions, deadlineAt, batch, r);
         // Mark it handled: it may fail while the layers below still run.
-        placed.promise.catch(() => undefined);
+        placed.catch(() => undefined);
         const own = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r);
         own.done?.catch(() => undefined);
         try {
@@ -289,16 +289,16 @@ class MainShard implements ShardedPredictor {
             job?.end();
           }
           await own.done;
-          await placed.promise;
-        } finally {
-          placed.stop();
+          await placed;
+        } catch (error) {
+          gathering.over = true;
           await own.done;
+          throw error;
         }
         record?.enter(KINDS.place, number, r);
         gathering.place(partitions.length - 1, own.answer);
         gathering.finish();
-        if (items === 0) continue;
-        if (stage > net.lastStage) continue;
+        if (items === 0 || stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
         const job = record?.startJob(KINDS.dense, number, r);
         await net.run(workspace, stage, items, perItem, dense, expanded.values, stage === net.lastStage ? scores : null, job);
@@ -309,37 +309,28 @@ class MainShard implements ShardedPredictor {
     }
   }
 
-  /** Asks the shards, and places what they answer. Nothing is placed once it is stopped: the buffers may be another request's by then. */
+  /** Asks the shards, and places what they answer as it comes. */
   #ask(
     gathering: Gathering,
     partitions: readonly Partition[],
     deadlineAt: number,
     { record, number }: PreparedBatch,
     round: number,
-  ): { promise: Promise<unknown>; stop(): void } {
-    let stopped = false;
-    const place = (shard: number, answer: Answer | null): void => {
-      if (stopped) return;
-      if (answer !== null) record?.enter(KINDS.place, number, round);
-      gathering.place(shard, answer?.pooled ?? null);
-      if (answer !== null) record?.leave();
-    };
-    const placed = this.#shards.map(async (shard, s) => {
+  ): Promise<unknown> {
+    const askAndPlace = async (shard: ShardConnection, s: number): Promise<void> => {
       const asked = partitions[s]?.batch ?? null;
-      if (asked === null) return place(s, null);
-      const answer = await shard.pool(asked, deadlineAt, record?.startRpc(number, round, s));
+      if (asked === null) return gathering.place(s, null);
+      const { pooled, message } = await shard.pool(asked, deadlineAt, record?.startRpc(number, round, s));
       try {
-        place(s, answer);
+        if (gathering.over) return;
+        record?.enter(KINDS.place, number, round);
+        gathering.place(s, pooled);
+        record?.leave();
       } finally {
-        answer.message.release();
+        message.release();
       }
-    });
-    return {
-      promise: Promise.all(placed),
-      stop: () => {
-        stopped = true;
-      },
     };
+    return Promise.all(this.#shards.map(askAndPlace));
   }
 
   #poolOwn(

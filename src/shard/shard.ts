@@ -114,9 +114,6 @@ export class Shard {
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
   async drain(ms: number): Promise<void> {
     this.state = 'draining';
-    const { answered, undeliverable } = this.#served();
-    this.#counts.requests += answered;
-    this.#counts.undeliverable += undeliverable;
     this.#transport?.serve(null);
     this.log.info({ inFlight: this.#inFlight }, 'draining');
     if (this.#inFlight > 0) {
@@ -130,7 +127,7 @@ export class Shard {
     }
     await this.#transport?.close();
     this.engine.close();
-    this.log.info(this.#counts, 'closed');
+    this.log.info(this.#totals(), 'closed');
   }
 
   #receive(peer: Peer, received: Lent): void {
@@ -226,9 +223,11 @@ export class Shard {
     });
   }
 
-  /** What the transport answered by itself. */
-  #served(): { answered: number; undeliverable: number } {
-    return this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
+  /** With what the transport answered by itself. */
+  #totals(): Pick<ShardStats, 'requests' | 'errors' | 'malformed' | 'expired' | 'undeliverable'> {
+    const { answered, undeliverable } = this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
+    const counts = this.#counts;
+    return { ...counts, requests: counts.requests + answered, undeliverable: counts.undeliverable + undeliverable };
   }
 
   /** Measures again for the next caller when the figures are old. */
@@ -247,15 +246,12 @@ export class Shard {
     this.#refreshResidency();
     const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = this.residency ?? {};
     const { user, system } = process.cpuUsage();
-    const { answered, undeliverable } = this.#served();
     return {
       shard: this.name,
       model: this.modelHash,
       state: this.state,
       uptimeMs: performance.now() - this.#startedAt,
-      ...this.#counts,
-      requests: this.#counts.requests + answered,
-      undeliverable: this.#counts.undeliverable + undeliverable,
+      ...this.#totals(),
       inFlight: this.#inFlight,
       cpuUserUs: user,
       cpuSystemUs: system,

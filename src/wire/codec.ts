@@ -203,8 +203,6 @@ export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] 
   }
 }
 
-export const encodeShardMessage = (message: ShardMessage): Buffer => Buffer.concat(shardMessageParts(message));
-
 /** Says in the parts of a pooled message with stages what encoding it took: they are its last bytes. */
 export function setSerializeUs(parts: readonly Uint8Array[], us: number): void {
   const last = binary(parts.at(-1) as Uint8Array);

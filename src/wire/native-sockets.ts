@@ -21,11 +21,8 @@ const COPIED_BYTES = 16 * 1024;
 
 const { lingerMs: SERVER_LINGER_MS, ...LIMITS } = SOCKET_LIMITS;
 
-/**
- * One of the addon's sockets, on the libzmq that zeromq.js has loaded: messages are received into buffers that are used again.
- * No ZMTP heartbeat: libzmq 4.3.5 can abort the process under back-pressure, so that pings are messages of ours.
- */
-class PooledSocket {
+/** One of the addon's sockets, on the libzmq that zeromq.js has loaded, read on the event loop. */
+class LoopSocket {
   readonly native: NativeSocket;
   #closed = false;
   #reading = false;
@@ -108,7 +105,7 @@ class LentMessage implements Lent {
 
 /** A DEALER that reconnects by itself and queues nothing for a peer that is away. */
 export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
-  const socket = new PooledSocket(
+  const socket = new LoopSocket(
     false,
     endpoint,
     (_, message) => handlers.message(message),
@@ -128,7 +125,7 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
 
 /** A ROUTER, to which a peer that is not there is an error. */
 export function listenNative(endpoint: string, handler: ServerHandler): ServerTransport {
-  const socket = new PooledSocket(true, endpoint, handler, () => undefined);
+  const socket = new LoopSocket(true, endpoint, handler, () => undefined);
   let bound: string;
   try {
     bound = socket.native.bind(endpoint);

@@ -39,7 +39,10 @@ export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
 /** Longest answer: what a message may hold, less room for its other fields. */
 export const MAX_POOLED_BYTES = MAX_MESSAGE_BYTES - 1024;
 
-/** Limits that both kinds of sockets keep: every default of ZeroMQ that can hang or queue without bound is set. */
+/**
+ * Limits that both kinds of sockets keep: every default of ZeroMQ that can hang or queue without bound is set. No ZMTP heartbeat: libzmq 4.3.5 can
+ * abort the process under back-pressure, so that pings are messages of ours.
+ */
 export const SOCKET_LIMITS = {
   highWaterMark: 4096,
   handshakeMs: 2000,

@@ -10,7 +10,6 @@ import {
   usesIpv6,
 } from './transport.js';
 
-/** No ZMTP heartbeat: libzmq 4.3.5 can abort the process under back-pressure, so that pings are messages of ours. */
 const SOCKET_OPTIONS = {
   linger: 0,
   sendHighWaterMark: SOCKET_LIMITS.highWaterMark,

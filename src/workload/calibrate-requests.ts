@@ -8,6 +8,7 @@ import type { PlannedModel } from '../plan/work.js';
 import type { PredictRequest } from '../predictor/predictor.js';
 import { connect, type ShardedPredictor } from '../predictor/sharded.js';
 import { type ModelShape, tableName } from './model-shape.js';
+import { shardCpuUs } from './process-meter.js';
 import { RequestGenerator } from './request-generator.js';
 import { requestShape } from './request-shape.js';
 import { writeSyntheticBundle } from './synthetic-bundle.js';
@@ -60,14 +61,8 @@ export const TRIALS: readonly Trial[] = [
 /** Of one model, on few shards. */
 export const QUICK_TRIALS = TRIALS.filter(({ tables, dim, shards }) => tables === 8 && dim === 64 && shards <= 2);
 
-/** Outputs of the top MLP by the number of values that it reads: from half a million to five million weights. */
-const TOP_MLPS = new Map<number, readonly number[]>([
-  [8 * 16, [1024, 512, 1]],
-  [8 * 64, [1024, 512, 1]],
-  [64 * 16, [1024, 512, 1]],
-  [8 * 256, [1024, 512, 1]],
-  [64 * 64, [1024, 512, 1]],
-]);
+/** Half a million to five million weights, by the number of values that it reads. */
+const TOP_MLP = [1024, 512, 1];
 
 /** Per request, us; medians over rounds. */
 export interface Measured {
@@ -152,7 +147,7 @@ const shapeOf = ({ tables, dim, bagSize }: Trial, rows: number): ModelShape => (
       name: 'net',
       bottomMlp: [dim],
       interaction: { type: 'concat' },
-      topMlp: TOP_MLPS.get(tables * dim) ?? [1],
+      topMlp: TOP_MLP,
       tables: Array.from({ length: tables }, (_, table) => ({
         ...{ name: tableName(table), rows, dim, format: 'fp32', side: 'item', pooling: 'sum', weighted: false },
         ...{ poolingFactor: bagSize, bagSizes: 'fixed', reuse: { type: 'zipf', exponent: 0 } },
@@ -249,7 +244,3 @@ async function measure(
 }
 
 const medianOf = (samples: readonly number[]): number => [...samples].sort((a, b) => a - b)[samples.length >> 1] as number;
-
-async function shardCpuUs(predictor: ShardedPredictor): Promise<number> {
-  return (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
-}

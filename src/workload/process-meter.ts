@@ -1,4 +1,5 @@
 import { type IntervalHistogram, monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks';
+import type { ShardedPredictor } from '../predictor/sharded.js';
 
 /** What this process, and the shards if they are asked, spent between two points in time. */
 export interface ProcessCost {
@@ -14,6 +15,9 @@ export interface ProcessCost {
 
 /** CPU of all shards so far, us. */
 export type ShardCpu = () => Promise<number>;
+
+export const shardCpuUs = async (predictor: ShardedPredictor): Promise<number> =>
+  (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
 
 const SAMPLE_MS = 10;
 const NS_PER_MS = 1e6;

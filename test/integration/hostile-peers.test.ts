@@ -7,8 +7,9 @@ import { Dealer, Router } from 'zeromq';
 import type { SparseBatch } from '../../src/engine/sparse-batch.js';
 import { type Cluster, connect, launchCluster, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import { decodeClientMessage, decodeShardMessage, encodeClientMessage, encodeShardMessage } from '../../src/wire/codec.js';
+import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../../src/wire/codec.js';
 import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../src/wire/messages.js';
+import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan, planBySpec } from '../reference/plans.js';
 import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 

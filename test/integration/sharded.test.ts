@@ -1,5 +1,6 @@
 import { rm, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import {
   type Cluster,
@@ -12,6 +13,10 @@ import {
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
+import type { Connect } from '../../src/predictor/shard-connection.js';
+import { decodeShardMessage } from '../../src/wire/codec.js';
+import { connectTo } from '../../src/wire/sockets.js';
+import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan } from '../reference/plans.js';
 import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
@@ -28,10 +33,14 @@ afterAll(async () => {
 
 const planOf = async (shards: number): Promise<Plan> => capacityPlan(await readModelSpec(model.dir), shards);
 
-async function withShards(plan: Plan, use: (predictor: ShardedPredictor, cluster: Cluster) => Promise<void>): Promise<void> {
+async function withShards(
+  plan: Plan,
+  use: (predictor: ShardedPredictor, cluster: Cluster) => Promise<void>,
+  transport: Connect = connectTo,
+): Promise<void> {
   const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
   try {
-    const predictor = await connect(cluster.plan, { bundle: model.dir });
+    const predictor = await connect(cluster.plan, { bundle: model.dir, transport });
     try {
       await use(predictor, cluster);
     } finally {
@@ -60,6 +69,53 @@ test.each([1, 2, 3])('%i shards give the bits of the local predictor', async (sh
       expect((await predictor.predict(request)).scores).toEqual((await local.predict(request)).scores);
     }
   });
+});
+
+test('an answer to a request that has failed leaves the next one alone, which works on the same buffers', async () => {
+  /** Answers of the shards, in the order of the plan, that have come and are not delivered. */
+  const held: { id: number; deliver(bytes?: Uint8Array): void }[][] = [];
+  const holding: Connect = (endpoint, handlers) => {
+    const mine: (typeof held)[number] = [];
+    held.push(mine);
+    return connectTo(endpoint, {
+      ...handlers,
+      message: (message) => {
+        const decoded = decodeShardMessage(message.bytes);
+        if (decoded.kind !== 'pooled') return handlers.message(message);
+        const release = (): void => message.release();
+        mine.push({ id: decoded.id, deliver: (bytes = message.bytes) => handlers.message({ bytes, release }) });
+      },
+    });
+  };
+  const both = async (count: number): Promise<void> => {
+    for (const end = Date.now() + 5000; held.some((mine) => mine.length < count) && Date.now() < end; ) await sleep(1);
+    expect(held.map(({ length }) => length)).toEqual([count, count]);
+  };
+  await withShards(
+    await planOf(2),
+    async (predictor) => {
+      const next = random(23);
+      // Each asks both shards.
+      const requests = Array.from({ length: 20 }, () => smallRequest(next, 9));
+      const [failing, request] = requests.filter(({ sparse }) => Object.values(sparse).every(({ indices }) => indices.length > 0));
+      if (failing === undefined || request === undefined) throw new Error('no requests that ask both shards');
+      const failed = predictor.predict(failing, { deadlineMs: 10_000 }).catch((error: unknown) => error);
+      await both(1);
+      const [first] = held[0] as [(typeof held)[number][number]];
+      first.deliver(encodeShardMessage({ kind: 'error', id: first.id, code: 'overloaded', message: 'for the test', details: {} }));
+      expect(await failed).toMatchObject({ code: 'overloaded' });
+      const answered = predictor.predict(request, { deadlineMs: 10_000 });
+      await both(2);
+      // Of shard 1, the answer to this request, and behind it the late one of the other.
+      held[1]?.[1]?.deliver();
+      await sleep(5);
+      held[1]?.[0]?.deliver();
+      await sleep(5);
+      held[0]?.[1]?.deliver();
+      expect((await answered).scores).toEqual((await local.predict(request)).scores);
+    },
+    holding,
+  );
 });
 
 test('a table split by rows gives the same scores up to the order of additions, and always the same bits', async () => {

@@ -1,34 +1,23 @@
-import type { Characterisation, KneeCurve } from '../../report/characterisation.js';
+import type { KneeCurve } from '../../report/characterisation.js';
 import type { Probe } from '../../workload/capacity-search.js';
 import { latencyAt } from '../../workload/load-run.js';
-import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
-import { configurationOf, type Measured } from '../measured.js';
-import { FIRST_SHARE, probeMs, searchRates } from '../rate-search.js';
-import { type Setup, SINGULAR, setupId } from '../setup.js';
-import { closeStands, openStands, type Stand } from '../stand.js';
+import type { Measured } from '../measured.js';
+import { FIRST_SHARE, probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
+import { setupId } from '../setup.js';
+import type { Stand } from '../stand.js';
 
 /** Rates that a search tries, as seen. */
 const PROBES = 7;
 
-const setups = ({ scale }: Experiment, results: Characterisation): Setup[] => [SINGULAR, chosenSetup(results, scale.shards)];
-
-/** One setup after the other: which rates a search tries depends on what it has seen, so that there are no pairs. */
 export const ratesGroup: Group = {
   name: 'rates',
   description: 'latency against the rate of requests, and the highest rate whose P99 stays within the bound',
-  estimateMs: (experiment, results) => setups(experiment, results).length * PROBES * probeMs(experiment),
+  estimateMs: (experiment) => SEARCHED_SETUPS * PROBES * probeMs(experiment),
   run: async (experiment, results, onProgress): Promise<Partial<Measured>> => {
-    const stands = await openStands(setups(experiment, results), experiment);
-    try {
-      const knees: KneeCurve[] = [];
-      let probes = 0;
-      for (const stand of stands) knees.push(await kneeOf(stand, experiment, () => onProgress(++probes * probeMs(experiment))));
-      return { configurations: stands.map((stand) => configurationOf(stand, [])), knees };
-    } finally {
-      await closeStands(stands);
-    }
+    const { configurations, found } = await searchEach(experiment, results, kneeOf, onProgress);
+    return { configurations, knees: found };
   },
 };
 

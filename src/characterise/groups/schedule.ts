@@ -1,36 +1,25 @@
-import type { BatchScheduleResult, Characterisation } from '../../report/characterisation.js';
+import type { BatchScheduleResult } from '../../report/characterisation.js';
 import { scheduleBatches } from '../../workload/batch-scheduler.js';
 import { SplittingPredictor } from '../../workload/split-request.js';
-import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
-import { configurationOf, type Measured } from '../measured.js';
-import { FIRST_SHARE, probeMs, searchRates } from '../rate-search.js';
-import { type Setup, SINGULAR, setupId } from '../setup.js';
-import { closeStands, openStands, type Stand } from '../stand.js';
+import type { Measured } from '../measured.js';
+import { FIRST_SHARE, probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
+import { setupId } from '../setup.js';
+import type { Stand } from '../stand.js';
 import { itemsOf } from '../workload.js';
 
 /** Sizes that a climb tries, and rates for each, as seen. */
 const PROBES = 6 * 5;
 
-const setups = ({ scale }: Experiment, results: Characterisation): Setup[] => [SINGULAR, chosenSetup(results, scale.shards)];
-
 /** Batches are requests of their own here, sent side by side: also on shards, where each then asks every shard once. */
 export const scheduleGroup: Group = {
   name: 'schedule',
   description: 'the number of items per batch that answers the most requests a second with P99 within the bound',
-  estimateMs: (experiment, results) => setups(experiment, results).length * PROBES * probeMs(experiment),
+  estimateMs: (experiment) => SEARCHED_SETUPS * PROBES * probeMs(experiment),
   run: async (experiment, results, onProgress): Promise<Partial<Measured>> => {
-    const stands = await openStands(setups(experiment, results), experiment);
-    try {
-      const batchSchedules: BatchScheduleResult[] = [];
-      let probes = 0;
-      for (const stand of stands)
-        batchSchedules.push(await scheduleOf(stand, experiment, () => onProgress(++probes * probeMs(experiment))));
-      return { configurations: stands.map((stand) => configurationOf(stand, [])), batchSchedules };
-    } finally {
-      await closeStands(stands);
-    }
+    const { configurations, found } = await searchEach(experiment, results, scheduleOf, onProgress);
+    return { configurations, batchSchedules: found };
   },
 };
 

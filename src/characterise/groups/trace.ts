@@ -6,7 +6,7 @@ import type { Group } from '../group.js';
 import { serialTurns } from '../group.js';
 import { configurationOf, type Measured } from '../measured.js';
 import { setupId } from '../setup.js';
-import { closeStands, openStands } from '../stand.js';
+import { withStands } from '../stand.js';
 import { answered, medianRequest, waterfallOf } from '../tracing.js';
 
 /** Of the results: opens in Perfetto. */
@@ -20,9 +20,8 @@ export const traceGroup: Group = {
   estimateMs: (experiment) => serialTurns(experiment, 1).turnMs,
   run: async (experiment, results, onProgress): Promise<Partial<Measured>> => {
     const setup = chosenSetup(results, experiment.scale.shards);
-    const [stand] = await openStands([setup], experiment);
-    if (stand === undefined) return {};
-    try {
+    return withStands([setup], experiment, async ([stand]) => {
+      if (stand === undefined) return {};
       const { take, turnMs } = serialTurns(experiment, 1);
       await take(stand, 0);
       onProgress(turnMs);
@@ -34,8 +33,6 @@ export const traceGroup: Group = {
       await writeFileAtomic(join(experiment.dir, TRACE_FILE), `${JSON.stringify(trace)}\n`);
       const described = { configuration: setupId(setup), request: `the median of ${requests.length} serial requests` };
       return { configurations: [configurationOf(stand, [])], waterfall: waterfallOf(median, described) };
-    } finally {
-      await closeStands([stand]);
-    }
+    });
   },
 };

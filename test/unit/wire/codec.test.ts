@@ -6,11 +6,11 @@ import {
   decodeClientMessage,
   decodeShardMessage,
   encodeClientMessage,
-  encodeShardMessage,
   setSerializeUs,
   shardMessageParts,
 } from '../../../src/wire/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/wire/messages.js';
+import { encodeShardMessage } from '../../reference/messages.js';
 
 const id = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 const binary = fc.uint8Array({ maxLength: 400 }).map((bytes) => Buffer.from(bytes));
