@@ -50,12 +50,13 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
  public:
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Socket",
-                       {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::bind>("bind"),
-                        InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::served>("served"),
-                        InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
-                        InstanceMethod<&SocketObject::lend>("lend"), StaticMethod<&SocketObject::give_back>("giveBack"),
-                        InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
-                        InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
+                       {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::disconnect>("disconnect"),
+                        InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::serve>("serve"),
+                        InstanceMethod<&SocketObject::served>("served"), InstanceMethod<&SocketObject::receive>("receive"),
+                        InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
+                        StaticMethod<&SocketObject::give_back>("giveBack"), InstanceMethod<&SocketObject::peer>("peer"),
+                        InstanceMethod<&SocketObject::readable>("readable"), InstanceMethod<&SocketObject::send>("send"),
+                        InstanceMethod<&SocketObject::close>("close")});
   }
 
   explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -113,6 +114,9 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
 
   void connect(const Napi::CallbackInfo& info) {
     told(info.Env(), [&] { socket_->connect(endpoint_of(info)); });
+  }
+  void disconnect(const Napi::CallbackInfo& info) {
+    told(info.Env(), [&] { socket_->disconnect(endpoint_of(info)); });
   }
   Napi::Value bind(const Napi::CallbackInfo& info) {
     return Napi::String::New(info.Env(), told(info.Env(), [&] { return socket_->bind(endpoint_of(info)); }));

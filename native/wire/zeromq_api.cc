@@ -54,6 +54,7 @@ std::optional<ZeromqApi> api_of(void* library) {
   symbols.find("zmq_getsockopt", &api.getsockopt);
   symbols.find("zmq_bind", &api.bind);
   symbols.find("zmq_connect", &api.connect);
+  symbols.find("zmq_disconnect", &api.disconnect);
   symbols.find("zmq_socket_monitor", &api.socket_monitor);
   symbols.find("zmq_msg_init", &api.msg_init);
   symbols.find("zmq_msg_init_size", &api.msg_init_size);

@@ -20,6 +20,7 @@ struct ZeromqApi {
   int (*getsockopt)(void* socket, int option, void* value, size_t* length);
   int (*bind)(void* socket, const char* endpoint);
   int (*connect)(void* socket, const char* endpoint);
+  int (*disconnect)(void* socket, const char* endpoint);
   int (*socket_monitor)(void* socket, const char* endpoint, int events);
   int (*msg_init)(ZeromqMessage* message);
   int (*msg_init_size)(ZeromqMessage* message, size_t bytes);

@@ -24,7 +24,6 @@ enum Option {
   kReceiveHighWaterMark = 24,
   kLastEndpoint = 32,
   kRouterMandatory = 33,
-  kImmediate = 39,
   kIpv6 = 42,
   kHandshakeMs = 66,
   kConnectMs = 79,
@@ -77,8 +76,7 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
       // A peer that is not there is an error, not a silent drop.
       set(kRouterMandatory, 1, sizeof(int));
     } else {
-      // Nothing queues for a peer that is away.
-      set(kImmediate, 1, sizeof(int));
+      // Not ZMQ_IMMEDIATE: with it, messages that have arrived and are not received yet are lost when the peer goes.
       set(kReconnectMs, options.reconnect_ms, sizeof(int));
       set(kReconnectMaxMs, options.reconnect_max_ms, sizeof(int));
       set(kConnectMs, options.connect_ms, sizeof(int));
@@ -118,6 +116,10 @@ void ZeromqSocket::set(int option, int64_t value, size_t length) const {
 
 void ZeromqSocket::connect(const std::string& endpoint) {
   if (zmq_.connect(open(), endpoint.c_str()) != 0) fail(zmq_);
+}
+
+void ZeromqSocket::disconnect(const std::string& endpoint) {
+  if (zmq_.disconnect(open(), endpoint.c_str()) != 0) fail(zmq_);
 }
 
 std::string ZeromqSocket::bind(const std::string& endpoint) {

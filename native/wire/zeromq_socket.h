@@ -63,8 +63,11 @@ class ZeromqSocket {
   ~ZeromqSocket();
   ZeromqSocket(const ZeromqSocket&) = delete;
 
-  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got.
+  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got. A dealer that has connected
+  // connects again by itself, and keeps what was not sent: disconnect first where that is not wanted.
   void connect(const std::string& endpoint);
+  // Drops what was not sent, and what was not received.
+  void disconnect(const std::string& endpoint);
   std::string bind(const std::string& endpoint);
 
   // Becomes readable when something happened, once: after that, and after each send, ask until nothing is left.
@@ -83,8 +86,8 @@ class ZeromqSocket {
   // Whether a message waits; after a send the descriptor does not tell.
   bool readable() const;
 
-  // One message of all the parts, which are copied. False when the peer is away or reads too slowly: nothing of it is sent then. peer: of a
-  // router; a dealer has one.
+  // One message of all the parts, which are copied. False when a router's peer is away, nothing is connected, or the peer reads too slowly:
+  // nothing of it is sent then. peer: of a router; a dealer has one.
   bool send(const std::string& peer, std::span<const std::span<const unsigned char>> parts);
 
   Event next_event();

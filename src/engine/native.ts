@@ -242,7 +242,10 @@ export interface NativeSocketOptions {
  * that move messages throw when it is closed.
  */
 export interface NativeSocket {
+  /** From now on it reconnects by itself, and keeps what it has not sent, as it queues messages before the peer is there. */
   connect(endpoint: string): void;
+  /** Drops what was not sent, and what was not received. */
+  disconnect(endpoint: string): void;
   /** Returns the endpoint with the port that was taken. */
   bind(endpoint: string): string;
   /**
@@ -266,7 +269,7 @@ export interface NativeSocket {
   peer(): string;
   /** Whether a message waits. To be asked after sending, which may take notice of it in onReadable's place. */
   readable(): boolean;
-  /** One message of at most 16 parts, which are copied. False when the peer is away or has as many messages to read as may wait: nothing of it is sent then. */
+  /** One message of at most 16 parts, which are copied. False when it is not connected, a ROUTER's peer is away, or as many messages as may wait do: nothing of it is sent then. */
   send(peer: string, ...parts: readonly Uint8Array[]): boolean;
   /** Keeps on sending what was sent for lingerMs at most; the last socket to be closed waits for that. Again: nothing happens. */
   close(lingerMs: number): void;

@@ -38,6 +38,10 @@ class LoopSocket {
     this.native = new native.Socket(options, () => this.#read(), event);
   }
 
+  get closed(): boolean {
+    return this.#closed;
+  }
+
   send(peer: string, parts: readonly Uint8Array[]): boolean {
     if (this.#closed) return false;
     const sent = this.native.send(peer, ...parts);
@@ -50,6 +54,11 @@ class LoopSocket {
     this.#closed = true;
     if (this.#later !== null) clearImmediate(this.#later);
     this.native.close(lingerMs);
+  }
+
+  /** All that has arrived. */
+  readRest(): void {
+    while (!this.#closed && this.#receive() !== NONE);
   }
 
   #readLater(): void {
@@ -66,6 +75,13 @@ class LoopSocket {
     return message;
   }
 
+  /** What receive said, after the message was passed on. */
+  #receive(): number {
+    const bytes = this.native.receive();
+    if (bytes >= 0) this.received(this.native.peer(), this.#held(bytes));
+    return bytes;
+  }
+
   /** Until nothing waits, or for a turn. After a handler that throws, the rest is read later: the descriptor does not tell of it again. */
   #read(): void {
     this.#reading = true;
@@ -73,12 +89,11 @@ class LoopSocket {
     const until = performance.now() + TURN_MS;
     try {
       for (let message = 0; message < TURN && !this.#closed; message++) {
-        const bytes = this.native.receive();
-        waiting = bytes !== NONE;
+        const received = this.#receive();
+        waiting = received !== NONE;
         if (!waiting) return;
-        if (bytes !== ANSWERED) this.received(this.native.peer(), this.#held(bytes));
         // Answering takes time; receiving hardly any.
-        else if (performance.now() > until) return;
+        if (received === ANSWERED && performance.now() > until) return;
       }
     } finally {
       this.#reading = false;
@@ -103,24 +118,50 @@ class LentMessage implements Lent {
   }
 }
 
-/** A DEALER that reconnects by itself and queues nothing for a peer that is away. */
+/** A DEALER that reconnects by itself, and queues nothing for a peer that is away. */
 export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
+  let isUp = false;
+  let reconnect: NodeJS.Timeout | undefined;
+  const connect = (): void => {
+    isUp = false;
+    socket.native.connect(endpoint);
+  };
+  const up = (): void => {
+    isUp = true;
+    handlers.up();
+  };
+  /** What the peer sent before it went is received; what it did not get is dropped, which libzmq, reconnecting, would keep for the next one. */
+  const down = (): void => {
+    // For one that was never there libzmq goes on trying.
+    const wasUp = isUp;
+    isUp = false;
+    try {
+      if (wasUp) socket.readRest();
+    } finally {
+      if (wasUp && !socket.closed) {
+        socket.native.disconnect(endpoint);
+        reconnect = setTimeout(connect, LIMITS.reconnectMs);
+      }
+      handlers.down();
+    }
+  };
   const socket = new LoopSocket(
     false,
     endpoint,
     (_, message) => handlers.message(message),
-    (up) => (up ? handlers.up() : handlers.down()),
+    (isThere) => (isThere ? up() : down()),
   );
-  try {
-    socket.native.connect(endpoint);
-  } catch (error) {
+  const close = (): void => {
+    clearTimeout(reconnect);
     socket.close(0);
+  };
+  try {
+    connect();
+  } catch (error) {
+    close();
     throw error;
   }
-  return {
-    send: (message) => socket.send('', [message]),
-    close: () => socket.close(0),
-  };
+  return { send: (message) => isUp && socket.send('', [message]), close };
 }
 
 /** A ROUTER, to which a peer that is not there is an error. */

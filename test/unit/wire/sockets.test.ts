@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
-import { Dealer } from 'zeromq';
+import { Dealer, Router } from 'zeromq';
 import type { Lent } from '../../../src/wire/buffer-pool.js';
 import { connectNative, listenNative } from '../../../src/wire/native-sockets.js';
 import type { ClientHandlers, ClientTransport, Peer, ServerHandler, ServerTransport } from '../../../src/wire/transport.js';
@@ -139,6 +139,30 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
     expect(received).toEqual(['kept']);
   });
 
+  test('what a peer has not taken when it goes is not sent to the one that comes in its place', async () => {
+    const first = new Router({ receiveHighWaterMark: 1, linger: 0 });
+    await first.bind(ANY_PORT);
+    const endpoint = first.lastEndpoint as string;
+    const ups: number[] = [];
+    const transport = client(endpoint, { up: () => ups.push(ups.length) });
+    await until(() => ups.length === 1);
+    // More than the kernel's buffers hold.
+    for (let i = 0; i < 300; i++) transport.send(Buffer.alloc(100_000, i));
+    await sleep(50);
+    first.close();
+    const received: string[] = [];
+    const listenAgain = (): Promise<ServerTransport> =>
+      server((_, message) => {
+        received.push(Buffer.from(message.bytes.subarray(0, 10)).toString());
+        message.release();
+      }, endpoint).catch(() => sleep(20).then(listenAgain));
+    await listenAgain();
+    await until(() => ups.length === 2);
+    expect(transport.send(Buffer.from('kept'))).toBe(true);
+    await until(() => received.length > 0);
+    expect(received).toEqual(['kept']);
+  });
+
   test('sending to a peer that is gone says so, and leaves others alone', async () => {
     const peers: Peer[] = [];
     const transport = await server((peer, message) => {
@@ -195,21 +219,26 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
   });
 });
 
-test('a server that closes still sends what it was given', async () => {
-  const answer = Buffer.alloc(3_000_000, 5);
+test('a server that closes still sends what it was given, to a client that reads it after the connection has gone', async () => {
+  // More messages than a turn of the event loop takes.
+  const answers = [Buffer.alloc(3_000_000, 5), ...Array.from({ length: 200 }, (_, i) => Buffer.alloc(10, i))];
   const transport = listenNative(ANY_PORT, (peer, message) => {
     message.release();
-    void transport.send(peer, [answer]);
+    for (const answer of answers) void transport.send(peer, [answer]);
     void transport.close();
+    // The client is of this thread.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
   });
   const received: Buffer[] = [];
+  let receivedWhenDown: number | null = null;
   const asker = connectNative(transport.endpoint, {
     up: () => asker.send(Buffer.from('?')),
-    down: () => undefined,
+    down: () => (receivedWhenDown ??= received.length),
     message: (message) => received.push(Buffer.from(message.bytes)),
   });
-  await until(() => received.length === 1);
-  expect(received[0]?.equals(answer)).toBe(true);
+  await until(() => receivedWhenDown !== null);
+  expect(receivedWhenDown).toBe(answers.length);
+  answers.forEach((answer, i) => expect(answer.equals(received[i] as Buffer)).toBe(true));
   asker.close();
 });
 
