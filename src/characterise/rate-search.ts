@@ -7,9 +7,6 @@ import { SINGULAR } from './setup.js';
 import { type Ready, type Stand, withStands } from './stand.js';
 import { loadOf } from './turns.js';
 
-/** Of the serial rate: where the first search begins. */
-export const FIRST_SHARE = 0.5;
-
 /** What trying one rate takes. */
 export const probeMs = ({ scale, serialMs }: Experiment): number =>
   scale.warmUpMs + Math.max(scale.probeMs, scale.probeRequests * serialMs);

@@ -4,7 +4,7 @@ import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { describeMachine, machineLine } from '../report/machine.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { type BatchSchedule, scheduleBatches } from '../workload/batch-scheduler.js';
-import { type Capacity, type CapacityOptions, findMaxQps } from '../workload/capacity-search.js';
+import { type Capacity, type CapacityOptions, findMaxQps, firstRate } from '../workload/capacity-search.js';
 import { type Load, type LoadRun, mergeRuns } from '../workload/load-run.js';
 import { runOpenLoopLoad } from '../workload/open-loop-load.js';
 import { runSerialLoad } from '../workload/serial-load.js';
@@ -41,8 +41,8 @@ interface BenchOptions extends TargetOptions, RequestOptions {
 
 /** What shells say of a program that Ctrl-C ended. */
 const INTERRUPTED = 130;
-/** Of the serial rate: where the search begins. */
-const FIRST_SHARE = 0.5;
+/** Before a search, one after the other: enough for what a request takes once its code is compiled. */
+const ALONE = { warmUpMs: 200, durationMs: 2000, mostRequests: 100 };
 
 export const benchCommand = addHostOptions(new Command('bench'))
   .description('put a model under load, in this process or on shards, and measure latency, CPU and the rate it can take')
@@ -211,13 +211,13 @@ class Bench {
   ): Promise<{ capacity: Capacity; run: LoadRun }> {
     const { p99, arrivals, seed, maxInFlight, duration, warmUp, repeats } = this.options;
     const load = this.#load(predictor, requests);
-    const serial = await runSerialLoad({ ...load, warmUpMs: 0, durationMs: Math.max(warmUp, 200) });
+    const serial = await runSerialLoad({ ...load, ...ALONE, warmUpMs: Math.max(warmUp, ALONE.warmUpMs) });
     console.log(`searching the highest rate with P99 within ${p99} ms${batchItems === null ? '' : `, batches of ${batchItems} items`}`);
     const options: CapacityOptions = {
       ...load,
       ...{ process: arrivals, seed, maxInFlight, repeats, durationMs: duration, warmUpMs: warmUp },
       bound: { quantile: 0.99, ms: p99 },
-      firstQps: (FIRST_SHARE * 1000) / (serial.latency.quantile(0.5) ?? p99),
+      firstQps: firstRate(serial.latency.quantile(0.5) ?? p99),
       onProbe: (probe) => console.log(probeLine(probe)),
     };
     const capacity = await findMaxQps(options);

@@ -28,25 +28,30 @@ export interface CapacityOptions extends Omit<OpenLoopOptions, 'arrivals'> {
   readonly bound: LatencyBound;
   readonly process: 'poisson' | 'constant';
   readonly seed: number;
-  /** Where the search begins, for example 1000 / the serial P50 in ms. */
+  /** Where the search begins: firstRate. */
   readonly firstQps: number;
   /** Runs per rate, each with a seed of its own; merged. */
   readonly repeats: number;
   /** Ends when the rates that meet and miss the bound are this close; default 0.05. */
   readonly tolerance?: number;
-  /** Runs take longer at low rates, so that there are enough for the quantile; default 300. */
+  /** Runs take longer at low rates, so that there are enough for the quantile, but at most a minute, or durationMs if that is more; default 300. */
   readonly fewestRequests?: number;
   readonly onProbe?: (probe: Probe) => void;
 }
 
 const DEFAULT_TOLERANCE = 0.05;
 const DEFAULT_FEWEST_REQUESTS = 300;
+const LONGEST_RUN_MS = 60_000;
 const LOWEST_QPS = 0.1;
 /** Of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
 const LEAST_OF_FIRST = 1 / 16;
 const HIGHEST_QPS = 200_000;
+const FIRST_SHARE = 0.5;
 /** An invalid run is repeated: a burst of the machine's other work, or code that was not compiled yet, may have been to blame. */
 const TRIES = 3;
+
+/** A rate that a search may begin at, given what a request takes when it is alone: half of what one after the other reaches. */
+export const firstRate = (serialMs: number): number => (FIRST_SHARE * 1000) / serialMs;
 
 /**
  * The highest rate of open-loop load at which the bound holds, as DeepRecSys (Gupta et al., ISCA 2020) measures servers: rates double until one misses the
@@ -73,7 +78,8 @@ export async function findMaxQps(options: CapacityOptions): Promise<Capacity> {
 
 async function probeAt(qps: number, options: CapacityOptions): Promise<Probe> {
   const { bound, repeats, seed, process, fewestRequests = DEFAULT_FEWEST_REQUESTS, signal } = options;
-  const durationMs = Math.max(options.durationMs, (1000 * fewestRequests) / qps / repeats);
+  const enoughMs = (1000 * fewestRequests) / qps / repeats;
+  const durationMs = Math.max(options.durationMs, Math.min(enoughMs, LONGEST_RUN_MS));
   const once = (repeat: number): Promise<LoadRun> =>
     runOpenLoopLoad({ ...options, durationMs, arrivals: { process, qps, seed: seed + repeat } });
   const runs: LoadRun[] = [];

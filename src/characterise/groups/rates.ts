@@ -1,10 +1,10 @@
 import type { KneeCurve } from '../../report/characterisation.js';
-import type { Probe } from '../../workload/capacity-search.js';
+import { firstRate, type Probe } from '../../workload/capacity-search.js';
 import { latencyAt } from '../../workload/load-run.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
 import type { Measured } from '../measured.js';
-import { FIRST_SHARE, probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
+import { probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
 import { setupId } from '../setup.js';
 import type { Stand } from '../stand.js';
 
@@ -24,7 +24,7 @@ export const ratesGroup: Group = {
 function kneeOf(stand: Stand, experiment: Experiment, onProbe: () => void): Promise<KneeCurve> {
   const { p99Ms, serialMs } = experiment;
   return stand.use(async (ready) => {
-    const { qps, probes } = await searchRates(ready, experiment, (FIRST_SHARE * 1000) / serialMs, onProbe);
+    const { qps, probes } = await searchRates(ready, experiment, firstRate(serialMs), onProbe);
     return { configuration: setupId(stand.setup), p99BoundMs: p99Ms, maxQps: qps, points: probes.map(pointOf) };
   });
 }

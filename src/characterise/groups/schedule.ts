@@ -1,10 +1,11 @@
 import type { BatchScheduleResult } from '../../report/characterisation.js';
 import { scheduleBatches } from '../../workload/batch-scheduler.js';
+import { firstRate } from '../../workload/capacity-search.js';
 import { SplittingPredictor } from '../../workload/split-request.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
 import type { Measured } from '../measured.js';
-import { FIRST_SHARE, probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
+import { probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
 import { setupId } from '../setup.js';
 import type { Stand } from '../stand.js';
 import { itemsOf } from '../workload.js';
@@ -27,7 +28,7 @@ function scheduleOf(stand: Stand, experiment: Experiment, onProbe: () => void): 
   const { scale, requests, spec, p99Ms, serialMs, signal } = experiment;
   return stand.use(async (ready) => {
     // Rates of neighbouring sizes are close: a search begins where the one before ended.
-    let firstQps = (FIRST_SHARE * 1000) / serialMs;
+    let firstQps = firstRate(serialMs);
     const { best, measured } = await scheduleBatches({
       mostItems: Math.max(...requests.map((request) => itemsOf(request, spec))),
       closest: scale.closestBatches,

@@ -76,6 +76,13 @@ test('a bound that no rate meets gives none, and requests that fail do not meet 
   expect(failing.probes.every(({ meetsBound }) => !meetsBound)).toBe(true);
 });
 
+test('runs at low rates take longer, for enough requests, but no longer than a minute', async () => {
+  const { probes } = await search({ bound: { quantile: 0.99, ms: 1 }, warmUpMs: 0, durationMs: 10, repeats: 1, firstQps: 16 });
+  const seconds = probes.map(({ run }) => run.measuredMs / 1000);
+  expect(probes.map(({ qps }) => qps)).toEqual([1, 2, 4, 8, 16]);
+  [60, 60, 60, 300 / 8, 300 / 16].forEach((expected, i) => expect(Math.abs((seconds[i] as number) - expected)).toBeLessThan(2));
+});
+
 test('runs that the generator spoils do not count as met, and the result says who limited it', async () => {
   const { qps, limitedBy } = await search({ repeats: 1, durationMs: 500, fewestRequests: 10 }, (time) => {
     time.oversleepMs = 2;
