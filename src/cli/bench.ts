@@ -8,6 +8,7 @@ import { type Capacity, type CapacityOptions, findMaxQps } from '../workload/cap
 import { type Load, type LoadRun, mergeRuns } from '../workload/load-run.js';
 import { runOpenLoopLoad } from '../workload/open-loop-load.js';
 import { runSerialLoad } from '../workload/serial-load.js';
+import { itemsOf } from '../workload/split-request.js';
 import { type BenchResult, networkLine, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
 import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
 import { addHostOptions, hostsOf } from './host-options.js';
@@ -54,7 +55,7 @@ export const benchCommand = addHostOptions(new Command('bench'))
       .choices(['coalesced', 'paper'])
       .default('coalesced'),
   )
-  .option('--requests <file>', 'JSONL requests to send, round and round; without it, random ones that fit the model')
+  .option('--requests <file>', 'requests to send (.jsonl or .safetensors), round and round; without it, random ones that fit the model')
   .option('--items <n>', 'of each random request', positiveInteger, 64)
   .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)
   .option('--distinct <n>', 'requests that are made or read before the run', positiveInteger, 256)
@@ -145,7 +146,7 @@ class Bench {
   async run(requests: readonly PredictRequest[]): Promise<void> {
     const { batchSweep, batchItems, schedule } = this.options;
     if (schedule) {
-      const mostItems = Math.max(...requests.map(({ items }) => items ?? 1), 1);
+      const mostItems = Math.max(...requests.map((request) => itemsOf(request, this.target.spec.dense)), 1);
       const measure = async (items: number): Promise<number> => (await this.#measure(requests, items)).capacity?.qps ?? 0;
       this.schedule = await scheduleBatches({ measure, mostItems, signal: this.signal });
       return;

@@ -6,11 +6,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, type Plan, type Predictor, writePlan } from '../../src/index.js';
+import { connect, launchCluster, openLocal, type Plan, type Predictor, type PredictRequest, writePlan } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { LatencyHistogram } from '../../src/workload/latency-histogram.js';
 import { collectRequests } from '../../src/workload/load-run.js';
 import { runOpenLoopLoad } from '../../src/workload/open-loop-load.js';
+import { writeRequests } from '../../src/workload/request-file.js';
 import { runSerialLoad } from '../../src/workload/serial-load.js';
 import { requestsOfSpec } from '../../src/workload/spec-requests.js';
 import { SplittingPredictor, splitRequest } from '../../src/workload/split-request.js';
@@ -153,6 +154,22 @@ test('bench finds a rate under the bound, and a batch size', () => {
   const { best, measured } = written().schedule;
   expect(measured).toContainEqual(best);
   expect(best.qps).toBe(Math.max(...measured.map((size: { qps: number }) => size.qps)));
+});
+
+test('bench sends requests of a safetensors file, such as a recording', async () => {
+  const requests = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 4, seed: 1 }), 5);
+  await writeRequests(join(dir, 'requests.safetensors'), requests);
+  expect(bench('--serial', '--requests', 'requests.safetensors', '--json', 'results.json').status).toBe(0);
+  expect(written().results[0]).toMatchObject({ answered: expect.any(Number), errors: {} });
+});
+
+test('bench finds the batch size of requests that do not say their items', async () => {
+  const [request] = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 6, seed: 1 }), 1);
+  const { items: _, ...silent } = request as PredictRequest;
+  await writeRequests(join(dir, 'silent.jsonl'), [silent]);
+  const search = ['--p99', '200ms', '--duration', '50ms', '--warm-up', '0s', '--repeats', '1'];
+  bench('--schedule', '--requests', 'silent.jsonl', ...search, '--json', 'results.json');
+  expect(written().schedule.measured.map(({ items }: { items: number }) => items)).toContain(4);
 });
 
 test('bench exits with 1 when nothing is answered, and with 2 when the options contradict each other', () => {
