@@ -17,7 +17,7 @@ import {
   positiveDurationMs,
   positiveInteger,
   positiveIntegers,
-  positiveNumber,
+  requestRate,
   residencyOption,
   verifyOption,
 } from './options.js';
@@ -60,7 +60,7 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)
   .option('--distinct <n>', 'requests that are made or read before the run', positiveInteger, 256)
   .option('--serial', 'one request at a time')
-  .option('--qps <n>', 'open-loop: so many requests a second, whether or not the earlier ones are answered', positiveNumber)
+  .option('--qps <n>', 'open-loop: so many requests a second, whether or not the earlier ones are answered', requestRate)
   .option('--find-max-qps', 'the highest open-loop rate whose P99 stays within --p99')
   .option('--batch-sweep <list>', 'repeat the load (default --serial) with batches of so many items: 1,8,64', positiveIntegers)
   .option('--schedule', 'find the items per batch with the highest rate within --p99')

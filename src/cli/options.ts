@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { RESIDENCIES } from '../engine/residency.js';
+import { HIGHEST_QPS } from '../workload/arrivals.js';
 
 export { formatBytes } from '../report/numbers.js';
 
@@ -14,6 +15,13 @@ export function positiveInteger(text: string): number {
 export function positiveNumber(text: string): number {
   const value = Number(text);
   if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be a number above 0.');
+  return value;
+}
+
+/** Requests a second of open-loop load. */
+export function requestRate(text: string): number {
+  const value = positiveNumber(text);
+  if (value > HIGHEST_QPS) throw new InvalidArgumentError(`It has to be at most ${HIGHEST_QPS}.`);
   return value;
 }
 

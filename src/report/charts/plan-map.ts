@@ -44,7 +44,11 @@ export const planMap =
         xAxis: {
           ...lengthAxis(''),
           max: ({ max }: { max: number }) => (max > MOST_OPEN ? 100 : null),
-          axisLabel: { ...lengthAxis('').axisLabel, alignMaxLabel: 'right' as const, formatter: (value: number) => `${formatTick(value)} %` },
+          axisLabel: {
+            ...lengthAxis('').axisLabel,
+            alignMaxLabel: 'right' as const,
+            formatter: (value: number) => `${formatTick(value)} %`,
+          },
         },
         yAxis: namesAxis(names, width),
         series: [

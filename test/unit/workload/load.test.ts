@@ -1,7 +1,15 @@
 import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../../../src/predictor/predictor.js';
-import { answeredQps, collectRequests, cpuMsPerRequest, failures, latencyAt, mergeRuns, runAsJson } from '../../../src/workload/load-run.js';
+import {
+  answeredQps,
+  collectRequests,
+  cpuMsPerRequest,
+  failures,
+  latencyAt,
+  mergeRuns,
+  runAsJson,
+} from '../../../src/workload/load-run.js';
 import { type OpenLoopOptions, runOpenLoopLoad } from '../../../src/workload/open-loop-load.js';
 import { LoopPacer, type Pacer } from '../../../src/workload/pacer.js';
 import { runSerialLoad } from '../../../src/workload/serial-load.js';
