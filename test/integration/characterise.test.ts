@@ -86,7 +86,8 @@ test('strategies, batches and a trace of a small model, each request answered by
   expect(JSON.parse(readFileSync(join(dir, 'whole', 'trace.json'), 'utf8')).traceEvents.length).toBeGreaterThan(50);
   expect(readFileSync(join(dir, 'whole', 'report.html'), 'utf8')).toContain('P99');
   const verdicts = new Map(results.findings.map(({ id, held }) => [id, held]));
-  expect([typeof verdicts.get('p99-within-1-percent'), verdicts.get('slower-sparse-hosts-are-free')]).toEqual(['boolean', null]);
+  // One round tells no difference.
+  expect([verdicts.get('p99-within-1-percent'), verdicts.get('slower-sparse-hosts-are-free')]).toEqual([null, null]);
 });
 
 test('a killed run leaves valid results, and the same command goes on without running a group twice', async () => {
