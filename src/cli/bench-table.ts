@@ -30,7 +30,7 @@ export function resultRow({ name, run, repeats, capacity }: BenchResult): Record
     ...{ P50: p50 ?? '', P90: p90 ?? '', P99: p99 ?? '', 'P99.9': p999 ?? '' },
     ...(repeats.length > 1 && { 'P99 of repeats': `${milliseconds(Math.min(...p99s))} to ${milliseconds(Math.max(...p99s))}` }),
     answered: run.latency.count,
-    failed: failures(run),
+    failed: failedByCode(run),
     'CPU main': milliseconds(cpu?.main ?? null),
     ...(cpu?.shards != null && { 'CPU shards': milliseconds(cpu.shards) }),
     'GC ms/s': ((cost.collectionMs * 1000) / Math.max(1, run.measuredMs)).toFixed(1),
@@ -38,6 +38,12 @@ export function resultRow({ name, run, repeats, capacity }: BenchResult): Record
     ...(lag.count > 0 && { 'lag P99': milliseconds(lag.quantile(0.99)) }),
     valid: invalid.length === 0 ? 'yes' : 'no',
   };
+}
+
+/** 0, or how many failed of what: 12 deadline_exceeded. */
+function failedByCode({ errors }: LoadRun): string | number {
+  const failed = Object.entries(errors).map(([code, times]) => `${times} ${code}`);
+  return failed.length === 0 ? 0 : failed.join(', ');
 }
 
 export function probeLine({ qps, meetsBound, run }: Probe): string {

@@ -19,6 +19,7 @@ import {
   positiveIntegers,
   requestRate,
   residencyOption,
+  timeOption,
   verifyOption,
 } from './options.js';
 import { withProgress } from './progress.js';
@@ -64,13 +65,13 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .option('--find-max-qps', 'the highest open-loop rate whose P99 stays within --p99')
   .option('--batch-sweep <list>', 'repeat the load (default --serial) with batches of so many items: 1,8,64', positiveIntegers)
   .option('--schedule', 'find the items per batch with the highest rate within --p99')
-  .option('--p99 <time>', 'the bound of --find-max-qps and --schedule', positiveDurationMs, 20)
+  .addOption(timeOption('--p99 <time>', 'the bound of --find-max-qps and --schedule', positiveDurationMs, '20ms'))
   .option('--batch-items <n>', 'cut requests into batches of so many items, sent side by side', positiveInteger)
   .addOption(new Option('--arrivals <process>', 'gaps between requests').choices(['poisson', 'constant']).default('poisson'))
-  .option('--duration <time>', 'of each repeat', positiveDurationMs, 10_000)
-  .option('--warm-up <time>', 'before each repeat, not counted', durationMs, 2_000)
+  .addOption(timeOption('--duration <time>', 'of each repeat', positiveDurationMs, '10s'))
+  .addOption(timeOption('--warm-up <time>', 'before each repeat, not counted', durationMs, '2s'))
   .option('--repeats <n>', 'of each load', positiveInteger, 3)
-  .option('--deadline <time>', 'of each request, from its intended send time', positiveDurationMs, 1_000)
+  .addOption(timeOption('--deadline <time>', 'of each request, from its intended send time', positiveDurationMs, '1s'))
   .option('--max-in-flight <n>', 'requests beyond wait, and their latency with them', positiveInteger, 1024)
   .addOption(verifyOption())
   .addOption(residencyOption())

@@ -40,6 +40,10 @@ export function positiveDurationMs(text: string): number {
   return ms;
 }
 
+/** An option of a time, whose default --help shows as one would type it. */
+export const timeOption = (flags: string, description: string, parse: (text: string) => number, given: string): Option =>
+  new Option(flags, description).argParser(parse).default(parse(given), given);
+
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 
 /** Bytes, with K, M, G or T for powers of 1024: 512M, 1.5G. */

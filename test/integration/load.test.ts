@@ -175,7 +175,10 @@ test('bench finds the batch size of requests that do not say their items', async
 test('bench exits with 1 when nothing is answered, and with 2 when the options contradict each other', () => {
   const bad = { dense: { dense: [1, 2, 3, 4, 5] }, sparse: {} };
   writeFileSync(join(dir, 'bad.jsonl'), `${JSON.stringify(bad)}\n`);
-  expect(bench('--serial', '--requests', 'bad.jsonl', '--json', 'results.json').status).toBe(1);
+  expect(bench('--serial', '--requests', 'bad.jsonl', '--json', 'results.json')).toMatchObject({
+    status: 1,
+    stdout: expect.stringMatching(/\d+ invalid_argument/),
+  });
   expect(written().results[0]).toMatchObject({ answered: 0, errors: { invalid_argument: expect.any(Number) } });
   expect(bench('--serial', '--requests', 'absent.jsonl')).toMatchObject({ status: 1, stderr: expect.stringContaining('absent.jsonl') });
   expect(bench()).toMatchObject({ status: 2, stderr: expect.stringContaining('choose a load') });
@@ -183,6 +186,12 @@ test('bench exits with 1 when nothing is answered, and with 2 when the options c
   expect(bench('--qps', '3', '--launch').status).toBe(2);
   expect(bench('--qps', '1e9')).toMatchObject({ status: 2, stderr: expect.stringContaining('at most 200000') });
   expect(bench('--qps', '3', '--duration', '10')).toMatchObject({ status: 2, stderr: expect.stringContaining('time with its unit') });
+});
+
+test('the help of bench shows times as they can be typed', () => {
+  const { stdout } = bench('--help');
+  const times = [...stdout.matchAll(/--(?:p99|duration|warm-up|deadline) <time>\s[^(]*\(default:\s+([^)]*)\)/g)].map(([, time]) => time);
+  expect(times).toEqual(['20ms', '10s', '2s', '1s']);
 });
 
 test('SIGINT ends a bench cleanly with what was measured', async () => {
