@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -138,6 +138,11 @@ test('options that make no sense end before anything is written', () => {
   expect(characterise('none', '--items', 'many')).toMatchObject({
     status: 1,
     stderr: expect.stringMatching(/items have to be N, lognormal/),
+  });
+  writeFileSync(join(dir, 'file'), '');
+  expect(characterise('file')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/output has to be a directory \(EEXIST\).*invalid_argument/),
   });
   expect(characterise('none', '--requests', 'none.jsonl')).toMatchObject({ status: 1 });
   expect(existsSync(join(dir, 'none', 'results.json'))).toBe(false);
