@@ -60,9 +60,12 @@ export async function writeRequests(path: string, requests: Iterable<PredictRequ
   });
 }
 
+/** JSON has no NaN and no infinity: they would be read as null, and refused. */
 function jsonLine(request: PredictRequest): string {
   const plain = (_key: string, value: unknown): unknown => {
     if (typeof value === 'bigint') return Number(value);
+    if (typeof value === 'number' && !Number.isFinite(value))
+      throw new TerabagError('invalid_argument', `JSONL has no ${value}; a .safetensors file of requests has`);
     return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
   };
   return `${JSON.stringify(request, plain)}\n`;

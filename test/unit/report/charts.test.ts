@@ -60,7 +60,7 @@ test('entries of a legend do not run into each other', () => {
 });
 
 test('a plan of one shard has an axis to 100 %, within the picture', () => {
-  const holder = { name: 'main', bytes: 1000, tables: 2, largest: [{ table: 'one', bytes: 600 }], lookupsPerRequest: 7 };
+  const holder = { name: 'main', bytes: 1000, tables: 2, largest: [{ table: 'one', bytes: 600, parts: 1 }], lookupsPerRequest: 7 };
   const drawn = texts(planMap([holder]), WIDE_PAGE);
   const percents = drawn.filter(({ text }) => text.endsWith(' %'));
   expect(percents.length).toBeGreaterThan(2);
