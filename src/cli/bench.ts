@@ -166,7 +166,8 @@ class Bench {
         repeats,
         ...(searched && { capacity: searched.capacity }),
       };
-      this.results.push(result);
+      // A search that was interrupted before its first rate has measured nothing.
+      if (searched === null || searched.capacity.probes.length > 0) this.results.push(result);
       return result;
     });
   }

@@ -188,6 +188,21 @@ test('bench exits with 1 when nothing is answered, and with 2 when the options c
   expect(bench('--qps', '3', '--duration', '10')).toMatchObject({ status: 2, stderr: expect.stringContaining('time with its unit') });
 });
 
+test('a search that is interrupted before its first rate claims none', async () => {
+  const args = [main, 'bench', '--bundle', model.dir, '--schedule', '--duration', '60s', '--items', '8', '--json', 'results.json'];
+  const child: ChildProcess = spawn(process.execPath, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  child.stdout?.on('data', (text) => {
+    output += text;
+  });
+  await expect.poll(() => output, { timeout: 20_000 }).toContain('searching the highest rate');
+  child.kill('SIGINT');
+  const [code] = await once(child, 'exit');
+  expect([code, output]).toEqual([130, expect.stringMatching(/no batch size was measured\n$/)]);
+  expect(output).not.toContain('max qps');
+  expect(written()).toMatchObject({ interrupted: true, results: [], schedule: { measured: [] } });
+});
+
 test('the help of bench shows times as they can be typed', () => {
   const { stdout } = bench('--help');
   const times = [...stdout.matchAll(/--(?:p99|duration|warm-up|deadline) <time>\s[^(]*\(default:\s+([^)]*)\)/g)].map(([, time]) => time);
