@@ -146,7 +146,7 @@ test('bench sweeps batch sizes one request at a time, and sends requests of a fi
 
 test('bench finds a rate under the bound, and a batch size', () => {
   const search = ['--p99', '200ms', '--duration', '50ms', '--warm-up', '0s', '--repeats', '1'];
-  bench('--find-max-qps', ...search, '--json', 'results.json');
+  expect(bench('--find-max-qps', ...search, '--json', 'results.json').stderr).toContain('give --duration 4s or more');
   const { probes, qps } = written().results[0].capacity;
   expect(qps).toBeGreaterThan(10);
   expect(probes.find((probe: { qps: number }) => probe.qps === qps)).toMatchObject({ meetsBound: true, invalid: [] });
