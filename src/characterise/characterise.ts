@@ -73,7 +73,9 @@ export async function characterise(bundle: string, options: CharacteriseOptions)
   const { dir, signal, observer } = options;
   const groups = chosenGroups(options.only);
   const spec = await readModelSpec(bundle);
-  await mkdir(dir, { recursive: true });
+  await mkdir(dir, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
+    throw new TerabagError('invalid_argument', `output has to be a directory (${cause.code}): ${dir}`, { path: dir }, { cause });
+  });
   const scale = scaleOf(options);
   const found = await ResultsFile.find(dir, { hash: modelHash(spec), asked: asked(options) });
   const { requests, chosen } = await observer.reading((onProgress) => prepare(bundle, spec, options, { scale, found, onProgress }));

@@ -3,10 +3,18 @@ import { BATCH_FINDINGS } from './findings/batches.js';
 import { COST_FINDINGS } from './findings/costs.js';
 import { SHARD_FINDINGS } from './findings/shards.js';
 import { TAIL_FINDINGS } from './findings/tail.js';
-import type { Hypothesis, Judged } from './hypothesis.js';
+import type { Hypothesis, Judged, Verdict } from './hypothesis.js';
 
 export const HYPOTHESES: readonly Hypothesis[] = [...TAIL_FINDINGS, ...SHARD_FINDINGS, ...BATCH_FINDINGS, ...COST_FINDINGS];
 
+/** Of ratios that have a spread: of a single round, any difference would look like one. */
+function verdictOf({ judge }: Hypothesis, results: Judged): Verdict {
+  const verdict = judge({ ...results, overheads: results.overheads.filter(({ pairs }) => pairs > 1) });
+  const ofAll = judge(results);
+  if (verdict.held !== null || ofAll.held === null) return verdict;
+  return { held: null, numbers: `not measured: one round has no spread to tell differences by; ${ofAll.numbers}` };
+}
+
 /** Each hypothesis as held, not held or not measured on this machine, with the numbers that say so. */
 export const evaluateFindings = (results: Judged): Finding[] =>
-  HYPOTHESES.map(({ id, statement, judge }) => ({ id, statement, ...judge(results) }));
+  HYPOTHESES.map((hypothesis) => ({ id: hypothesis.id, statement: hypothesis.statement, ...verdictOf(hypothesis, results) }));

@@ -39,10 +39,10 @@ export interface Rounds {
   readonly shards: number;
 }
 
-/** Round by round, what a setup needs of what its baseline needs under the same load; null when no pair was answered. */
+/** Round by round, what a setup needs of what its baseline needs under the same load; null when no pair was answered. A run that is invalid is in no pair. */
 export function pairRounds(own: Rounds, baseline: Rounds): Pick<Overhead, 'pairs' | 'p50' | 'p90' | 'p99' | 'cpu'> | null {
   const over = (figure: (run: LoadRun, shards: number) => number | null): number[] => {
-    const figures = ({ runs, shards }: Rounds): Figures => runs.map((run) => figure(run, shards));
+    const figures = ({ runs, shards }: Rounds): Figures => runs.map((run) => (run.invalid.length > 0 ? null : figure(run, shards)));
     return ratios(figures(own), figures(baseline));
   };
   const latency = (q: number): number[] => over((run) => latencyAt(run, q));

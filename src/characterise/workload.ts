@@ -8,6 +8,7 @@ import { parseQuerySizes, QuerySizeSequence } from '../workload/query-sizes.js';
 import { readRequests } from '../workload/request-file.js';
 import { RequestGenerator } from '../workload/request-generator.js';
 import { requestShapeOfSpec } from '../workload/request-shape.js';
+import { itemsOf } from '../workload/split-request.js';
 import { SeededNumbers } from '../workload/synthetic-values.js';
 
 export interface WorkloadOptions {
@@ -32,13 +33,6 @@ export async function* requestSource(spec: ModelSpec, { requests, items, seed }:
   for (;;) yield generator.next(sizes.next());
 }
 
-/** Candidate items of a request: as it says, else its largest number of bags or rows. */
-export function itemsOf({ items, sparse, dense }: PredictRequest, spec: ModelSpec): number {
-  if (items !== undefined) return items;
-  const rows = spec.dense.map(({ name, dim }) => (dense[name]?.length ?? 0) / dim);
-  return Math.max(0, ...rows, ...Object.values(sparse).map(({ offsets }) => offsets.length - 1));
-}
-
 /** What the requests ask of each table. A bag layer that a request leaves out counts as empty. */
 export function profileOf(spec: ModelSpec, requests: readonly PredictRequest[]): Profile {
   const builder = new ProfileBuilder(spec);
@@ -48,7 +42,7 @@ export function profileOf(spec: ModelSpec, requests: readonly PredictRequest[]):
       const { indices = [], offsets = [0] } = request.sparse[name] ?? {};
       return { numBags: offsets.length - 1, input: { indices } };
     });
-    builder.add({ items: itemsOf(request, spec), bags });
+    builder.add({ items: itemsOf(request, spec.dense), bags });
   }
   return builder.build();
 }
@@ -62,7 +56,7 @@ export function describeWorkload(
   return {
     items: requests === undefined ? items : `of ${requests}`,
     meanItems: profile.items.mean,
-    mostItems: Math.max(...sent.map((request) => itemsOf(request, spec))),
+    mostItems: Math.max(...sent.map((request) => itemsOf(request, spec.dense))),
     reuse: requests === undefined ? 'as in published accesses of production models in training (trace-2021)' : `of ${requests}`,
     lookupsPerRequest: profile.tables.reduce((sum, { lookups }) => sum + lookups, 0),
     seed,

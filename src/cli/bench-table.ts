@@ -24,13 +24,13 @@ export function resultRow({ name, run, repeats, capacity }: BenchResult): Record
   const cpu = cpuMsPerRequest(run);
   return {
     load: name,
-    ...(capacity && { 'max qps': capacity.qps === null ? 'none' : capacity.qps.toFixed(1) }),
+    ...(capacity && { 'max qps': capacity.qps?.toFixed(1) ?? (capacity.limitedBy === 'search' ? 'not found yet' : 'none') }),
     ...(offeredQps !== null && { 'qps meant': offeredQps.toFixed(1) }),
     'qps answered': answeredQps(run).toFixed(1),
     ...{ P50: p50 ?? '', P90: p90 ?? '', P99: p99 ?? '', 'P99.9': p999 ?? '' },
     ...(repeats.length > 1 && { 'P99 of repeats': `${milliseconds(Math.min(...p99s))} to ${milliseconds(Math.max(...p99s))}` }),
     answered: run.latency.count,
-    failed: failures(run),
+    failed: failedByCode(run),
     'CPU main': milliseconds(cpu?.main ?? null),
     ...(cpu?.shards != null && { 'CPU shards': milliseconds(cpu.shards) }),
     'GC ms/s': ((cost.collectionMs * 1000) / Math.max(1, run.measuredMs)).toFixed(1),
@@ -38,6 +38,12 @@ export function resultRow({ name, run, repeats, capacity }: BenchResult): Record
     ...(lag.count > 0 && { 'lag P99': milliseconds(lag.quantile(0.99)) }),
     valid: invalid.length === 0 ? 'yes' : 'no',
   };
+}
+
+/** 0, or how many failed of what: 12 deadline_exceeded. */
+function failedByCode({ errors }: LoadRun): string | number {
+  const failed = Object.entries(errors).map(([code, times]) => `${times} ${code}`);
+  return failed.length === 0 ? 0 : failed.join(', ');
 }
 
 export function probeLine({ qps, meetsBound, run }: Probe): string {
@@ -54,8 +60,13 @@ export const resultAsJson = ({ name, batchItems, run, repeats, capacity }: Bench
   ...(capacity && { capacity: { ...capacity, probes: capacity.probes.map(probeAsJson) } }),
 });
 
-export const scheduleLine = ({ best, measured }: BatchSchedule): string =>
-  `best batch size: ${best.items} items, ${best.qps.toFixed(1)} qps (measured: ${measured.map(({ items, qps }) => `${items}: ${qps.toFixed(1)}`).join(', ')})`;
+export function scheduleLine({ best, measured }: BatchSchedule): string {
+  if (measured.length === 0) return 'no batch size was measured';
+  const all = `measured: ${measured.map(({ items, qps }) => `${items}: ${qps.toFixed(1)}`).join(', ')}`;
+  return best.qps === 0
+    ? `no batch size meets the bound (${all})`
+    : `best batch size: ${best.items} items, ${best.qps.toFixed(1)} qps (${all})`;
+}
 
 export const networkLine = ({ accepted, lost, overflowed, refused, cpuMs }: NetworkCounters): string =>
   `emulated network: ${accepted} frames, ${lost} lost as asked for, ${overflowed + refused} for want of room; ${cpuMs.toFixed(0)} ms CPU of its own, in none of the figures above`;

@@ -10,7 +10,7 @@ import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect, type RpcMode } from '../predictor/sharded.js';
 import { collectRequests } from '../workload/load-run.js';
 import { type ShardCpu, shardCpuUs } from '../workload/process-meter.js';
-import { readJsonlRequests } from '../workload/request-file.js';
+import { readRequests } from '../workload/request-file.js';
 import { requestsOfSpec } from '../workload/spec-requests.js';
 import { SplittingPredictor } from '../workload/split-request.js';
 import { type HostFlags, hostsOf } from './host-options.js';
@@ -112,7 +112,7 @@ export function loadRequests(spec: ModelSpec, { requests, items, seed, distinct 
 }
 
 async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
-  for await (const read of readJsonlRequests(path)) {
+  for await (const read of readRequests(path)) {
     if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
     yield read.request;
   }

@@ -9,7 +9,7 @@ import type { Characterisation, Finding } from '../report/characterisation.js';
 import { renderCharacterisation } from '../report/characterisation-report.js';
 import { Charts } from '../report/charts.js';
 import { writeFileAtomic } from '../tables/atomic.js';
-import { commaSeparated, positiveDurationMs, positiveInteger, positiveNumber, residencyOption, verifyOption } from './options.js';
+import { commaSeparated, positiveDurationMs, positiveInteger, requestRate, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 
 interface CharacteriseCommandOptions {
@@ -42,7 +42,7 @@ export const characteriseCommand = new Command('characterise')
   .option('--seed <n>', 'of random requests and arrivals', positiveInteger, 1)
   .option('--quick', 'less of everything: a look at whether it works, not figures')
   .option('--only <groups>', 'only these groups of experiments, comma-separated', commaSeparated)
-  .option('--qps <n>', 'the steady rate (default: 0.3 of what all tables in one process do serially)', positiveNumber)
+  .option('--qps <n>', 'the steady rate (default: 0.3 of what all tables in one process do serially)', requestRate)
   .option('--p99 <time>', 'the bound of the highest rate (default: twice the serial P99 of all tables in one process)', positiveDurationMs)
   .option('--rounds <n>', 'turns of each configuration', positiveInteger)
   .addOption(verifyOption())

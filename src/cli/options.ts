@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { RESIDENCIES } from '../engine/residency.js';
+import { HIGHEST_QPS } from '../workload/arrivals.js';
 
 export { formatBytes } from '../report/numbers.js';
 
@@ -17,6 +18,13 @@ export function positiveNumber(text: string): number {
   return value;
 }
 
+/** Requests a second of open-loop load. */
+export function requestRate(text: string): number {
+  const value = positiveNumber(text);
+  if (value > HIGHEST_QPS) throw new InvalidArgumentError(`It has to be at most ${HIGHEST_QPS}.`);
+  return value;
+}
+
 const MS_PER_UNIT: Readonly<Record<string, number>> = { us: 1e-3, ms: 1, s: 1000, m: 60_000 };
 
 /** Milliseconds of a time with its unit: 500us, 20ms, 10s, 2m; 0s is one too. */
@@ -31,6 +39,10 @@ export function positiveDurationMs(text: string): number {
   if (ms === 0) throw new InvalidArgumentError('It has to be longer than 0.');
   return ms;
 }
+
+/** An option of a time, whose default --help shows as one would type it. */
+export const timeOption = (flags: string, description: string, parse: (text: string) => number, given: string): Option =>
+  new Option(flags, description).argParser(parse).default(parse(given), given);
 
 const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
 

@@ -37,8 +37,8 @@ interface PredictCommandOptions {
 }
 
 export const predictCommand = new Command('predict')
-  .description('score the requests of a file: JSONL (one request a line; - is stdin) or safetensors (one request)')
-  .argument('<requests>', 'requests.jsonl, request.safetensors, or -')
+  .description('score the requests of a file: JSONL (one request a line; - is stdin) or safetensors')
+  .argument('<requests>', 'requests.jsonl, requests.safetensors, or -')
   .requiredOption('--bundle <dir>', 'directory of the model, or, with --plan, what it was published to')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
   .addOption(
@@ -48,7 +48,7 @@ export const predictCommand = new Command('predict')
   )
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
-  .option('-o, --output <file>', 'where scores go (default for JSONL: stdout)')
+  .option('-o, --output <file>', 'where scores go (default: stdout, but for a safetensors file of one request)')
   .option('--deadline-ms <ms>', 'of each request', positiveInteger, 10_000)
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
   .addOption(verifyOption())
@@ -66,7 +66,8 @@ export const predictCommand = new Command('predict')
     `
 A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed.
 A request: {"dense": {"dense": [0.5, 1]}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2], "weights": [1, 0.5]}}}
-Safetensors: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
+Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
+Safetensors of one: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
 
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { TerabagError } from '../errors.js';
 import { readModelSpec } from '../model/bundle.js';
 import type { PredictRequest } from '../predictor/predictor.js';
 import { parseQuerySizes, QuerySizeSequence } from '../workload/query-sizes.js';
@@ -45,12 +46,17 @@ Examples:
   )
   .action(async (model: string, options: RequestsOptions) => {
     const { count, seed, output, json } = options;
+    const interrupt = new AbortController();
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
     const shape = isShapeName(model) ? requestShape(shapeByName(model, options.scale)) : requestShapeOfSpec(await readModelSpec(model));
     const sizes = new QuerySizeSequence(await parseQuerySizes(options.items), new SeededNumbers(seed));
     const generator = new RequestGenerator(shape, seed, options.reuse === undefined ? {} : { reuse: parseReuse(options.reuse) });
     const made = { requests: 0, items: 0, ids: 0 };
-    function* generate(onProgress: OnProgress): Generator<PredictRequest> {
+    async function* generate(onProgress: OnProgress): AsyncGenerator<PredictRequest> {
       for (; made.requests < count; onProgress(++made.requests, count)) {
+        // A turn of the event loop, in which signals are seen.
+        await new Promise((resolve) => setImmediate(resolve));
+        if (interrupt.signal.aborted) throw new TerabagError('aborted', `making requests was interrupted: ${output}`, { path: output });
         const items = sizes.next();
         made.items += items;
         const request = generator.next(items);

@@ -10,7 +10,11 @@ export type Chart = (width: number) => { readonly height: number; readonly optio
 
 export const FONT_SIZE = 11.5;
 /** Of a character of that size, on average; there is no browser to measure it. */
-export const CHARACTER_WIDTH = 6.3;
+export const CHARACTER_WIDTH = 6.4;
+/** ECharts' own guess is that of narrower fonts than some systems have: names would run into each other, and out of the picture. */
+const measureText = (text: string, font = ''): { width: number } => ({
+  width: text.length * CHARACTER_WIDTH * (Number.parseFloat(/([\d.]+)px/.exec(font)?.[1] ?? String(FONT_SIZE)) / FONT_SIZE),
+});
 
 /** Draws charts as SVG text, without a browser. ECharts is large and only needed here, so that it is an optional package. */
 export class Charts {
@@ -18,7 +22,9 @@ export class Charts {
 
   static async load(): Promise<Charts> {
     try {
-      return new Charts(await import('echarts'));
+      const echarts = await import('echarts');
+      echarts.setPlatformAPI({ measureText });
+      return new Charts(echarts);
     } catch (error) {
       throw new TerabagError(
         'invalid_argument',

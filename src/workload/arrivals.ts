@@ -1,6 +1,9 @@
 import { TerabagError } from '../errors.js';
 import { SeededNumbers } from './synthetic-values.js';
 
+/** The most requests a second: the load generator sends one in a turn of the event loop, which takes microseconds even when it is empty. */
+export const HIGHEST_QPS = 200_000;
+
 /** When requests are meant to be sent, as data: so many a second, evenly spaced or as independent users send them. */
 export interface Arrivals {
   readonly process: 'poisson' | 'constant';
@@ -11,7 +14,8 @@ export interface Arrivals {
 
 /** Intended send times in ms from the start, without end. Poisson: gaps are exponential with mean 1 / qps. */
 export function* arrivalTimes({ process, qps, seed }: Arrivals): Generator<number, never> {
-  if (!(qps > 0 && Number.isFinite(qps))) throw new TerabagError('invalid_argument', `qps has to be positive: ${qps}`, { field: 'qps' });
+  if (!(qps > 0 && qps <= HIGHEST_QPS))
+    throw new TerabagError('invalid_argument', `qps has to be above 0, and at most ${HIGHEST_QPS}: ${qps}`, { field: 'qps' });
   const meanMs = 1000 / qps;
   const numbers = new SeededNumbers(seed);
   for (let n = 1, at = 0; ; n++) {

@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 
-/** What a batch size reaches: the highest rate under the bound, 0 when it meets it at none. */
+/** What a batch size reaches: the highest rate under the bound, 0 when it meets it at none, or was not measured before the signal. */
 export interface BatchSize {
   readonly items: number;
   readonly qps: number;
@@ -41,6 +41,8 @@ export async function scheduleBatches(options: BatchScheduleOptions): Promise<Ba
     const known = measured.get(items);
     if (known !== undefined || signal?.aborted) return known ?? 0;
     const qps = await options.measure(items);
+    // Cut short, it says nothing.
+    if (signal?.aborted) return 0;
     measured.set(items, qps);
     return qps;
   };

@@ -1,4 +1,5 @@
 import { TerabagError } from '../errors.js';
+import { HIGHEST_QPS } from './arrivals.js';
 import { answeredQps, failures, type LoadRun, latencyAt, mergeRuns } from './load-run.js';
 import { type OpenLoopOptions, runOpenLoopLoad } from './open-loop-load.js';
 
@@ -45,7 +46,6 @@ const LONGEST_RUN_MS = 60_000;
 const LOWEST_QPS = 0.1;
 /** Of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
 const LEAST_OF_FIRST = 1 / 16;
-const HIGHEST_QPS = 200_000;
 const FIRST_SHARE = 0.5;
 /** An invalid run is repeated: a burst of the machine's other work, or code that was not compiled yet, may have been to blame. */
 const TRIES = 3;

@@ -21,6 +21,7 @@ export interface Load {
 export interface LoadRun {
   /** Requests a second that were meant to be sent; null of serial load. */
   readonly offeredQps: number | null;
+  /** From the first send that counts to the end of the sends, or to the last answer when that came later. */
   readonly measuredMs: number;
   /** Of requests that were answered: from the intended send time (of serial load: from the send). */
   readonly latency: LatencyHistogram;

@@ -48,6 +48,8 @@ class OpenLoop {
   #inFlight = 0;
   #sent = 0;
   #late = 0;
+  /** When the last answer that counts came. */
+  #answeredAt = 0;
   #oneEnded: () => void = () => undefined;
 
   constructor(
@@ -87,19 +89,23 @@ class OpenLoop {
     }
     if (!signal?.aborted) await this.#wait(endAt);
     if (!measuring) startMeasuring();
-    const measuredMs = Math.max(0, Math.min(pacer.now(), endAt) - measuredFrom);
+    const sentUntil = Math.min(pacer.now(), endAt);
     const waitingCpuUs = pacer.waitingCpuUs() - waitedUs;
     while (this.#inFlight > 0) await this.#slot();
+    // An overloaded predictor answers long after the last send: without that time, it would have answered at the rate that was offered.
+    const measuredMs = Math.max(0, Math.max(sentUntil, this.#answeredAt) - measuredFrom);
     const { latency, fromSend, lag, errors } = this.#outcomes;
     const cost = await meter.stop();
     return { offeredQps: arrivals.qps, measuredMs, latency, fromSend, lag, errors, cost, waitingCpuUs, invalid: this.#invalid() };
   }
 
-  /** In pieces, so that a run with few requests ends soon after its signal. */
+  /** In pieces, so that a run with few requests ends soon after its signal. Of a piece that ends late, what lies behind the time counts. */
   async #wait(at: number): Promise<number> {
     const { pacer, options } = this;
-    while (at - pacer.now() > LONGEST_WAIT_MS && !options.signal?.aborted) await pacer.until(pacer.now() + LONGEST_WAIT_MS);
-    return options.signal?.aborted ? 0 : pacer.until(at);
+    let lateMs = 0;
+    while (at - pacer.now() > LONGEST_WAIT_MS && !options.signal?.aborted) lateMs = await pacer.until(pacer.now() + LONGEST_WAIT_MS);
+    const behindMs = Math.max(0, pacer.now() - at);
+    return options.signal?.aborted ? 0 : Math.max(Math.min(lateMs, behindMs), await pacer.until(at));
   }
 
   #slot(): Promise<void> {
@@ -134,6 +140,7 @@ class OpenLoop {
           const now = pacer.now();
           outcomes?.latency.record(now - intendedAt);
           outcomes?.fromSend.record(now - sentAt);
+          if (measured) this.#answeredAt = now;
         },
         // What a signal ends besides this run, such as shards in its terminal, makes requests fail that count for nothing.
         (error: unknown) => !this.options.signal?.aborted && outcomes?.failed(error),

@@ -43,3 +43,7 @@ export function requestBytes({ dense, sparse }: CopiedRequest): number {
     bytes += indices.byteLength + offsets.byteLength + (weights?.byteLength ?? 0);
   return bytes;
 }
+
+export const isFiniteRequest = ({ dense, sparse }: CopiedRequest): boolean =>
+  Object.values(dense).every((values) => values.every(Number.isFinite)) &&
+  Object.values(sparse).every(({ weights }) => weights?.every(Number.isFinite) ?? true);

@@ -6,7 +6,7 @@ import type { BagsInput, PredictRequest } from '../predictor/predictor.js';
 import { writeAtomic } from '../tables/atomic.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
 import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
-import { copyRequest } from './request-copy.js';
+import { type CopiedRequest, copyRequest } from './request-copy.js';
 
 /**
  * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
@@ -46,21 +46,26 @@ export async function holdsManyRequests(path: string): Promise<boolean> {
 }
 
 /** Writes requests atomically: safetensors of many requests (they are in memory first), or JSONL (streamed), as the path ends. */
-export async function writeRequests(path: string, requests: Iterable<PredictRequest>): Promise<void> {
+export async function writeRequests(path: string, requests: Iterable<PredictRequest> | AsyncIterable<PredictRequest>): Promise<void> {
   if (path.endsWith('.safetensors')) {
-    await writeRequestArchive(path, Array.from(requests, copyRequest));
+    const copies: CopiedRequest[] = [];
+    for await (const request of requests) copies.push(copyRequest(request));
+    await writeRequestArchive(path, copies);
     return;
   }
   if (!path.endsWith('.jsonl'))
     throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
   await writeAtomic(path, async (file) => {
-    for (const request of requests) await file.write(jsonLine(request));
+    for await (const request of requests) await file.write(jsonLine(request));
   });
 }
 
+/** JSON has no NaN and no infinity: they would be read as null, and refused. */
 function jsonLine(request: PredictRequest): string {
   const plain = (_key: string, value: unknown): unknown => {
     if (typeof value === 'bigint') return Number(value);
+    if (typeof value === 'number' && !Number.isFinite(value))
+      throw new TerabagError('invalid_argument', `JSONL has no ${value}; a .safetensors file of requests has`);
     return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
   };
   return `${JSON.stringify(request, plain)}\n`;

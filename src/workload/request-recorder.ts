@@ -1,7 +1,7 @@
 import { type ErrorCode, TerabagError } from '../errors.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
 import { writeRequestArchive } from './request-archive.js';
-import { type CopiedRequest, copyRequest, requestBytes } from './request-copy.js';
+import { type CopiedRequest, copyRequest, isFiniteRequest, requestBytes } from './request-copy.js';
 import { writeRequests } from './request-file.js';
 
 export interface RecordOptions {
@@ -34,6 +34,8 @@ export class RequestRecorder implements Predictor {
   /** Of the kept and of those in flight. */
   #bytes = 0;
   #dropped = 0;
+  readonly #json: boolean;
+  #warnedUnwritable = false;
   /** Not null once the recording has ended, full or closed. What is in flight then is not kept. */
   #writing: Promise<void> | null = null;
 
@@ -46,6 +48,7 @@ export class RequestRecorder implements Predictor {
     if (!(share >= 0 && share <= 1)) throw new TerabagError('invalid_argument', `share has to be from 0 to 1: ${share}`, { share });
     if (!/\.(jsonl|safetensors)$/.test(path))
       throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
+    this.#json = path.endsWith('.jsonl');
     this.#share = share;
     this.#maxBytes = maxBytes;
   }
@@ -95,6 +98,10 @@ export class RequestRecorder implements Predictor {
       this.#dropped++;
       return null;
     }
+    if (this.#json && !isFiniteRequest(copy)) {
+      this.#unwritable();
+      return null;
+    }
     const bytes = requestBytes(copy);
     if (this.#bytes + bytes > this.#maxBytes) {
       this.#end();
@@ -102,6 +109,22 @@ export class RequestRecorder implements Predictor {
     }
     this.#bytes += bytes;
     return copy;
+  }
+
+  /** Told once. */
+  #unwritable(): void {
+    this.#dropped++;
+    if (this.#warnedUnwritable) return;
+    this.#warnedUnwritable = true;
+    this.#warn(
+      new TerabagError(
+        'invalid_argument',
+        `requests with NaN or infinity are left out, which JSONL has not: ${this.path}; a .safetensors file has`,
+        {
+          path: this.path,
+        },
+      ),
+    );
   }
 
   #keep(copy: CopiedRequest): void {
@@ -127,7 +150,7 @@ export class RequestRecorder implements Predictor {
 
   async #write(): Promise<void> {
     try {
-      if (this.#kept.length > 0) await (this.path.endsWith('.jsonl') ? writeRequests : writeRequestArchive)(this.path, this.#kept);
+      if (this.#kept.length > 0) await (this.#json ? writeRequests : writeRequestArchive)(this.path, this.#kept);
       else this.#warn(new TerabagError('invalid_argument', `nothing was recorded: ${this.path}`, { path: this.path }));
     } catch (error) {
       this.#warn(TerabagError.from(error));

@@ -8,14 +8,16 @@ export type DenseFeatures = readonly { readonly name: string; readonly dim: numb
  * where these are typed. A request without items stays whole.
  */
 export function splitRequest(request: PredictRequest, items: number, dense: DenseFeatures): PredictRequest[] {
-  const total = request.items ?? largestCount(request, dense);
+  const total = itemsOf(request, dense);
   if (total <= items) return [request];
   return Array.from({ length: Math.ceil(total / items) }, (_, piece) =>
     slice(request, total, piece * items, Math.min(total, (piece + 1) * items), dense),
   );
 }
 
-function largestCount({ dense, sparse }: PredictRequest, features: DenseFeatures): number {
+/** Candidate items of a request: as it says, else its largest number of bags or rows. */
+export function itemsOf({ items, dense, sparse }: PredictRequest, features: DenseFeatures): number {
+  if (items !== undefined) return items;
   const rows = features.map(({ name, dim }) => (dense[name]?.length ?? 0) / dim);
   return Math.max(0, ...rows, ...Object.values(sparse).map(({ offsets }) => offsets.length - 1));
 }

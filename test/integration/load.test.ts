@@ -6,11 +6,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, type Plan, type Predictor, writePlan } from '../../src/index.js';
+import { connect, launchCluster, openLocal, type Plan, type Predictor, type PredictRequest, writePlan } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { LatencyHistogram } from '../../src/workload/latency-histogram.js';
 import { collectRequests } from '../../src/workload/load-run.js';
 import { runOpenLoopLoad } from '../../src/workload/open-loop-load.js';
+import { writeRequests } from '../../src/workload/request-file.js';
 import { runSerialLoad } from '../../src/workload/serial-load.js';
 import { requestsOfSpec } from '../../src/workload/spec-requests.js';
 import { SplittingPredictor, splitRequest } from '../../src/workload/split-request.js';
@@ -145,7 +146,7 @@ test('bench sweeps batch sizes one request at a time, and sends requests of a fi
 
 test('bench finds a rate under the bound, and a batch size', () => {
   const search = ['--p99', '200ms', '--duration', '50ms', '--warm-up', '0s', '--repeats', '1'];
-  bench('--find-max-qps', ...search, '--json', 'results.json');
+  expect(bench('--find-max-qps', ...search, '--json', 'results.json').stderr).toContain('give --duration 4s or more');
   const { probes, qps } = written().results[0].capacity;
   expect(qps).toBeGreaterThan(10);
   expect(probes.find((probe: { qps: number }) => probe.qps === qps)).toMatchObject({ meetsBound: true, invalid: [] });
@@ -155,16 +156,57 @@ test('bench finds a rate under the bound, and a batch size', () => {
   expect(best.qps).toBe(Math.max(...measured.map((size: { qps: number }) => size.qps)));
 });
 
+test('bench sends requests of a safetensors file, such as a recording', async () => {
+  const requests = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 4, seed: 1 }), 5);
+  await writeRequests(join(dir, 'requests.safetensors'), requests);
+  expect(bench('--serial', '--requests', 'requests.safetensors', '--json', 'results.json').status).toBe(0);
+  expect(written().results[0]).toMatchObject({ answered: expect.any(Number), errors: {} });
+});
+
+test('bench finds the batch size of requests that do not say their items', async () => {
+  const [request] = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 6, seed: 1 }), 1);
+  const { items: _, ...silent } = request as PredictRequest;
+  await writeRequests(join(dir, 'silent.jsonl'), [silent]);
+  const search = ['--p99', '200ms', '--duration', '50ms', '--warm-up', '0s', '--repeats', '1'];
+  bench('--schedule', '--requests', 'silent.jsonl', ...search, '--json', 'results.json');
+  expect(written().schedule.measured.map(({ items }: { items: number }) => items)).toContain(4);
+});
+
 test('bench exits with 1 when nothing is answered, and with 2 when the options contradict each other', () => {
   const bad = { dense: { dense: [1, 2, 3, 4, 5] }, sparse: {} };
   writeFileSync(join(dir, 'bad.jsonl'), `${JSON.stringify(bad)}\n`);
-  expect(bench('--serial', '--requests', 'bad.jsonl', '--json', 'results.json').status).toBe(1);
+  expect(bench('--serial', '--requests', 'bad.jsonl', '--json', 'results.json')).toMatchObject({
+    status: 1,
+    stdout: expect.stringMatching(/\d+ invalid_argument/),
+  });
   expect(written().results[0]).toMatchObject({ answered: 0, errors: { invalid_argument: expect.any(Number) } });
   expect(bench('--serial', '--requests', 'absent.jsonl')).toMatchObject({ status: 1, stderr: expect.stringContaining('absent.jsonl') });
   expect(bench()).toMatchObject({ status: 2, stderr: expect.stringContaining('choose a load') });
   expect(bench('--serial', '--qps', '3').status).toBe(2);
   expect(bench('--qps', '3', '--launch').status).toBe(2);
+  expect(bench('--qps', '1e9')).toMatchObject({ status: 2, stderr: expect.stringContaining('at most 200000') });
   expect(bench('--qps', '3', '--duration', '10')).toMatchObject({ status: 2, stderr: expect.stringContaining('time with its unit') });
+});
+
+test('a search that is interrupted before its first rate claims none', async () => {
+  const args = [main, 'bench', '--bundle', model.dir, '--schedule', '--duration', '60s', '--items', '8', '--json', 'results.json'];
+  const child: ChildProcess = spawn(process.execPath, args, { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  child.stdout?.on('data', (text) => {
+    output += text;
+  });
+  await expect.poll(() => output, { timeout: 20_000 }).toContain('searching the highest rate');
+  child.kill('SIGINT');
+  const [code] = await once(child, 'exit');
+  expect([code, output]).toEqual([130, expect.stringMatching(/no batch size was measured\n$/)]);
+  expect(output).not.toContain('max qps');
+  expect(written()).toMatchObject({ interrupted: true, results: [], schedule: { measured: [] } });
+});
+
+test('the help of bench shows times as they can be typed', () => {
+  const { stdout } = bench('--help');
+  const times = [...stdout.matchAll(/--(?:p99|duration|warm-up|deadline) <time>\s[^(]*\(default:\s+([^)]*)\)/g)].map(([, time]) => time);
+  expect(times).toEqual(['20ms', '10s', '2s', '1s']);
 });
 
 test('SIGINT ends a bench cleanly with what was measured', async () => {

@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -50,6 +51,22 @@ test('synth refuses a directory that holds something, and a model for which the 
     ),
   });
   expect(readdirSync(dir)).toEqual(before);
+});
+
+test.each(['jsonl', 'safetensors'])('requests that are interrupted leave nothing: %s', async (kind) => {
+  const output = `interrupted.${kind}`;
+  // More than can be made before the signal.
+  const args = ['requests', 'rmc2', '--scale', '0.0001', '-n', '1000000', '--items', '1', '-o', output];
+  const child = spawn(process.execPath, [main, ...args], { cwd: dir, stdio: ['ignore', 'ignore', 'pipe'] });
+  let stderr = '';
+  child.stderr?.on('data', (text) => {
+    stderr += text;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 2500));
+  child.kill('SIGINT');
+  const [code] = await once(child, 'exit');
+  expect([code, stderr]).toEqual([1, expect.stringContaining('(aborted)')]);
+  expect(readdirSync(dir).filter((name) => name.startsWith('interrupted'))).toEqual([]);
 });
 
 test('wrong usage of synth and requests exits with 2', () => {

@@ -1,10 +1,10 @@
 import type { Characterisation } from '../../report/characterisation.js';
+import { itemsOf } from '../../workload/split-request.js';
 import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
 import { compare, estimateTurns, type Group, serialTurns } from '../group.js';
 import { batchSweepOf, type Measured } from '../measured.js';
 import { type Compared, type Setup, SINGULAR, setupId } from '../setup.js';
-import { itemsOf } from '../workload.js';
 
 const paperLike = (experiment: Experiment, results: Characterisation): Setup => ({
   ...chosenSetup(results, experiment.scale.shards),
@@ -44,7 +44,7 @@ export const batchesGroup: Group = {
   run: async (experiment, results, onProgress): Promise<Measured> => {
     const turns = serialTurns(experiment, experiment.scale.rounds.others);
     const measured = await compare(allSetups(experiment, results), experiment, [turns], onProgress);
-    const mostItems = Math.max(...experiment.requests.map((request) => itemsOf(request, experiment.spec)));
+    const mostItems = Math.max(...experiment.requests.map((request) => itemsOf(request, experiment.spec.dense)));
     const sweep = (whole: Setup): ReturnType<typeof batchSweepOf> => {
       const ids = [...experiment.scale.batchItems, null].map((batchItems) => setupId({ ...whole, batchItems }));
       return batchSweepOf(

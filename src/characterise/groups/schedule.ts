@@ -1,14 +1,13 @@
 import type { BatchScheduleResult } from '../../report/characterisation.js';
 import { scheduleBatches } from '../../workload/batch-scheduler.js';
 import { firstRate } from '../../workload/capacity-search.js';
-import { SplittingPredictor } from '../../workload/split-request.js';
+import { itemsOf, SplittingPredictor } from '../../workload/split-request.js';
 import type { Experiment } from '../experiment.js';
 import type { Group } from '../group.js';
 import type { Measured } from '../measured.js';
 import { probeMs, SEARCHED_SETUPS, searchEach, searchRates } from '../rate-search.js';
 import { setupId } from '../setup.js';
 import type { Stand } from '../stand.js';
-import { itemsOf } from '../workload.js';
 
 /** Sizes that a climb tries, and rates for each, as seen. */
 const PROBES = 6 * 5;
@@ -30,7 +29,7 @@ function scheduleOf(stand: Stand, experiment: Experiment, onProbe: () => void): 
     // Rates of neighbouring sizes are close: a search begins where the one before ended.
     let firstQps = firstRate(serialMs);
     const { best, measured } = await scheduleBatches({
-      mostItems: Math.max(...requests.map((request) => itemsOf(request, spec))),
+      mostItems: Math.max(...requests.map((request) => itemsOf(request, spec.dense))),
       closest: scale.closestBatches,
       signal,
       measure: async (items) => {

@@ -24,9 +24,9 @@ export const namesAxis = (names: readonly string[], width: number) => ({
   axisLabel: { ...text, color: colour('ink'), interval: 0, width: namesWidth(names, width), overflow: 'truncate' as const },
 });
 
-/** Pixels for the longest name: at most four ninths of the chart. */
+/** Pixels for the longest name: at most half of the chart. */
 export const namesWidth = (names: readonly string[], width: number): number =>
-  Math.min((4 / 9) * width, CHARACTER_WIDTH * Math.max(4, ...names.map(({ length }) => length)) + 4);
+  Math.min(width / 2, CHARACTER_WIDTH * Math.max(4, ...names.map(({ length }) => length)) + 4);
 
 const FEWEST_TICKS = 4;
 const MOST_TICKS = 8;

@@ -9,6 +9,8 @@ const PITCH = 30;
 const BYTES_WIDTH = 13;
 const LOOKUPS_WIDTH = 5;
 const AXIS_AND_LEGEND = 52;
+/** Shares above have an axis to 100 %: the next round number would be more than there is. */
+const MOST_OPEN = 80;
 
 /** Two bars a shard, as shares of the model: its bytes, table by table from the largest down with the small ones as one; and its lookups. */
 export const planMap =
@@ -39,7 +41,15 @@ export const planMap =
       option: {
         grid: { left, right, top: 2, bottom: AXIS_AND_LEGEND - 4, outerBoundsMode: 'none' },
         legend: { ...legendStyle, itemWidth: 12, data: ['largest tables', 'other tables', ...(sum(lookups) > 0 ? ['lookups'] : [])] },
-        xAxis: { ...lengthAxis(''), axisLabel: { ...lengthAxis('').axisLabel, formatter: (value: number) => `${formatTick(value)} %` } },
+        xAxis: {
+          ...lengthAxis(''),
+          max: ({ max }: { max: number }) => (max > MOST_OPEN ? 100 : null),
+          axisLabel: {
+            ...lengthAxis('').axisLabel,
+            alignMaxLabel: 'right' as const,
+            formatter: (value: number) => `${formatTick(value)} %`,
+          },
+        },
         yAxis: namesAxis(names, width),
         series: [
           ...Array.from({ length: mostNamed }, (_, n) => ({

@@ -171,6 +171,16 @@ test('a difference inside the spread of the rounds decides nothing', () => {
   for (const id of ['one-shard-is-worst', 'load-balanced-improves-with-shards']) expect(finding(id, equal).held).toBe(false);
 });
 
+test.each(CASES)('one round decides nothing, since it has no spread: $id', ({ id, held, not }) => {
+  for (const given of [held, not]) {
+    const once = { ...given, overheads: given.overheads.map((overhead) => ({ ...overhead, pairs: 1 })) };
+    expect(finding(id, once)).toMatchObject({
+      held: null,
+      numbers: expect.stringMatching(/^not measured: one round has no spread.*held if/),
+    });
+  }
+});
+
 test('a model without a dominating table says nothing of one', () => {
   const { held, numbers } = finding('dominating-table-gains-nothing', results([{ setup: LOAD_2 }, { setup: LOAD_8 }]));
   expect([held, numbers]).toEqual([null, expect.stringMatching(/2\.0 % of the bytes/)]);

@@ -58,6 +58,15 @@ test('a round in which the quantile failed, or a shard did not tell its CPU, is 
   expect(pairRounds({ runs: [round(10, { mainMs: 1, shardsMs: null })], shards: 1 }, baseline)?.cpu).toBeNull();
 });
 
+test('a round whose load generator was late by itself is no pair, on either side', () => {
+  const cpu = { mainMs: 1, shardsMs: 1 };
+  const late = { ...round(90, cpu), invalid: ['the load generator was late by itself'] };
+  const own = { runs: [late, round(20, cpu), round(30, cpu)], shards: 1 };
+  const pairs = pairRounds(own, { runs: [round(10, cpu), late, round(10, cpu)], shards: 0 });
+  expect([pairs?.pairs, pairs?.p99.median, pairs?.p99.high]).toEqual([1, expect.closeTo(3, 2), expect.closeTo(3, 2)]);
+  expect(pairRounds({ runs: [late], shards: 1 }, { runs: [round(10, cpu)], shards: 0 })).toBeNull();
+});
+
 test('ratios differ when their medians are further apart than half of either spread', () => {
   expect(compareRatios(about(1.1, 0.05), about(1.2, 0.05))).toBe('lower');
   expect(compareRatios(about(1.2, 0.05), about(1.1, 0.05))).toBe('higher');

@@ -42,6 +42,6 @@ test('constant arrivals are evenly spaced, and do not drift', () => {
   expect(times.at(-1)).toBeCloseTo((COUNT * 1000) / 3, 6);
 });
 
-test.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])('a rate of %d is refused', (qps) => {
-  expect(() => arrivalTimes({ process: 'constant', qps, seed: 1 }).next()).toThrow(/qps has to be positive/);
+test.each([0, -1, Number.NaN, 200_001, 1e308, Number.POSITIVE_INFINITY])('a rate of %d is refused', (qps) => {
+  expect(() => arrivalTimes({ process: 'constant', qps, seed: 1 }).next()).toThrow(/qps has to be above 0, and at most 200000/);
 });

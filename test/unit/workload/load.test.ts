@@ -1,9 +1,17 @@
 import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../../../src/predictor/predictor.js';
-import { collectRequests, cpuMsPerRequest, failures, latencyAt, mergeRuns, runAsJson } from '../../../src/workload/load-run.js';
+import {
+  answeredQps,
+  collectRequests,
+  cpuMsPerRequest,
+  failures,
+  latencyAt,
+  mergeRuns,
+  runAsJson,
+} from '../../../src/workload/load-run.js';
 import { type OpenLoopOptions, runOpenLoopLoad } from '../../../src/workload/open-loop-load.js';
-import { LoopPacer } from '../../../src/workload/pacer.js';
+import { LoopPacer, type Pacer } from '../../../src/workload/pacer.js';
 import { runSerialLoad } from '../../../src/workload/serial-load.js';
 import { QueueingServer, VirtualTime } from '../../reference/virtual-time.js';
 
@@ -66,6 +74,23 @@ test('a run whose generator oversleeps is invalid, and says so', async () => {
   expect(mergeRuns([run, { ...run, invalid: [] }]).invalid).toEqual([expect.stringMatching(/^repeat 1: /)]);
 });
 
+test('a generator that oversleeps in the middle of a long wait is late too', async () => {
+  const time = new VirtualTime();
+  // 120 ms between requests are waited for in two pieces, the first of which ends 40 ms too late.
+  const arrivals = { process: 'constant', qps: 1000 / 120, seed: 1 } as const;
+  const pacer: Pacer = {
+    now: () => time.now(),
+    until: async (at) => {
+      const lateMs = at - time.now() < 100 ? 0 : 60;
+      await time.at(Math.max(at, time.now()) + lateMs);
+      return lateMs;
+    },
+    waitingCpuUs: () => 0,
+  };
+  const run = await open(time, new QueueingServer({ time, serviceMs: () => 1 }), { arrivals, pacer });
+  expect(run.invalid).toEqual([expect.stringMatching(/generator was late by itself/)]);
+});
+
 test('warm-up counts for nothing, the rest all: latencies, and errors by code', async () => {
   const time = new VirtualTime();
   const server = new QueueingServer({ time, serviceMs: () => 1 });
@@ -94,6 +119,14 @@ test('warm-up counts for nothing, the rest all: latencies, and errors by code', 
     answeredQps: 445,
     errors: { shard_unavailable: 200, internal: 20 },
   });
+});
+
+test('a server that is asked for more than it can do has answered no more a second than it can', async () => {
+  const time = new VirtualTime();
+  // 100 a second of the 500 that are meant; the last of 1000 is answered long after the last was sent.
+  const run = await open(time, new QueueingServer({ time, serviceMs: () => 10 }), { warmUpMs: 0, deadlineMs: 60_000 });
+  expect(run.latency.count).toBe(999);
+  expect(answeredQps(run)).toBeCloseTo(100, 0);
 });
 
 test('no more requests than allowed are in flight, and one held beyond its deadline fails unsent', async () => {

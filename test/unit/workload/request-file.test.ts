@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -181,6 +181,27 @@ test.each(['jsonl', 'safetensors'])(
     expect((await readAll(path)).map(plain)).toEqual([...expected, plain(example(3))]);
   },
 );
+
+test('a recording as JSONL leaves out what JSON has no number for, and says so; safetensors keep it', async () => {
+  const odd = { ...example(0), dense: { dense: Float32Array.of(Number.NaN) } };
+  for (const [kind, kept] of [
+    ['jsonl', 1],
+    ['safetensors', 3],
+  ] as const) {
+    const path = join(dir, `odd.${kind}`);
+    const warnings: string[] = [];
+    const recorder = recordRequests(new Answering(), path, { onWarning: ({ message }) => warnings.push(message) });
+    for (const request of [odd, example(1), { ...odd, dense: { dense: Float32Array.of(Number.POSITIVE_INFINITY) } }])
+      await recorder.predict(request);
+    expect(recorder.stats()).toMatchObject({ recordedRequests: kept, unrecordedRequests: 3 - kept });
+    await recorder.close();
+    expect(await readAll(path)).toHaveLength(kept);
+    expect(warnings).toEqual(kept === 3 ? [] : [expect.stringMatching(/NaN or infinity are left out.*odd\.jsonl/)]);
+  }
+  const refused = join(dir, 'odd-refused.jsonl');
+  await expect(writeRequests(refused, [odd])).rejects.toThrow(/JSONL has no NaN/);
+  expect(existsSync(refused)).toBe(false);
+});
 
 test('a recording takes the share that it is told, ends when it is full, and says so once', async () => {
   const path = join(dir, 'full.safetensors');
