@@ -4,6 +4,7 @@ import { TerabagError } from '../errors.js';
 import { ROW_FORMATS, type RowFormat } from '../model/row-format.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
+import { outputError } from '../tables/output-directory.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { commaSeparated, formatBytes, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
@@ -99,6 +100,9 @@ async function packOneFile(source: string, options: PackCommandOptions, signal: 
     done += bytes;
     onProgress(done, fileBytes);
   };
-  const { packed } = await packFile(source, output, new Map(chosen.map(([name]) => [name, format])), { signal, onBytes });
+  const formats = new Map(chosen.map(([name]) => [name, format]));
+  const { packed } = await packFile(source, output, formats, { signal, onBytes }).catch((error: unknown) => {
+    throw outputError(error, output);
+  });
   return packed.map((tensor) => ({ table: tensor.tensor, ...tensor }));
 }

@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -171,6 +171,22 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
   await writeFile(path, damaged);
   await refused(broken.dir, { format: 'bf16' }, 'checksum_mismatch', /t2\.safetensors/);
   await rm(broken.dir, { recursive: true });
+});
+
+test('a disk without room is told as such, and nothing is left', async () => {
+  const source = join(dir, 'for-full-disk.safetensors');
+  await writeSafetensors(source, [{ name: 'w', dtype: 'F32', shape: [2 ** 14, 64], data: new Uint8Array(2 ** 22) }]);
+  // A limit on the size of files stands for a full disk: writes fail with EFBIG where they would with ENOSPC.
+  const limited = `trap '' XFSZ; ulimit -f 8; exec "$0" "$@"`;
+  const output = join(dir, 'full/packed');
+  await mkdir(join(dir, 'full'));
+  for (const from of [source, model.dir]) {
+    const full = spawnSync('bash', ['-c', limited, process.execPath, main, 'pack', from, '-o', output, '--format', 'fp16'], {
+      encoding: 'utf8',
+    });
+    expect(full).toMatchObject({ status: 1, stderr: expect.stringMatching(/no room left.*EFBIG.*packed.*\(does_not_fit\)/) });
+    expect(await readdir(join(dir, 'full'))).toEqual([]);
+  }
 });
 
 test('files without anything to pack, and outputs that cannot be written, are refused in words of the command', async () => {
