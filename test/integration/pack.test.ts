@@ -173,6 +173,25 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
   await rm(broken.dir, { recursive: true });
 });
 
+test('a bundle whose list of files leads out of it, or names one that is not there, is refused before anything is written', async () => {
+  const { dir: source } = await writeSmallModel(11);
+  const spec = await readModelSpec(source);
+  const pack = async (file: string): Promise<void> => {
+    await writeModelJson(source, { ...spec, files: { ...spec.files, [file]: { bytes: 6, crc32: ['00000000'] } } });
+    await packBundle(source, join(dir, 'listed/packed'), { format: 'int8' });
+  };
+  await writeFile(join(source, '../terabag-secret.txt'), 'secret');
+  await expect(pack('../terabag-secret.txt')).rejects.toMatchObject({ code: 'bad_model', details: { file: '../terabag-secret.txt' } });
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'bad_table', message: expect.stringContaining('is missing (ENOENT)') });
+  await writeFile(join(source, 'notes.txt'), 'longer than six');
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'bad_table', details: { file: 'notes.txt' } });
+  expect(existsSync(join(dir, 'listed'))).toBe(false);
+  await writeFile(join(source, 'notes.txt'), 'six by');
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'checksum_mismatch', details: { file: 'notes.txt' } });
+  await rm(source, { recursive: true });
+  await rm(join(source, '../terabag-secret.txt'));
+});
+
 test('a disk without room is told as such, and nothing is left', async () => {
   const source = join(dir, 'for-full-disk.safetensors');
   await writeSafetensors(source, [{ name: 'w', dtype: 'F32', shape: [2 ** 14, 64], data: new Uint8Array(2 ** 22) }]);
