@@ -2,7 +2,7 @@ import { copyFile, link, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { checkContent, checkLength, openBundle, pathInside, writeModelJson } from '../model/bundle.js';
-import { isPacked, type RowFormat } from '../model/row-format.js';
+import { isPacked, ROW_FORMATS, type RowFormat } from '../model/row-format.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
@@ -27,6 +27,8 @@ export interface PackedTable extends PackedTensor {
  */
 export async function packBundle(source: string, destination: string, options: PackBundleOptions): Promise<PackedTable[]> {
   const { format, verify = 'full', onProgress = () => undefined } = options;
+  if (!ROW_FORMATS.includes(format))
+    throw new TerabagError('invalid_argument', `format has to be one of ${ROW_FORMATS.join(', ')}: ${format}`, { field: 'format' });
   await refuseUsed(destination);
   const { spec } = await openBundle(source, { verify: 'size', dense: false });
   if (spec.published !== undefined)

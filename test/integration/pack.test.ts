@@ -144,6 +144,7 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
     expect(existsSync(output)).toBe(false);
   };
   await refused(model.dir, { format: 'int8', tables: ['t0', 't9'] }, 'invalid_argument', /no such table: t9; the model has t0, t1, t2/);
+  await refused(model.dir, { format: 'int2' as 'int4' }, 'invalid_argument', /format has to be one of fp32, .*int4: int2/);
   await refused(model.dir, { format: 'fp32' }, 'invalid_argument', /has this row format already: t0 is fp32/);
   const packed = join(dir, 'int8-of-some');
   await packBundle(model.dir, packed, { format: 'int8', tables: ['t1'] });
