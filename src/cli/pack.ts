@@ -20,7 +20,7 @@ interface PackCommandOptions {
 export const packCommand = new Command('pack')
   .description('write a bundle, or one safetensors file, with its tables in a smaller row format')
   .argument('<source>', 'directory of the model, or a safetensors file with plain tables')
-  .requiredOption('-o, --output <path>', 'the new directory or file; it must not be there yet')
+  .requiredOption('-o, --output <path>', 'the new directory, which must be empty or not there, or the new file, which must not be there')
   .addOption(
     new Option('--format <format>', 'row format: int8 (fp32 scale and bias), int8_fp16, int4, fp16, bf16')
       .choices(ROW_FORMATS.filter((format) => format !== 'fp32'))

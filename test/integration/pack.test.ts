@@ -109,6 +109,14 @@ test('the command packs some tables, links the rest, and prints sizes and errors
   expect(people).toMatch(/max error/);
 });
 
+test('a directory that is there is packed into when it is empty, as --help says', async () => {
+  const output = join(dir, 'empty');
+  await mkdir(output);
+  expect(terabag('pack', '--help').stdout.replaceAll(/\s+/g, ' ')).toContain('the new directory, which must be empty or not there');
+  expect(terabag('pack', model.dir, '-o', output, '--format', 'fp16').status).toBe(0);
+  expect(await verifyBundle(output)).toEqual([]);
+});
+
 test('one file is packed with its other tensors left alone, and is a sound safetensors file', async () => {
   const source = join(dir, 'plain.safetensors');
   const values = Float32Array.from({ length: 3000 * 16 }, (_, i) => Math.sin(i));
