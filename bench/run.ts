@@ -1,6 +1,6 @@
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { Argument, Command } from 'commander';
+import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { Argument, Command, InvalidArgumentError } from 'commander';
 import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
@@ -38,9 +38,22 @@ interface RunOptions {
   readonly json?: string;
   readonly quick: boolean;
   readonly peers: boolean;
-  readonly case?: string;
+  readonly case?: RegExp;
   readonly rounds?: number;
   readonly core: number;
+}
+
+function pattern(text: string): RegExp {
+  try {
+    return new RegExp(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
+function coreNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It has to be the number of a core, 0 or more.');
+  return Number(text);
 }
 
 const figure = (value: number): string => (Number.isInteger(value) ? String(value) : value.toPrecision(4));
@@ -63,9 +76,9 @@ await new Command('npm run bench --')
     ),
   )
   .option('--peers', 'measure other systems in the same rounds; node bench/peers/setup.mjs installs them', false)
-  .option('--case <pattern>', 'only cases whose names match this regular expression')
+  .option('--case <pattern>', 'only cases whose names match this regular expression', pattern)
   .option('--rounds <n>', `rounds of every case (default: ${ROUNDS})`, positiveInteger)
-  .option('--core <n>', 'the core that all of it runs on, apart from shards', Number, 1)
+  .option('--core <n>', 'the core that all of it runs on, apart from shards', coreNumber, 1)
   .option('--json <file>', 'write a JSON object per figure and line')
   .option('--quick', 'smaller data and fewer rounds: shows that it works, not what it reaches', false)
   .addHelpText(
@@ -81,8 +94,13 @@ Examples:
   npm run bench -- predict --peers
   TERABAG_ISA=avx2 npm run bench -- fc --quick`,
   )
-  .action(async (name: string, options: RunOptions) => {
-    const { json, quick, peers } = options;
+  .action(async (name: string, options: RunOptions, command: Command) => {
+    const { json, quick, peers, case: wanted = /^/ } = options;
+    if (json !== undefined)
+      // Before the rounds, not after them.
+      await access(dirname(json), constants.W_OK).catch(({ code }: NodeJS.ErrnoException) =>
+        command.error(`error: --json cannot be written (${code}): ${json}`),
+      );
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
     const pinned = UNPINNED.includes(suite) ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));
@@ -92,13 +110,14 @@ Examples:
     const lines: Line[] = [];
     const rounds = options.rounds ?? (quick ? QUICK_ROUNDS : ROUNDS);
     try {
-      for await (const line of suite.run({ quick, peers, rounds, wanted: new RegExp(options.case ?? ''), dir })) {
+      for await (const line of suite.run({ quick, peers, rounds, wanted, dir })) {
         lines.push(line);
         console.log(forPeople(line));
       }
     } finally {
       await rm(dir, { recursive: true, force: true });
     }
+    if (lines.length === 0) command.error(`error: no case of ${name} matches --case: ${wanted.source}`);
     if (json !== undefined) await writeFileAtomic(json, lines.map((line) => `${JSON.stringify({ ...line, ranOn })}\n`).join(''));
   })
   .parseAsync();

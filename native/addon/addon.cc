@@ -1,6 +1,8 @@
 // Bindings: check, convert, call. The interface is documented in src/engine/native.ts.
 #include <napi.h>
 
+#include <string>
+
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
 #include "addon/host_network_object.h"
@@ -8,6 +10,7 @@
 #include "addon/socket_object.h"
 #include "addon/sparse_engine_object.h"
 #include "engine/job_clock.h"
+#include "engine/thread_pool.h"
 #include "kernels/kernel_table.h"
 
 namespace terabag {
@@ -24,6 +27,8 @@ Napi::Value thread_cpu_us(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
+  const std::string settings_error = ThreadPool::settings_error();
+  if (!settings_error.empty()) throw Napi::Error::New(env, settings_error);
   env.SetInstanceData(new Environment(env));
   exports.Set("isa", kernels(env).name);
   exports.Set("availableKernels", Napi::Function::New(env, list_kernels));

@@ -94,6 +94,10 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
   std::fill_n(stages.begin(), num_dense_, 0u);
   for (Layer& layer : layers_) {
     *error = check(layer, dims, stages);
+    if (error->empty() && layer.op == Op::kFc && precision_ == Precision::kInt8 && dims[layer.inputs[0]] > kMaxInt8Inputs) {
+      *error =
+          "has more inputs than int8 can add up: " + std::to_string(dims[layer.inputs[0]]) + ", at most " + std::to_string(kMaxInt8Inputs);
+    }
     if (!error->empty()) {
       *error = "layer " + std::to_string(dims.size() - input_dims_.size()) + " " + *error;
       return;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <thread>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,12 +14,24 @@
 namespace terabag {
 namespace {
 
-unsigned from_environment(const char* name, long least, long most, unsigned otherwise) {
-  const char* text = std::getenv(name);
-  if (text == nullptr) return otherwise;
+// A number of the environment.
+struct Setting {
+  const char* name;
+  long least, most;
+};
+constexpr Setting kThreads{"TERABAG_THREADS", 1, 256}, kSpinUs{"TERABAG_SPIN_US", 0, 1000};
+
+bool is_set(const Setting& setting) {
+  const char* text = std::getenv(setting.name);
+  return text != nullptr && *text != '\0';
+}
+
+// None when it is not set, or no integer in its range.
+std::optional<unsigned> number_of(const Setting& setting) {
+  if (!is_set(setting)) return std::nullopt;
   char* end = nullptr;
-  const long number = std::strtol(text, &end, 10);
-  return end != text && *end == '\0' && number >= least && number <= most ? static_cast<unsigned>(number) : otherwise;
+  const long number = std::strtol(std::getenv(setting.name), &end, 10);
+  return *end == '\0' && number >= setting.least && number <= setting.most ? std::optional(static_cast<unsigned>(number)) : std::nullopt;
 }
 
 void pause() {
@@ -56,10 +69,18 @@ ThreadPool& ThreadPool::shared() {
   // Asking for the number of cores reads files, for 8 us.
   static ThreadPool* const pool = [] {
     const unsigned cores = std::thread::hardware_concurrency();
-    return new ThreadPool(from_environment("TERABAG_THREADS", 1, 256, std::clamp(cores, 2u, 5u) - 1),
-                          from_environment("TERABAG_SPIN_US", 0, 1000, cores < 8 ? 0 : 20));
+    return new ThreadPool(number_of(kThreads).value_or(std::clamp(cores, 2u, 5u) - 1), number_of(kSpinUs).value_or(cores < 8 ? 0 : 20));
   }();
   return *pool;
+}
+
+std::string ThreadPool::settings_error() {
+  for (const Setting& setting : {kThreads, kSpinUs}) {
+    if (!is_set(setting) || number_of(setting)) continue;
+    return std::string(setting.name) + " has to be an integer between " + std::to_string(setting.least) + " and " +
+           std::to_string(setting.most) + ": " + std::getenv(setting.name);
+  }
+  return {};
 }
 
 ThreadPool::ThreadPool(unsigned num_threads, unsigned spin_us) : num_threads_(num_threads), spin_us_(spin_us) {

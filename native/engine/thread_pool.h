@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 
 namespace terabag {
 
@@ -16,6 +17,8 @@ class ThreadPool {
  public:
   // Started on first use, never destroyed: its threads end with the process.
   static ThreadPool& shared();
+  // What is wrong with the two settings, or nothing: shared() passes over numbers that it cannot use.
+  static std::string settings_error();
   // Runs the job on a thread, in the order of submission.
   void submit(std::function<void()> job);
   // Calls part(0) to part(parts - 1), each once, on this thread and on those that are idle; returns when all have returned. No part may

@@ -10,10 +10,13 @@
 //          y[row][n] = bias[n] + float32(acc - zero_point[row] * weight_sum[n]) * (scale[row] * weight_scale[n])
 //   relu:  y[row][n] = y[row][n] < 0 ? 0 : y[row][n]                                    NaN stays NaN
 //
-// So the bits of a row do not depend on the batch that it is in. num_inputs is at most 65536, which keeps the sums in int32.
+// So the bits of a row do not depend on the batch that it is in.
 // Weights are packed in panels as there: packed[n / width][unit][n % width], zero-padded to whole panels; bias and the rest likewise.
 // Ownership: all memory is the caller's; y overlaps nothing. Cannot fail, so there is no status.
 namespace terabag {
+
+// Of an int8 layer: 65536 products of 255 and 127 stay in int32.
+constexpr uint32_t kMaxInt8Inputs = 65536;
 
 struct NarrowJob {
   const uint32_t* x;  // [num_rows, num_units]; row r starts at x + r * x_stride

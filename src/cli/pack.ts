@@ -4,6 +4,7 @@ import { TerabagError } from '../errors.js';
 import { ROW_FORMATS, type RowFormat } from '../model/row-format.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
+import { outputError } from '../tables/output-directory.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { commaSeparated, formatBytes, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
@@ -19,7 +20,7 @@ interface PackCommandOptions {
 export const packCommand = new Command('pack')
   .description('write a bundle, or one safetensors file, with its tables in a smaller row format')
   .argument('<source>', 'directory of the model, or a safetensors file with plain tables')
-  .requiredOption('-o, --output <path>', 'the new directory or file; it must not be there yet')
+  .requiredOption('-o, --output <path>', 'the new directory, which must be empty or not there, or the new file, which must not be there')
   .addOption(
     new Option('--format <format>', 'row format: int8 (fp32 scale and bias), int8_fp16, int4, fp16, bf16')
       .choices(ROW_FORMATS.filter((format) => format !== 'fp32'))
@@ -99,6 +100,9 @@ async function packOneFile(source: string, options: PackCommandOptions, signal: 
     done += bytes;
     onProgress(done, fileBytes);
   };
-  const { packed } = await packFile(source, output, new Map(chosen.map(([name]) => [name, format])), { signal, onBytes });
+  const formats = new Map(chosen.map(([name]) => [name, format]));
+  const { packed } = await packFile(source, output, formats, { signal, onBytes }).catch((error: unknown) => {
+    throw outputError(error, output);
+  });
   return packed.map((tensor) => ({ table: tensor.tensor, ...tensor }));
 }

@@ -338,7 +338,7 @@ function load(): NativeAddon {
       return require(path) as NativeAddon;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      if (message.includes('TERABAG_ISA')) throw new TerabagError('native_addon', message);
+      if (message.startsWith('TERABAG_')) throw new TerabagError('native_addon', message);
       attempts.push(`${path}: ${message}`);
     }
   }

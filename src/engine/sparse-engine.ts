@@ -4,7 +4,7 @@ import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSocket, type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
-import { type Residency, type ResidencyReport, reportResidency } from './residency.js';
+import { RESIDENCIES, type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
 import { RECEIVER_BUDGET_NS, SYNC_BUDGET_NS } from './sync-budget.js';
 
@@ -38,6 +38,10 @@ export class SparseEngine {
     tables: readonly EngineTable[],
     readonly residency: Residency = 'populate',
   ) {
+    if (!RESIDENCIES.includes(residency))
+      throw new TerabagError('invalid_argument', `residency has to be one of ${RESIDENCIES.join(', ')}: ${residency}`, {
+        field: 'residency',
+      });
     for (const table of tables) this.#tables.set(table.table, table);
     const lengths = tables.map((table) => rowBytes(table.format, table.dim));
     this.#nsPerLookup = lookupNs(Math.max(0, ...lengths));

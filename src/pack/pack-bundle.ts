@@ -1,8 +1,8 @@
 import { copyFile, link, mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TerabagError } from '../errors.js';
-import { openBundle, writeModelJson } from '../model/bundle.js';
-import { isPacked, type RowFormat } from '../model/row-format.js';
+import { checkContent, checkLength, openBundle, pathInside, writeModelJson } from '../model/bundle.js';
+import { isPacked, ROW_FORMATS, type RowFormat } from '../model/row-format.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
@@ -27,33 +27,37 @@ export interface PackedTable extends PackedTensor {
  */
 export async function packBundle(source: string, destination: string, options: PackBundleOptions): Promise<PackedTable[]> {
   const { format, verify = 'full', onProgress = () => undefined } = options;
+  if (!ROW_FORMATS.includes(format))
+    throw new TerabagError('invalid_argument', `format has to be one of ${ROW_FORMATS.join(', ')}: ${format}`, { field: 'format' });
   await refuseUsed(destination);
-  let done = 0;
-  let total = 0;
   const { spec } = await openBundle(source, { verify: 'size', dense: false });
   if (spec.published !== undefined)
     throw new TerabagError('invalid_argument', `what was published cannot be packed; pack the source, plan and publish it: ${source}`);
-  const sizes = Object.values(spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
+  // All that is written anew, not just what the tables name; a name that leads out of the bundle is refused.
+  const listed = Object.entries(spec.files);
+  for (const [file, entry] of listed) await checkLength(pathInside(source, file), file, entry);
+  const sizes = listed.reduce((sum, [, { bytes }]) => sum + bytes, 0);
   const selected = selectTables(spec, format, options.tables);
-  total = sizes * (verify === 'full' ? 2 : 1);
-  if (verify === 'full') {
-    await openBundle(source, {
-      verify,
-      onProgress: (bytes) => {
-        stopIf(options.signal);
-        onProgress(bytes, total);
-      },
-    });
-  }
-  done = verify === 'full' ? sizes : 0;
+  const total = sizes * (verify === 'full' ? 2 : 1);
+  let done = 0;
   const onBytes = (bytes: number): void => {
     done += bytes;
     onProgress(done, total);
   };
+  if (verify === 'full') {
+    for (const [file, entry] of listed) {
+      await checkContent(join(source, file), file, entry, (bytes) => {
+        stopIf(options.signal);
+        onBytes(bytes);
+      });
+    }
+    // The dense weights and the layers that read them.
+    await openBundle(source, { verify: 'size' });
+  }
   return fillDirectory(destination, async () => {
     const files: Record<string, FileSpec> = {};
     const results: PackedTable[] = [];
-    for (const [file, entry] of Object.entries(spec.files)) {
+    for (const [file, entry] of listed) {
       const [from, to] = [join(source, file), join(destination, file)];
       await mkdir(dirname(to), { recursive: true });
       const tables = selected.filter((table) => table.file === file);

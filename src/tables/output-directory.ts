@@ -17,14 +17,27 @@ export async function refuseUsed(directory: string): Promise<void> {
 
 /** Makes the directory and fills it; when that fails, nothing of it is left. It was empty or not there. */
 export async function fillDirectory<T>(directory: string, fill: () => Promise<T>): Promise<T> {
-  const created = await mkdir(directory, { recursive: true });
+  const created = await mkdir(directory, { recursive: true }).catch((error: unknown) => {
+    throw outputError(error, directory);
+  });
   try {
     return await fill();
   } catch (error) {
     if (created === undefined) await empty(directory);
     else await rm(created, { recursive: true, force: true });
-    throw error;
+    throw outputError(error, directory);
   }
+}
+
+const FULL_CODES: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+
+/** What the system says of a write, with what to do when the disk is full; a TerabagError, or what the system did not say, stays as it is. */
+export function outputError(error: unknown, output: string, whenFull = 'no room left on the disk; make room, and try again'): TerabagError {
+  const { code, path = output, message } = error as NodeJS.ErrnoException;
+  if (error instanceof TerabagError || code === undefined) return TerabagError.from(error);
+  const full = FULL_CODES.has(code);
+  const what = full ? whenFull : 'output cannot be written';
+  return new TerabagError(full ? 'does_not_fit' : 'invalid_argument', `${what} (${code}): ${path}, ${message}`, { path }, { cause: error });
 }
 
 async function empty(directory: string): Promise<void> {

@@ -129,16 +129,16 @@ export interface WriteOptions {
 
 /** Length, header, and how many bytes the file will have. */
 function encodeStart(tensors: readonly TensorShape[], { metadata, align = 8 }: WriteOptions): { start: Buffer; fileBytes: number } {
-  const header: Record<string, unknown> = metadata === undefined ? {} : { __metadata__: metadata };
+  const entries = new Map<string, unknown>(metadata === undefined ? [] : [['__metadata__', metadata]]);
   let end = 0;
   for (const { name, dtype, shape } of tensors) {
     const bytes = shape.reduce((product, count) => product * count, DTYPE_BYTES[dtype] ?? Number.NaN);
     if (!Number.isSafeInteger(bytes))
       throw new TerabagError('invalid_argument', `tensor has an unknown dtype or is too large: ${name}, ${dtype} ${shape.join('x')}`);
-    header[name] = { dtype, shape, data_offsets: [end, end + bytes] };
+    entries.set(name, { dtype, shape, data_offsets: [end, end + bytes] });
     end += bytes;
   }
-  const json = Buffer.from(JSON.stringify(header));
+  const json = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
   const headerBytes = Math.ceil((LENGTH_BYTES + json.length) / align) * align - LENGTH_BYTES;
   const start = Buffer.alloc(LENGTH_BYTES + headerBytes, ' ');
   start.writeBigUInt64LE(BigInt(headerBytes));

@@ -386,6 +386,15 @@ test('a demo that is interrupted removes its model and leaves no shard', async (
   expect(existsSync(join(dir, 'interrupted/model'))).toBe(false);
 });
 
+test.each([
+  ['TERABAG_ISA', 'sse9', /^terabag: TERABAG_ISA names kernels that do not run here.* \(native_addon\)\n$/],
+  ['TERABAG_THREADS', 'many', /^terabag: TERABAG_THREADS has to be an integer between 1 and 256: many \(native_addon\)\n$/],
+  ['TERABAG_SPIN_US', '1001', /^terabag: TERABAG_SPIN_US has to be an integer between 0 and 1000: 1001 \(native_addon\)\n$/],
+])('%s=%s, with which the addon does not load, is one line on stderr', (name, value, line) => {
+  const inspect = spawnSync(process.execPath, [main, 'inspect', bundle], { encoding: 'utf8', env: { ...process.env, [name]: value } });
+  expect(inspect).toMatchObject({ status: 1, stdout: '', stderr: expect.stringMatching(line) });
+});
+
 test('predict --precision --compare says how far the scores are from fp32', () => {
   // The scalar kernels have every precision on every CPU.
   const predict = (isa: string, precision: string) =>

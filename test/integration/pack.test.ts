@@ -1,7 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -109,6 +109,14 @@ test('the command packs some tables, links the rest, and prints sizes and errors
   expect(people).toMatch(/max error/);
 });
 
+test('a directory that is there is packed into when it is empty, as --help says', async () => {
+  const output = join(dir, 'empty');
+  await mkdir(output);
+  expect(terabag('pack', '--help').stdout.replaceAll(/\s+/g, ' ')).toContain('the new directory, which must be empty or not there');
+  expect(terabag('pack', model.dir, '-o', output, '--format', 'fp16').status).toBe(0);
+  expect(await verifyBundle(output)).toEqual([]);
+});
+
 test('one file is packed with its other tensors left alone, and is a sound safetensors file', async () => {
   const source = join(dir, 'plain.safetensors');
   const values = Float32Array.from({ length: 3000 * 16 }, (_, i) => Math.sin(i));
@@ -144,6 +152,7 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
     expect(existsSync(output)).toBe(false);
   };
   await refused(model.dir, { format: 'int8', tables: ['t0', 't9'] }, 'invalid_argument', /no such table: t9; the model has t0, t1, t2/);
+  await refused(model.dir, { format: 'int2' as 'int4' }, 'invalid_argument', /format has to be one of fp32, .*int4: int2/);
   await refused(model.dir, { format: 'fp32' }, 'invalid_argument', /has this row format already: t0 is fp32/);
   const packed = join(dir, 'int8-of-some');
   await packBundle(model.dir, packed, { format: 'int8', tables: ['t1'] });
@@ -171,6 +180,41 @@ test('what cannot be packed is refused with the reason, and leaves nothing', asy
   await writeFile(path, damaged);
   await refused(broken.dir, { format: 'bf16' }, 'checksum_mismatch', /t2\.safetensors/);
   await rm(broken.dir, { recursive: true });
+});
+
+test('a bundle whose list of files leads out of it, or names one that is not there, is refused before anything is written', async () => {
+  const { dir: source } = await writeSmallModel(11);
+  const spec = await readModelSpec(source);
+  const pack = async (file: string): Promise<void> => {
+    await writeModelJson(source, { ...spec, files: { ...spec.files, [file]: { bytes: 6, crc32: ['00000000'] } } });
+    await packBundle(source, join(dir, 'listed/packed'), { format: 'int8' });
+  };
+  await writeFile(join(source, '../terabag-secret.txt'), 'secret');
+  await expect(pack('../terabag-secret.txt')).rejects.toMatchObject({ code: 'bad_model', details: { file: '../terabag-secret.txt' } });
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'bad_table', message: expect.stringContaining('is missing (ENOENT)') });
+  await writeFile(join(source, 'notes.txt'), 'longer than six');
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'bad_table', details: { file: 'notes.txt' } });
+  expect(existsSync(join(dir, 'listed'))).toBe(false);
+  await writeFile(join(source, 'notes.txt'), 'six by');
+  await expect(pack('notes.txt')).rejects.toMatchObject({ code: 'checksum_mismatch', details: { file: 'notes.txt' } });
+  await rm(source, { recursive: true });
+  await rm(join(source, '../terabag-secret.txt'));
+});
+
+test('a disk without room is told as such, and nothing is left', async () => {
+  const source = join(dir, 'for-full-disk.safetensors');
+  await writeSafetensors(source, [{ name: 'w', dtype: 'F32', shape: [2 ** 14, 64], data: new Uint8Array(2 ** 22) }]);
+  // A limit on the size of files stands for a full disk: writes fail with EFBIG where they would with ENOSPC.
+  const limited = `trap '' XFSZ; ulimit -f 8; exec "$0" "$@"`;
+  const output = join(dir, 'full/packed');
+  await mkdir(join(dir, 'full'));
+  for (const from of [source, model.dir]) {
+    const full = spawnSync('bash', ['-c', limited, process.execPath, main, 'pack', from, '-o', output, '--format', 'fp16'], {
+      encoding: 'utf8',
+    });
+    expect(full).toMatchObject({ status: 1, stderr: expect.stringMatching(/no room left.*EFBIG.*packed.*\(does_not_fit\)/) });
+    expect(await readdir(join(dir, 'full'))).toEqual([]);
+  }
 });
 
 test('files without anything to pack, and outputs that cannot be written, are refused in words of the command', async () => {

@@ -108,6 +108,13 @@ test.runIf(onLinux)('tables too large to lock or to copy are refused with the si
   await rm(dir, { recursive: true });
 });
 
+test('a residency that there is not is refused by name', async () => {
+  await expect(openLocal(model.dir, { residency: 'swap' as 'map' })).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: 'residency has to be one of map, populate, lock, hugepages: swap',
+  });
+});
+
 test.runIf(onLinux)('nothing stays mapped after close, whether opening ended well or not', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'terabag-residency-'));
   const path = join(dir, 'rows.bin');

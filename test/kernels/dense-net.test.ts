@@ -350,6 +350,19 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     }
   });
 
+  it('add up 65536 inputs in int8, and refuse more, which int32 may not hold', () => {
+    if (!runJobs(isa, { tables: [] }).precisions.includes('int8')) return;
+    const ones = (length: number): Float32Array => new Float32Array(length).fill(1);
+    const net = (inputs: number): NetJob => ({
+      ...{ inputDims: [1, inputs - 1], numDense: 2, output: 3, precision: 'int8' },
+      layers: [layer('concat', [0, 1], inputs, 1), layer('fc', [2], 1, 1, { weight: ones(inputs) })],
+      runs: [{ items: 1, perItem: Uint8Array.of(1, 1), dense: ones(inputs), pooled: ones(0), outLength: 1, stages: [1] }],
+    });
+    const { nets } = runJobs(isa, { tables: [], nets: [net(65_536), net(65_537)] });
+    expect(nets[0]?.outs?.[0]?.[0]).toBeCloseTo(65_536, 0);
+    expect(nets[1]?.error?.message).toBe('layer 1 has more inputs than int8 can add up: 65537, at most 65536');
+  });
+
   it('pass NaN and infinity on in bf16 and int8', () => {
     const { precisions } = runJobs(isa, { tables: [] });
     for (const precision of ['bf16', 'int8'] as const) {

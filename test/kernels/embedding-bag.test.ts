@@ -471,6 +471,10 @@ describe('loading', () => {
     }
   });
 
+  it.each([0, 257, -1, 1.5, Number.NaN])('refuses %s threads, and says how many there can be', (threads) => {
+    expect(() => runJobs(null, { tables: [] }, threads)).toThrow(`TERABAG_THREADS has to be an integer between 1 and 256: ${threads}`);
+  });
+
   it('takes the best kernels that run here unless told otherwise', () => {
     expect(runJobs(null, { tables: [] }).isa).toBe(availableKernels.at(-1));
     expect(runJobs('', { tables: [] }).isa).toBe(availableKernels.at(-1));

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { TerabagError } from '../../errors.js';
 import { checkContent, checkLength, openBundle } from '../../model/bundle.js';
 import type { FileSpec, ModelSpec } from '../../model/spec.js';
+import { outputError } from '../../tables/output-directory.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../tables/safetensors.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
@@ -91,7 +92,7 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
     }
     await new Publication(bundleDir, spec, headers, shards, options).run(outDir);
   } catch (error) {
-    throw outputError(error, outDir);
+    throw outputError(error, outDir, 'no room left for the bundles; make room, and the same command goes on');
   } finally {
     for (const lock of locks) await lock.release();
   }
@@ -246,15 +247,4 @@ async function refuseTooLarge(targets: readonly Target[], outDir: string): Promi
       need,
       room,
     });
-}
-
-const FULL_CODES: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
-
-/** What the system says of a write, with what to do; a TerabagError stays as it is. */
-function outputError(error: unknown, outDir: string): TerabagError {
-  const { code, path = outDir, message } = error as NodeJS.ErrnoException;
-  if (error instanceof TerabagError || code === undefined) return TerabagError.from(error);
-  const full = FULL_CODES.has(code);
-  const what = full ? 'no room left for the bundles; make room, and the same command goes on' : 'output cannot be written';
-  return new TerabagError(full ? 'does_not_fit' : 'invalid_argument', `${what} (${code}): ${path}, ${message}`, { path }, { cause: error });
 }

@@ -160,3 +160,15 @@ test('a file that shrinks after its header was read is refused when it is read a
   ])
     expect(() => new native.SparseEngine([{ ...table, ...lie }]), JSON.stringify(lie)).toThrow(/does not lie in its file/);
 });
+
+test("a tensor may have any name, that of an object's prototype too", async () => {
+  const path = join(dir, 'names.safetensors');
+  const names = ['__proto__', 'constructor', 'toString', ''];
+  await writeSafetensors(
+    path,
+    names.map((name, n) => ({ name, dtype: 'U8', shape: [1], data: Uint8Array.of(n) })),
+  );
+  const header = await readSafetensorsHeader(path);
+  expect([...header.tensors.keys()].sort()).toEqual([...names].sort());
+  for (const [n, name] of names.entries()) expect([...(await readTensor(header, header.tensors.get(name)!))]).toEqual([n]);
+});

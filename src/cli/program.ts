@@ -1,0 +1,69 @@
+import { readFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { benchCommand } from './bench.js';
+import { calibrateCommand } from './calibrate.js';
+import { characteriseCommand } from './characterise.js';
+import { demoCommand } from './demo.js';
+import { inspectCommand } from './inspect.js';
+import { packCommand } from './pack.js';
+import { planCommand } from './plan.js';
+import { predictCommand } from './predict.js';
+import { profileCommand } from './profile.js';
+import { publishCommand } from './publish.js';
+import { reportCommand } from './report.js';
+import { requestsCommand } from './requests.js';
+import { shardCommand } from './shard.js';
+import { synthCommand } from './synth.js';
+import { upCommand } from './up.js';
+import { verifyCommand } from './verify.js';
+import { warmCommand } from './warm.js';
+
+const USAGE = 2;
+
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+
+/** The command line; wrong usage ends the process. */
+export const program = new Command('terabag')
+  .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
+  .version(version)
+  .addHelpText(
+    'after',
+    `
+Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usage.
+
+Examples:
+  terabag demo
+  terabag inspect ./model
+  terabag pack ./model -o ./model-int8 --format int8
+  terabag profile ./model requests.jsonl -o profile.json
+  terabag plan ./model --shards 4 -o plan.json
+  terabag up plan.json --bundle ./model
+  terabag predict requests.jsonl --bundle ./model --plan plan.json
+  terabag bench --bundle ./model --plan plan.json --qps 25
+  terabag characterise ./model -o ./results`,
+  );
+for (const command of [
+  inspectCommand,
+  verifyCommand,
+  warmCommand,
+  packCommand,
+  profileCommand,
+  planCommand,
+  publishCommand,
+  calibrateCommand,
+  shardCommand,
+  upCommand,
+  predictCommand,
+  synthCommand,
+  requestsCommand,
+  benchCommand,
+  characteriseCommand,
+  reportCommand,
+  demoCommand,
+]) {
+  command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
+  command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
+  program.addCommand(command);
+}
+program.exitOverride((error) => process.exit(error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE));
+program.showHelpAfterError('(terabag --help lists the commands)');
