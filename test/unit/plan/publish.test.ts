@@ -175,6 +175,21 @@ test('tables that share a tensor are each split their own way', async () => {
   await rm(raw.dir, { recursive: true });
 });
 
+test('tables that lie beside the dense weights are published to files of their own', async () => {
+  const beside = ['kept', 'whole', 'split'].map((name, at) => ({
+    ...{ name, rows: 10 + at, dim: 2, format: 'fp32' as const, file: 'dense.safetensors', tensor: name },
+  }));
+  const raw = await writeRawModel(beside);
+  try {
+    await publish(planOf(raw, SHARDS, [['main'], ['a'], ['b', 'c']]), raw.dir, out);
+    expect(await verifyPublished(out, raw.dir)).toEqual([]);
+    expect(await inode(out, 'main/dense.safetensors')).toBe(await inode(raw.dir, 'dense.safetensors'));
+    await expect(openBundle(join(out, 'a'))).rejects.toThrow(/no dense weights, it was published for shard a/);
+  } finally {
+    await rm(raw.dir, { recursive: true });
+  }
+});
+
 test('what is whole is kept; what was damaged, truncated or lost is written again', async () => {
   await publish(plan(), model.dir, out);
   const [kept] = await publish(plan(), model.dir, out, { shards: ['a'] });
