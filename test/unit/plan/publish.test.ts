@@ -296,7 +296,7 @@ test('a damaged source is not published, with full checks, and leaves no bundle 
     const to = join(dir, shard);
     await expect(publish(plan(), damaged.dir, to)).rejects.toMatchObject({
       code: 'checksum_mismatch',
-      message: expect.stringContaining(file),
+      message: expect.stringContaining(join(damaged.dir, file)),
     });
     const left = await readdir(join(to, shard), { recursive: true });
     expect(left.filter((name) => name.endsWith('.tmp') || name === 'model.json' || name.includes(file.split('.')[0]!))).toEqual([]);
