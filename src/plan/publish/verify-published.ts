@@ -24,7 +24,8 @@ export async function bundlesIn(dir: string): Promise<string[]> {
 
 /**
  * Holds published bundles against the bundle that they were made of: their own checksums, then every row and the dense weights byte by byte.
- * Returns what is wrong, of each bundle at most its first difference. All of a directory together also have to hold every row once.
+ * Returns what is wrong, of each bundle at most its first difference. All of a directory together also have to hold every row once,
+ * and the dense weights.
  */
 export async function verifyPublished(dir: string, sourceDir: string, onProgress: OnProgress = () => undefined): Promise<string[]> {
   const dirs = await bundlesIn(dir);
@@ -50,8 +51,10 @@ export async function verifyPublished(dir: string, sourceDir: string, onProgress
     }
   }
   // Bundles of another model have other tables.
-  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash))
+  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash)) {
     for (const problem of missingParts(compared, source, dir)) problems.add(problem);
+    if (!compared.some(({ spec }) => holdsDense(spec))) problems.add(`the bundles do not hold the dense weights, those of main: ${dir}`);
+  }
   return [...problems];
 }
 

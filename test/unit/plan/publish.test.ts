@@ -333,6 +333,11 @@ test('verify against the source says the first row that differs, files that were
     expect.stringMatching(/do not hold a table once: second, nowhere/),
     expect.stringMatching(/table once: split, part 1 of 3, part 0 of 3/),
   ]);
+  await rename(join(out, 'main'), join(dir, 'main'));
+  expect(await verifyPublished(out, model.dir)).toContainEqual(
+    expect.stringMatching(/do not hold the dense weights, those of main: .*out/),
+  );
+  await rename(join(dir, 'main'), join(out, 'main'));
   const dense = join(out, 'main/dense.safetensors');
   const weights = await readFile(dense);
   weights[weights.length - 1]! ^= 1;
