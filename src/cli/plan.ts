@@ -90,11 +90,12 @@ Examples:
     const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);
     const predictor = predictorOf(scenario);
     const made = planScenario(scenario, predictor);
+    const whatIf = change === null ? null : planScenario(changed(scenario, change));
+    // The plan comes last but for its profile: it says that all that was asked for could be done.
+    if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
     await writePlan(options.output, made.plan);
     const profilePath = profileBeside(options.output);
     await writeProfile(profilePath, profile);
-    const whatIf = change === null ? null : planScenario(changed(scenario, change));
-    if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
     const compared = options.explain ? compareStrategies(scenario, predictor) : [];
     const summary = planSummary(made.plan, planned.spec, profile);
     const predicted = made.plan.strategy === 'auto' || options.explain || whatIf !== null;

@@ -480,10 +480,12 @@ test('plan refuses changes that it does not know, costs that are none, and maps 
     [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
     [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],
     [['--map', 'plan.png'], /\.html or \.svg: plan\.png \(invalid_argument\)/],
+    [['--what-if', 'memory-limit=1'], /does not fit/],
   ] as const) {
     const { status, stderr } = terabag([...args, ...more]);
     expect(status).toBe(1);
     expect(stderr).toMatch(reason);
+    expect(existsSync(join(dir, 'refused.json'))).toBe(false);
   }
 });
 
