@@ -54,7 +54,7 @@ export const planCommand = new Command('plan')
   .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', commaSeparated)
   .option('--memory-limit <size>', 'bytes of tables that a shard may hold, such as 64G; larger tables are split by rows', byteSize)
   .option('--shard-gb <n>', 'nsbp: GiB of tables per shard, from which the number of shards follows', bytesIn(2 ** 30))
-  .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20))
+  .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20, 0))
   .addOption(new Option('--profile <file>', 'what requests ask, from terabag profile').conflicts('requests'))
   .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this file, JSONL or safetensors`)
   .option('--costs <file>', 'what work costs, from terabag calibrate (default: as measured on a machine of the authors)')
@@ -66,7 +66,7 @@ export const planCommand = new Command('plan')
     'after',
     `
 auto takes the plan with the least predicted P99 or CPU that keeps --memory-limit (on main too, or --local-mb there): without a limit, main holds
-all, since no RPC is cheaper than one. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
+all, since no RPC is cheaper than one; with --local-mb 0, none. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
 items.
 
 The profile that was used is written beside the plan (plan.json: plan.profile.json). Without --profile and --requests it is made of the figures
@@ -157,7 +157,7 @@ function planOptions(shards: number, { endpoints, memoryLimit, shardGb, localMb 
     ...(endpoints && { endpoints }),
     ...(memoryLimit && { memoryLimitBytes: memoryLimit }),
     ...(shardGb && { shardBytes: shardGb }),
-    ...(localMb && { localBytes: localMb }),
+    ...(localMb !== undefined && { localBytes: localMb }),
   };
 }
 

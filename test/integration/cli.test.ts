@@ -446,6 +446,13 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
   expect(text).toMatch(/items=200: P50 \d+ %, P99 \d+ %, CPU \d+ % of what it is as given/);
 });
 
+test('plan --strategy auto --local-mb 0 leaves nothing on main', () => {
+  const args = ['plan', 'model', '--strategy', 'auto', '--shards', '2', '-o', 'remote.json', '--json', '--local-mb'];
+  expect(terabag([...args, '0']).stderr).toBe('');
+  expect(readJson('remote.json').tables.flatMap(({ parts }: { parts: string[] }) => parts)).not.toContain('main');
+  expect(terabag([...args, '-1'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/has to be a number, 0 or more/) });
+});
+
 test('calibrate measures costs that explain its own trials somewhat, and plan predicts with them', () => {
   const { status, stdout, stderr } = terabag(['calibrate', '--quick', '--json', '-o', 'costs.json']);
   expect([status, stderr]).toEqual([0, '']);
