@@ -340,6 +340,27 @@ test('up serves a plan until SIGTERM: predict over its shards writes the same fi
   expect(pids.filter(runs)).toEqual([]);
 });
 
+test('up --no-restart ends with 1 and says so when its last shard has ended', async () => {
+  expect(terabag(['plan', bundle, '--shards', '2', '-o', 'mortal.json']).status).toBe(0);
+  const up = spawn(
+    process.execPath,
+    [main, 'up', 'mortal.json', '--bundle', bundle, '--free-ports', 'live.json', '--no-restart', '--json'],
+    {
+      cwd: dir,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
+  const said = { stdout: '', stderr: '' };
+  for (const stream of ['stdout', 'stderr'] as const) up[stream].on('data', (chunk) => (said[stream] += chunk));
+  const exited = once(up, 'exit');
+  await expect.poll(() => said.stdout, { timeout: 30_000 }).toMatch(/"up"/);
+  const pids = [...said.stdout.matchAll(/\(pid (\d+)\)/g)].map(([, pid]) => Number(pid));
+  expect(pids.length).toBe(2);
+  for (const pid of pids) process.kill(pid, 'SIGKILL');
+  expect(await exited).toEqual([1, null]);
+  expect(said.stderr).toMatch(/every shard has ended.*\(shard_unavailable\)\n$/);
+}, 60_000);
+
 test('up warns of tables that a plan splits by rows and nobody published, and not of published ones', async () => {
   terabag(['plan', 'model', '--shards', '2', '-o', 'two.json']);
   const plan = readJson('two.json');
