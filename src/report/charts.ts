@@ -12,6 +12,14 @@ export const FONT_SIZE = 11.5;
 /** Of a character of that size, on average; there is no browser to measure it. */
 export const CHARACTER_WIDTH = 6.3;
 
+const ZERO_WIDTH_SPACE = '\u200b';
+
+/**
+ * A name from outside as text of a chart. ECharts keeps the texts that it has measured in a plain object, where it takes a property of all objects,
+ * such as __proto__, for one of its own and writes to it: such a name gets a character in front that nobody sees.
+ */
+export const drawnName = (name: string): string => (name in Object.prototype ? `${ZERO_WIDTH_SPACE}${name}` : name);
+
 /** Draws charts as SVG text, without a browser. ECharts is large and only needed here, so that it is an optional package. */
 export class Charts {
   private constructor(private readonly echarts: typeof Echarts) {}

@@ -1,4 +1,4 @@
-import type { Chart } from '../charts.js';
+import { type Chart, drawnName } from '../charts.js';
 
 export interface ShardLoad {
   readonly shard: string;
@@ -36,8 +36,8 @@ export const planTreemap =
             ],
             data: loads.map(({ shard, detail, tables }) => ({
               // A phone has room for names alone.
-              name: width < NARROW || detail === undefined ? shard : `${shard}: ${detail}`,
-              children: tables.map(({ table, bytes }) => ({ name: table, value: bytes })),
+              name: drawnName(width < NARROW || detail === undefined ? shard : `${shard}: ${detail}`),
+              children: tables.map(({ table, bytes }) => ({ name: drawnName(table), value: bytes })),
             })),
           },
         ],
