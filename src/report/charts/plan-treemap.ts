@@ -30,7 +30,7 @@ export const planTreemap =
             label: { color: '#fff', fontSize: 11, overflow: 'truncate' },
             upperLabel: { show: true, ...header },
             levels: [
-              { itemStyle: { borderWidth: 0, gapWidth: 4 }, upperLabel: { show: false } },
+              { itemStyle: { borderWidth: 0, gapWidth: 4, borderColor: 'transparent' }, upperLabel: { show: false } },
               { itemStyle: { borderWidth: 2, gapWidth: 1, borderColorSaturation: 0.35 }, upperLabel: { show: true, ...header } },
               { colorSaturation: [0.3, 0.5], itemStyle: { borderWidth: 0, gapWidth: 1 } },
             ],

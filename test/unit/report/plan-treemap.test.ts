@@ -21,3 +21,11 @@ test('tables and shards may be called as properties of all objects, whatever the
     if (width > 120) for (const name of NAMES) expect(markup).toContain(name);
   }
 });
+
+test('gaps between shards show the page, light or dark', async () => {
+  const loads = ['a', 'b'].map((shard) => ({ shard, tables: [{ table: 't', bytes: 10 }] }));
+  const { markup } = (await Charts.load()).svg(planTreemap(loads), 600);
+  const all = [...markup.matchAll(/<(?:path d="M0 0l600 0|rect width="600")[^>]*/g)].map(([drawn]) => drawn);
+  expect(all.length).toBeGreaterThan(0);
+  for (const drawn of all) expect(drawn).toContain('fill="none"');
+});
