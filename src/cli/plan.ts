@@ -11,7 +11,7 @@ import { type Plan, writePlan } from '../plan/plan.js';
 import type { PlanPrediction } from '../plan/predict-plan.js';
 import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/profile.js';
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile-from-spec.js';
-import { changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
+import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
 import { MAX_SHARDS, type PlanOptions, STRATEGIES, type Strategy } from '../plan/strategies.js';
 import { byteSize, bytesIn, commaSeparated, formatBytes, positiveInteger } from './options.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
@@ -101,7 +101,9 @@ Examples:
     const predicted = made.plan.strategy === 'auto' || options.explain || whatIf !== null;
     if (options.json) {
       const { prediction } = made;
-      const more = predicted ? { costs: scenario.costs.machine, prediction, strategies: compared, whatIf: whatIf?.prediction ?? null } : {};
+      const more = predicted
+        ? { costs: scenario.costs.machine, prediction, strategies: compared.map(withReason), whatIf: whatIf?.prediction ?? null }
+        : {};
       console.log(JSON.stringify({ ...describe(options.output, made.plan, profilePath, profile, summary), ...more }));
       return;
     }
@@ -168,6 +170,12 @@ async function profileOf(bundle: string, spec: ModelSpec, { profile, requests }:
   checkProfile(read, spec, modelHash(spec));
   return read;
 }
+
+/** For JSON, in which an error has no message of its own. */
+const withReason = ({ refused, ...compared }: ComparedStrategy): object => ({
+  ...compared,
+  refused: refused === null ? null : { code: refused.code, message: refused.message, details: refused.details },
+});
 
 /** plan.json: plan.profile.json. */
 const profileBeside = (planPath: string): string => `${planPath.replace(/\.json$/, '')}.profile.json`;

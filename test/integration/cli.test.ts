@@ -454,6 +454,7 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
   const { strategy, prediction, strategies, whatIf, shards } = JSON.parse(stdout);
   expect(strategy).toBe('auto');
   expect(strategies.map((compared: { strategy: string }) => compared.strategy)).toEqual([...STRATEGIES, 'auto']);
+  expect(strategies[0].refused).toMatchObject({ code: 'does_not_fit', message: expect.stringMatching(/does not fit on main/) });
   for (const { prediction: other } of strategies) if (other !== null) expect(prediction.p99Us).toBeLessThanOrEqual(other.p99Us);
   for (const { bytes } of shards) expect(bytes).toBeLessThanOrEqual(400 * 1024);
   // A model of int8 rows is a quarter as large, and its ids are sent as before.
