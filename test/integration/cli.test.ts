@@ -502,6 +502,16 @@ test('calibrate measures costs that explain its own trials somewhat, and plan pr
   expect(terabag(['calibrate', '--quick']).stdout).toMatch(/measured on [\s\S]*main\.usPerRpc[\s\S]*by the costs/);
 }, 120_000);
 
+test('outputs that cannot be written are refused before anything is measured or read', () => {
+  for (const args of [['profile', 'model', 'no-such-requests.jsonl'], ['calibrate']])
+    expect(terabag([...args, '-o', 'none/out.json'])).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: 'terabag: file cannot be written (ENOENT): none/out.json (invalid_argument)\n',
+    });
+  expect(existsSync(join(dir, 'none'))).toBe(false);
+}, 30_000);
+
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
   const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
   writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":2}');
