@@ -10,14 +10,15 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
 
 type OnProgress = (doneBytes: number, totalBytes: number) => void;
 
-/** The bundles in a directory: itself, or those of the shards that were published to it. */
+/** The bundles in a directory: itself, or those of the shards that were published to it; also what is none, but holds table files. */
 export async function bundlesIn(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
   if (entries.some(({ name }) => name === 'model.json')) return [dir];
   const found: string[] = [];
   for (const entry of entries) {
-    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name)) : [];
-    if (inside.includes('model.json') || inside.includes(JOURNAL_FILE)) found.push(join(dir, entry.name));
+    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name), { recursive: true }) : [];
+    if (inside.some((file) => file === 'model.json' || file === JOURNAL_FILE || file.endsWith('.safetensors')))
+      found.push(join(dir, entry.name));
   }
   return found.length > 0 ? found.sort() : [dir];
 }

@@ -10,7 +10,7 @@ import { rowBytes } from '../../../src/model/row-format.js';
 import { DirectoryLock } from '../../../src/plan/publish/directory-lock.js';
 import { publish } from '../../../src/plan/publish/publish.js';
 import { ShardDirectory } from '../../../src/plan/publish/shard-directory.js';
-import { verifyPublished } from '../../../src/plan/publish/verify-published.js';
+import { bundlesIn, verifyPublished } from '../../../src/plan/publish/verify-published.js';
 import { naivePart, planOf, type RawModel, tensorBytes, writeRawModel } from '../../reference/published-model.js';
 
 const SHARDS = ['a', 'b', 'c'];
@@ -333,6 +333,9 @@ test('verify against the source says the first row that differs, files that were
     expect.stringMatching(/do not hold a table once: second, nowhere/),
     expect.stringMatching(/table once: split, part 1 of 3, part 0 of 3/),
   ]);
+  await rm(join(out, 'c/model.json'));
+  expect(await bundlesIn(out)).toContain(join(out, 'c'));
+  expect(await verifyPublished(out, model.dir)).toContainEqual(expect.stringMatching(/no bundle here.*c\/model\.json/));
   await rename(join(out, 'main'), join(dir, 'main'));
   expect(await verifyPublished(out, model.dir)).toContainEqual(
     expect.stringMatching(/do not hold the dense weights, those of main: .*out/),
