@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { type Costs, writeCosts } from '../plan/costs.js';
 import { describeMachine, machineLine } from '../report/machine.js';
+import { refuseUnwritable } from '../tables/atomic.js';
 import { type Calibration, calibrate } from '../workload/calibrate.js';
 import { withProgress } from './progress.js';
 
@@ -29,6 +30,7 @@ Examples:
   )
   .action(async ({ output, quick, json }: CalibrateOptions) => {
     const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
+    if (output !== undefined) await refuseUnwritable(output);
     const calibration = await withProgress('measuring', 'steps', (onProgress) =>
       calibrate({ machine, effort: quick ? 'quick' : 'full', onProgress }),
     );

@@ -55,12 +55,13 @@ export function byteSize(text: string): number {
   return bytes;
 }
 
-/** Bytes, given as a number of units of so many bytes. */
+/** Bytes, given as a number of units of so many bytes; at least 1, or 0. */
 export const bytesIn =
-  (unitBytes: number) =>
+  (unitBytes: number, leastBytes: 0 | 1 = 1) =>
   (text: string): number => {
     const bytes = Math.round(Number(text) * unitBytes);
-    if (text.trim() === '' || !Number.isSafeInteger(bytes) || bytes < 1) throw new InvalidArgumentError('It has to be a number above 0.');
+    if (text.trim() === '' || !Number.isSafeInteger(bytes) || bytes < leastBytes)
+      throw new InvalidArgumentError(`It has to be a number${leastBytes === 0 ? ', 0 or more' : ' above 0'}.`);
     return bytes;
   };
 

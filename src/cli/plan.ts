@@ -11,7 +11,7 @@ import { type Plan, writePlan } from '../plan/plan.js';
 import type { PlanPrediction } from '../plan/predict-plan.js';
 import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/profile.js';
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile-from-spec.js';
-import { changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
+import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
 import { MAX_SHARDS, type PlanOptions, STRATEGIES, type Strategy } from '../plan/strategies.js';
 import { byteSize, bytesIn, commaSeparated, formatBytes, positiveInteger } from './options.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
@@ -54,7 +54,7 @@ export const planCommand = new Command('plan')
   .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', commaSeparated)
   .option('--memory-limit <size>', 'bytes of tables that a shard may hold, such as 64G; larger tables are split by rows', byteSize)
   .option('--shard-gb <n>', 'nsbp: GiB of tables per shard, from which the number of shards follows', bytesIn(2 ** 30))
-  .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20))
+  .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20, 0))
   .addOption(new Option('--profile <file>', 'what requests ask, from terabag profile').conflicts('requests'))
   .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this file, JSONL or safetensors`)
   .option('--costs <file>', 'what work costs, from terabag calibrate (default: as measured on a machine of the authors)')
@@ -66,7 +66,7 @@ export const planCommand = new Command('plan')
     'after',
     `
 auto takes the plan with the least predicted P99 or CPU that keeps --memory-limit (on main too, or --local-mb there): without a limit, main holds
-all, since no RPC is cheaper than one. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
+all, since no RPC is cheaper than one; with --local-mb 0, none. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
 items.
 
 The profile that was used is written beside the plan (plan.json: plan.profile.json). Without --profile and --requests it is made of the figures
@@ -90,17 +90,20 @@ Examples:
     const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);
     const predictor = predictorOf(scenario);
     const made = planScenario(scenario, predictor);
+    const whatIf = change === null ? null : planScenario(changed(scenario, change));
+    // The plan comes last but for its profile: it says that all that was asked for could be done.
+    if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
     await writePlan(options.output, made.plan);
     const profilePath = profileBeside(options.output);
     await writeProfile(profilePath, profile);
-    const whatIf = change === null ? null : planScenario(changed(scenario, change));
-    if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
     const compared = options.explain ? compareStrategies(scenario, predictor) : [];
     const summary = planSummary(made.plan, planned.spec, profile);
     const predicted = made.plan.strategy === 'auto' || options.explain || whatIf !== null;
     if (options.json) {
       const { prediction } = made;
-      const more = predicted ? { costs: scenario.costs.machine, prediction, strategies: compared, whatIf: whatIf?.prediction ?? null } : {};
+      const more = predicted
+        ? { costs: scenario.costs.machine, prediction, strategies: compared.map(withReason), whatIf: whatIf?.prediction ?? null }
+        : {};
       console.log(JSON.stringify({ ...describe(options.output, made.plan, profilePath, profile, summary), ...more }));
       return;
     }
@@ -156,7 +159,7 @@ function planOptions(shards: number, { endpoints, memoryLimit, shardGb, localMb 
     ...(endpoints && { endpoints }),
     ...(memoryLimit && { memoryLimitBytes: memoryLimit }),
     ...(shardGb && { shardBytes: shardGb }),
-    ...(localMb && { localBytes: localMb }),
+    ...(localMb !== undefined && { localBytes: localMb }),
   };
 }
 
@@ -167,6 +170,12 @@ async function profileOf(bundle: string, spec: ModelSpec, { profile, requests }:
   checkProfile(read, spec, modelHash(spec));
   return read;
 }
+
+/** For JSON, in which an error has no message of its own. */
+const withReason = ({ refused, ...compared }: ComparedStrategy): object => ({
+  ...compared,
+  refused: refused === null ? null : { code: refused.code, message: refused.message, details: refused.details },
+});
 
 /** plan.json: plan.profile.json. */
 const profileBeside = (planPath: string): string => `${planPath.replace(/\.json$/, '')}.profile.json`;

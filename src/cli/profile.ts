@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { openBundle } from '../model/bundle.js';
 import { type Profile, writeProfile } from '../plan/profile.js';
+import { refuseUnwritable } from '../tables/atomic.js';
 import { profileRequests } from '../workload/request-sample.js';
 import { positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
@@ -33,6 +34,7 @@ Examples:
   terabag plan ./model --strategy load-balanced --shards 4 --profile profile.json -o plan.json`,
   )
   .action(async (bundle: string, path: string, options: ProfileOptions) => {
+    if (options.output !== undefined) await refuseUnwritable(options.output);
     const profile = await sampleProfile(bundle, path, options.requests);
     if (options.output !== undefined) await writeProfile(options.output, profile);
     if (options.json) console.log(JSON.stringify(profile));

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { Command } from 'commander';
 import { launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
+import { TerabagError } from '../errors.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan, writePlan } from '../plan/plan.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
@@ -59,6 +60,8 @@ Examples:
     const served = { plan, planPath, dir: options.bundle, residency: options.residency };
     const warning = spec === null ? null : wholeTablesWarning({ ...served, spec });
     if (warning !== null) say({ shard: 'all', what: 'warning', detail: warning });
+    const running = new Set(plan.shards.map(({ name }) => name));
+    const deserted = new AbortController();
     const cluster = await launchCluster(plan, {
       bundle: options.bundle,
       ephemeralPorts: options.freePorts !== undefined,
@@ -67,14 +70,22 @@ Examples:
       verify: options.verify,
       residency: options.residency,
       signal: ended.signal,
-      onEvent: say,
+      onEvent: (event) => {
+        say(event);
+        if (options.restart || event.what !== 'exited') return;
+        running.delete(event.shard);
+        if (running.size === 0) deserted.abort();
+      },
       ...(hosts && { hosts }),
     });
     try {
       if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
       const shards = cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`);
       say({ shard: 'all', what: 'up', detail: shards.join('; ') || 'the plan has no sparse shards, main holds all tables' });
-      if (shards.length > 0 && !ended.signal.aborted) await once(ended.signal, 'abort');
+      const over = AbortSignal.any([ended.signal, deserted.signal]);
+      if (shards.length > 0 && !over.aborted) await once(over, 'abort');
+      if (!ended.signal.aborted && deserted.signal.aborted)
+        throw new TerabagError('shard_unavailable', 'every shard has ended, and with --no-restart none is started again');
     } finally {
       await cluster.stop();
     }

@@ -30,23 +30,28 @@ const KEYS: { readonly [key: string]: (text: string) => Change } = {
 
 export const WHAT_IF_KEYS = Object.keys(KEYS);
 
-/** Reads "shards=16,format=int8". An unknown key, a key given twice and a bad value are refused (invalid_argument) with the key. */
+/** Reads "shards=16,format=int8". An unknown key, a key given twice, a bad value and one without effect are refused (invalid_argument) with the key. */
 export function parseWhatIf(text: string): Change {
   let change: Change = {};
-  const seen = new Set<string>();
+  const seen = new Map<string, string>();
   for (const pair of text.split(',')) {
     const [key = '', value = '', ...more] = pair.split('=').map((part) => part.trim());
-    const bad = (what: string): TerabagError => new TerabagError('invalid_argument', `what-if: ${what}: ${pair.trim()}`, { field: key });
+    const bad = (what: string): TerabagError => refused(what, pair.trim(), key);
     const read = Object.hasOwn(KEYS, key) ? KEYS[key] : undefined;
     if (read === undefined) throw bad(`no such key, there are ${WHAT_IF_KEYS.join(', ')}`);
     if (seen.has(key)) throw bad(`${key} is given twice`);
     if (value === '' || more.length > 0) throw bad('has to be KEY=VALUE');
-    seen.add(key);
+    seen.set(key, pair.trim());
     try {
       change = { ...change, ...read(value) };
     } catch (error) {
       throw bad(error instanceof InvalidArgumentError ? error.message.replace(/\.$/, '') : String(error));
     }
   }
+  const batches = seen.get('batch-items');
+  if (batches !== undefined && change.rpc !== 'paper') throw refused('batch-items needs rpc=paper', batches, 'batch-items');
   return change;
 }
+
+const refused = (what: string, pair: string, field: string): TerabagError =>
+  new TerabagError('invalid_argument', `what-if: ${what}: ${pair}`, { field });

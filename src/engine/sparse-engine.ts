@@ -21,6 +21,8 @@ export interface SparseEngineOptions {
 }
 
 const PROGRESS_MS = 100;
+/** Plans of one model are not told apart before the first request. */
+const OTHER_PLAN = 'was main started with another plan than the shard?';
 
 /** One random row costs a memory access plus its bytes at about 16 bytes a nanosecond. */
 const lookupNs = (rowBytes: number): number => 15 + rowBytes / 16;
@@ -129,7 +131,7 @@ export class SparseEngine {
   }
 
   /**
-   * Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table that is not here is refused, and so are
+   * Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table, or part, that is not here is refused, and so are
    * more bags than offsets: what is reserved for the output never exceeds what the batch can fill.
    */
   outputLength(segments: Uint8Array, offsets: Uint8Array): number {
@@ -142,8 +144,17 @@ export class SparseEngine {
     let bags = 0;
     for (let at = 0; at < segments.byteLength; at += stride) {
       const id = view.getUint32(at, true);
+      const part = view.getUint32(at + 4, true);
+      const parts = view.getUint32(at + 8, true);
       const table = this.#tables.get(id);
-      if (table === undefined) throw new TerabagError('bad_message', `table is not on this shard: ${id}`, { table: id });
+      if (table === undefined)
+        throw new TerabagError('bad_message', `table is not on this shard: ${id}: ${OTHER_PLAN}`, { table: id, part, parts });
+      if (table.part !== part || table.parts !== parts)
+        throw new TerabagError(
+          'bad_message',
+          `shard holds part ${table.part} of ${table.parts} of table ${table.name}, asked for part ${part} of ${parts}: ${OTHER_PLAN}`,
+          { table: table.name, part, parts },
+        );
       const numBags = view.getUint32(at + 12, true);
       bags += numBags;
       length += numBags * table.dim;

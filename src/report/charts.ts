@@ -16,6 +16,14 @@ const measureText = (text: string, font = ''): { width: number } => ({
   width: text.length * CHARACTER_WIDTH * (Number.parseFloat(/([\d.]+)px/.exec(font)?.[1] ?? String(FONT_SIZE)) / FONT_SIZE),
 });
 
+const ZERO_WIDTH_SPACE = '\u200b';
+
+/**
+ * A name from outside as text of a chart. ECharts keeps the texts that it has measured in a plain object, where it takes a property of all objects,
+ * such as __proto__, for one of its own and writes to it: such a name gets a character in front that nobody sees.
+ */
+export const drawnName = (name: string): string => (name in Object.prototype ? `${ZERO_WIDTH_SPACE}${name}` : name);
+
 /** Draws charts as SVG text, without a browser. ECharts is large and only needed here, so that it is an optional package. */
 export class Charts {
   private constructor(private readonly echarts: typeof Echarts) {}

@@ -69,6 +69,11 @@ export async function writeAtomic(path: string, write: (file: FileHandle) => Pro
   }
 }
 
+/** Refuses a path that writeAtomic could not write to, before the work whose result it is for. */
+export async function refuseUnwritable(path: string): Promise<void> {
+  await (await AtomicFile.create(path)).discard();
+}
+
 export function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
   return writeAtomic(path, async (file) => {
     await file.writeFile(data);

@@ -340,6 +340,27 @@ test('up serves a plan until SIGTERM: predict over its shards writes the same fi
   expect(pids.filter(runs)).toEqual([]);
 });
 
+test('up --no-restart ends with 1 and says so when its last shard has ended', async () => {
+  expect(terabag(['plan', bundle, '--shards', '2', '-o', 'mortal.json']).status).toBe(0);
+  const up = spawn(
+    process.execPath,
+    [main, 'up', 'mortal.json', '--bundle', bundle, '--free-ports', 'live.json', '--no-restart', '--json'],
+    {
+      cwd: dir,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
+  const said = { stdout: '', stderr: '' };
+  for (const stream of ['stdout', 'stderr'] as const) up[stream].on('data', (chunk) => (said[stream] += chunk));
+  const exited = once(up, 'exit');
+  await expect.poll(() => said.stdout, { timeout: 30_000 }).toMatch(/"up"/);
+  const pids = [...said.stdout.matchAll(/\(pid (\d+)\)/g)].map(([, pid]) => Number(pid));
+  expect(pids.length).toBe(2);
+  for (const pid of pids) process.kill(pid, 'SIGKILL');
+  expect(await exited).toEqual([1, null]);
+  expect(said.stderr).toMatch(/every shard has ended.*\(shard_unavailable\)\n$/);
+}, 60_000);
+
 test('up warns of tables that a plan splits by rows and nobody published, and not of published ones', async () => {
   terabag(['plan', 'model', '--shards', '2', '-o', 'two.json']);
   const plan = readJson('two.json');
@@ -442,6 +463,7 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
   const { strategy, prediction, strategies, whatIf, shards } = JSON.parse(stdout);
   expect(strategy).toBe('auto');
   expect(strategies.map((compared: { strategy: string }) => compared.strategy)).toEqual([...STRATEGIES, 'auto']);
+  expect(strategies[0].refused).toMatchObject({ code: 'does_not_fit', message: expect.stringMatching(/does not fit on main/) });
   for (const { prediction: other } of strategies) if (other !== null) expect(prediction.p99Us).toBeLessThanOrEqual(other.p99Us);
   for (const { bytes } of shards) expect(bytes).toBeLessThanOrEqual(400 * 1024);
   // A model of int8 rows is a quarter as large, and its ids are sent as before.
@@ -453,6 +475,13 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
   expect(text).toMatch(/bounding shard/);
   expect(text).toMatch(/singular[\s\S]*does not fit/);
   expect(text).toMatch(/items=200: P50 \d+ %, P99 \d+ %, CPU \d+ % of what it is as given/);
+});
+
+test('plan --strategy auto --local-mb 0 leaves nothing on main', () => {
+  const args = ['plan', 'model', '--strategy', 'auto', '--shards', '2', '-o', 'remote.json', '--json', '--local-mb'];
+  expect(terabag([...args, '0']).stderr).toBe('');
+  expect(readJson('remote.json').tables.flatMap(({ parts }: { parts: string[] }) => parts)).not.toContain('main');
+  expect(terabag([...args, '-1'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/has to be a number, 0 or more/) });
 });
 
 test('calibrate measures costs that explain its own trials somewhat, and plan predicts with them', () => {
@@ -482,6 +511,16 @@ test('calibrate measures costs that explain its own trials somewhat, and plan pr
   expect(terabag(['calibrate', '--quick']).stdout).toMatch(/measured on [\s\S]*main\.usPerRpc[\s\S]*by the costs/);
 }, 120_000);
 
+test('outputs that cannot be written are refused before anything is measured or read', () => {
+  for (const args of [['profile', 'model', 'no-such-requests.jsonl'], ['calibrate']])
+    expect(terabag([...args, '-o', 'none/out.json'])).toMatchObject({
+      status: 1,
+      stdout: '',
+      stderr: 'terabag: file cannot be written (ENOENT): none/out.json (invalid_argument)\n',
+    });
+  expect(existsSync(join(dir, 'none'))).toBe(false);
+}, 30_000);
+
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {
   const args = ['plan', 'model', '--shards', '2', '-o', 'refused.json'];
   writeFileSync(join(dir, 'bad-costs.json'), '{"terabagCosts":2}');
@@ -489,10 +528,12 @@ test('plan refuses changes that it does not know, costs that are none, and maps 
     [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
     [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],
     [['--map', 'plan.png'], /\.html or \.svg: plan\.png \(invalid_argument\)/],
+    [['--what-if', 'memory-limit=1'], /does not fit/],
   ] as const) {
     const { status, stderr } = terabag([...args, ...more]);
     expect(status).toBe(1);
     expect(stderr).toMatch(reason);
+    expect(existsSync(join(dir, 'refused.json'))).toBe(false);
   }
 });
 

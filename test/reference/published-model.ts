@@ -28,13 +28,18 @@ export interface RawModel {
 
 const DTYPES: Record<RowFormat, string> = { fp32: 'F32', fp16: 'F16', bf16: 'BF16', int8: 'U8', int8_fp16: 'U8', int4: 'U8' };
 
-/** A bundle of tables of any bytes, for what moves rows and never reads their values. Tables may share files and tensors. */
+const DENSE_FILE = 'dense.safetensors';
+
+/**
+ * A bundle of tables of any bytes, for what moves rows and never reads their values. Tables may share files and tensors, and those of fp32 may lie
+ * beside the dense weights.
+ */
 export async function writeRawModel(tables: readonly TableOnDisk[], seed = 1): Promise<RawModel> {
   const dir = await mkdtemp(join(tmpdir(), 'terabag-raw-'));
   const next = random(seed);
   const bytes = new Map<string, Uint8Array>();
   const files: Record<string, unknown> = {};
-  for (const file of new Set(tables.map((table) => table.file))) {
+  for (const file of new Set([...tables.map((table) => table.file), DENSE_FILE])) {
     await mkdir(join(dir, file, '..'), { recursive: true });
     const tensors = [...new Map(tables.filter((table) => table.file === file).map((table) => [table.tensor, table])).values()];
     const metadata: Record<string, string> = { maker: 'test' };
@@ -45,11 +50,9 @@ export async function writeRawModel(tables: readonly TableOnDisk[], seed = 1): P
       if (DTYPES[format] === 'U8') metadata[`${tensor}.row_format`] = `${format} dim ${dim}`;
       return { name: tensor, dtype: DTYPES[format], shape: [rows, DTYPES[format] === 'U8' ? width : dim], data };
     });
+    if (file === DENSE_FILE) written.push({ name: 'w', dtype: 'F32', shape: [1, 1], data: new Uint8Array(4) });
     files[file] = await writeSafetensors(join(dir, file), written, { metadata });
   }
-  files['dense.safetensors'] = await writeSafetensors(join(dir, 'dense.safetensors'), [
-    { name: 'w', dtype: 'F32', shape: [1, 1], data: new Uint8Array(4) },
-  ]);
   const layers = [
     { type: 'fc', name: 'top', input: 'x', weight: 'w' },
     ...tables.map(({ name }) => ({ type: 'embedding_bag', name: `bag of ${name}`, table: name })),

@@ -1,11 +1,11 @@
 import { link, open, realpath, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { checkContent, checkLength, compareChecksums } from '../../model/bundle.js';
+import { checkLength, compareChecksums } from '../../model/bundle.js';
 import type { FileSpec } from '../../model/spec.js';
 import { AtomicFile, syncDirectory } from '../../tables/atomic.js';
 import { BlockWriter } from '../../tables/block-writer.js';
 import { readBlocks } from '../../tables/blocks.js';
-import { ChunkedCrc32 } from '../../tables/checksum.js';
+import { ChunkedCrc32, checksumFile } from '../../tables/checksum.js';
 import { stopIf } from './split-file.js';
 
 const BLOCK_BYTES = 4 * 1024 * 1024;
@@ -36,11 +36,14 @@ export async function linkOrCopy(from: string, to: string, options: WholeFileOpt
   }
   try {
     if (!check) onBytes(expected.bytes);
-    else
-      await checkContent(to, from, expected, (bytes) => {
+    else {
+      const found = await checksumFile(to, (bytes) => {
         stopIf(signal);
         onBytes(bytes);
       });
+      // The source is what is damaged; the link goes.
+      compareChecksums(from, from, found, expected);
+    }
   } catch (error) {
     await rm(to, { force: true });
     throw error;

@@ -1,3 +1,4 @@
+import { normalize } from 'node:path';
 import { TerabagError } from '../../errors.js';
 import { DENSE_FILE } from '../../model/bundle.js';
 import type { ModelSpec, PublishedPart } from '../../model/spec.js';
@@ -19,15 +20,19 @@ export interface PublishedFile extends RowPart {
   readonly bytes: number;
 }
 
+const TABLES_BESIDE_DENSE = 'dense.tables.safetensors';
+
 export interface ShardLayout {
   readonly shard: string;
   readonly parts: readonly PublishedPart[];
   readonly files: readonly PublishedFile[];
 }
 
-/** tables/t.safetensors, or tables/t.part-0-of-2.safetensors. */
-const fileName = (source: string, { part, parts }: RowPart): string =>
-  parts === 1 ? source : `${source.replace(/\.safetensors$/, '')}.part-${part}-of-${parts}.safetensors`;
+/** tables/t.safetensors, or tables/t.part-0-of-2.safetensors. Tables that lie beside the dense weights get a file apart: that one is main's. */
+const fileName = (source: string, { part, parts }: RowPart): string => {
+  const whole = normalize(source) === DENSE_FILE ? TABLES_BESIDE_DENSE : source;
+  return parts === 1 ? whole : `${whole.replace(/\.safetensors$/, '')}.part-${part}-of-${parts}.safetensors`;
+};
 
 /** What a shard's bundle holds, and in which files: per source file one of whole tensors and one per way that tables are split. */
 export function layoutShard(plan: Plan, shard: string, spec: ModelSpec, headers: ReadonlyMap<string, SafetensorsHeader>): ShardLayout {

@@ -10,21 +10,23 @@ const BLOCK_BYTES = 4 * 1024 * 1024;
 
 type OnProgress = (doneBytes: number, totalBytes: number) => void;
 
-/** The bundles in a directory: itself, or those of the shards that were published to it. */
+/** The bundles in a directory: itself, or those of the shards that were published to it; also what is none, but holds table files. */
 export async function bundlesIn(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
   if (entries.some(({ name }) => name === 'model.json')) return [dir];
   const found: string[] = [];
   for (const entry of entries) {
-    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name)) : [];
-    if (inside.includes('model.json') || inside.includes(JOURNAL_FILE)) found.push(join(dir, entry.name));
+    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name), { recursive: true }) : [];
+    if (inside.some((file) => file === 'model.json' || file === JOURNAL_FILE || file.endsWith('.safetensors')))
+      found.push(join(dir, entry.name));
   }
   return found.length > 0 ? found.sort() : [dir];
 }
 
 /**
  * Holds published bundles against the bundle that they were made of: their own checksums, then every row and the dense weights byte by byte.
- * Returns what is wrong, of each bundle at most its first difference. All of a directory together also have to hold every row once.
+ * Returns what is wrong, of each bundle at most its first difference. All of a directory together also have to hold every row once,
+ * and the dense weights.
  */
 export async function verifyPublished(dir: string, sourceDir: string, onProgress: OnProgress = () => undefined): Promise<string[]> {
   const dirs = await bundlesIn(dir);
@@ -50,8 +52,10 @@ export async function verifyPublished(dir: string, sourceDir: string, onProgress
     }
   }
   // Bundles of another model have other tables.
-  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash))
+  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash)) {
     for (const problem of missingParts(compared, source, dir)) problems.add(problem);
+    if (!compared.some(({ spec }) => holdsDense(spec))) problems.add(`the bundles do not hold the dense weights, those of main: ${dir}`);
+  }
   return [...problems];
 }
 

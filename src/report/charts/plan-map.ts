@@ -1,5 +1,5 @@
 import type { PlanHolder } from '../characterisation.js';
-import { CHARACTER_WIDTH, type Chart } from '../charts.js';
+import { CHARACTER_WIDTH, type Chart, drawnName } from '../charts.js';
 import { formatTick } from '../numbers.js';
 import { colour } from '../palette.js';
 import { legendStyle, lengthAxis, namesAxis, namesWidth } from './axes.js';
@@ -66,7 +66,7 @@ export const planMap =
               fontSize: 10,
               formatter: ({ dataIndex }: { dataIndex: number }) => {
                 const held = shares[dataIndex]?.named[n];
-                return held !== undefined && pixels(held.share) > CHARACTER_WIDTH * held.table.length ? held.table : '';
+                return held !== undefined && pixels(held.share) > CHARACTER_WIDTH * held.table.length ? drawnName(held.table) : '';
               },
             },
           })),

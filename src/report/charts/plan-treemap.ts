@@ -1,4 +1,4 @@
-import type { Chart } from '../charts.js';
+import { type Chart, drawnName } from '../charts.js';
 
 export interface ShardLoad {
   readonly shard: string;
@@ -30,14 +30,14 @@ export const planTreemap =
             label: { color: '#fff', fontSize: 11, overflow: 'truncate' },
             upperLabel: { show: true, ...header },
             levels: [
-              { itemStyle: { borderWidth: 0, gapWidth: 4 }, upperLabel: { show: false } },
+              { itemStyle: { borderWidth: 0, gapWidth: 4, borderColor: 'transparent' }, upperLabel: { show: false } },
               { itemStyle: { borderWidth: 2, gapWidth: 1, borderColorSaturation: 0.35 }, upperLabel: { show: true, ...header } },
               { colorSaturation: [0.3, 0.5], itemStyle: { borderWidth: 0, gapWidth: 1 } },
             ],
             data: loads.map(({ shard, detail, tables }) => ({
               // A phone has room for names alone.
-              name: width < NARROW || detail === undefined ? shard : `${shard}: ${detail}`,
-              children: tables.map(({ table, bytes }) => ({ name: table, value: bytes })),
+              name: drawnName(width < NARROW || detail === undefined ? shard : `${shard}: ${detail}`),
+              children: tables.map(({ table, bytes }) => ({ name: drawnName(table), value: bytes })),
             })),
           },
         ],

@@ -22,6 +22,8 @@ test.each([
   ['shards=0', 'shards', /integer, 1 or more: shards=0/],
   ['format=int2', 'format', /one of fp32, fp16/],
   ['shards=2,shards=4', 'shards', /given twice/],
+  ['batch-items=4', 'batch-items', /needs rpc=paper: batch-items=4/],
+  ['batch-items=4,rpc=coalesced', 'batch-items', /needs rpc=paper/],
 ])('%s is refused with the key', (text, field, reason) => {
   expect(() => parseWhatIf(text)).toThrow(reason);
   expect(() => parseWhatIf(text)).toThrow(expect.objectContaining({ code: 'invalid_argument', details: { field } }));

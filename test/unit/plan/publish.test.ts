@@ -10,7 +10,7 @@ import { rowBytes } from '../../../src/model/row-format.js';
 import { DirectoryLock } from '../../../src/plan/publish/directory-lock.js';
 import { publish } from '../../../src/plan/publish/publish.js';
 import { ShardDirectory } from '../../../src/plan/publish/shard-directory.js';
-import { verifyPublished } from '../../../src/plan/publish/verify-published.js';
+import { bundlesIn, verifyPublished } from '../../../src/plan/publish/verify-published.js';
 import { naivePart, planOf, type RawModel, tensorBytes, writeRawModel } from '../../reference/published-model.js';
 
 const SHARDS = ['a', 'b', 'c'];
@@ -175,6 +175,21 @@ test('tables that share a tensor are each split their own way', async () => {
   await rm(raw.dir, { recursive: true });
 });
 
+test('tables that lie beside the dense weights are published to files of their own', async () => {
+  const beside = ['kept', 'whole', 'split'].map((name, at) => ({
+    ...{ name, rows: 10 + at, dim: 2, format: 'fp32' as const, file: 'dense.safetensors', tensor: name },
+  }));
+  const raw = await writeRawModel(beside);
+  try {
+    await publish(planOf(raw, SHARDS, [['main'], ['a'], ['b', 'c']]), raw.dir, out);
+    expect(await verifyPublished(out, raw.dir)).toEqual([]);
+    expect(await inode(out, 'main/dense.safetensors')).toBe(await inode(raw.dir, 'dense.safetensors'));
+    await expect(openBundle(join(out, 'a'))).rejects.toThrow(/no dense weights, it was published for shard a/);
+  } finally {
+    await rm(raw.dir, { recursive: true });
+  }
+});
+
 test('what is whole is kept; what was damaged, truncated or lost is written again', async () => {
   await publish(plan(), model.dir, out);
   const [kept] = await publish(plan(), model.dir, out, { shards: ['a'] });
@@ -281,7 +296,7 @@ test('a damaged source is not published, with full checks, and leaves no bundle 
     const to = join(dir, shard);
     await expect(publish(plan(), damaged.dir, to)).rejects.toMatchObject({
       code: 'checksum_mismatch',
-      message: expect.stringContaining(file),
+      message: expect.stringContaining(join(damaged.dir, file)),
     });
     const left = await readdir(join(to, shard), { recursive: true });
     expect(left.filter((name) => name.endsWith('.tmp') || name === 'model.json' || name.includes(file.split('.')[0]!))).toEqual([]);
@@ -318,6 +333,14 @@ test('verify against the source says the first row that differs, files that were
     expect.stringMatching(/do not hold a table once: second, nowhere/),
     expect.stringMatching(/table once: split, part 1 of 3, part 0 of 3/),
   ]);
+  await rm(join(out, 'c/model.json'));
+  expect(await bundlesIn(out)).toContain(join(out, 'c'));
+  expect(await verifyPublished(out, model.dir)).toContainEqual(expect.stringMatching(/no bundle here.*c\/model\.json/));
+  await rename(join(out, 'main'), join(dir, 'main'));
+  expect(await verifyPublished(out, model.dir)).toContainEqual(
+    expect.stringMatching(/do not hold the dense weights, those of main: .*out/),
+  );
+  await rename(join(dir, 'main'), join(out, 'main'));
   const dense = join(out, 'main/dense.safetensors');
   const weights = await readFile(dense);
   weights[weights.length - 1]! ^= 1;
