@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import type { NetworkCounters } from '../cluster/host-network.js';
 import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { describeMachine, machineLine } from '../report/machine.js';
-import { writeFileAtomic } from '../tables/atomic.js';
+import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
 import { type BatchSchedule, scheduleBatches } from '../workload/batch-scheduler.js';
 import { type Capacity, type CapacityOptions, findMaxQps, firstRate } from '../workload/capacity-search.js';
 import { type Load, type LoadRun, mergeRuns } from '../workload/load-run.js';
@@ -94,6 +94,7 @@ Examples:
   )
   .action(async (options: BenchOptions, command: Command) => {
     refuseContradictions(options, command);
+    if (options.json !== undefined) await refuseUnwritable(options.json);
     const ended = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => ended.abort(signal));
     const machine = describeMachine();

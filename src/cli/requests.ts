@@ -17,7 +17,7 @@ interface RequestsOptions {
   readonly count: number;
   readonly items: string;
   readonly reuse?: string;
-  readonly scale: number;
+  readonly scale?: number;
   readonly seed: number;
   readonly output: string;
   readonly json?: boolean;
@@ -30,7 +30,7 @@ export const requestsCommand = new Command('requests')
   .option('-n, --count <n>', 'requests', positiveInteger, 1000)
   .option('--items <sizes>', 'candidates per request: N, lognormal:MEDIAN,SIGMA[,MAX], or file:PATH with a size a line', '64')
   .option('--reuse <how>', 'how ids recur: uniform, zipf:EXPONENT, trace-2021, trace-2022 (default: of a shape its own, else trace-2021)')
-  .option('--scale <share>', 'of a shape: the scale that its bundle was made with', scaleOption, 1)
+  .option('--scale <share>', 'of a shape: the scale that its bundle was made with (default: 1)', scaleOption)
   .option('--seed <n>', 'the same seed gives the same requests', positiveInteger, 1)
   .option('--json', 'print JSON')
   .addHelpText(
@@ -44,11 +44,14 @@ Examples:
   terabag requests drm1 --scale 0.02 --items lognormal:64,1,512 -o requests.safetensors
   terabag requests ./model --items file:sizes.txt --reuse zipf:0.9 --seed 7 -o requests.safetensors`,
   )
-  .action(async (model: string, options: RequestsOptions) => {
+  .action(async (model: string, options: RequestsOptions, command: Command) => {
+    if (options.scale !== undefined && !isShapeName(model)) command.error(`error: --scale is of shapes; the bundle has its own: ${model}`);
     const { count, seed, output, json } = options;
     const interrupt = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
-    const shape = isShapeName(model) ? requestShape(shapeByName(model, options.scale)) : requestShapeOfSpec(await readModelSpec(model));
+    const shape = isShapeName(model)
+      ? requestShape(shapeByName(model, options.scale ?? 1))
+      : requestShapeOfSpec(await readModelSpec(model));
     const sizes = new QuerySizeSequence(await parseQuerySizes(options.items), new SeededNumbers(seed));
     const generator = new RequestGenerator(shape, seed, options.reuse === undefined ? {} : { reuse: parseReuse(options.reuse) });
     const made = { requests: 0, items: 0, ids: 0 };

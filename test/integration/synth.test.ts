@@ -21,10 +21,10 @@ test('synth makes a bundle that verifies; requests for it, and for its shape, ar
   expect(JSON.parse(made.stdout)).toMatchObject({ shape: 'rmc1', scale: 0.0001, tables: 8, nets: 1, seed: 9, bytes: 8 * 400 * 64 });
   expect(terabag('verify', 'rmc1')).toMatchObject({ status: 0 });
   for (const [source, file] of [
-    ['rmc1', 'shape.safetensors'],
-    ['./rmc1', 'bundle.jsonl'],
+    [['rmc1', '--scale', '0.0001'], 'shape.safetensors'],
+    [['./rmc1'], 'bundle.jsonl'],
   ] as const) {
-    const requests = terabag('requests', source, '--scale', '0.0001', '-n', '5', '--items', 'lognormal:6,0.5', '-o', file, '--json');
+    const requests = terabag('requests', ...source, '-n', '5', '--items', 'lognormal:6,0.5', '-o', file, '--json');
     expect(JSON.parse(requests.stdout)).toMatchObject({ requests: 5, bags: 8 });
     const { status, stdout } = terabag('predict', file, '--bundle', 'rmc1');
     expect(status).toBe(0);
@@ -75,6 +75,7 @@ test('wrong usage of synth and requests exits with 2', () => {
     ['synth', 'drm1', '-o', 'x', '--scale', '2'],
     ['synth', 'drm1'],
     ['requests', 'drm1'],
+    ['requests', './model', '--scale', '0.1', '-o', 'x'],
   ])
     expect(terabag(...args).status, args.join(' ')).toBe(2);
   expect(terabag('requests', 'drm1', '--items', 'many', '-o', 'x.jsonl')).toMatchObject({
