@@ -31,13 +31,11 @@ const SHAPES = [
 ] as const;
 const SHARDS = [2, 4, 8];
 /** The first requests are not counted: new processes interpret what they compile later, and seldom collect garbage. */
-const FULL = { scale: 1, startRequests: 400, requestsPerRound: 120 };
+const FULL = { scale: 1, startRequests: 400, requestsPerRound: 200 };
 const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
 /** Of each round, uncounted: its requests were made just before. */
 const WARM_UP = 20;
-/** Every plan is launched so often, for its share of the rounds: processes differ, and the machine from minute to minute. */
-const SITTINGS = 2;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first. */
 const COSTS_FILE = process.env['TERABAG_COSTS'];
@@ -89,12 +87,11 @@ async function measureShape(dir: string, name: string, scale: number, items: num
   const cells = cellsOf(bundle, profile, predictor);
   try {
     const samples = cells.map((): Round[] => []);
-    for (let sitting = 0; sitting < SITTINGS; sitting++) {
-      const rounds = Math.floor((sizes.rounds + sitting) / SITTINGS);
+    for (let round = 0; round < sizes.rounds; round++) {
       for (const [index, cell] of cells.entries()) {
         // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
-        const repeated = new RequestGenerator(requestShape(shape), sitting);
-        samples[index]?.push(...(await measureCell(cell, dir, { ...sizes, rounds }, () => repeated.next(items))));
+        const repeated = new RequestGenerator(requestShape(shape), round);
+        samples[index]?.push(await measureCell(cell, dir, sizes, () => repeated.next(items)));
       }
     }
     return cells.map((cell, index) => resultOf(name, cell, samples[index] as Round[]));
@@ -104,19 +101,18 @@ async function measureShape(dir: string, name: string, scale: number, items: num
 }
 
 /**
- * Rounds of one plan, one after another, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
- * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards.
+ * A round of one plan, launched for it, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
+ * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards. Launched anew, the same plan
+ * takes up to a fifth more or less: rounds of one launch would hide it.
  */
-async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round[]> {
+async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round> {
   const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, next);
   const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, verify: 'size' });
   try {
     const predictor = await connect(cluster.plan, { bundle, verify: 'size' });
     try {
       await ask(predictor, requestsOf(sizes.requestsPerRound), sizes.startRequests);
-      const rounds: Round[] = [];
-      while (rounds.length < sizes.rounds) rounds.push(await measure(predictor, requestsOf(sizes.requestsPerRound)));
-      return rounds;
+      return await measure(predictor, requestsOf(sizes.requestsPerRound));
     } finally {
       await predictor.close();
     }
