@@ -29,8 +29,6 @@ ZeromqSocketOptions options_of(const Napi::Value& value) {
           .max_message_bytes = static_cast<int64_t>(integer(object, "maxMessageBytes", uint64_t{1} << 40)),
           .handshake_ms = ms("handshakeMs"),
           .tcp_max_retransmit_ms = ms("tcpMaxRetransmitMs"),
-          .reconnect_ms = ms("reconnectMs"),
-          .reconnect_max_ms = ms("reconnectMaxMs"),
           .connect_ms = ms("connectMs")};
 }
 

@@ -18,7 +18,6 @@ enum Option {
   kEvents = 15,
   kLinger = 17,
   kReconnectMs = 18,
-  kReconnectMaxMs = 21,
   kMaxMessageBytes = 22,
   kSendHighWaterMark = 23,
   kReceiveHighWaterMark = 24,
@@ -31,7 +30,9 @@ enum Option {
 };
 enum Flag { kDontWait = 1, kSendMore = 2 };
 enum PollEvent { kPollIn = 1 };
-enum MonitorEvent : uint16_t { kDisconnected = 0x0200, kHandshakeSucceeded = 0x1000 };
+enum MonitorEvent : uint16_t { kConnectRetried = 0x0004, kDisconnected = 0x0200, kHandshakeSucceeded = 0x1000 };
+// Days, after which nobody waits. With 0, libzmq would drop what has arrived and is not received yet.
+constexpr int kNeverMs = 1 << 30;
 
 [[noreturn]] void fail(const ZeromqApi& zmq) { throw std::runtime_error(zmq.error_text(zmq.error())); }
 
@@ -77,8 +78,8 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
       set(kRouterMandatory, 1, sizeof(int));
     } else {
       // Not ZMQ_IMMEDIATE: with it, messages that have arrived and are not received yet are lost when the peer goes.
-      set(kReconnectMs, options.reconnect_ms, sizeof(int));
-      set(kReconnectMaxMs, options.reconnect_max_ms, sizeof(int));
+      // libzmq itself would give the next peer what this one has not taken, before anybody knows of it.
+      set(kReconnectMs, kNeverMs, sizeof(int));
       set(kConnectMs, options.connect_ms, sizeof(int));
     }
     if (!router_) watch();
@@ -96,7 +97,7 @@ ZeromqSocket::~ZeromqSocket() {
 void ZeromqSocket::watch() {
   static std::atomic<uint64_t> last_number = 0;
   const std::string events = "inproc://events-" + std::to_string(++last_number);
-  if (zmq_.socket_monitor(socket_, events.c_str(), kDisconnected | kHandshakeSucceeded) != 0) fail(zmq_);
+  if (zmq_.socket_monitor(socket_, events.c_str(), kConnectRetried | kDisconnected | kHandshakeSucceeded) != 0) fail(zmq_);
   monitor_ = zmq_.socket(context_->handle, kPair);
   if (monitor_ == nullptr || zmq_.connect(monitor_, events.c_str()) != 0) fail(zmq_);
   // Its descriptor tells only of what comes after somebody has asked.

@@ -32,10 +32,7 @@ struct ZeromqSocketOptions {
   int64_t max_message_bytes;
   int handshake_ms;
   int tcp_max_retransmit_ms;
-  // Of a dealer that connects.
-  int reconnect_ms;
-  int reconnect_max_ms;
-  int connect_ms;
+  int connect_ms;  // Of a dealer.
 };
 
 // A message that is nobody's but the holder's.
@@ -63,8 +60,8 @@ class ZeromqSocket {
   ~ZeromqSocket();
   ZeromqSocket(const ZeromqSocket&) = delete;
 
-  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got. A dealer that has connected
-  // connects again by itself, and keeps what was not sent: disconnect first where that is not wanted.
+  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got. A dealer connects once: after
+  // kDisconnect, disconnect and connect anew.
   void connect(const std::string& endpoint);
   // Drops what was not sent, and what was not received.
   void disconnect(const std::string& endpoint);
@@ -90,6 +87,7 @@ class ZeromqSocket {
   // nothing of it is sent then. peer: of a router; a dealer has one.
   bool send(const std::string& peer, std::span<const std::span<const unsigned char>> parts);
 
+  // kDisconnect also when nobody was there; of one connection it may come twice, and late.
   Event next_event();
 
   // The last socket of a context waits for what closed ones still send, for as long as they linger.

@@ -232,8 +232,6 @@ export interface NativeSocketOptions {
   readonly maxMessageBytes: number;
   readonly handshakeMs: number;
   readonly tcpMaxRetransmitMs: number;
-  readonly reconnectMs: number;
-  readonly reconnectMaxMs: number;
   readonly connectMs: number;
 }
 
@@ -242,7 +240,7 @@ export interface NativeSocketOptions {
  * that move messages throw when it is closed.
  */
 export interface NativeSocket {
-  /** From now on it reconnects by itself, and keeps what it has not sent, as it queues messages before the peer is there. */
+  /** Once; again after disconnect. Messages queue before the peer is there, and after it has gone. */
   connect(endpoint: string): void;
   /** Drops what was not sent, and what was not received. */
   disconnect(endpoint: string): void;
@@ -297,7 +295,7 @@ export interface NativeAddon {
   ) => NativeHostNetwork;
   /** Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
-  /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came or went. */
+  /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later. */
   Socket: {
     new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;
     /** [sync] Of lend. */

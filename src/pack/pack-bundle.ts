@@ -1,4 +1,4 @@
-import { copyFile, link, mkdir } from 'node:fs/promises';
+import { copyFile, link, mkdir, realpath } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { checkContent, checkLength, openBundle, pathInside, writeModelJson } from '../model/bundle.js';
@@ -63,7 +63,8 @@ export async function packBundle(source: string, destination: string, options: P
       const tables = selected.filter((table) => table.file === file);
       if (tables.length === 0) {
         stopIf(options.signal);
-        await link(from, to).catch(() => copyFile(from, to));
+        // A link to a symbolic link would lead elsewhere from there.
+        await link(await realpath(from), to).catch(() => copyFile(from, to));
         files[file] = entry;
         onBytes(entry.bytes);
         continue;

@@ -19,7 +19,7 @@ const ANSWERED = -2;
 /** Up to so many bytes a copy costs less than an ArrayBuffer of its own. */
 const COPIED_BYTES = 16 * 1024;
 
-const { lingerMs: SERVER_LINGER_MS, ...LIMITS } = SOCKET_LIMITS;
+const { lingerMs: SERVER_LINGER_MS, reconnectMs, reconnectMaxMs, ...LIMITS } = SOCKET_LIMITS;
 
 /** One of the addon's sockets, on the libzmq that zeromq.js has loaded, read on the event loop. */
 class LoopSocket {
@@ -118,38 +118,42 @@ class LentMessage implements Lent {
   }
 }
 
-/** A DEALER that reconnects by itself, and queues nothing for a peer that is away. */
+/** A DEALER that reconnects, and queues nothing for a peer that is away. */
 export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
-  let isUp = false;
+  let state: 'connecting' | 'up' | 'waiting' = 'connecting';
+  let waitMs: number = reconnectMs;
   let reconnect: NodeJS.Timeout | undefined;
   const connect = (): void => {
-    isUp = false;
+    state = 'connecting';
     socket.native.connect(endpoint);
   };
   const up = (): void => {
-    isUp = true;
+    if (state === 'waiting') return;
+    state = 'up';
+    waitMs = reconnectMs;
     handlers.up();
   };
-  /** What the peer sent before it went is received; what it did not get is dropped, which libzmq, reconnecting, would keep for the next one. */
-  const down = (): void => {
-    // For one that was never there libzmq goes on trying.
-    const wasUp = isUp;
-    isUp = false;
+  /** What the peer sent before it went is received, and what it did not get is dropped. A connection that has ended is told of more than once. */
+  const gone = (): void => {
+    if (state === 'waiting') return;
+    const wasUp = state === 'up';
+    state = 'waiting';
     try {
       if (wasUp) socket.readRest();
     } finally {
-      if (wasUp && !socket.closed) {
+      if (!socket.closed) {
         socket.native.disconnect(endpoint);
-        reconnect = setTimeout(connect, LIMITS.reconnectMs);
+        reconnect = setTimeout(connect, waitMs);
+        waitMs = Math.min(2 * waitMs, reconnectMaxMs);
       }
-      handlers.down();
+      if (wasUp) handlers.down();
     }
   };
   const socket = new LoopSocket(
     false,
     endpoint,
     (_, message) => handlers.message(message),
-    (isThere) => (isThere ? up() : down()),
+    (isThere) => (isThere ? up() : gone()),
   );
   const close = (): void => {
     clearTimeout(reconnect);
@@ -161,7 +165,7 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     close();
     throw error;
   }
-  return { send: (message) => isUp && socket.send('', [message]), close };
+  return { send: (message) => state === 'up' && socket.send('', [message]), close };
 }
 
 /** A ROUTER, to which a peer that is not there is an error. */

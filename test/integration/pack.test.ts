@@ -1,9 +1,9 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, open, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { connect, launchCluster, openLocal, packBundle } from '../../src/index.js';
@@ -107,6 +107,16 @@ test('the command packs some tables, links the rest, and prints sizes and errors
   const people = terabag('pack', model.dir, '-o', join(dir, 'people'), '--format', 'bf16').stdout;
   expect(people).toMatch(/2\.00 times smaller/);
   expect(people).toMatch(/max error/);
+});
+
+test('files that are symbolic links are packed as what they lead to', async () => {
+  const [linked, packed] = [join(dir, 'linked'), join(dir, 'deep/of-links')];
+  await mkdir(join(linked, 'tables'), { recursive: true });
+  await copyFile(join(model.dir, 'model.json'), join(linked, 'model.json'));
+  for (const file of Object.keys((await readModelSpec(model.dir)).files))
+    await symlink(relative(join(linked, file, '..'), join(model.dir, file)), join(linked, file));
+  await packBundle(linked, packed, { format: 'int8', tables: ['t0'] });
+  expect(await verifyBundle(packed)).toEqual([]);
 });
 
 test('a directory that is there is packed into when it is empty, as --help says', async () => {
