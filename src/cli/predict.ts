@@ -15,7 +15,7 @@ import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsReque
 import { positiveInteger, residencyOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
 
-/** With spans of 144 bytes, 9 MiB. */
+/** With spans of 128 bytes, 8 MiB. */
 const TRACED_REQUESTS = 256;
 const TRACED_SPANS = 256;
 

@@ -28,7 +28,7 @@ const IDS_SEED = 5;
 const LAYER_DIMS = [4096, 1024, 1024, 256] as const;
 const MANY_ITEMS = 128;
 
-/** Measures lookups in every row format, bags, segments and dense layers, each alone on this thread. onStep is told of about stepsOfEngine steps. */
+/** Measures lookups in every row format, bags, segments and dense layers, each alone on this thread. onStep is told of STEPS_OF_ENGINE steps. */
 export async function calibrateEngine(file: RowsFile, onStep: () => void): Promise<EngineCosts> {
   const lookups: Costs['lookups'] = [];
   for (const format of ROW_FORMATS) {
@@ -118,7 +118,7 @@ function layout({ segments, bags, bagSize }: BagSizes): { segments: Uint8Array; 
 
 const bytesOf = (array: Int32Array | Uint32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
-/** Bytes read between two runs, so that weights come from memory as they do between requests that look rows up. */
+/** Read between two runs, so that weights come from memory as they do between requests that look rows up. */
 const EVICTED_FLOATS = 2 ** 24;
 const CACHE_LINE_FLOATS = 16;
 const VECTORS = 64;

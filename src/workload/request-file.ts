@@ -10,8 +10,8 @@ import { type CopiedRequest, copyRequest } from './request-copy.js';
 
 /**
  * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
- * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64), sparse.BAG.offsets (I32 or U32) and
- * sparse.BAG.weights (F32).
+ * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
+ * sparse.BAG.offsets (I32 or U32) and sparse.BAG.weights (F32).
  */
 const numbers = z.array(z.number());
 const requestSchema = z.strictObject({
