@@ -39,10 +39,7 @@ export async function openLocal(bundleDir: string, options: LocalOptions = {}): 
   const bundle = await openBundle(bundleDir, { verify: 'size' });
   const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
-  const { engine, residency } = await openTables(bundle, tables, {
-    onWarning: (message) => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' }),
-    ...options,
-  });
+  const { engine, residency } = await openTables(bundle, tables, options);
   try {
     return new LocalPredictor(bundle, model, engine, residency, options);
   } catch (error) {
