@@ -2,6 +2,7 @@ import { type NativeLayer, native } from '../engine/native.js';
 import { SEGMENT_FIELDS } from '../engine/sparse-batch.js';
 import { ROW_FORMATS, type RowFormat, rowBytes } from '../model/row-format.js';
 import type { Costs } from '../plan/costs.js';
+import { bytesOf } from '../predictor/scratch.js';
 import { SeededNumbers } from './synthetic-values.js';
 
 /** A file whose bytes are taken as rows of any format. */
@@ -115,8 +116,6 @@ function layout({ segments, bags, bagSize }: BagSizes): { segments: Uint8Array; 
   for (let table = 0; table < segments; table++) fields.set([table, 0, 1, bags, 0], table * SEGMENT_FIELDS);
   return { segments: bytesOf(fields), offsets: bytesOf(Uint32Array.from({ length: segments * bags + 1 }, (_, bag) => bag * bagSize)) };
 }
-
-const bytesOf = (array: Int32Array | Uint32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
 /** Read between two runs, so that weights come from memory as they do between requests that look rows up. */
 const EVICTED_FLOATS = 2 ** 24;
