@@ -14,6 +14,7 @@ import { Tracer } from '../trace/tracer.js';
 import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../workload/request-file.js';
 import { positiveInteger, residencyOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
+import { warn } from './warn.js';
 
 /** With spans of 128 bytes, 8 MiB. */
 const TRACED_REQUESTS = 256;
@@ -116,8 +117,6 @@ function refuseWithoutPlan({ plan, rpc, batchItems, dedup }: PredictCommandOptio
   if (plan === undefined && (rpc === 'paper' || dedup)) command.error('error: --rpc paper and --dedup need the shards of a --plan');
   if (batchItems !== undefined && rpc !== 'paper') command.error('error: --batch-items needs --rpc paper: coalesced requests are not cut');
 }
-
-const warn = (message: string): void => void process.stderr.write(`terabag: warning: ${message}\n`);
 
 function openPredictor(options: PredictCommandOptions, tracer: Tracer | null): Promise<Predictor> {
   const { bundle, plan, verify, residency, precision, rpc, batchItems, dedup = false } = options;

@@ -40,6 +40,14 @@ export async function* readRequests(
   else yield { line: 1, request: await readSafetensorsRequest(path) };
 }
 
+/** The requests of any such file; the first bad one ends it with an error that names the file. */
+export async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
+  for await (const read of readRequests(path)) {
+    if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
+    yield read.request;
+  }
+}
+
 /** Whether it is a safetensors file of many requests. */
 export async function holdsManyRequests(path: string): Promise<boolean> {
   return path.endsWith('.safetensors') && isArchive(await readSafetensorsHeader(path));
@@ -72,10 +80,7 @@ function jsonLine(request: PredictRequest): string {
 }
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
-export async function* readJsonlRequests(
-  path: string,
-  onProgress?: (doneBytes: number, totalBytes: number) => void,
-): AsyncGenerator<ReadRequest> {
+async function* readJsonlRequests(path: string, onProgress?: (doneBytes: number, totalBytes: number) => void): AsyncGenerator<ReadRequest> {
   for await (const { line, text } of readLines(path, onProgress)) yield parseLine(text, line);
 }
 
