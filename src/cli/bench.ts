@@ -20,6 +20,7 @@ import {
   positiveIntegers,
   requestRate,
   residencyOption,
+  rpcOption,
   timeOption,
   verifyOption,
 } from './options.js';
@@ -53,11 +54,7 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .requiredOption('--bundle <dir>', 'directory of the model')
   .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
   .option('--launch', 'start the shards of the plan on this machine, on free ports, and end them afterwards')
-  .addOption(
-    new Option('--rpc <kind>', 'one message per request and shard, or one per batch, net and shard')
-      .choices(['coalesced', 'paper'])
-      .default('coalesced'),
-  )
+  .addOption(rpcOption())
   .option('--requests <file>', 'requests to send (.jsonl or .safetensors), round and round; without it, random ones that fit the model')
   .option('--items <n>', 'of each random request', positiveInteger, 64)
   .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)

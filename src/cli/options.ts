@@ -79,6 +79,11 @@ export const verifyOption = (): Option =>
     .choices(['full', 'size'])
     .default('full');
 
+export const rpcOption = (): Option =>
+  new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
+    .choices(['coalesced', 'paper'])
+    .default('coalesced');
+
 export const residencyOption = (): Option =>
   new Option('--residency <how>', 'how tables are held in memory: pages as touched, read ahead, locked, or copied to huge pages')
     .choices(RESIDENCIES)
