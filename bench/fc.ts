@@ -1,10 +1,9 @@
-import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type NativeLayer, native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/workload/synthetic-values.js';
-import { binary, PEERS_DIR, python, startPeer } from './peers/process.js';
-import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
+import { startOnnx } from './peers/onnx.js';
+import { binary, startPeer } from './peers/process.js';
+import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';
 
 const NETS: readonly (readonly number[])[] = [
   [13, 512, 256, 64],
@@ -47,36 +46,6 @@ async function* runCase(dims: readonly number[], batch: number, { peers, rounds,
     roundMs: quick ? 20 : 100,
   };
   yield* await measure({ ...described, fromNs: (ns) => ns / 1000 }, contenders, rounds);
-}
-
-/** A limit that tells ns for one GFLOP, as ns for so many. */
-export function perWork(contender: Contender | Absent, gflop: number): Contender | Absent {
-  if ('note' in contender) return contender;
-  const { peer, params } = contender as Contender;
-  return { peer, ...(params && { params }), round: async (ms) => (await contender.round(ms)) * gflop, close: () => contender.close?.() };
-}
-
-export interface Feed {
-  readonly name: string;
-  readonly type: 'float32' | 'int64';
-  readonly shape: readonly number[];
-  readonly rows?: number;
-}
-
-/** onnxruntime-node on a model that the onnx package of the torch environment writes. */
-export async function startOnnx(
-  model: { readonly path: string; readonly [field: string]: unknown },
-  feeds: readonly Feed[],
-): Promise<Contender | Absent> {
-  const [program = '', script = ''] = python('onnx_models.py', 'torch');
-  const directory = join(PEERS_DIR, 'ort');
-  if (!existsSync(model.path)) {
-    const written = spawnSync(program, [script, JSON.stringify(model)], { encoding: 'utf8' });
-    if (written.status !== 0)
-      return { peer: 'onnxruntime', note: `no model: ${(written.stderr ?? '').trim().split('\n').at(-1) ?? program}` };
-  }
-  const peer = join(import.meta.dirname, 'peers', 'onnxruntime_peer.mjs');
-  return startPeer('onnxruntime', [process.execPath, peer], { directory, path: model.path, feeds });
 }
 
 function ours(dims: readonly number[], batch: number): Contender {

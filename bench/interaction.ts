@@ -1,8 +1,7 @@
 import { native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/workload/synthetic-values.js';
-import { perWork } from './fc.js';
 import { binary, startPeer } from './peers/process.js';
-import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
+import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';
 
 const VECTORS = 27;
 const DIMS = [128, 64];

@@ -8,7 +8,7 @@ import { type ModelShape, type TableShape, tableName, tablesOf } from '../src/wo
 import { RequestGenerator } from '../src/workload/request-generator.js';
 import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { startOnnx } from './fc.js';
+import { startOnnx } from './peers/onnx.js';
 import { python, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
 

@@ -1,19 +1,17 @@
 import { join } from 'node:path';
-import { launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
 import { profileFromSpec } from '../src/plan/profile-from-spec.js';
 import { makePlan } from '../src/plan/strategies.js';
-import { openLocal } from '../src/predictor/local.js';
 import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
-import { connect } from '../src/predictor/sharded.js';
 import { stacksAtQuantile } from '../src/trace/quantile-stacks.js';
 import { Tracer } from '../src/trace/tracer.js';
 import { demoShape } from '../src/workload/model-shape.js';
 import { RequestGenerator } from '../src/workload/request-generator.js';
 import { requestShape } from '../src/workload/request-shape.js';
 import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
-import { type Line, median, type Suite } from './suite.js';
+import { type Line, median, quartileSpread, type Suite } from './suite.js';
+import { openLocalTarget, openShardedTarget } from './targets.js';
 
 const FULL = { bytes: 2 ** 29, rounds: 15, blocks: 20, warmUpBlocks: 500 };
 const QUICK = { bytes: 32 * 2 ** 20, rounds: 3, blocks: 4, warmUpBlocks: 4 };
@@ -28,11 +26,10 @@ const TURNS = 32;
 const ARMS = ['off', 'on', 'control'] as const;
 type Arm = (typeof ARMS)[number];
 
-interface Target {
+interface TracedTarget {
   readonly name: string;
   readonly tracer: Tracer;
   readonly predictor: Predictor;
-  close(): Promise<void>;
 }
 
 export const stagesSuite: Suite = {
@@ -43,27 +40,29 @@ export const stagesSuite: Suite = {
     const shape = demoShape(bytes);
     const bundle = join(dir, 'model');
     const spec = await writeSyntheticBundle(bundle, shape);
-    const openers = [
-      () => openLocalTarget(bundle),
-      () => openShardedTarget(makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: SHARDS }), bundle),
-    ];
-    for (const open of openers) {
-      const target = await open();
+    const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: SHARDS });
+    const openers = {
+      local: (trace: Tracer) => openLocalTarget(bundle, { trace }),
+      [`${SHARDS}-shards`]: (trace: Tracer) => openShardedTarget(plan, bundle, { trace }),
+    };
+    for (const [name, open] of Object.entries(openers)) {
+      const tracer = new Tracer();
+      const { predictor, close } = await open(tracer);
       try {
-        for (const items of ITEMS.filter((count) => wanted.test(`${target.name}-items${count}`))) {
+        for (const items of ITEMS.filter((count) => wanted.test(`${name}-items${count}`))) {
           const generator = new RequestGenerator(requestShape(shape), items);
           const requests = Array.from({ length: TURNS }, () => generator.next(items));
-          yield* compare(target, requests, items, trial);
+          yield* compare({ name, tracer, predictor }, requests, items, trial);
         }
       } finally {
-        await target.close();
+        await close();
       }
     }
   },
 };
 
 async function* compare(
-  target: Target,
+  target: TracedTarget,
   requests: readonly PredictRequest[],
   items: number,
   { rounds, blocks, warmUpBlocks }: Omit<typeof FULL, 'bytes'>,
@@ -112,7 +111,7 @@ async function* compare(
 }
 
 async function runBlock(
-  { tracer, predictor }: Target,
+  { tracer, predictor }: TracedTarget,
   requests: readonly PredictRequest[],
   arm: Arm,
   samples: Record<Arm, number[]>,
@@ -122,34 +121,5 @@ async function runBlock(
     const startedAt = performance.now();
     await predictor.predict(request, { deadlineMs: DEADLINE_MS });
     samples[arm].push((performance.now() - startedAt) * 1000);
-  }
-}
-
-/** Half the distance of the quartiles. */
-function quartileSpread(ratios: readonly number[]): number {
-  const ascending = [...ratios].sort((a, b) => a - b);
-  const quartile = (q: number): number => ascending[Math.round(q * (ascending.length - 1))] as number;
-  return (quartile(0.75) - quartile(0.25)) / 2;
-}
-
-async function openLocalTarget(bundle: string): Promise<Target> {
-  const tracer = new Tracer();
-  const predictor = await openLocal(bundle, { verify: 'size', trace: tracer });
-  return { name: 'local', tracer, predictor, close: () => predictor.close() };
-}
-
-async function openShardedTarget(plan: Parameters<typeof launchCluster>[0], bundle: string): Promise<Target> {
-  const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
-  try {
-    const tracer = new Tracer();
-    const predictor = await connect(cluster.plan, { bundle, trace: tracer });
-    const close = async (): Promise<void> => {
-      await predictor.close();
-      await cluster.stop();
-    };
-    return { name: `${SHARDS}-shards`, tracer, predictor, close };
-  } catch (error) {
-    await cluster.stop();
-    throw error;
   }
 }

@@ -58,6 +58,13 @@ export interface Absent {
   readonly note: string;
 }
 
+/** A limit that tells ns for one GFLOP, as ns for so many. */
+export function perWork(contender: Contender | Absent, gflop: number): Contender | Absent {
+  if ('note' in contender) return contender;
+  const { peer, params } = contender as Contender;
+  return { peer, ...(params && { params }), round: async (ms) => (await contender.round(ms)) * gflop, close: () => contender.close?.() };
+}
+
 export function median(samples: readonly number[]): number {
   const ascending = [...samples].sort((a, b) => a - b);
   const middle = ascending.length >> 1;
@@ -66,10 +73,11 @@ export function median(samples: readonly number[]): number {
     : ((ascending[middle - 1] as number) + (ascending[middle] as number)) / 2;
 }
 
-function relativeSpread(samples: readonly number[]): number {
+/** Half the distance of the quartiles. */
+export function quartileSpread(samples: readonly number[]): number {
   const ascending = [...samples].sort((a, b) => a - b);
   const quartile = (q: number): number => ascending[Math.round(q * (ascending.length - 1))] as number;
-  return (quartile(0.75) - quartile(0.25)) / 2 / median(samples);
+  return (quartile(0.75) - quartile(0.25)) / 2;
 }
 
 /** Nanoseconds of one call, over as many as fit into the time. */
@@ -121,6 +129,6 @@ export async function measure(of: Case, contenders: readonly (Contender | Absent
     const own = samples[able.indexOf(contender)] as number[];
     const ratio = contender.peer === null ? null : median(own.map((ns, round) => ns / (ours[round] as number)));
     const { peer, residency = peer === null ? 'populate' : 'none' } = contender;
-    return { ...base, params, value: of.fromNs(median(own)), peer, ratio, spread: relativeSpread(own), residency };
+    return { ...base, params, value: of.fromNs(median(own)), peer, ratio, spread: quartileSpread(own) / median(own), residency };
   });
 }

@@ -1,6 +1,6 @@
 import { type Cluster, launchCluster } from '../src/cluster/launch.js';
 import type { Plan } from '../src/plan/plan.js';
-import { openLocal } from '../src/predictor/local.js';
+import { type LocalOptions, openLocal } from '../src/predictor/local.js';
 import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
 import { type ConnectOptions, connect, type ShardedPredictor } from '../src/predictor/sharded.js';
 import { summarize } from '../src/report/quantiles.js';
@@ -41,16 +41,16 @@ export async function measure({ predictor, shardCpuUs }: Target, requests: reado
   return { p50, p90, p99, cpuMs: cpuUs / 1000 / requests.length };
 }
 
-export async function openLocalTarget(bundle: string): Promise<Target> {
-  const predictor = await openLocal(bundle);
+export async function openLocalTarget(bundle: string, options: LocalOptions = {}): Promise<Target> {
+  const predictor = await openLocal(bundle, options);
   return { name: 'local', predictor, shardCpuUs: async () => 0, close: () => predictor.close() };
 }
 
 /** Shards of its own. */
-export async function openShardedTarget(plan: Plan, bundle: string): Promise<Target> {
+export async function openShardedTarget(plan: Plan, bundle: string, options: Omit<ConnectOptions, 'bundle'> = {}): Promise<Target> {
   const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
   try {
-    const target = await connectTarget(`${plan.shards.length} shards`, cluster, { bundle });
+    const target = await connectTarget(`${plan.shards.length} shards`, cluster, { ...options, bundle });
     const close = async (): Promise<void> => {
       await target.close();
       await cluster.stop();

@@ -25,55 +25,6 @@ uint64_t row_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 
 // Rows 4096 bytes apart fall into the same few lines of the L1 cache.
 bool collides(const Value& value) { return value.per_item && value.stride * sizeof(float) % 4096 == 0; }
 
-// [outputs, inputs] row-major to panels of panel_width outputs, zero-padded.
-void pack(Layer& layer, uint32_t num_inputs, uint32_t panel_width, Precision precision) {
-  const uint64_t panels = (layer.dim + panel_width - 1) / panel_width;
-  layer.bias.resize(panels * panel_width, 0.0f);
-  if (precision != Precision::kFp32) {
-    layer.narrow = narrow_weights(precision, layer.weight.data(), layer.dim, num_inputs, panel_width);
-    layer.weight = {};
-    return;
-  }
-  AlignedFloats packed(panels * num_inputs * panel_width, 0.0f);
-  for (uint64_t n = 0; n < layer.dim; ++n) {
-    float* column = packed.data() + n / panel_width * num_inputs * panel_width + n % panel_width;
-    for (uint64_t k = 0; k < num_inputs; ++k) column[k * panel_width] = layer.weight[n * num_inputs + k];
-  }
-  layer.weight = std::move(packed);
-}
-
-std::string check(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages) {
-  if (layer.inputs.empty() || layer.dim == 0) return "needs inputs and a dim";
-  uint64_t total = 0;
-  bool alike = true;
-  for (uint32_t input : layer.inputs) {
-    if (input >= dims.size()) return "reads a later value";
-    if (stages[input] > layer.stage) return "reads a value of a later stage";
-    total += dims[input];
-    alike = alike && dims[input] == dims[layer.inputs[0]];
-  }
-  const uint64_t count = layer.inputs.size();
-  const uint64_t first = dims[layer.inputs[0]];
-  switch (layer.op) {
-    case Op::kFc:
-      if (count != 1 || layer.weight.size() != first * layer.dim || (!layer.bias.empty() && layer.bias.size() != layer.dim))
-        return "weight or bias has another length";
-      return "";
-    case Op::kDotInteraction:
-      if (!alike || layer.dim != first + count * (layer.diagonal ? count + 1 : count - 1) / 2) return "interaction dims do not fit";
-      return "";
-    case Op::kConcat: return total == layer.dim ? "" : "concat dims do not fit";
-    case Op::kSum:
-    case Op::kProduct: return alike && first == layer.dim ? "" : "dims do not fit";
-    case Op::kMultiplyAdd: return count == 3 && alike && first == layer.dim ? "" : "multiply_add needs three inputs of its dim";
-    case Op::kLayerNorm:
-      if (count != 1 || first != layer.dim || layer.weight.size() != first || layer.bias.size() != first || !(layer.epsilon >= 0))
-        return "layer_norm needs one input of its dim, weight and bias as long, and an epsilon of 0 or more";
-      return "";
-  }
-  return "unknown op";
-}
-
 }  // namespace
 
 DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<uint32_t> input_dims, uint32_t num_dense,
@@ -93,7 +44,7 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
   }
   std::fill_n(stages.begin(), num_dense_, 0u);
   for (Layer& layer : layers_) {
-    *error = check(layer, dims, stages);
+    *error = check_layer(layer, dims, stages);
     if (error->empty() && layer.op == Op::kFc && precision_ == Precision::kInt8 && dims[layer.inputs[0]] > kMaxInt8Inputs) {
       *error =
           "has more inputs than int8 can add up: " + std::to_string(dims[layer.inputs[0]]) + ", at most " + std::to_string(kMaxInt8Inputs);
@@ -102,7 +53,7 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
       *error = "layer " + std::to_string(dims.size() - input_dims_.size()) + " " + *error;
       return;
     }
-    if (layer.op == Op::kFc) pack(layer, dims[layer.inputs[0]], kernels_.panel_width, precision_);
+    if (layer.op == Op::kFc) pack_layer(layer, dims[layer.inputs[0]], kernels_.panel_width, precision_);
     dims.push_back(layer.dim);
     stages.push_back(layer.stage);
   }

@@ -5,26 +5,11 @@
 
 #include "engine/aligned_floats.h"
 #include "engine/job_clock.h"
+#include "engine/layer.h"
 #include "engine/narrow_operands.h"
 #include "kernels/kernel_table.h"
 
 namespace terabag {
-
-enum class Op { kFc, kDotInteraction, kConcat, kSum, kProduct, kMultiplyAdd, kLayerNorm };
-enum class Activation { kNone, kRelu, kSigmoid };
-
-struct Layer {
-  Op op;
-  std::vector<uint32_t> inputs;
-  uint32_t dim;
-  uint32_t stage;
-  Activation activation;
-  bool diagonal;
-  float epsilon;         // of a layer norm
-  AlignedFloats weight;  // of an fc layer: packed in panels once the net took it
-  AlignedFloats bias;
-  NarrowWeights narrow;  // in place of weight, when the net's precision is not fp32
-};
 
 // A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
 struct Value {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/prefetch_tuning.h"
@@ -43,6 +44,7 @@ struct TableView {
   uint32_t dim;
   RowFormat format;
   SharedPrefetch prefetch;
+  std::tuple<uint32_t, uint32_t, uint32_t> key() const { return {table, part, parts}; }
 };
 
 struct PoolStatus {
@@ -125,6 +127,9 @@ class SparseEngine {
   PoolStatus pool(const PoolRequest& request, unsigned num_threads, uint64_t* cpu_ns = nullptr) const;
 
  private:
+  // Makes the jobs of a request's segments; they read the offsets, which are copied here. Indices are checked where they are read: by the
+  // kernel.
+  PoolStatus check(const PoolRequest& request, std::vector<uint32_t>* offsets, std::vector<BagJob>* jobs) const;
   PoolStatus check_and_pool(const PoolRequest& request, unsigned num_threads, uint64_t* helpers_cpu_ns) const;
   // The table of a segment, or null. Requests mostly name tables in order: *hint is looked at first and then set behind the one found.
   const TableView* find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const;

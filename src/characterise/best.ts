@@ -5,7 +5,7 @@ import { type Setup, SINGULAR, setupId, sharded } from './setup.js';
 
 const SINGULAR_ID = setupId(SINGULAR);
 
-/** A configuration that is sharded as the paper's are, in the same row format on hosts and a network like main's; with its serial overhead over singular. */
+/** A configuration that is sharded as the paper's are, in the given row format, on hosts and a network like main's; with its overhead over singular. */
 export interface StrategyResult {
   readonly configuration: Configuration;
   readonly overhead: Overhead;

@@ -5,7 +5,7 @@ import { SHARD_FINDINGS } from './findings/shards.js';
 import { TAIL_FINDINGS } from './findings/tail.js';
 import type { Hypothesis, Judged, Verdict } from './hypothesis.js';
 
-export const HYPOTHESES: readonly Hypothesis[] = [...TAIL_FINDINGS, ...SHARD_FINDINGS, ...BATCH_FINDINGS, ...COST_FINDINGS];
+const HYPOTHESES: readonly Hypothesis[] = [...TAIL_FINDINGS, ...SHARD_FINDINGS, ...BATCH_FINDINGS, ...COST_FINDINGS];
 
 /** Of ratios that have a spread: of a single round, any difference would look like one. */
 function verdictOf({ judge }: Hypothesis, results: Judged): Verdict {

@@ -11,8 +11,8 @@ const QUANTILES = [0.5, 0.99];
 const SPANS = 48;
 
 /**
- * Keeps the stages of so many requests, once it is enabled. Null where a request is cut into batches: singular's would be traced as requests of their own, and the
- * paper's have hundreds of RPCs.
+ * Keeps the stages of so many requests, once it is enabled. Null where a request is cut into batches: singular's would be traced as requests of
+ * their own, and the paper's have hundreds of RPCs.
  */
 export function openTracer({ batchItems }: Setup, requests: number): Tracer | null {
   if (batchItems !== null) return null;

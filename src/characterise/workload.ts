@@ -1,11 +1,10 @@
-import { TerabagError } from '../errors.js';
 import type { EmbeddingBagSpec, ModelSpec } from '../model/spec.js';
 import type { Profile } from '../plan/profile.js';
 import { ProfileBuilder } from '../plan/profile-builder.js';
 import type { PredictRequest } from '../predictor/predictor.js';
 import type { Characterisation } from '../report/characterisation.js';
 import { parseQuerySizes, QuerySizeSequence } from '../workload/query-sizes.js';
-import { readRequests } from '../workload/request-file.js';
+import { requestsOfFile } from '../workload/request-file.js';
 import { RequestGenerator } from '../workload/request-generator.js';
 import { requestShapeOfSpec } from '../workload/request-shape.js';
 import { itemsOf } from '../workload/split-request.js';
@@ -22,10 +21,7 @@ export interface WorkloadOptions {
 /** Requests one after another: of a file until it ends, or random ones that fit the model without end. */
 export async function* requestSource(spec: ModelSpec, { requests, items, seed }: WorkloadOptions): AsyncGenerator<PredictRequest> {
   if (requests !== undefined) {
-    for await (const read of readRequests(requests)) {
-      if ('error' in read) throw new TerabagError(read.error.code, `${requests}: ${read.error.message}`, read.error.details);
-      yield read.request;
-    }
+    yield* requestsOfFile(requests);
     return;
   }
   const sizes = new QuerySizeSequence(await parseQuerySizes(items), new SeededNumbers(seed));

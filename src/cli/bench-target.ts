@@ -1,7 +1,6 @@
 import type { NetworkCounters } from '../cluster/host-network.js';
 import { type Cluster, launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
-import { TerabagError } from '../errors.js';
 import { readModelSpec } from '../model/bundle.js';
 import type { ModelSpec } from '../model/spec.js';
 import { type Plan, readPlan } from '../plan/plan.js';
@@ -10,11 +9,12 @@ import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect, type RpcMode } from '../predictor/sharded.js';
 import { collectRequests } from '../workload/load-run.js';
 import { type ShardCpu, shardCpuUs } from '../workload/process-meter.js';
-import { readRequests } from '../workload/request-file.js';
+import { requestsOfFile } from '../workload/request-file.js';
 import { requestsOfSpec } from '../workload/spec-requests.js';
 import { SplittingPredictor } from '../workload/split-request.js';
 import { type HostFlags, hostsOf } from './host-options.js';
 import { withProgress } from './progress.js';
+import { warn } from './warn.js';
 
 export interface TargetOptions extends HostFlags {
   readonly bundle: string;
@@ -65,7 +65,7 @@ export async function openTarget(options: TargetOptions, signal: AbortSignal): P
 
 async function localTarget(spec: ModelSpec, { bundle, verify, residency }: TargetOptions): Promise<BenchTarget> {
   const predictor = await withProgress('reading tables', 'bytes', (onProgress) =>
-    openLocal(bundle, { verify, residency, onProgress, onWarning: (message) => process.stderr.write(`terabag: warning: ${message}\n`) }),
+    openLocal(bundle, { verify, residency, onProgress, onWarning: warn }),
   );
   return {
     ...{ spec, strategy: 'singular', shards: 0, shardCpu: undefined, networkCounters: async () => null },
@@ -109,11 +109,4 @@ export interface RequestOptions {
 /** Requests of a file, or random ones that fit the model. */
 export function loadRequests(spec: ModelSpec, { requests, items, seed, distinct }: RequestOptions): Promise<PredictRequest[]> {
   return collectRequests(requests === undefined ? requestsOfSpec(spec, { items, seed }) : requestsOfFile(requests), distinct);
-}
-
-async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
-  for await (const read of readRequests(path)) {
-    if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
-    yield read.request;
-  }
 }

@@ -12,6 +12,7 @@ import { itemsOf } from '../workload/split-request.js';
 import { type BenchResult, networkLine, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
 import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
 import { addHostOptions, hostsOf } from './host-options.js';
+import { INTERRUPTED, interruption } from './interruption.js';
 import {
   durationMs,
   positiveDurationMs,
@@ -19,10 +20,12 @@ import {
   positiveIntegers,
   requestRate,
   residencyOption,
+  rpcOption,
   timeOption,
   verifyOption,
 } from './options.js';
 import { withProgress } from './progress.js';
+import { warn } from './warn.js';
 
 interface BenchOptions extends TargetOptions, RequestOptions {
   readonly serial?: boolean;
@@ -41,8 +44,6 @@ interface BenchOptions extends TargetOptions, RequestOptions {
   readonly json?: string;
 }
 
-/** What shells say of a program that Ctrl-C ended. */
-const INTERRUPTED = 130;
 /** Before a search, one after the other: enough for what a request takes once its code is compiled. */
 const ALONE = { warmUpMs: 200, durationMs: 2000, mostRequests: 100 };
 /** Times the bound: in a shorter run, a queue that grows without end may stay within it. In this one, at rates up to 5 % too high. */
@@ -53,11 +54,7 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .requiredOption('--bundle <dir>', 'directory of the model')
   .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
   .option('--launch', 'start the shards of the plan on this machine, on free ports, and end them afterwards')
-  .addOption(
-    new Option('--rpc <kind>', 'one message per request and shard, or one per batch, net and shard')
-      .choices(['coalesced', 'paper'])
-      .default('coalesced'),
-  )
+  .addOption(rpcOption())
   .option('--requests <file>', 'requests to send (.jsonl or .safetensors), round and round; without it, random ones that fit the model')
   .option('--items <n>', 'of each random request', positiveInteger, 64)
   .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)
@@ -95,13 +92,12 @@ Examples:
   .action(async (options: BenchOptions, command: Command) => {
     refuseContradictions(options, command);
     if (options.json !== undefined) await refuseUnwritable(options.json);
-    const ended = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => ended.abort(signal));
+    const interrupted = interruption();
     const machine = describeMachine();
     console.log(machineLine(machine));
-    const target = await openTarget(options, ended.signal);
+    const target = await openTarget(options, interrupted);
     warnOfShortRuns(options);
-    const bench = new Bench(target, options, ended.signal);
+    const bench = new Bench(target, options, interrupted);
     let networkUsed: NetworkCounters | null = null;
     try {
       await bench.run(await loadRequests(target.spec, options));
@@ -117,12 +113,12 @@ Examples:
     if (options.json !== undefined) {
       const { name, version } = target.spec;
       const { strategy, shards } = target;
-      const described = { model: { name, version }, strategy, shards, network: networkUsed, interrupted: ended.signal.aborted };
+      const described = { model: { name, version }, strategy, shards, network: networkUsed, interrupted: interrupted.aborted };
       const data = { machine, ...described, options, results: results.map(resultAsJson), schedule };
       await writeFileAtomic(options.json, `${JSON.stringify(data)}\n`);
     }
     const failed = results.length === 0 || results.some(({ run }) => run.invalid.length > 0 || run.latency.count === 0);
-    process.exitCode = ended.signal.aborted ? INTERRUPTED : failed ? 1 : 0;
+    process.exitCode = interrupted.aborted ? INTERRUPTED : failed ? 1 : 0;
   });
 
 function refuseContradictions(options: BenchOptions, command: Command): void {
@@ -139,8 +135,8 @@ function refuseContradictions(options: BenchOptions, command: Command): void {
 
 function warnOfShortRuns({ findMaxQps, schedule, duration, p99 }: BenchOptions): void {
   if (!(findMaxQps || schedule) || duration >= LEAST_OVER_BOUND * p99) return;
-  process.stderr.write(
-    `terabag: warning: rates that are too high may pass, since a queue grows for ${duration} ms only, with a bound of ${p99} ms; give --duration ${(LEAST_OVER_BOUND * p99) / 1000}s or more\n`,
+  warn(
+    `rates that are too high may pass, since a queue grows for ${duration} ms only, with a bound of ${p99} ms; give --duration ${(LEAST_OVER_BOUND * p99) / 1000}s or more`,
   );
 }
 

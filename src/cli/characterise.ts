@@ -9,8 +9,10 @@ import type { Characterisation, Finding } from '../report/characterisation.js';
 import { renderCharacterisation } from '../report/characterisation-report.js';
 import { Charts } from '../report/charts.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { INTERRUPTED, interruption } from './interruption.js';
 import { commaSeparated, positiveDurationMs, positiveInteger, requestRate, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
+import { warn } from './warn.js';
 
 interface CharacteriseCommandOptions {
   readonly output: string;
@@ -27,8 +29,6 @@ interface CharacteriseCommandOptions {
   readonly json?: boolean;
 }
 
-/** What shells say of a program that Ctrl-C ended. */
-const INTERRUPTED = 130;
 const REPORT_FILE = 'report.html';
 
 const MEASURED_BY = GROUPS.map(({ name, description }) => `  ${name.padEnd(11)} ${description}`).join('\n');
@@ -67,12 +67,11 @@ Examples:
     const unknown = options.only?.find((name) => !GROUPS.some((group) => group.name === name));
     if (unknown !== undefined)
       command.error(`error: no such group: ${unknown}; there are ${GROUPS.map(({ name }) => name).join(', ')} (--only)`);
-    const ended = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => ended.abort(signal));
+    const interrupted = interruption();
     const { output, p99, quick = false, json: _, ...rest } = options;
     const given: CharacteriseOptions = {
       ...rest,
-      ...{ dir: output, quick, signal: ended.signal, observer: terminalObserver() },
+      ...{ dir: output, quick, signal: interrupted, observer: terminalObserver() },
       ...(p99 !== undefined && { p99Ms: p99 }),
       command: ['terabag', ...process.argv.slice(2)].map(quoted).join(' '),
       version: command.parent?.version() ?? '',
@@ -81,7 +80,7 @@ Examples:
     await writeReport(results, output);
     if (options.json) console.log(JSON.stringify(results));
     else print(results, output);
-    if (ended.signal.aborted) {
+    if (interrupted.aborted) {
       process.stderr.write('terabag: interrupted; the same command goes on from here\n');
       process.exitCode = INTERRUPTED;
     }
@@ -92,7 +91,7 @@ async function writeReport(results: Characterisation, dir: string): Promise<void
   try {
     await writeFileAtomic(join(dir, REPORT_FILE), renderCharacterisation(results, await Charts.load()));
   } catch (error) {
-    process.stderr.write(`terabag: warning: no ${REPORT_FILE}: ${TerabagError.from(error).message}\n`);
+    warn(`no ${REPORT_FILE}: ${TerabagError.from(error).message}`);
   }
 }
 
@@ -123,7 +122,7 @@ function terminalObserver(): Observer {
     },
     // The same bundle is opened again and again.
     warned: (message) => {
-      if (!warnings.has(message)) say(`terabag: warning: ${message}`);
+      if (!warnings.has(message)) warn(message);
       warnings.add(message);
     },
   };

@@ -17,9 +17,10 @@ import { planMap } from '../report/charts/plan-map.js';
 import { tailChart } from '../report/charts/tail-chart.js';
 import { Charts } from '../report/charts.js';
 import { describeMachine, machineLine } from '../report/machine.js';
+import { formatBytes } from '../report/numbers.js';
 import { dataTable, figure, renderPage } from '../report/page.js';
 import { planHolders } from '../report/plan-holders.js';
-import { type LatencySummary, summarize } from '../report/quantiles.js';
+import { type SampleSummary, summarize } from '../report/quantiles.js';
 import { holdersTable } from '../report/sections/plans.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { checkRoom } from '../tables/output-directory.js';
@@ -28,7 +29,8 @@ import { demoShape, type ModelShape, shapeBytes } from '../workload/model-shape.
 import { RequestGenerator } from '../workload/request-generator.js';
 import { requestShape } from '../workload/request-shape.js';
 import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
-import { byteSize, formatBytes, positiveInteger } from './options.js';
+import { INTERRUPTED } from './interruption.js';
+import { byteSize, positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
 
 interface DemoOptions {
@@ -41,8 +43,6 @@ interface DemoOptions {
 }
 
 const GIB = 2 ** 30;
-/** What shells say of a program that Ctrl-C ended. */
-const INTERRUPTED = 130;
 const WARM_UP = 20;
 const FEWEST_ITEMS = 16;
 const MOST_ITEMS = 128;
@@ -181,7 +181,7 @@ function sameBits(a: Float32Array, b: Float32Array): boolean {
 }
 
 const milliseconds = (value: number): string => value.toFixed(2);
-const latencyRow = (name: string, { p50, p90, p99, max }: LatencySummary): string[] => [name, ...[p50, p90, p99, max].map(milliseconds)];
+const latencyRow = (name: string, { p50, p90, p99, max }: SampleSummary): string[] => [name, ...[p50, p90, p99, max].map(milliseconds)];
 
 function sayResults({ equal, latencies }: Omit<Results, 'plan'>, { requests }: DemoOptions, say: (line: string) => void): void {
   say(`${requests} requests of ${FEWEST_ITEMS} to ${MOST_ITEMS} items, one at a time, ms: P50 P90 P99 max`);

@@ -6,7 +6,7 @@ import { openBundle, readModelSpec } from '../model/bundle.js';
 import { modelHash } from '../model/hash.js';
 import { heldTables } from '../model/published.js';
 import { rowBytes } from '../model/row-format.js';
-import { formatBytes } from './options.js';
+import { formatBytes } from '../report/numbers.js';
 import { residencyRow } from './residency-rows.js';
 
 export const inspectCommand = new Command('inspect')

@@ -2,8 +2,6 @@ import { InvalidArgumentError, Option } from 'commander';
 import { RESIDENCIES } from '../engine/residency.js';
 import { HIGHEST_QPS } from '../workload/arrivals.js';
 
-export { formatBytes } from '../report/numbers.js';
-
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
 export function positiveInteger(text: string): number {
@@ -16,6 +14,14 @@ export function positiveNumber(text: string): number {
   const value = Number(text);
   if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be a number above 0.');
   return value;
+}
+
+/** More than 0 and at most 1; a percentage is one too: 2%. */
+export function positiveShare(text: string): number {
+  const [, number = '', percent] = /^(\d*\.?\d+(?:e-?\d+)?)(%?)$/i.exec(text.trim()) ?? [];
+  const share = Number(number) / (percent === '%' ? 100 : 1);
+  if (number === '' || !(share > 0 && share <= 1)) throw new InvalidArgumentError('It has to be more than 0 and at most 1, such as 0.02.');
+  return share;
 }
 
 /** Requests a second of open-loop load. */
@@ -72,6 +78,11 @@ export const verifyOption = (): Option =>
   new Option('--verify <what>', 'what is checked of the files at start: full checksums, or only the size')
     .choices(['full', 'size'])
     .default('full');
+
+export const rpcOption = (): Option =>
+  new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
+    .choices(['coalesced', 'paper'])
+    .default('coalesced');
 
 export const residencyOption = (): Option =>
   new Option('--residency <how>', 'how tables are held in memory: pages as touched, read ahead, locked, or copied to huge pages')

@@ -4,9 +4,11 @@ import { TerabagError } from '../errors.js';
 import { ROW_FORMATS, type RowFormat } from '../model/row-format.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
+import { formatBytes } from '../report/numbers.js';
 import { outputError } from '../tables/output-directory.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
-import { commaSeparated, formatBytes, verifyOption } from './options.js';
+import { interruption } from './interruption.js';
+import { commaSeparated, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
 
 interface PackCommandOptions {
@@ -41,11 +43,10 @@ Examples:
   terabag pack table.safetensors -o table-fp16.safetensors --format fp16 --json`,
   )
   .action(async (source: string, options: PackCommandOptions) => {
-    const interrupt = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
+    const interrupted = interruption();
     const isBundle = (await stat(source).catch(() => null))?.isDirectory() ?? false;
     const work = isBundle ? packWholeBundle : packOneFile;
-    const packed = await withProgress('packing', 'bytes', (onProgress) => work(source, options, interrupt.signal, onProgress));
+    const packed = await withProgress('packing', 'bytes', (onProgress) => work(source, options, interrupted, onProgress));
     const total = (key: 'bytesBefore' | 'bytesAfter'): number => packed.reduce((sum, table) => sum + table[key], 0);
     const [bytesBefore, bytesAfter] = [total('bytesBefore'), total('bytesAfter')];
     if (options.json) {

@@ -1,6 +1,6 @@
 import type { PlanPrediction, PredictedShard } from '../plan/predict-plan.js';
 import type { ComparedStrategy, Planned } from '../plan/scenario.js';
-import { formatBytes } from './options.js';
+import { formatBytes } from '../report/numbers.js';
 
 /** Tables with more rows than these do not help; the slowest shards are shown. */
 const SHOWN_SHARDS = 32;

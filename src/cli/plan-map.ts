@@ -7,9 +7,9 @@ import type { PlanPrediction } from '../plan/predict-plan.js';
 import type { Planned } from '../plan/scenario.js';
 import { planTreemap, type ShardLoad } from '../report/charts/plan-treemap.js';
 import { Charts } from '../report/charts.js';
+import { formatBytes } from '../report/numbers.js';
 import { dataTable, factList, figure, renderPage } from '../report/page.js';
 import { writeFileAtomic } from '../tables/atomic.js';
-import { formatBytes } from './options.js';
 
 /** Pixels, of a picture without a page. */
 const SVG_WIDTH = 1100;

@@ -13,7 +13,8 @@ import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/p
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile-from-spec.js';
 import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/scenario.js';
 import { MAX_SHARDS, type PlanOptions, STRATEGIES, type Strategy } from '../plan/strategies.js';
-import { byteSize, bytesIn, commaSeparated, formatBytes, positiveInteger } from './options.js';
+import { formatBytes } from '../report/numbers.js';
+import { byteSize, bytesIn, commaSeparated, positiveInteger } from './options.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
 import { writePlanMap } from './plan-map.js';
 import { SAMPLED_REQUESTS, sampleProfile } from './profile.js';
@@ -30,6 +31,7 @@ interface PlanCommandOptions {
   readonly shards?: number;
   readonly endpoints?: string[];
   readonly memoryLimit?: number;
+  /** Bytes, though the option is in GB; localMb likewise. */
   readonly shardGb?: number;
   readonly localMb?: number;
   readonly profile?: string;

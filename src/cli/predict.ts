@@ -12,10 +12,11 @@ import { writeSafetensors } from '../tables/safetensors.js';
 import { chromeTrace } from '../trace/chrome-trace.js';
 import { Tracer } from '../trace/tracer.js';
 import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../workload/request-file.js';
-import { positiveInteger, residencyOption, verifyOption } from './options.js';
+import { positiveInteger, residencyOption, rpcOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
+import { warn } from './warn.js';
 
-/** With spans of 144 bytes, 9 MiB. */
+/** With spans of 128 bytes, 8 MiB. */
 const TRACED_REQUESTS = 256;
 const TRACED_SPANS = 256;
 
@@ -41,11 +42,7 @@ export const predictCommand = new Command('predict')
   .argument('<requests>', 'requests.jsonl, requests.safetensors, or -')
   .requiredOption('--bundle <dir>', 'directory of the model, or, with --plan, what it was published to')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
-  .addOption(
-    new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
-      .choices(['coalesced', 'paper'])
-      .default('coalesced'),
-  )
+  .addOption(rpcOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
   .option('-o, --output <file>', 'where scores go (default: stdout, but for a safetensors file of one request)')
@@ -116,8 +113,6 @@ function refuseWithoutPlan({ plan, rpc, batchItems, dedup }: PredictCommandOptio
   if (plan === undefined && (rpc === 'paper' || dedup)) command.error('error: --rpc paper and --dedup need the shards of a --plan');
   if (batchItems !== undefined && rpc !== 'paper') command.error('error: --batch-items needs --rpc paper: coalesced requests are not cut');
 }
-
-const warn = (message: string): void => void process.stderr.write(`terabag: warning: ${message}\n`);
 
 function openPredictor(options: PredictCommandOptions, tracer: Tracer | null): Promise<Predictor> {
   const { bundle, plan, verify, residency, precision, rpc, batchItems, dedup = false } = options;

@@ -5,6 +5,7 @@ import { refuseUnwritable } from '../tables/atomic.js';
 import { profileRequests } from '../workload/request-sample.js';
 import { positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
+import { warn } from './warn.js';
 
 /** Requests that are sampled where nothing else is said. */
 export const SAMPLED_REQUESTS = 1000;
@@ -47,8 +48,7 @@ export async function sampleProfile(bundleDir: string, path: string, requests: n
   const { profile, bad } = await withProgress('reading requests', 'bytes', (onProgress) =>
     profileRequests(bundle, path, { requests, onProgress }),
   );
-  if (bad.first !== null)
-    process.stderr.write(`terabag: warning: ${bad.count} of the sampled requests are left out, the first for: ${bad.first.message}\n`);
+  if (bad.first !== null) warn(`${bad.count} of the sampled requests are left out, the first for: ${bad.first.message}`);
   return profile;
 }
 

@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { readPlan } from '../plan/plan.js';
 import { publish } from '../plan/publish/publish.js';
-import { commaSeparated, formatBytes, verifyOption } from './options.js';
+import { formatBytes } from '../report/numbers.js';
+import { interruption } from './interruption.js';
+import { commaSeparated, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 
 interface PublishCommandOptions {
@@ -33,12 +35,11 @@ Examples:
   terabag shard plan.json --name shard-0 --bundle ./published/shard-0`,
   )
   .action(async (planPath: string, out: string, options: PublishCommandOptions) => {
-    const interrupt = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
+    const interrupted = interruption();
     const { bundle, shards, verify, json } = options;
     const plan = await readPlan(planPath);
     const published = await withProgress('publishing', 'bytes', (onProgress) =>
-      publish(plan, bundle, out, { verify, signal: interrupt.signal, onProgress, ...(shards && { shards }) }),
+      publish(plan, bundle, out, { verify, signal: interrupted, onProgress, ...(shards && { shards }) }),
     );
     if (json) console.log(JSON.stringify({ plan: planPath, out, shards: published }));
     else console.table(published.map((shard) => ({ ...shard, bytes: formatBytes(shard.bytes) })));

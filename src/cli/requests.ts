@@ -9,9 +9,9 @@ import { requestShape, requestShapeOfSpec } from '../workload/request-shape.js';
 import { parseReuse } from '../workload/row-reuse.js';
 import { isShapeName, shapeByName } from '../workload/shape-by-name.js';
 import { SeededNumbers } from '../workload/synthetic-values.js';
-import { positiveInteger } from './options.js';
+import { interruption } from './interruption.js';
+import { positiveInteger, positiveShare } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
-import { scaleOption } from './synth.js';
 
 interface RequestsOptions {
   readonly count: number;
@@ -30,7 +30,7 @@ export const requestsCommand = new Command('requests')
   .option('-n, --count <n>', 'requests', positiveInteger, 1000)
   .option('--items <sizes>', 'candidates per request: N, lognormal:MEDIAN,SIGMA[,MAX], or file:PATH with a size a line', '64')
   .option('--reuse <how>', 'how ids recur: uniform, zipf:EXPONENT, trace-2021, trace-2022 (default: of a shape its own, else trace-2021)')
-  .option('--scale <share>', 'of a shape: the scale that its bundle was made with (default: 1)', scaleOption)
+  .option('--scale <share>', 'of a shape: the scale that its bundle was made with (default: 1)', positiveShare)
   .option('--seed <n>', 'the same seed gives the same requests', positiveInteger, 1)
   .option('--json', 'print JSON')
   .addHelpText(
@@ -47,8 +47,7 @@ Examples:
   .action(async (model: string, options: RequestsOptions, command: Command) => {
     if (options.scale !== undefined && !isShapeName(model)) command.error(`error: --scale is of shapes; the bundle has its own: ${model}`);
     const { count, seed, output, json } = options;
-    const interrupt = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
+    const interrupted = interruption();
     const shape = isShapeName(model)
       ? requestShape(shapeByName(model, options.scale ?? 1))
       : requestShapeOfSpec(await readModelSpec(model));
@@ -59,7 +58,7 @@ Examples:
       for (; made.requests < count; onProgress(++made.requests, count)) {
         // A turn of the event loop, in which signals are seen.
         await new Promise((resolve) => setImmediate(resolve));
-        if (interrupt.signal.aborted) throw new TerabagError('aborted', `making requests was interrupted: ${output}`, { path: output });
+        if (interrupted.aborted) throw new TerabagError('aborted', `making requests was interrupted: ${output}`, { path: output });
         const items = sizes.next();
         made.items += items;
         const request = generator.next(items);

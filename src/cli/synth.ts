@@ -1,11 +1,13 @@
-import { Argument, Command, InvalidArgumentError, Option } from 'commander';
+import { Argument, Command, Option } from 'commander';
 import type { PlainFormat } from '../model/row-format.js';
 import { tableBytes } from '../plan/bytes.js';
+import { formatBytes } from '../report/numbers.js';
 import { checkRoom, fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { shapeBytes } from '../workload/model-shape.js';
 import { SHAPE_NAMES, shapeByName } from '../workload/shape-by-name.js';
 import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
-import { formatBytes, positiveInteger } from './options.js';
+import { interruption } from './interruption.js';
+import { positiveInteger, positiveShare } from './options.js';
 import { withProgress } from './progress.js';
 
 interface SynthOptions {
@@ -16,19 +18,11 @@ interface SynthOptions {
   readonly json?: boolean;
 }
 
-/** More than 0 and at most 1; a percentage is one too: 2%. */
-export function scaleOption(text: string): number {
-  const [, number = '', percent] = /^(\d*\.?\d+(?:e-?\d+)?)(%?)$/i.exec(text.trim()) ?? [];
-  const scale = Number(number) / (percent === '%' ? 100 : 1);
-  if (number === '' || !(scale > 0 && scale <= 1)) throw new InvalidArgumentError('It has to be more than 0 and at most 1, such as 0.02.');
-  return scale;
-}
-
 export const synthCommand = new Command('synth')
   .description('make a bundle of the shape of a known model, with random values')
   .addArgument(new Argument('<shape>', 'which model').choices(SHAPE_NAMES))
   .requiredOption('-o, --output <dir>', 'directory of the new model; it must be empty or not there')
-  .option('--scale <share>', 'of the rows; tables, dims and pooling stay', scaleOption, 1)
+  .option('--scale <share>', 'of the rows; tables, dims and pooling stay', positiveShare, 1)
   .option('--seed <n>', 'the same seed gives the same bytes (default: one per shape)', positiveInteger)
   .addOption(new Option('--format <format>', 'row format').choices(['fp32', 'fp16', 'bf16']).default('fp32'))
   .option('--json', 'print JSON')
@@ -44,14 +38,13 @@ Examples:
   terabag synth mlperf-dcnv2 --scale 0.01 --seed 3 -o ./dcn --json`,
   )
   .action(async (name: string, { scale, output, seed, format, json }: SynthOptions) => {
-    const interrupt = new AbortController();
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => interrupt.abort());
+    const interrupted = interruption();
     const shape = shapeByName(name, scale, { format, ...(seed !== undefined && { seed }) });
     await refuseUsed(output);
     await checkRoom(output, shapeBytes(shape));
     const startedAt = performance.now();
     const spec = await withProgress('making the model', 'bytes', (onProgress) =>
-      fillDirectory(output, () => writeSyntheticBundle(output, shape, onProgress, interrupt.signal)),
+      fillDirectory(output, () => writeSyntheticBundle(output, shape, onProgress, interrupted)),
     );
     const seconds = (performance.now() - startedAt) / 1000;
     const bytes = spec.tables.reduce((sum, table) => sum + tableBytes(table), 0);

@@ -13,6 +13,8 @@ export class DenseNet {
   readonly #net: NativeDenseNet;
   /** Of each stage. */
   readonly #macsPerItem: number[] = [];
+  /** 1, or the last that a layer is in. */
+  readonly lastStage: number;
 
   /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
   constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>, precision: Precision = 'fp32') {
@@ -60,9 +62,6 @@ export class DenseNet {
   createWorkspace(): NativeWorkspace {
     return this.#net.createWorkspace();
   }
-
-  /** 1, or the last that a layer is in. */
-  readonly lastStage: number;
 
   /**
    * Runs a stage: done on return when small (undefined), else on the addon's threads; the buffers are the net's until it settles. Measures

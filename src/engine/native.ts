@@ -132,8 +132,9 @@ export interface NativeDenseNet {
   /** [sync] Buffers of one request, reused from request to request. Not for two runs at once. */
   createWorkspace(): NativeWorkspace;
   /**
-   * Runs the layers of one stage; stages run in order, on one workspace, with the same items and perItem. dense: the dense features' rows one after another; pooled: likewise the bags' (null in stage 0);
-   * perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (last stage, 1 or more; else null): [items, dim of the output] float32.
+   * [sync] Runs the layers of one stage; stages run in order, on one workspace, with the same items and perItem. dense: the dense features' rows
+   * one after another; pooled: likewise the bags' (null in stage 0); perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (last
+   * stage, 1 or more; else null): [items, dim of the output] float32.
    */
   runSync(
     workspace: NativeWorkspace,
@@ -146,6 +147,7 @@ export interface NativeDenseNet {
     times?: Float64Array | null,
     timesAt?: number,
   ): void;
+  /** [async] The same on addon threads; the workspace and the buffers must not be touched, transferred or detached until it settles. */
   run(
     workspace: NativeWorkspace,
     stage: number,
@@ -267,7 +269,10 @@ export interface NativeSocket {
   peer(): string;
   /** Whether a message waits. To be asked after sending, which may take notice of it in onReadable's place. */
   readable(): boolean;
-  /** One message of at most 16 parts, which are copied. False when it is not connected, a ROUTER's peer is away, or as many messages as may wait do: nothing of it is sent then. */
+  /**
+   * One message of at most 16 parts, which are copied. False when it is not connected, a ROUTER's peer is away, or as many messages as may wait
+   * do: nothing of it is sent then.
+   */
   send(peer: string, ...parts: readonly Uint8Array[]): boolean;
   /** Keeps on sending what was sent for lingerMs at most; the last socket to be closed waits for that. Again: nothing happens. */
   close(lingerMs: number): void;
@@ -276,12 +281,12 @@ export interface NativeSocket {
 export interface NativeAddon {
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
+  /** [sync] Names of the kernels that this build and CPU have, best last. */
   availableKernels(): string[];
   /** [sync] CPU time of the calling thread, microseconds. */
   threadCpuUs(): number;
-  /** Those that the kernels in use and this CPU have. */
+  /** [sync] Those that the kernels in use and this CPU have. */
   precisions(): Precision[];
-  /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
   /**
    * [async] Writes rows [rows, dim] of a plain format as rows of another one into out, which has to be as long as they are; on an addon thread,
    * and buffers must be left alone until it settles. See native/tables/quantize.h for the arithmetic. Errors carry {status, row}: not_finite (NaN
@@ -293,7 +298,7 @@ export interface NativeAddon {
     hosts: readonly NativeHost[],
     conditions: NativePathConditions,
   ) => NativeHostNetwork;
-  /** Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
+  /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later. */
   Socket: {
@@ -301,7 +306,12 @@ export interface NativeAddon {
     /** [sync] Of lend. */
     giveBack(memory: ArrayBuffer): void;
   };
-  SparseEngine: new (tables: readonly NativeTable[], residency?: Residency, prefetch?: Prefetch) => NativeSparseEngine;
+  /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
+  SparseEngine: new (
+    tables: readonly NativeTable[],
+    residency?: Residency,
+    prefetch?: Prefetch,
+  ) => NativeSparseEngine;
   /** inputs: dim per input, dense features first; numDense of them are dense. output: number of the value that is returned. */
   DenseNet: new (
     inputDims: readonly number[],
@@ -313,6 +323,7 @@ export interface NativeAddon {
 }
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+
 /** Alpine's C library is another one than glibc, and says no version of glibc in the process report. */
 function isMusl(): boolean {
   const report = process.report?.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } } | undefined;

@@ -60,7 +60,7 @@ export interface OpenTablesOptions {
   readonly verify?: 'full' | 'size';
   /** Bytes brought into memory and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Told once when much of the tables lies on small pages, with what to do about it. */
+  /** Told once when much of the tables lies on small pages, with what to do about it. Default: a warning of the process. */
   readonly onWarning?: (message: string) => void;
 }
 
@@ -77,7 +77,7 @@ export interface OpenedTables {
 export async function openTables(
   bundle: Bundle,
   tables: readonly EngineTable[],
-  { residency = 'populate', verify = 'full', onProgress, onWarning }: OpenTablesOptions = {},
+  { residency = 'populate', verify = 'full', onProgress, onWarning = emitSmallPagesWarning }: OpenTablesOptions = {},
 ): Promise<OpenedTables> {
   const engine = new SparseEngine(tables, residency);
   try {
@@ -87,13 +87,16 @@ export async function openTables(
     if (verify === 'full') await checkChecksums(bundle, (done) => onProgress?.(toFill + done, total));
     const report = await engine.measureResidency();
     const warning = report === null || residency === 'map' ? null : await smallPagesWarning(bundle.dir, residency, report);
-    if (warning !== null) onWarning?.(warning);
+    if (warning !== null) onWarning(warning);
     return { engine, residency: report };
   } catch (error) {
     engine.close();
     throw error;
   }
 }
+
+const emitSmallPagesWarning = (message: string): void =>
+  process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' });
 
 /** Null when the tables lie on huge pages, or cannot on their filesystem. */
 async function smallPagesWarning(dir: string, residency: Residency, { files }: ResidencyReport): Promise<string | null> {

@@ -9,7 +9,7 @@ const name = z.string().min(1).max(256);
 const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
 const dim = z.number().int().min(1).max(65_536);
 
-export const tableSchema = z.strictObject({
+const tableSchema = z.strictObject({
   name,
   rows: count,
   dim,
@@ -73,7 +73,7 @@ const layerNormSchema = z.strictObject({
   bias: z.string().min(1),
   epsilon: z.number().min(0).default(1e-5),
 });
-export const layerSchema = z.discriminatedUnion('type', [
+const layerSchema = z.discriminatedUnion('type', [
   embeddingBagSchema,
   fcSchema,
   dotInteractionSchema,

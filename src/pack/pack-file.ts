@@ -3,9 +3,9 @@ import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
 import { DTYPES } from '../model/bundle.js';
 import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/row-format.js';
-import { readBlocks, readFully } from '../tables/blocks.js';
+import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
-import { readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
+import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 
 /** What packing did to one tensor. */
 export interface PackedTensor {
@@ -29,8 +29,6 @@ export interface PackOptions {
   readonly onBytes?: (bytes: number) => void;
 }
 
-const PAGE_BYTES = 4096;
-const BLOCK_BYTES = 4 * 1024 * 1024;
 /** Blocks that are read, packed or waiting to be written: what memory a table of any size takes, times two for the packed ones. */
 const BLOCKS_IN_FLIGHT = 4;
 const PLAIN_FORMATS = new Map<string, PlainFormat>((['fp32', 'fp16', 'bf16'] as const).map((format) => [DTYPES[format], format]));
@@ -131,7 +129,7 @@ async function* packBlocks(
 ): AsyncGenerator<Uint8Array> {
   const [rows = 0] = info.shape;
   const before = rowBytes(from, dim);
-  const rowsAtOnce = Math.min(rows, Math.max(1, Math.floor(BLOCK_BYTES / before)));
+  const rowsAtOnce = Math.min(rows, rowsInBlock(before));
   const pack = async (row: number): Promise<{ block: Uint8Array; maxError: number; sumSquaredError: number; sumSquares: number }> => {
     const count = Math.min(rowsAtOnce, rows - row);
     const values = new Uint8Array(count * before);

@@ -6,7 +6,7 @@ import { readJsonFile } from './json-file.js';
 const cost = z.number().min(0);
 
 /** What work costs on one kind of machine; measured by `terabag calibrate`. All times are CPU time of one core, unless they say otherwise. */
-export const costsSchema = z.strictObject({
+const costsSchema = z.strictObject({
   terabagCosts: z.literal(2),
   /** What it was measured on, and when. */
   machine: z.string(),

@@ -29,10 +29,10 @@ const MESSAGE_THREADS = 2;
 
 /**
  * us that a round takes: the longest chain of work of which each piece waits for the one before, or all its work over all cores where processes
- * share them, or the main shard's messages over the threads that it has for them, whichever is longest. Not all of the work on messages is waited for: sockets have threads of their own, and what bytes cost is for a
- * large part memory that is collected and cleared beside.
+ * share them, or the main shard's messages over the threads that it has for them, whichever is longest. Not all of the work on messages is waited
+ * for: sockets have threads of their own, and what bytes cost is for a large part memory that is collected and cleared beside.
  */
-export function roundUs({ messages, besideUs, shards }: Round, { latency, sharedCores }: Pick<Costs, 'latency' | 'sharedCores'>): number {
+function roundUs({ messages, besideUs, shards }: Round, { latency, sharedCores }: Pick<Costs, 'latency' | 'sharedCores'>): number {
   if (shards.length === 0) return besideUs;
   const { waitUs, onPath, bytesOnPath } = latency;
   const waitedFor = ({ fixedUs, bytesUs }: Messages): number => onPath * fixedUs + bytesOnPath * bytesUs;

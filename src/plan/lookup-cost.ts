@@ -1,5 +1,6 @@
 import { type RowFormat, rowBytes } from '../model/row-format.js';
 import type { Costs } from './costs.js';
+import { HOT_ROWS } from './profile.js';
 
 type Measured = Costs['lookups'][number];
 
@@ -45,5 +46,3 @@ export function cachedShare(bytes: number, roomBytes: number, hotShare: number):
   const hot = Math.max(HOT_ROWS, hotShare);
   return held <= HOT_ROWS ? (held / HOT_ROWS) * hot : hot + ((held - HOT_ROWS) / (1 - HOT_ROWS)) * (1 - hot);
 }
-
-const HOT_ROWS = 0.01;

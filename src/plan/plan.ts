@@ -22,7 +22,7 @@ export const isShardName = (text: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-
 export const MAIN_SHARD = 'main';
 
 /** The plan file: which shard holds which table, or which part of a row-wise split table. The source of truth; nothing is elected at run time. */
-export const planSchema = z.strictObject({
+const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),

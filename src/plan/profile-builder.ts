@@ -1,7 +1,7 @@
 import { TerabagError } from '../errors.js';
 import { modelHash } from '../model/hash.js';
 import type { EmbeddingBagSpec, ModelSpec } from '../model/spec.js';
-import type { Profile, TableProfile } from './profile.js';
+import { HOT_ROWS, type Profile, type TableProfile } from './profile.js';
 
 /** A request that was checked against the model, ids included. */
 export interface ProfiledRequest {
@@ -10,8 +10,6 @@ export interface ProfiledRequest {
   readonly bags: readonly { readonly numBags: number; readonly input: { readonly indices: ArrayLike<number | bigint> } }[];
 }
 
-/** Of a table's sampled rows, those that count as hot. */
-const HOT_ROWS = 0.01;
 /** Lookups, of all tables together, whose rows are counted for hotShare: some hundred MB at most. Requests beyond count in all else. */
 const COUNTED_LOOKUPS = 2 ** 22;
 

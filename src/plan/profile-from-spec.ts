@@ -1,6 +1,6 @@
 import { modelHash } from '../model/hash.js';
 import type { EmbeddingBagSpec, ModelSpec } from '../model/spec.js';
-import type { Profile } from './profile.js';
+import { HOT_ROWS, type Profile } from './profile.js';
 
 /** Candidate items per request where no request was sampled: what a ranking service that is neither idle nor offline scores at once. */
 export const ASSUMED_ITEMS = 64;
@@ -42,7 +42,7 @@ export function profileFromSpec(spec: ModelSpec): Profile {
         sum.userBags += bags;
         sum.userLookups += lookups;
       }
-      return { table: name, ...sum, uniqueRows: Math.min(rows, sum.lookups), hotShare: sum.lookups > 0 ? 0.01 : 0 };
+      return { table: name, ...sum, uniqueRows: Math.min(rows, sum.lookups), hotShare: sum.lookups > 0 ? HOT_ROWS : 0 };
     }),
   };
 }

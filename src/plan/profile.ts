@@ -4,6 +4,9 @@ import type { ModelSpec } from '../model/spec.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { readJsonFile } from './json-file.js';
 
+/** Share of a table's rows, those that are looked up most, that hotShare tells of. */
+export const HOT_ROWS = 0.01;
+
 const mean = z.number().min(0);
 
 /** What requests ask of each table, as means per request: the ground of load-balanced and auto plans. */

@@ -5,7 +5,8 @@ import { Scratch } from './scratch.js';
 
 const DEFAULT_DEADLINE_MS = 1000;
 
-interface Lent<T> {
+/** What a request is lent from its start to its end. */
+interface Slot<T> {
   readonly scratch: Scratch;
   readonly extra: T;
 }
@@ -17,7 +18,7 @@ const aborted = (signal: AbortSignal | undefined): TerabagError =>
 
 /** Lets a bounded number of requests in, lends each a scratch, and ends each by its deadline. */
 export class Admission<T> {
-  readonly #idle: Lent<T>[] = [];
+  readonly #idle: Slot<T>[] = [];
   #inFlight = 0;
   #closed = false;
   readonly #drained: (() => void)[] = [];
@@ -80,7 +81,7 @@ export class Admission<T> {
     deadlineMs: number,
     signal: AbortSignal | undefined,
     outcome: Promise<R>,
-    lent: Lent<T>,
+    lent: Slot<T>,
     record: RequestRecord | null,
   ): Promise<R> {
     return new Promise<R>((resolve, reject) => {
@@ -117,7 +118,7 @@ export class Admission<T> {
     });
   }
 
-  #return(lent: Lent<T>, record: RequestRecord | null): void {
+  #return(lent: Slot<T>, record: RequestRecord | null): void {
     record?.letGo();
     this.#idle.push(lent);
     this.#inFlight--;

@@ -1,10 +1,8 @@
-import type { ResolvedModel } from '../model/graph.js';
+import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import { rowAt } from './partition.js';
 import type { BagsInput } from './predictor.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import type { Scratch } from './scratch.js';
-
-type ModelBag = ResolvedModel['bags'][number];
 
 export interface Deduplicated {
   /** With each layer's bags that differ, in the order of their first use. A layer whose bags are all the same has one, for all items. */
@@ -25,7 +23,7 @@ export function dropRepeatedBags(model: ResolvedModel, request: CheckedRequest, 
   const expandedStarts = [0];
   const sources: (Uint32Array | null)[] = [];
   const bags = request.bags.map((given, b) => {
-    const bag = model.bags[b] as ModelBag;
+    const bag = model.bags[b] as ResolvedBag;
     const found = given.numBags > 1 ? findRepeated(bag, given, scratch, b) : null;
     const alike = found?.first.length === 1;
     if (alike) perItem[model.dense.length + b] = 0;
@@ -44,7 +42,7 @@ const WEIGHT_STEP = 2 ** -24;
 
 /** The first bag of each kind, and for every bag which of them it is; null when no two are alike. */
 function findRepeated(
-  bag: ModelBag,
+  bag: ResolvedBag,
   bags: CheckedBags,
   scratch: Scratch,
   layer: number,
@@ -69,7 +67,7 @@ function findRepeated(
   return kinds === numBags ? null : { first: first.subarray(0, kinds), source };
 }
 
-function hashOf(bag: ModelBag, bags: CheckedBags, b: number): number {
+function hashOf(bag: ResolvedBag, bags: CheckedBags, b: number): number {
   const { offsets, weights } = bags.input;
   let hash = FNV_OFFSET;
   for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {

@@ -1,10 +1,8 @@
 import { TerabagError } from '../errors.js';
-import type { ResolvedModel } from '../model/graph.js';
+import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import type { Assignment, Partition, SplitRows } from './partition.js';
 import type { CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
-
-type ModelBag = ResolvedModel['bags'][number];
 
 /** The vectors of those bags that had ids on one part of a table, and how many ids. */
 interface RowWisePart {
@@ -58,7 +56,7 @@ export class Gathering {
     let at = 0;
     for (let a = 0; a < assignments.length; a++) {
       const { bag, part } = assignments[a] as Assignment;
-      const length = (numBags[a] as number) * (this.model.bags[bag] as ModelBag).dim * 4;
+      const length = (numBags[a] as number) * (this.model.bags[bag] as ResolvedBag).dim * 4;
       const sent = split[bag];
       if (length === 0) {
         if (sent === undefined) values.fill(0, starts[bag], starts[bag + 1]);
@@ -78,7 +76,7 @@ export class Gathering {
     const { values, starts } = this.pooled;
     for (const [bag, parts] of this.#partsOf) {
       parts.sort((a, b) => a.part - b.part);
-      addRowWise(this.model.bags[bag] as ModelBag, values.subarray(starts[bag], starts[bag + 1]), parts);
+      addRowWise(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts);
     }
   }
 }
@@ -99,7 +97,7 @@ function answerLength(bytes: number, expected: number): TerabagError {
   });
 }
 
-function addRowWise({ dim, pooling }: ModelBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
+function addRowWise({ dim, pooling }: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
   pooled.fill(0);
   const numBags = pooled.length / dim;
   const ids = new Uint32Array(pooling === 'mean' ? numBags : 0);
@@ -130,7 +128,7 @@ export function expandPooled(
       expanded.values.set(values.subarray(start, end), at);
       continue;
     }
-    const { dim } = model.bags[layer] as ModelBag;
+    const { dim } = model.bags[layer] as ResolvedBag;
     for (const vector of source) {
       const from = start + vector * dim;
       for (let d = 0; d < dim; d++) expanded.values[at + d] = values[from + d] as number;

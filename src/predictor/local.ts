@@ -3,13 +3,11 @@ import type { NativeWorkspace, Precision } from '../engine/native.js';
 import type { Residency, ResidencyReport } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
-import type { Bundle } from '../model/bundle.js';
-import { openBundle } from '../model/bundle.js';
+import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { KINDS } from '../trace/layout.js';
 import type { RequestRecord } from '../trace/request-record.js';
 import type { Tracer } from '../trace/tracer.js';
-
 import { Admission } from './admission.js';
 import { pooledStarts } from './gather.js';
 import { Partitioner } from './partition.js';
@@ -41,10 +39,7 @@ export async function openLocal(bundleDir: string, options: LocalOptions = {}): 
   const bundle = await openBundle(bundleDir, { verify: 'size' });
   const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
-  const { engine, residency } = await openTables(bundle, tables, {
-    onWarning: (message) => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' }),
-    ...options,
-  });
+  const { engine, residency } = await openTables(bundle, tables, options);
   try {
     return new LocalPredictor(bundle, model, engine, residency, options);
   } catch (error) {

@@ -1,7 +1,8 @@
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../engine/sparse-batch.js';
 import { indexOutOfRange } from '../engine/sparse-engine.js';
 import { TerabagError } from '../errors.js';
-import type { ResolvedModel } from '../model/graph.js';
+import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
+import type { BagsInput } from './predictor.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
 
@@ -25,7 +26,6 @@ export interface Partition {
   readonly split: readonly (SplitRows | undefined)[];
 }
 
-type ModelBag = ResolvedModel['bags'][number];
 const INT32_ROWS = 2 ** 31;
 /** Ids that are copied one by one: a call of set() costs as much as some 16 of them. */
 const SHORT_COPY = 16;
@@ -92,8 +92,8 @@ export class Partitioner {
     return this.#destinations.map((destination) => this.#partitionOf(destination, request, split, scratch));
   }
 
-  #bag(bag: number): ModelBag {
-    return this.model.bags[bag] as ModelBag;
+  #bag(bag: number): ResolvedBag {
+    return this.model.bags[bag] as ResolvedBag;
   }
 
   #partitionOf(destination: Destination, request: CheckedRequest, split: readonly (SplitRows | undefined)[], scratch: Scratch): Partition {
@@ -182,14 +182,13 @@ const batchKeys = (key: string): Destination['keys'] => ({
   weights: `weights${key}`,
 });
 
-const bagOf = (offsets: BagsOffsets, position: number): number => {
+const bagOf = (offsets: BagsInput['offsets'], position: number): number => {
   let bag = 0;
   while (bag + 1 < offsets.length && (offsets[bag + 1] as number) <= position) bag++;
   return bag;
 };
-type BagsOffsets = CheckedBags['input']['offsets'];
 
-function outOfRange(bag: ModelBag, input: CheckedBags, position: number): TerabagError {
+function outOfRange(bag: ResolvedBag, input: CheckedBags, position: number): TerabagError {
   return indexOutOfRange(
     bag.tableName,
     input.firstBag + bagOf(input.input.offsets, position),
@@ -200,7 +199,7 @@ function outOfRange(bag: ModelBag, input: CheckedBags, position: number): Teraba
 }
 
 /** The id at a position as a number below rows; anything else is refused with its place. */
-export function rowAt(bag: ModelBag, input: CheckedBags, position: number): number {
+export function rowAt(bag: ResolvedBag, input: CheckedBags, position: number): number {
   const index = input.input.indices[position] as number | bigint;
   if (typeof index === 'bigint') {
     if (index < 0n || index >= BigInt(bag.rows)) throw outOfRange(bag, input, position);
@@ -239,7 +238,7 @@ export function placedInRequest(model: ResolvedModel, batch: CheckedRequest, err
 }
 
 /** Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. */
-function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ModelBag): void {
+function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ResolvedBag): void {
   const { indices } = input.input;
   if (target instanceof Int32Array && indices instanceof Int32Array) {
     if (indices.length > SHORT_COPY) target.set(indices, at);
@@ -278,7 +277,7 @@ function addLengths(lengths: Uint32Array, from: number, count: number, offsets: 
 }
 
 /** Two walks over the ids: how much each part gets, then each to its place. */
-function splitRows(bag: ModelBag, input: CheckedBags, parts: number, scratch: Scratch, key: string): SplitRows {
+function splitRows(bag: ResolvedBag, input: CheckedBags, parts: number, scratch: Scratch, key: string): SplitRows {
   const { offsets, weights, indices } = input.input;
   const rowStarts = scratch.u32(`rowStarts${key}`, parts + 1).fill(0);
   const bagStarts = scratch.u32(`bagStarts${key}`, parts + 1).fill(0);

@@ -1,5 +1,5 @@
 import { TerabagError } from '../errors.js';
-import type { ResolvedModel } from '../model/graph.js';
+import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import type { BagsInput, PredictRequest } from './predictor.js';
 import type { Scratch } from './scratch.js';
 
@@ -25,8 +25,6 @@ export interface CheckedBags {
   readonly firstBag: number;
   readonly firstPosition: number;
 }
-
-type ModelBag = ResolvedModel['bags'][number];
 
 const invalid = (message: string, details: Record<string, string | number>): TerabagError =>
   new TerabagError('invalid_argument', message, details);
@@ -156,7 +154,7 @@ function refuseNoNumbers(field: string, values: ArrayLike<unknown>): void {
   }
 }
 
-function checkBags(bag: ModelBag, request: PredictRequest): CheckedBags {
+function checkBags(bag: ResolvedBag, request: PredictRequest): CheckedBags {
   const input = request.sparse[bag.name];
   if (input === undefined) throw invalid(`bags are missing: ${bag.name}`, { field: `sparse.${bag.name}` });
   if (!isObject(input)) throw invalid(`bags have to be an object: ${bag.name}`, { field: `sparse.${bag.name}` });
@@ -178,7 +176,7 @@ function checkBags(bag: ModelBag, request: PredictRequest): CheckedBags {
 }
 
 /** The offset at a position ends the bag before it. */
-function badOffset(message: string, bag: ModelBag, { offsets, indices }: BagsInput, position: number): TerabagError {
+function badOffset(message: string, bag: ResolvedBag, { offsets, indices }: BagsInput, position: number): TerabagError {
   const at = Math.max(0, position - 1);
   const value = typeof offsets[position] === 'object' ? 'an object' : String(offsets[position]);
   return new TerabagError(
@@ -188,7 +186,7 @@ function badOffset(message: string, bag: ModelBag, { offsets, indices }: BagsInp
   );
 }
 
-function checkWeights(bag: ModelBag, count: number, weights: BagsInput['weights']): void {
+function checkWeights(bag: ResolvedBag, count: number, weights: BagsInput['weights']): void {
   const field = `sparse.${bag.name}.weights`;
   if (weights === undefined) throw invalid(`weights are missing for a weighted bag: ${bag.name}`, { field });
   if (!bag.weighted) throw invalid(`weights for a bag that takes none: ${bag.name}`, { field });

@@ -104,8 +104,7 @@ function checkOptions({ rpc = 'coalesced', batchItems }: ConnectOptions): void {
 
 async function openOwnTables(bundle: Bundle, options: ConnectOptions): Promise<SparseEngine> {
   const tables = engineTables(bundle, everyPart(bundle));
-  const onWarning = (message: string): void => process.emitWarning(message, { type: 'TerabagWarning', code: 'TERABAG_SMALL_PAGES' });
-  return (await openTables(bundle, tables, { onWarning, ...options })).engine;
+  return (await openTables(bundle, tables, options)).engine;
 }
 
 /** Which of these bag layers, or parts of them, each shard of the plan pools; main after the last. */

@@ -4,7 +4,7 @@ export function quantile(ascending: ArrayLike<number>, q: number): number {
   return ascending[Math.min(rank, ascending.length) - 1] as number;
 }
 
-export interface LatencySummary {
+export interface SampleSummary {
   readonly count: number;
   readonly p50: number;
   readonly p90: number;
@@ -13,7 +13,7 @@ export interface LatencySummary {
 }
 
 /** In the unit of the samples. */
-export function summarize(samples: readonly number[]): LatencySummary {
+export function summarize(samples: readonly number[]): SampleSummary {
   const ascending = Float64Array.from(samples).sort();
   return {
     count: samples.length,

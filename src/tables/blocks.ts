@@ -1,6 +1,12 @@
 import type { FileHandle } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
 
+/** Of a file that is read from start to end: large enough for the disk, small beside the memory of a process. */
+export const BLOCK_BYTES = 4 * 1024 * 1024;
+
+/** As many whole rows as a block has room for, at least one. */
+export const rowsInBlock = (rowBytes: number): number => Math.max(1, Math.floor(BLOCK_BYTES / rowBytes));
+
 /** Fills `into` from the file, starting at byte `from`. A file that ends before, or that cannot be read, is a bad_table. */
 export async function readFully(file: FileHandle, path: string, from: number, into: Uint8Array): Promise<void> {
   for (let at = 0; at < into.length; ) {

@@ -7,6 +7,8 @@ import { ChunkedCrc32, type FileChecksum } from './checksum.js';
 
 /** The safetensors format: u64 header length, JSON header, data. https://huggingface.co/docs/safetensors */
 const LENGTH_BYTES = 8;
+/** What tables are aligned to in a file, so that a mapping may start where their data does. */
+export const PAGE_BYTES = 4096;
 const MAX_HEADER_BYTES = 100_000_000;
 const DTYPE_BYTES: Readonly<Record<string, number>> = {
   F64: 8,

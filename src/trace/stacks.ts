@@ -61,9 +61,9 @@ function interactionShare(jobs: readonly TracedJob[]): number {
 }
 
 /**
- * network: the RPC without the service on the shard, without sending, and without what the last two have of it. sparse: pooling. serialization: at both ends.
- * queueing: on the shard, or for main's own tables, to a thread of the addon and back. overhead: sending, and the shard's checks. collection and
- * eventLoop: of main, while it waited for this shard.
+ * network: the RPC without the service on the shard, without sending, and without what the last two have of it. sparse: pooling. serialization:
+ * at both ends. queueing: on the shard, or for main's own tables, to a thread of the addon and back. overhead: sending, and the shard's checks.
+ * collection and eventLoop: of main, while it waited for this shard.
  */
 export const EMBEDDED_LAYERS = ['network', 'sparse', 'serialization', 'queueing', 'overhead', 'collection', 'eventLoop'] as const;
 export type EmbeddedLayer = (typeof EMBEDDED_LAYERS)[number];
@@ -148,8 +148,9 @@ export function serviceTime({ stages }: TracedRpc): number {
 }
 
 /**
- * As in the latency stack, over main and all shards, as CPU time. sparse: pooling. other: what main's thread did besides, known when CPU clocks are read and no other
- * traced request ran meanwhile: the event loop, sockets, promises, garbage. Not in it: threads of the sockets, and what shards do around a message.
+ * As in the latency stack, over main and all shards, as CPU time. sparse: pooling. other: what main's thread did besides, known when CPU clocks
+ * are read and no other traced request ran meanwhile: the event loop, sockets, promises, garbage. Not in it: threads of the sockets, and what
+ * shards do around a message.
  */
 export const COMPUTE_LAYERS = ['dense', 'interaction', 'sparse', 'serialization', 'service', 'overhead', 'other'] as const;
 export type ComputeLayer = (typeof COMPUTE_LAYERS)[number];

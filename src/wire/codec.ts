@@ -181,7 +181,7 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
   return message;
 }
 
-/** Likewise. */
+/** As clientMessageParts. */
 export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'welcome':

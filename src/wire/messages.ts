@@ -9,7 +9,7 @@ export const WIRE_VERSION = 2;
 export type ShardState = 'ready' | 'draining';
 
 export type ClientMessage =
-  /** Opens a connection: which model and plan the main shard serves. */
+  /** Opens a connection: which model the main shard serves. */
   | { readonly kind: 'hello'; readonly modelHash: string }
   /** remainingMs: what is left of the deadline when it was sent. timed: whether the answer is to say what its stages took. */
   | { readonly kind: 'pool'; readonly id: number; readonly remainingMs: number; readonly batch: SparseBatch; readonly timed: boolean }
@@ -58,7 +58,10 @@ export const STAGE_SLOTS = {
 
 export type ShardMessage =
   | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
-  /** pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. stages: SHARD_STAGES, when asked for. */
+  /**
+   * pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. stages: in the order of
+   * SHARD_STAGES, when asked for.
+   */
   | {
       readonly kind: 'pooled';
       readonly id: number;

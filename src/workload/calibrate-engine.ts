@@ -2,6 +2,7 @@ import { type NativeLayer, native } from '../engine/native.js';
 import { SEGMENT_FIELDS } from '../engine/sparse-batch.js';
 import { ROW_FORMATS, type RowFormat, rowBytes } from '../model/row-format.js';
 import type { Costs } from '../plan/costs.js';
+import { bytesOf } from '../predictor/scratch.js';
 import { SeededNumbers } from './synthetic-values.js';
 
 /** A file whose bytes are taken as rows of any format. */
@@ -28,7 +29,7 @@ const IDS_SEED = 5;
 const LAYER_DIMS = [4096, 1024, 1024, 256] as const;
 const MANY_ITEMS = 128;
 
-/** Measures lookups in every row format, bags, segments and dense layers, each alone on this thread. onStep is told of about stepsOfEngine steps. */
+/** Measures lookups in every row format, bags, segments and dense layers, each alone on this thread. onStep is told of STEPS_OF_ENGINE steps. */
 export async function calibrateEngine(file: RowsFile, onStep: () => void): Promise<EngineCosts> {
   const lookups: Costs['lookups'] = [];
   for (const format of ROW_FORMATS) {
@@ -116,9 +117,7 @@ function layout({ segments, bags, bagSize }: BagSizes): { segments: Uint8Array; 
   return { segments: bytesOf(fields), offsets: bytesOf(Uint32Array.from({ length: segments * bags + 1 }, (_, bag) => bag * bagSize)) };
 }
 
-const bytesOf = (array: Int32Array | Uint32Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-
-/** Bytes read between two runs, so that weights come from memory as they do between requests that look rows up. */
+/** Read between two runs, so that weights come from memory as they do between requests that look rows up. */
 const EVICTED_FLOATS = 2 ** 24;
 const CACHE_LINE_FLOATS = 16;
 const VECTORS = 64;

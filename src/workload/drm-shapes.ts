@@ -13,7 +13,7 @@ const GOLDEN = 0.618_033_988_75;
 const LONGEST_BAGS = { user: 60, item: 8 } as const;
 
 /** Sizes that fall by one factor from the largest to the smallest and have the given sum: a long tail. */
-export function longTail(count: number, total: number, largest: number): number[] {
+function longTail(count: number, total: number, largest: number): number[] {
   let [low, high] = [0, 1];
   const sum = (factor: number): number => (factor === 1 ? count : (1 - factor ** count) / (1 - factor)) * largest;
   for (let step = 0; step < 60; step++) {

@@ -11,7 +11,7 @@ import type { CopiedBags, CopiedRequest } from './request-copy.js';
  *                        starts[r] to starts[r + 1]
  *   sparse.BAG.indices   I32, or I64 where an id needs it; sparse.BAG.weights F32, of weighted bags
  */
-export const ARCHIVE_KEY = 'terabag.requests';
+const ARCHIVE_KEY = 'terabag.requests';
 const VERSION = '1';
 const REQUESTS_AT_ONCE = 64;
 /** While a recording is written, the event loop is free again after so long. */

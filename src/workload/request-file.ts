@@ -10,8 +10,8 @@ import { type CopiedRequest, copyRequest } from './request-copy.js';
 
 /**
  * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
- * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64), sparse.BAG.offsets (I32 or U32) and
- * sparse.BAG.weights (F32).
+ * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
+ * sparse.BAG.offsets (I32 or U32) and sparse.BAG.weights (F32).
  */
 const numbers = z.array(z.number());
 const requestSchema = z.strictObject({
@@ -38,6 +38,14 @@ export async function* readRequests(
   let line = 0;
   if (isArchive(header)) for await (const request of readRequestArchive(header, onProgress)) yield { line: ++line, request };
   else yield { line: 1, request: await readSafetensorsRequest(path) };
+}
+
+/** The requests of any such file; the first bad one ends it with an error that names the file. */
+export async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
+  for await (const read of readRequests(path)) {
+    if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
+    yield read.request;
+  }
 }
 
 /** Whether it is a safetensors file of many requests. */
@@ -72,10 +80,7 @@ function jsonLine(request: PredictRequest): string {
 }
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
-export async function* readJsonlRequests(
-  path: string,
-  onProgress?: (doneBytes: number, totalBytes: number) => void,
-): AsyncGenerator<ReadRequest> {
+async function* readJsonlRequests(path: string, onProgress?: (doneBytes: number, totalBytes: number) => void): AsyncGenerator<ReadRequest> {
   for await (const { line, text } of readLines(path, onProgress)) yield parseLine(text, line);
 }
 

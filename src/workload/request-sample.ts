@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { Bundle } from '../model/bundle.js';
-import type { ResolvedModel } from '../model/graph.js';
+import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import type { Profile } from '../plan/profile.js';
 import { ProfileBuilder } from '../plan/profile-builder.js';
 import { rowAt } from '../predictor/partition.js';
@@ -89,7 +89,7 @@ async function sample(
 
 function checkIds(model: ResolvedModel, { bags }: CheckedRequest): void {
   for (const [at, checked] of bags.entries()) {
-    const bag = model.bags[at] as ResolvedModel['bags'][number];
+    const bag = model.bags[at] as ResolvedBag;
     for (let position = 0; position < checked.input.indices.length; position++) rowAt(bag, checked, position);
   }
 }

@@ -19,9 +19,10 @@ export function parseReuse(text: string): Reuse {
 type RowClass = readonly [rate: number, rows: number];
 
 /**
- * Rows of a table in classes, the most read first, as [mean accesses per row, share of the table's rows]. A row of a class is read a Poisson number of times over a
- * trace of `idsPerRow` ids per row of the table. Fitted by scripts/fit-reuse.mjs to both published histograms, of rows and of accesses over how
- * often a row is read; classes without weight are left out. Rows that a trace never reads are not published: the lowest class implies them.
+ * Rows of a table in classes, the most read first, as [mean accesses per row, share of the table's rows]. A row of a class is read a Poisson
+ * number of times over a trace of `idsPerRow` ids per row of the table. Fitted by scripts/fit-reuse.mjs to both published histograms, of rows and
+ * of accesses over how often a row is read; classes without weight are left out. Rows that a trace never reads are not published: the lowest
+ * class implies them.
  */
 const TRACES: Readonly<Record<2021 | 2022, readonly RowClass[]>> = {
   2021: [

@@ -3,12 +3,11 @@ import { join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { DENSE_FILE, DTYPES, writeModelJson } from '../model/bundle.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../model/spec.js';
-import { writeSafetensors } from '../tables/safetensors.js';
+import { PAGE_BYTES, writeSafetensors } from '../tables/safetensors.js';
 import { type ModelShape, shapeBytes, type TableShape, tablesOf } from './model-shape.js';
 import { denseTensors, describeShape } from './synthetic-net.js';
 import { randomRows, SeededNumbers } from './synthetic-values.js';
 
-const PAGE_BYTES = 4096;
 /** Rows in [-1/8, 1/8): dot products of dim 64 stay of the order of 1, and scores off the ends of the sigmoid. */
 const ROW_EXPONENT = -3;
 /** Checksums of one table are made while others are written. */

@@ -11,6 +11,7 @@ import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '..
 import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../src/wire/messages.js';
 import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan, planBySpec } from '../reference/plans.js';
+import { settlesWithin } from '../reference/settles.js';
 import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 let model: SmallModel;
@@ -395,12 +396,12 @@ test('malformed and foreign answers are dropped and counted, and the request end
     },
     async (falsePlan) => {
       const victim = await connect(falsePlan, { bundle: model.dir });
-      const startedAt = performance.now();
-      await expect(victim.predict(smallRequest(random(1), 2), { deadlineMs: 300 })).rejects.toMatchObject({
+      const asked = victim.predict(smallRequest(random(1), 2), { deadlineMs: 300 });
+      expect(await settlesWithin(300 + 100, asked)).toBe(true);
+      await expect(asked).rejects.toMatchObject({
         code: 'deadline_exceeded',
         details: { shard: 'shard-0' },
       });
-      expect(performance.now() - startedAt).toBeLessThan(300 + 100);
       expect(victim.stats()).toMatchObject({ malformed: garbage.length, unmatched: 3, inFlight: 0 });
       await victim.close();
     },

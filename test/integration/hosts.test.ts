@@ -14,6 +14,7 @@ import { type Cluster, connect, emulationSupport, launchCluster, openLocal, type
 import { readModelSpec } from '../../src/model/bundle.js';
 import { EchoHost, REPLY_BYTES } from '../reference/echo-host.js';
 import { capacityPlan } from '../reference/plans.js';
+import { settlesWithin } from '../reference/settles.js';
 import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -200,9 +201,10 @@ describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on 
       for (let number = 0; number < 100; number++) {
         const request = smallRequest(next, 40);
         const startedAt = performance.now();
-        const outcome = await predictor.predict(request, { deadlineMs: 1000 }).catch((error: unknown) => error);
+        const asked = predictor.predict(request, { deadlineMs: 1000 });
+        expect(await settlesWithin(1000 + 100, asked)).toBe(true);
+        const outcome = await asked.catch((error: unknown) => error);
         const tookMs = performance.now() - startedAt;
-        expect(tookMs).toBeLessThan(1000 + SCHEDULING_MS);
         if (outcome instanceof TerabagError) {
           expect(['deadline_exceeded', 'shard_unavailable']).toContain(outcome.code);
           continue;

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -212,27 +213,22 @@ test('the help of bench shows times as they can be typed', () => {
 });
 
 test('SIGINT ends a bench cleanly with what was measured', async () => {
-  const args = [
-    'bench',
-    '--bundle',
-    model.dir,
-    '--qps',
-    '50',
-    '--duration',
-    '60s',
-    '--warm-up',
-    '0s',
-    '--items',
-    '8',
-    '--json',
-    'results.json',
-  ];
+  // The command opens the pipe when its tables are read, and begins when it has a request.
+  const pipe = join(dir, 'piped.jsonl');
+  expect(spawnSync('mkfifo', [pipe]).status).toBe(0);
+  const load = ['--requests', pipe, '--qps', '50', '--duration', '60s', '--warm-up', '0s'];
+  const args = ['bench', '--bundle', model.dir, ...load, '--json', 'results.json'];
   const child: ChildProcess = spawn(process.execPath, [main, ...args], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   child.stdout?.on('data', (text) => {
     output += text;
   });
-  await expect.poll(() => output.length, { timeout: 20_000 }).toBeGreaterThan(0);
+  const [request] = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 8, seed: 1 }), 1);
+  const startedAt = performance.now();
+  await writeFile(
+    pipe,
+    `${JSON.stringify(request, (_, value) => (ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value))}\n`,
+  );
   await new Promise((resolve) => setTimeout(resolve, 1500));
   child.kill('SIGINT');
   const [code] = await once(child, 'exit');
@@ -241,6 +237,5 @@ test('SIGINT ends a bench cleanly with what was measured', async () => {
   const { results, interrupted } = written();
   expect(interrupted).toBe(true);
   expect(results[0].answered).toBeGreaterThan(5);
-  expect(results[0].measuredMs).toBeLessThan(20_000);
-  expect(results[0].answered / (results[0].measuredMs / 1000)).toBeGreaterThan(25);
+  expect(results[0].measuredMs).toBeLessThan(performance.now() - startedAt);
 });

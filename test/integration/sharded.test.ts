@@ -18,6 +18,7 @@ import { decodeShardMessage } from '../../src/wire/codec.js';
 import { connectTo } from '../../src/wire/sockets.js';
 import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan } from '../reference/plans.js';
+import { settlesWithin } from '../reference/settles.js';
 import { random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 let model: SmallModel;
@@ -159,8 +160,8 @@ test('bad ids end in a typed error that names table and position, local and shar
   });
 });
 
-/** What a timer may be late in a busy event loop: these processes share the machine's cores, and the loop here serves 16 lanes. */
-const SCHEDULING_MS = 100;
+/** Requests have ended so long after their deadline. */
+const GRACE_MS = 100;
 const DEADLINE_MS = 2000;
 const RECOVERY_MS = 1000;
 
@@ -182,11 +183,12 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
   const requests = Array.from({ length: 50 }, () => smallRequest(next, 4));
   const expected = await Promise.all(requests.map((request) => local.predict(request)));
   const outcomes = { right: 0, typed: 0 };
-  let latestMs = 0;
+  let late = 0;
   const one = async (n: number, deadlineMs: number): Promise<boolean> => {
-    const startedAt = performance.now();
+    const asked = predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs });
+    if (!(await settlesWithin(deadlineMs + GRACE_MS, asked))) late++;
     try {
-      const { scores } = await predictor.predict(requests[n % 50] as (typeof requests)[number], { deadlineMs });
+      const { scores } = await asked;
       expect(scores).toEqual(expected[n % 50]?.scores);
       // Every request needs both shards, so that one right answer after the shard is back shows that it serves again.
       const sinceBackMs = performance.now() - backAt;
@@ -196,8 +198,6 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
       expect(error).toBeInstanceOf(TerabagError);
       expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
       return false;
-    } finally {
-      latestMs = Math.max(latestMs, performance.now() - startedAt - deadlineMs);
     }
   };
   let sent = 0;
@@ -220,7 +220,7 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
     expect(outcomes.right + outcomes.typed).toBe(10_000);
     expect(outcomes.right).toBeGreaterThan(2000);
     expect(outcomes.typed).toBeGreaterThan(0);
-    expect(latestMs).toBeLessThan(SCHEDULING_MS);
+    expect(late).toBe(0);
     expect(predictor.stats()['lost']).toBeGreaterThan(0);
     expect(predictor.stats()['inFlight']).toBe(0);
   } finally {

@@ -1,6 +1,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -56,13 +57,18 @@ test('synth refuses a directory that holds something, and a model for which the 
 test.each(['jsonl', 'safetensors'])('requests that are interrupted leave nothing: %s', async (kind) => {
   const output = `interrupted.${kind}`;
   // More than can be made before the signal.
-  const args = ['requests', 'rmc2', '--scale', '0.0001', '-n', '1000000', '--items', '1', '-o', output];
+  const args = ['requests', 'rmc2', '--scale', '0.0001', '-n', '1000000', '--items', 'file:sizes', '-o', output];
+  // The command opens the pipe when it is ready for signals, and waits for what is written.
+  const sizes = join(dir, 'sizes');
+  expect(spawnSync('mkfifo', [sizes]).status).toBe(0);
   const child = spawn(process.execPath, [main, ...args], { cwd: dir, stdio: ['ignore', 'ignore', 'pipe'] });
   let stderr = '';
   child.stderr?.on('data', (text) => {
     stderr += text;
   });
-  await new Promise((resolve) => setTimeout(resolve, 2500));
+  await writeFile(sizes, '1\n');
+  rmSync(sizes);
+  await new Promise((resolve) => setTimeout(resolve, 300));
   child.kill('SIGINT');
   const [code] = await once(child, 'exit');
   expect([code, stderr]).toEqual([1, expect.stringContaining('(aborted)')]);

@@ -9,7 +9,7 @@ import { gunzipSync } from 'node:zlib';
  * with src/ and none with the program that wrote the fixture: what both say has to agree.
  */
 export const FIXTURE = fileURLToPath(new URL('../fixtures/open-bandit/', import.meta.url));
-const DATA = fileURLToPath(new URL('../../../shared/data/open-bandit/', import.meta.url));
+const DATA = process.env['TERABAG_OPEN_BANDIT'] ?? fileURLToPath(new URL('../../../shared/data/open-bandit/', import.meta.url));
 const LOGS = ['bts-men', 'bts-women', 'random-men', 'random-women'];
 const USER_BAGS = ['user_feature_0', 'user_feature_1', 'user_feature_2', 'user_feature_3', 'position'] as const;
 const ITEM_CATEGORIES = ['item_feature_1', 'item_feature_2', 'item_feature_3'] as const;

@@ -1,4 +1,4 @@
-import type { Characterisation } from '../../report/characterisation.js';
+import type { BatchSweep, Characterisation } from '../../report/characterisation.js';
 import { itemsOf } from '../../workload/split-request.js';
 import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
@@ -45,7 +45,7 @@ export const batchesGroup: Group = {
     const turns = serialTurns(experiment, experiment.scale.rounds.others);
     const measured = await compare(allSetups(experiment, results), experiment, [turns], onProgress);
     const mostItems = Math.max(...experiment.requests.map((request) => itemsOf(request, experiment.spec.dense)));
-    const sweep = (whole: Setup): ReturnType<typeof batchSweepOf> => {
+    const sweep = (whole: Setup): BatchSweep => {
       const ids = [...experiment.scale.batchItems, null].map((batchItems) => setupId({ ...whole, batchItems }));
       return batchSweepOf(
         setupId(whole),

@@ -6,7 +6,7 @@ import { tableBytes } from '../../plan/bytes.js';
 import type { Characterisation } from '../../report/characterisation.js';
 import { chosenSetup } from '../best.js';
 import { type Experiment, packedBundle } from '../experiment.js';
-import { compare, estimateTurns, type Group, serialTurns } from '../group.js';
+import { compare, estimateTurns, type Group, serialTurns, type Turns } from '../group.js';
 import type { Measured } from '../measured.js';
 import { type Compared, comparedWith, SINGULAR } from '../setup.js';
 
@@ -24,7 +24,7 @@ function setups({ scale }: Experiment, results: Characterisation): Compared[] {
   );
 }
 
-const turns = (experiment: Experiment): ReturnType<typeof serialTurns> => serialTurns(experiment, experiment.scale.rounds.others);
+const turns = (experiment: Experiment): Turns => serialTurns(experiment, experiment.scale.rounds.others);
 
 const GB = 1e9;
 const bytesOf = ({ spec }: Experiment): number => spec.tables.reduce((sum, table) => sum + tableBytes(table), 0);

@@ -2,13 +2,13 @@ import { TerabagError } from '../../errors.js';
 import type { Characterisation } from '../../report/characterisation.js';
 import { chosenSetup } from '../best.js';
 import type { Experiment } from '../experiment.js';
-import { compare, estimateTurns, type Group, serialTurns } from '../group.js';
+import { compare, estimateTurns, type Group, serialTurns, type Turns } from '../group.js';
 import type { Measured } from '../measured.js';
 import { type Compared, comparedWith } from '../setup.js';
 
 /** An experiment on hosts that not every system and user can emulate: then it is skipped, with the reason. */
 function emulated(name: string, description: string, setups: (experiment: Experiment, results: Characterisation) => Compared[]): Group {
-  const turns = (experiment: Experiment): ReturnType<typeof serialTurns> => serialTurns(experiment, experiment.scale.rounds.others);
+  const turns = (experiment: Experiment): Turns => serialTurns(experiment, experiment.scale.rounds.others);
   return {
     name,
     description,

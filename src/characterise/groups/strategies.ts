@@ -1,8 +1,8 @@
 import type { Experiment } from '../experiment.js';
 import { compare, estimateTurns, type Group, openLoopTurns, serialTurns, type Turns } from '../group.js';
-import { comparedWith, SINGULAR, sharded } from '../setup.js';
+import { type Compared, comparedWith, SINGULAR, sharded } from '../setup.js';
 
-const setups = ({ scale }: Experiment): ReturnType<typeof comparedWith> =>
+const setups = ({ scale }: Experiment): Compared[] =>
   comparedWith(SINGULAR, [
     sharded('one-shard', 1),
     ...(['capacity-balanced', 'load-balanced', 'nsbp'] as const).flatMap((strategy) =>

@@ -4,11 +4,9 @@ import { checkLength, compareChecksums } from '../../model/bundle.js';
 import type { FileSpec } from '../../model/spec.js';
 import { AtomicFile, syncDirectory } from '../../tables/atomic.js';
 import { BlockWriter } from '../../tables/block-writer.js';
-import { readBlocks } from '../../tables/blocks.js';
+import { BLOCK_BYTES, readBlocks } from '../../tables/blocks.js';
 import { ChunkedCrc32, checksumFile } from '../../tables/checksum.js';
 import { stopIf } from './split-file.js';
-
-const BLOCK_BYTES = 4 * 1024 * 1024;
 
 export interface WholeFileOptions {
   /** The source's entry in its model.json. */

@@ -2,13 +2,10 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { TerabagError } from '../../errors.js';
 import { compareChecksums } from '../../model/bundle.js';
 import type { FileSpec } from '../../model/spec.js';
-import { type Block, readBlocks } from '../../tables/blocks.js';
+import { BLOCK_BYTES, type Block, readBlocks, rowsInBlock } from '../../tables/blocks.js';
 import { ChunkedCrc32, type FileChecksum } from '../../tables/checksum.js';
 import { gatheredBytes, gatherRows, type RowPart, type Rows } from '../../tables/rows.js';
-import { type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../tables/safetensors.js';
-
-const PAGE_BYTES = 4096;
-const BLOCK_BYTES = 4 * 1024 * 1024;
+import { PAGE_BYTES, type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../tables/safetensors.js';
 
 /** A file to write, with a part of the rows of some tensors of the source. */
 export interface FileOfRows extends RowPart {
@@ -80,14 +77,14 @@ async function copyRows(file: FileHandle, header: SafetensorsHeader, outputs: re
 }
 
 /** How a tensor is read in blocks of whole rows; what is no table is one row of bytes after another. */
-export function rowBlocks({ byteOffset, bytes, shape }: TensorInfo): {
+function rowBlocks({ byteOffset, bytes, shape }: TensorInfo): {
   extent: { from: number; bytes: number };
   rowBytes: number;
   blockBytes: number;
 } {
   const [rows = 0] = shape;
   const rowBytes = shape.length === 2 && bytes > 0 ? bytes / rows : 1;
-  return { extent: { from: byteOffset, bytes }, rowBytes, blockBytes: Math.max(1, Math.floor(BLOCK_BYTES / rowBytes)) * rowBytes };
+  return { extent: { from: byteOffset, bytes }, rowBytes, blockBytes: rowsInBlock(rowBytes) * rowBytes };
 }
 
 /** Gives each file its rows of a block; the files are written side by side. Returns the bytes that were given. */

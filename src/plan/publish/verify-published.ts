@@ -2,11 +2,9 @@ import { type FileHandle, open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../errors.js';
 import { type Bundle, DENSE_FILE, holdsDense, type OpenTable, openBundle, pathInside, verifyBundle } from '../../model/bundle.js';
-import { readBlocks, readFully } from '../../tables/blocks.js';
+import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../../tables/blocks.js';
 import { gatheredBytes, gatherRows } from '../../tables/rows.js';
 import { JOURNAL_FILE } from './shard-directory.js';
-
-const BLOCK_BYTES = 4 * 1024 * 1024;
 
 type OnProgress = (doneBytes: number, totalBytes: number) => void;
 
@@ -99,7 +97,7 @@ async function compareBundle(bundle: Bundle, source: Bundle, onProgress: OnProgr
 
 async function compareTable(table: OpenTable, source: OpenTable, bundle: Bundle, onBytes: (bytes: number) => void): Promise<void> {
   const { rowBytes, part, parts } = table;
-  const blockBytes = Math.max(1, Math.floor(BLOCK_BYTES / rowBytes)) * rowBytes;
+  const blockBytes = rowsInBlock(rowBytes) * rowBytes;
   await withFiles(source.path, table.path, async (from, to) => {
     let [firstRow, at] = [0, table.byteOffset];
     const here = new Uint8Array(Math.min(blockBytes, table.bytes));

@@ -1,7 +1,6 @@
-import type { Chart, ChartOption } from '../charts.js';
+import { type Chart, type ChartOption, STILL } from '../charts.js';
 import { colour, lineColour } from '../palette.js';
 import { legendLines, legendStyle } from './axes.js';
-import { STILL } from './stacked-bars.js';
 
 export interface Line {
   readonly name: string;

@@ -1,9 +1,8 @@
 import type { PlanHolder } from '../characterisation.js';
-import { CHARACTER_WIDTH, type Chart, drawnName } from '../charts.js';
+import { CHARACTER_WIDTH, type Chart, drawnName, STILL } from '../charts.js';
 import { formatTick } from '../numbers.js';
 import { colour } from '../palette.js';
 import { legendStyle, lengthAxis, namesAxis, namesWidth } from './axes.js';
-import { STILL } from './stacked-bars.js';
 
 const PITCH = 30;
 const BYTES_WIDTH = 13;

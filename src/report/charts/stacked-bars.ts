@@ -1,4 +1,4 @@
-import { CHARACTER_WIDTH, type Chart, FONT_SIZE } from '../charts.js';
+import { CHARACTER_WIDTH, type Chart, FONT_SIZE, STILL } from '../charts.js';
 import { colour } from '../palette.js';
 import { lengthAxis, namesAxis, namesWidth } from './axes.js';
 
@@ -23,8 +23,6 @@ export interface StackedBars {
 const BAR_PITCH = 24;
 const BAR_WIDTH = 14;
 const AXIS_HEIGHT = 28;
-/** Bars of plans and stacks say nothing when pointed at: pages have no scripts. */
-export const STILL = { silent: true, emphasis: { disabled: true } } as const;
 
 /** A horizontal bar a name, with its sum at the end. */
 export const stackedBars =
