@@ -102,8 +102,8 @@ async function measureShape(dir: string, name: string, scale: number, items: num
 
 /**
  * A round of one plan, launched for it, with no other plan's processes beside it, as in service and as costs are measured: shards that lie idle
- * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards. Launched anew, the same plan
- * takes up to a fifth more or less: rounds of one launch would hide it.
+ * while others take turns shrink their heaps and lose their caches, and take up to twice the CPU for a while afterwards. Processes differ from launch to
+ * launch, which rounds of one launch would hide.
  */
 async function measureCell({ plan }: Cell, bundle: string, sizes: Sizes, next: () => PredictRequest): Promise<Round> {
   const requestsOf = (count: number): PredictRequest[] => Array.from({ length: count }, next);
