@@ -7,8 +7,7 @@ const NAMES = ['__proto__', 'constructor', 'toString', 'hasOwnProperty'];
 
 afterEach(() => {
   // What a chart leaves there would be in the objects of all tests.
-  const everywhere = Object.prototype as unknown as Record<string, unknown>;
-  for (const key of Object.keys(everywhere)) delete everywhere[key];
+  for (const key of Object.keys(Object.prototype)) Reflect.deleteProperty(Object.prototype, key);
 });
 
 test('tables and shards may be called as properties of all objects, whatever the width: these stay as they are', async () => {
