@@ -1,13 +1,5 @@
 // Holds the rooms of src/ to the levels of ARCHITECTURE.md: a room imports its own level and those below, without cycles.
-const levels = [
-  ['cli'],
-  ['characterise'],
-  ['report', 'workload', 'cluster', 'pack'],
-  ['predictor', 'shard'],
-  ['trace', 'wire', 'plan', 'engine'],
-  ['model'],
-  ['tables'],
-];
+const levels = [['cli'], ['lab'], ['cluster', 'pack'], ['predictor', 'shard'], ['observe', 'rpc', 'plan', 'engine'], ['model'], ['tables']];
 
 const downwards = levels.slice(1).map((rooms, level) => ({
   name: `${rooms.join('-')}-import-downwards`,
@@ -26,7 +18,19 @@ module.exports = {
     ...downwards,
     { name: 'predictor-not-shard', severity: 'error', from: { path: '^src/predictor/' }, to: { path: '^src/shard/' } },
     { name: 'shard-not-predictor', severity: 'error', from: { path: '^src/shard/' }, to: { path: '^src/predictor/' } },
-    { name: 'engine-not-wire', severity: 'error', from: { path: '^src/engine/' }, to: { path: '^src/(wire|plan|trace)/' } },
+    {
+      name: 'what-serves-needs-no-lab',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/(lab|cli)/' },
+      to: { path: '^src/lab/' },
+    },
+    { name: 'engine-not-rpc', severity: 'error', from: { path: '^src/engine/' }, to: { path: '^src/(rpc|plan|observe)/' } },
+    {
+      name: 'messages-not-sockets',
+      severity: 'error',
+      from: { path: '^src/rpc/(messages|codec)\\.ts$' },
+      to: { path: '^src/rpc/transport/' },
+    },
     { name: 'errors-import-nothing', severity: 'error', from: { path: '^src/errors\\.ts$' }, to: { path: '^src/' } },
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
     { name: 'no-orphans', severity: 'error', from: { orphan: true, path: '^src/' }, to: {} },
@@ -39,7 +43,7 @@ module.exports = {
     {
       name: 'sockets-only-in-the-transport',
       severity: 'error',
-      from: { path: '^src/', pathNot: '^src/wire/zeromq\\.ts$' },
+      from: { path: '^src/', pathNot: '^src/rpc/transport/zeromq\\.ts$' },
       to: { path: 'node_modules/zeromq' },
     },
     {

@@ -1,8 +1,7 @@
 import { rm } from 'node:fs/promises';
-import { HostNetwork, type NetworkCounters, type NetworkOptions } from '../src/cluster/host-network.js';
-import { emulationSupport } from '../src/cluster/hosts.js';
-import { launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
+import { HostNetwork, type NetworkCounters, type NetworkOptions } from '../src/lab/hosts/host-network.js';
+import { emulationSupport, launchOnHosts } from '../src/lab/hosts/hosts.js';
 import { readModelSpec } from '../src/model/bundle.js';
 import { connect } from '../src/predictor/sharded.js';
 import { EchoHost, REPLY_BYTES } from '../test/reference/echo-host.js';
@@ -97,7 +96,7 @@ const throughput = (options: NetworkOptions, count: number): Promise<Line[]> =>
 /** A small model on 2 shards, one request at a time. */
 async function predictions(options: NetworkOptions, count: number): Promise<Line[]> {
   const { dir } = await writeSmallModel(3);
-  const cluster = await launchCluster(capacityPlan(await readModelSpec(dir), 2), {
+  const cluster = await launchOnHosts(capacityPlan(await readModelSpec(dir), 2), {
     bundle: dir,
     logLevel: 'error',
     hosts: { network: options },

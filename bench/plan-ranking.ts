@@ -1,5 +1,5 @@
 import { native } from '../src/engine/native.js';
-import { quantile } from '../src/report/quantiles.js';
+import { quantile } from '../src/lab/report/quantiles.js';
 import { type Line, median } from './suite.js';
 
 export interface CellResult {

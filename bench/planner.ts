@@ -1,11 +1,11 @@
 import { native } from '../src/engine/native.js';
+import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
 import { modelHash } from '../src/model/hash.js';
 import type { ModelSpec } from '../src/model/spec.js';
-import { planAuto } from '../src/plan/auto.js';
-import { DEFAULT_COSTS } from '../src/plan/default-costs.js';
-import { PlanPredictor } from '../src/plan/predict-plan.js';
-import { profileFromSpec } from '../src/plan/profile-from-spec.js';
-import { SeededNumbers } from '../src/workload/synthetic-values.js';
+import { DEFAULT_COSTS } from '../src/plan/predict/default-costs.js';
+import { PlanPredictor } from '../src/plan/predict/predict-plan.js';
+import { profileFromSpec } from '../src/plan/profile/profile-from-spec.js';
+import { planAuto } from '../src/plan/search/auto.js';
 import { bagsOnly } from '../test/reference/specs.js';
 import { type Line, median, type Suite } from './suite.js';
 

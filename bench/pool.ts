@@ -2,10 +2,10 @@ import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { native } from '../src/engine/native.js';
 import { reportResidency } from '../src/engine/residency.js';
-import { type RowFormat, rowBytes } from '../src/model/row-format.js';
+import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
+import { type RowFormat, rowBytes } from '../src/model/formats.js';
 import { bytesOf } from '../src/predictor/scratch.js';
 import { BlockWriter } from '../src/tables/block-writer.js';
-import { SeededNumbers } from '../src/workload/synthetic-values.js';
 import { binary, fbgemmEnvironment, python, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
 

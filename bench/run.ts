@@ -2,7 +2,7 @@ import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import { positiveInteger } from '../src/cli/options.js';
-import { describeMachine, machineLine } from '../src/report/machine.js';
+import { describeMachine, machineLine } from '../src/lab/report/machine.js';
 import { writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';

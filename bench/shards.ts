@@ -1,12 +1,12 @@
 import { join } from 'node:path';
 import { native } from '../src/engine/native.js';
+import { demoShape } from '../src/lab/generate/model-shape.js';
+import { RequestGenerator } from '../src/lab/generate/request-generator.js';
+import { requestShape } from '../src/lab/generate/request-shape.js';
+import { writeSyntheticBundle } from '../src/lab/generate/synthetic-bundle.js';
 import { modelHash } from '../src/model/hash.js';
-import { profileFromSpec } from '../src/plan/profile-from-spec.js';
-import { makePlan } from '../src/plan/strategies.js';
-import { demoShape } from '../src/workload/model-shape.js';
-import { RequestGenerator } from '../src/workload/request-generator.js';
-import { requestShape } from '../src/workload/request-shape.js';
-import { writeSyntheticBundle } from '../src/workload/synthetic-bundle.js';
+import { makePlan } from '../src/plan/placement/strategies.js';
+import { profileFromSpec } from '../src/plan/profile/profile-from-spec.js';
 import { type Line, median, type Suite } from './suite.js';
 import { measure, openLocalTarget, openShardedTarget, type Round, type Target } from './targets.js';
 

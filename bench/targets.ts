@@ -1,10 +1,10 @@
 import { type Cluster, launchCluster } from '../src/cluster/launch.js';
-import type { Plan } from '../src/plan/plan.js';
+import { shardCpuUs } from '../src/lab/load/process-meter.js';
+import { summarize } from '../src/lab/report/quantiles.js';
+import type { Plan } from '../src/plan/file/plan.js';
 import { type LocalOptions, openLocal } from '../src/predictor/local.js';
 import type { Predictor, PredictRequest } from '../src/predictor/predictor.js';
 import { type ConnectOptions, connect, type ShardedPredictor } from '../src/predictor/sharded.js';
-import { summarize } from '../src/report/quantiles.js';
-import { shardCpuUs } from '../src/workload/process-meter.js';
 
 const DEADLINE_MS = 10_000;
 

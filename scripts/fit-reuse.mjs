@@ -1,4 +1,4 @@
-// Fits the classes of rows in src/workload/row-reuse.ts to the reuse statistics of facebookresearch/dlrm_datasets, and prints them.
+// Fits the classes of rows in src/lab/generate/row-reuse.ts to the reuse statistics of facebookresearch/dlrm_datasets, and prints them.
 // Usage: node scripts/fit-reuse.mjs locality_stats_2021.txt
 import { readFileSync } from 'node:fs';
 

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { root, run } from './prepare.mjs';
 
-const TESTS = ['test/kernels', 'test/unit/engine', 'test/unit/wire/sockets.test.ts', 'test/integration/hostile-peers.test.ts'];
+const TESTS = ['test/kernels', 'test/unit/engine', 'test/unit/rpc/transport/sockets.test.ts', 'test/integration/hostile-peers.test.ts'];
 
 run('npm', 'run', 'build:asan');
 Object.assign(process.env, {

@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "addon/arguments.h"
-#include "hosts/host_network.h"
+#include "lab/host_network.h"
 
 namespace terabag {
 namespace {

@@ -1,6 +1,6 @@
 // The switch between emulated hosts against what a plain list of frames says. No Node, no privilege, no interface. TERABAG_TEST_SEED
 // repeats a run. Frames lie in buffers of just their length, so that the address sanitizer sees a byte read too many.
-#include "hosts/frame_switch.h"
+#include "lab/frame_switch.h"
 
 #include <cmath>
 #include <cstdio>

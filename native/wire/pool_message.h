@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <span>
 
-// The two messages of src/wire/codec.ts that carry tensors, for a shard that answers without JavaScript. Both are msgpack arrays.
+// The two messages of src/rpc/codec.ts that carry tensors, for a shard that answers without JavaScript. Both are msgpack arrays.
 namespace terabag {
 
 constexpr uint8_t kWireVersion = 2;
-constexpr size_t kShardStages = 7;  // SHARD_STAGES in src/wire/messages.ts
+constexpr size_t kShardStages = 7;  // SHARD_STAGES in src/rpc/messages.ts
 
 using Bytes = std::span<const unsigned char>;
 

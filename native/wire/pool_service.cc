@@ -10,7 +10,7 @@ namespace {
 
 // A deadline nearer than that is for the caller, who says when it has passed.
 constexpr double kLeastRemainingMs = 5;
-// SHARD_STAGES in src/wire/messages.ts.
+// SHARD_STAGES in src/rpc/messages.ts.
 enum Stage { kDeserialize, kDispatch, kQueue, kPool, kHandBack, kSerialize, kPoolCpu };
 
 double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>(to_ns - from_ns) / 1000; }

@@ -1,7 +1,7 @@
-import type { NetworkCounters } from '../cluster/host-network.js';
-import type { BatchSchedule } from '../workload/batch-scheduler.js';
-import { type Capacity, type Probe, probeAsJson } from '../workload/capacity-search.js';
-import { answeredQps, cpuMsPerRequest, failures, type LoadRun, latencyAt, runAsJson } from '../workload/load-run.js';
+import type { NetworkCounters } from '../lab/hosts/host-network.js';
+import type { BatchSchedule } from '../lab/load/batch-scheduler.js';
+import { type Capacity, type Probe, probeAsJson } from '../lab/load/capacity-search.js';
+import { answeredQps, cpuMsPerRequest, failures, type LoadRun, latencyAt, runAsJson } from '../lab/load/load-run.js';
 
 /** One line of results: a load, and what it is called. */
 export interface BenchResult {

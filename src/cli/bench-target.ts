@@ -1,17 +1,17 @@
-import type { NetworkCounters } from '../cluster/host-network.js';
-import { type Cluster, launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
+import { requestsOfSpec } from '../lab/generate/spec-requests.js';
+import type { NetworkCounters } from '../lab/hosts/host-network.js';
+import { type EmulatedCluster, launchOnHosts } from '../lab/hosts/hosts.js';
+import { collectRequests } from '../lab/load/load-run.js';
+import { type ShardCpu, shardCpuUs } from '../lab/load/process-meter.js';
+import { requestsOfFile } from '../lab/requests/request-file.js';
+import { SplittingPredictor } from '../lab/requests/split-request.js';
 import { readModelSpec } from '../model/bundle.js';
 import type { ModelSpec } from '../model/spec.js';
-import { type Plan, readPlan } from '../plan/plan.js';
+import { type Plan, readPlan } from '../plan/file/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect, type RpcMode } from '../predictor/sharded.js';
-import { collectRequests } from '../workload/load-run.js';
-import { type ShardCpu, shardCpuUs } from '../workload/process-meter.js';
-import { requestsOfFile } from '../workload/request-file.js';
-import { requestsOfSpec } from '../workload/spec-requests.js';
-import { SplittingPredictor } from '../workload/split-request.js';
 import { type HostFlags, hostsOf } from './host-options.js';
 import { withProgress } from './progress.js';
 import { warn } from './warn.js';
@@ -46,7 +46,7 @@ export async function openTarget(options: TargetOptions, signal: AbortSignal): P
   if (!options.launch) return shardedTarget(spec, plan, options, { networkCounters: async () => null, stop: async () => undefined });
   const hosts = hostsOf(options);
   const { bundle, verify, residency } = options;
-  const cluster = await launchCluster(plan, {
+  const cluster = await launchOnHosts(plan, {
     bundle,
     verify,
     residency,
@@ -78,7 +78,7 @@ async function shardedTarget(
   spec: ModelSpec,
   plan: Plan,
   options: TargetOptions,
-  cluster: Pick<Cluster, 'networkCounters' | 'stop'>,
+  cluster: Pick<EmulatedCluster, 'networkCounters' | 'stop'>,
 ): Promise<BenchTarget> {
   const { bundle, rpc } = options;
   const predictor = await connect(plan, { bundle, rpc });

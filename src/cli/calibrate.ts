@@ -1,8 +1,8 @@
 import { Command } from 'commander';
-import { type Costs, writeCosts } from '../plan/costs.js';
-import { describeMachine, machineLine } from '../report/machine.js';
+import { type Calibration, calibrate } from '../lab/calibrate/calibrate.js';
+import { describeMachine, machineLine } from '../lab/report/machine.js';
+import { type Costs, writeCosts } from '../plan/predict/costs.js';
 import { refuseUnwritable } from '../tables/atomic.js';
-import { type Calibration, calibrate } from '../workload/calibrate.js';
 import { withProgress } from './progress.js';
 
 interface CalibrateOptions {

@@ -1,6 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { NetworkOptions } from '../cluster/host-network.js';
-import type { HostOptions } from '../cluster/hosts.js';
+import type { NetworkOptions } from '../lab/hosts/host-network.js';
+import type { HostOptions } from '../lab/hosts/hosts.js';
 import { durationMs, positiveDurationMs, positiveInteger, positiveNumber } from './options.js';
 
 /** Options of commands that launch shards: on which emulated hosts. */

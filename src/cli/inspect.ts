@@ -2,11 +2,11 @@ import { Command } from 'commander';
 import { liesOnHugePages, type ResidencyReport } from '../engine/residency.js';
 import { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, everyPart } from '../engine/tables.js';
+import { formatBytes } from '../lab/report/numbers.js';
 import { openBundle, readModelSpec } from '../model/bundle.js';
+import { rowBytes } from '../model/formats.js';
 import { modelHash } from '../model/hash.js';
 import { heldTables } from '../model/published.js';
-import { rowBytes } from '../model/row-format.js';
-import { formatBytes } from '../report/numbers.js';
 import { residencyRow } from './residency-rows.js';
 
 export const inspectCommand = new Command('inspect')

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { RESIDENCIES } from '../engine/residency.js';
-import { HIGHEST_QPS } from '../workload/arrivals.js';
+import { HIGHEST_QPS } from '../lab/load/arrivals.js';
 
 /** Parsers of option values; a bad value is a usage error that names the option. */
 

@@ -1,10 +1,10 @@
 import { access, stat } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { TerabagError } from '../errors.js';
-import { ROW_FORMATS, type RowFormat } from '../model/row-format.js';
+import { formatBytes } from '../lab/report/numbers.js';
+import { ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
-import { formatBytes } from '../report/numbers.js';
 import { outputError } from '../tables/output-directory.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { interruption } from './interruption.js';

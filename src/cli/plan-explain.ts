@@ -1,6 +1,6 @@
-import type { PlanPrediction, PredictedShard } from '../plan/predict-plan.js';
-import type { ComparedStrategy, Planned } from '../plan/scenario.js';
-import { formatBytes } from '../report/numbers.js';
+import { formatBytes } from '../lab/report/numbers.js';
+import type { PlanPrediction, PredictedShard } from '../plan/predict/predict-plan.js';
+import type { ComparedStrategy, Planned } from '../plan/search/scenario.js';
 
 /** Tables with more rows than these do not help; the slowest shards are shown. */
 const SHOWN_SHARDS = 32;

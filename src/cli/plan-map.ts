@@ -1,14 +1,14 @@
 import { extname } from 'node:path';
 import { TerabagError } from '../errors.js';
+import { planTreemap, type ShardLoad } from '../lab/report/charts/plan-treemap.js';
+import { Charts } from '../lab/report/charts.js';
+import { formatBytes } from '../lab/report/numbers.js';
+import { dataTable, factList, figure, renderPage } from '../lab/report/page.js';
 import type { ModelSpec } from '../model/spec.js';
-import { heldByShards } from '../plan/bytes.js';
-import { MAIN_SHARD, type Plan } from '../plan/plan.js';
-import type { PlanPrediction } from '../plan/predict-plan.js';
-import type { Planned } from '../plan/scenario.js';
-import { planTreemap, type ShardLoad } from '../report/charts/plan-treemap.js';
-import { Charts } from '../report/charts.js';
-import { formatBytes } from '../report/numbers.js';
-import { dataTable, factList, figure, renderPage } from '../report/page.js';
+import { MAIN_SHARD, type Plan } from '../plan/file/plan.js';
+import { heldByShards } from '../plan/placement/bytes.js';
+import type { PlanPrediction } from '../plan/predict/predict-plan.js';
+import type { Planned } from '../plan/search/scenario.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 
 /** Pixels, of a picture without a page. */

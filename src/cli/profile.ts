@@ -1,8 +1,8 @@
 import { Command } from 'commander';
+import { profileRequests } from '../lab/requests/request-sample.js';
 import { openBundle } from '../model/bundle.js';
-import { type Profile, writeProfile } from '../plan/profile.js';
+import { type Profile, writeProfile } from '../plan/profile/profile.js';
 import { refuseUnwritable } from '../tables/atomic.js';
-import { profileRequests } from '../workload/request-sample.js';
 import { positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
 import { warn } from './warn.js';

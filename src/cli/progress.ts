@@ -1,5 +1,5 @@
 import { Presets, SingleBar } from 'cli-progress';
-import { formatBytes } from '../report/numbers.js';
+import { formatBytes } from '../lab/report/numbers.js';
 
 /** Work shorter than this shows no bar. */
 const PATIENCE_MS = 500;

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
-import { readPlan } from '../plan/plan.js';
-import { publish } from '../plan/publish/publish.js';
-import { formatBytes } from '../report/numbers.js';
+import { formatBytes } from '../lab/report/numbers.js';
+import { readPlan } from '../plan/file/plan.js';
+import { publish } from '../plan/file/publish/publish.js';
 import { interruption } from './interruption.js';
 import { commaSeparated, verifyOption } from './options.js';
 import { withProgress } from './progress.js';

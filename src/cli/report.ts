@@ -1,8 +1,8 @@
 import { resolve } from 'node:path';
 import { Command } from 'commander';
-import { readCharacterisation } from '../report/characterisation.js';
-import { renderCharacterisation } from '../report/characterisation-report.js';
-import { Charts } from '../report/charts.js';
+import { readCharacterisation } from '../lab/report/characterisation.js';
+import { renderCharacterisation } from '../lab/report/characterisation-report.js';
+import { Charts } from '../lab/report/charts.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 
 interface ReportOptions {

@@ -1,6 +1,6 @@
 import { relative } from 'node:path';
 import type { FileResidency } from '../engine/residency.js';
-import { formatBytes } from '../report/numbers.js';
+import { formatBytes } from '../lab/report/numbers.js';
 
 const percent = (part: number, whole: number): string => `${whole === 0 ? 0 : Math.floor((100 * part) / whole)} %`;
 

@@ -1,11 +1,11 @@
 import { Argument, Command, Option } from 'commander';
-import type { PlainFormat } from '../model/row-format.js';
-import { tableBytes } from '../plan/bytes.js';
-import { formatBytes } from '../report/numbers.js';
+import { shapeBytes } from '../lab/generate/model-shape.js';
+import { SHAPE_NAMES, shapeByName } from '../lab/generate/shape-by-name.js';
+import { writeSyntheticBundle } from '../lab/generate/synthetic-bundle.js';
+import { formatBytes } from '../lab/report/numbers.js';
+import type { PlainFormat } from '../model/formats.js';
+import { tableBytes } from '../plan/placement/bytes.js';
 import { checkRoom, fillDirectory, refuseUsed } from '../tables/output-directory.js';
-import { shapeBytes } from '../workload/model-shape.js';
-import { SHAPE_NAMES, shapeByName } from '../workload/shape-by-name.js';
-import { writeSyntheticBundle } from '../workload/synthetic-bundle.js';
 import { interruption } from './interruption.js';
 import { positiveInteger, positiveShare } from './options.js';
 import { withProgress } from './progress.js';

@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
-import { launchCluster } from '../cluster/launch.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
+import { launchOnHosts } from '../lab/hosts/hosts.js';
 import { readModelSpec } from '../model/bundle.js';
-import { readPlan, writePlan } from '../plan/plan.js';
+import { readPlan, writePlan } from '../plan/file/plan.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { logLevelOption, residencyOption, verifyOption } from './options.js';
 import { wholeTablesWarning } from './whole-tables.js';
@@ -62,7 +62,7 @@ Examples:
     if (warning !== null) say({ shard: 'all', what: 'warning', detail: warning });
     const running = new Set(plan.shards.map(({ name }) => name));
     const deserted = new AbortController();
-    const cluster = await launchCluster(plan, {
+    const cluster = await launchOnHosts(plan, {
       bundle: options.bundle,
       ephemeralPorts: options.freePorts !== undefined,
       restart: options.restart,

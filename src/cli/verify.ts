@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { verifyBundle } from '../model/bundle.js';
-import { bundlesIn, verifyPublished } from '../plan/publish/verify-published.js';
+import { bundlesIn, verifyPublished } from '../plan/file/publish/verify-published.js';
 import { type OnProgress, withProgress } from './progress.js';
 
 export const verifyCommand = new Command('verify')

@@ -1,9 +1,9 @@
 import { InvalidArgumentError } from 'commander';
 import { TerabagError } from '../errors.js';
-import { ROW_FORMATS } from '../model/row-format.js';
-import { OBJECTIVES } from '../plan/auto.js';
-import type { Change } from '../plan/scenario.js';
-import { STRATEGIES } from '../plan/strategies.js';
+import { ROW_FORMATS } from '../model/formats.js';
+import { STRATEGIES } from '../plan/placement/strategies.js';
+import { OBJECTIVES } from '../plan/search/auto.js';
+import type { Change } from '../plan/search/scenario.js';
 import { byteSize, positiveInteger } from './options.js';
 
 const oneOf =

@@ -1,7 +1,7 @@
 import type { Residency } from '../engine/residency.js';
 import type { ModelSpec } from '../model/spec.js';
-import { heldByShards, tableBytes } from '../plan/bytes.js';
-import { MAIN_SHARD, type Plan } from '../plan/plan.js';
+import { MAIN_SHARD, type Plan } from '../plan/file/plan.js';
+import { heldByShards, tableBytes } from '../plan/placement/bytes.js';
 
 export interface Served {
   readonly plan: Plan;

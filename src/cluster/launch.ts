@@ -4,21 +4,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
-import { type Plan, writePlan } from '../plan/plan.js';
+import { type Plan, writePlan } from '../plan/file/plan.js';
 import { compiledPath } from './compiled-path.js';
-import type { NetworkCounters } from './host-network.js';
-import { EmulatedHosts, type HostOptions, type ShardHost } from './hosts.js';
 
 export interface LaunchOptions {
   readonly bundle: string;
   readonly logLevel?: string;
   /** Listen on free ports of loopback instead of the plan's endpoints. */
   readonly ephemeralPorts?: boolean;
-  /**
-   * Run the shards on emulated hosts: slower ones, or behind a network. With a network, shards listen on free ports of their hosts' addresses,
-   * which this machine alone reaches. Rejects (unsupported) where the system or this process's privileges do not allow that.
-   */
-  readonly hosts?: HostOptions;
+  /** Where the shards run, in the plan's order; closed when they have stopped. Default: as this process does, on loopback. */
+  readonly hosts?: ShardHosts;
   /** Start a shard that dies again, after a growing pause; default true. */
   readonly restart?: boolean;
   readonly verify?: 'full' | 'size';
@@ -29,13 +24,32 @@ export interface LaunchOptions {
   readonly onEvent?: (event: { readonly shard: string; readonly what: 'ready' | 'exited' | 'restarting'; readonly detail: string }) => void;
 }
 
+/** What a shard's process is started with. */
+export interface ShardHost {
+  /** Where it listens. */
+  readonly address: string;
+  /** The words before its command line; none when it runs as this process does. */
+  readonly command: readonly string[];
+  /** Is told every process that is started for the shard. */
+  adopt(pid: number): void;
+}
+
+export interface ShardHosts {
+  /** Whether shards listen on free ports of addresses of their own, instead of the plan's endpoints. */
+  readonly addressed: boolean;
+  host(shard: number): ShardHost;
+  /** The processes on them have ended. */
+  close(): Promise<void>;
+}
+
+const LOOPBACK: ShardHost = { address: '127.0.0.1', command: [], adopt: () => undefined };
+const HERE: ShardHosts = { addressed: false, host: () => LOOPBACK, close: async () => undefined };
+
 export interface Cluster {
   /** The plan with the endpoints that the shards listen on. */
   readonly plan: Plan;
   readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
   kill(name: string, signal: NodeJS.Signals): void;
-  /** What went over the emulated network so far; null without one. */
-  networkCounters(): Promise<NetworkCounters | null>;
   /** Drains and ends all shards; those that do not end in 5 s are killed. */
   stop(): Promise<void>;
 }
@@ -50,12 +64,11 @@ const HEALTHY_MS = 10_000;
 export async function launchCluster(plan: Plan, options: LaunchOptions): Promise<Cluster> {
   const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
   const planPath = join(dir, 'plan.json');
-  const hosts = await writePlan(planPath, plan)
-    .then(() => EmulatedHosts.open(plan.shards.length, options.hosts ?? {}))
-    .catch(async (error: unknown) => {
-      await rm(dir, { recursive: true, force: true });
-      throw error;
-    });
+  const { hosts = HERE } = options;
+  await writePlan(planPath, plan).catch(async (error: unknown) => {
+    await rm(dir, { recursive: true, force: true });
+    throw error;
+  });
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
   const shards = plan.shards.map(({ name, endpoints }, at) => {
     const host = hosts.host(at);
@@ -81,7 +94,6 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
       if (shard === undefined) throw new TerabagError('invalid_argument', `no such shard: ${name}`);
       shard.kill(signal);
     },
-    networkCounters: () => hosts.networkCounters(),
     stop,
   };
 }

@@ -3,7 +3,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
-import type { PlainFormat, RowFormat } from '../model/row-format.js';
+import type { PlainFormat, RowFormat } from '../model/formats.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
 
@@ -249,7 +249,7 @@ export interface NativeSocket {
   /** Returns the endpoint with the port that was taken. */
   bind(endpoint: string): string;
   /**
-   * Of a ROUTER: answers small requests to pool (src/wire/codec.ts) where they are received, without a message to JavaScript; null: no more.
+   * Of a ROUTER: answers small requests to pool (src/rpc/codec.ts) where they are received, without a message to JavaScript; null: no more.
    * nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
    * cannot be pooled, for whatever reason, is received like any other message.
    */

@@ -1,5 +1,5 @@
 import { TerabagError } from '../errors.js';
-import { rowBytes } from '../model/row-format.js';
+import { rowBytes } from '../model/formats.js';
 import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSocket, type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';

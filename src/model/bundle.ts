@@ -4,10 +4,10 @@ import { TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { CHUNK_BYTES, checksumFile } from '../tables/checksum.js';
 import { readSafetensorsHeader, readTensor } from '../tables/safetensors.js';
+import { isPacked, type RowFormat, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
 import { checkPublished, type HeldTable, heldTables, ownFiles } from './published.js';
-import { isPacked, type RowFormat, rowBytes, rowFormatMetadata } from './row-format.js';
 import { type FileSpec, type ModelSpec, modelSchema } from './spec.js';
 
 export const DENSE_FILE = 'dense.safetensors';

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { ROW_FORMATS } from './row-format.js';
+import { ROW_FORMATS } from './formats.js';
 
 /**
  * model.json. A model has dense features, tables, and nets that run in order. A net is a list of named layers; embedding bags are layers

@@ -2,7 +2,7 @@ import { copyFile, link, mkdir, realpath } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { checkContent, checkLength, openBundle, pathInside, writeModelJson } from '../model/bundle.js';
-import { isPacked, ROW_FORMATS, type RowFormat } from '../model/row-format.js';
+import { isPacked, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';

@@ -2,7 +2,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
 import { DTYPES } from '../model/bundle.js';
-import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/row-format.js';
+import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/formats.js';
 import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';

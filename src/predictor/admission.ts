@@ -1,5 +1,5 @@
 import { TerabagError } from '../errors.js';
-import type { RequestRecord } from '../trace/request-record.js';
+import type { RequestRecord } from '../observe/request-record.js';
 import type { PredictOptions } from './predictor.js';
 import { Scratch } from './scratch.js';
 

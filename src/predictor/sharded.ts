@@ -7,21 +7,21 @@ import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
-import { checkPlan, MAIN_SHARD, type Plan } from '../plan/plan.js';
-import { bundleOf, checkPublishedFor } from '../plan/published.js';
-import { KINDS } from '../trace/layout.js';
-import type { RequestRecord } from '../trace/request-record.js';
-import type { Tracer } from '../trace/tracer.js';
-import type { ShardStats } from '../wire/messages.js';
-import { connectTo } from '../wire/sockets.js';
+import { KINDS } from '../observe/layout.js';
+import type { RequestRecord } from '../observe/request-record.js';
+import type { Tracer } from '../observe/tracer.js';
+import { checkPlan, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
+import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
+import { type Connect, ShardConnection } from '../rpc/client.js';
+import type { ShardStats } from '../rpc/messages.js';
+import { connectTo } from '../rpc/transport/sockets.js';
 import { Admission } from './admission.js';
-import { type Deduplicated, dropRepeatedBags } from './dedup.js';
 import { expandPooled, Gathering, type PooledVectors, pooledStarts } from './gather.js';
+import { type Deduplicated, dropRepeatedBags } from './modes/dedup.js';
 import { type Assignment, type Partition, Partitioner, placedInRequest } from './partition.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
 import { bytesOf, Scratch } from './scratch.js';
-import { type Connect, ShardConnection } from './shard-connection.js';
 
 /**
  * coalesced: one RPC per request and shard, for all nets and items. paper: one per batch, net and shard, those of a net sent when the net before

@@ -4,14 +4,14 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { checkPlan, type Plan } from '../plan/plan.js';
-import { bundleOf, checkPublishedFor, placedParts } from '../plan/published.js';
-import { ServiceTimes } from '../trace/service-times.js';
-import { type Lent, messageBuffers } from '../wire/buffer-pool.js';
-import { decodeClientMessage, setSerializeUs, shardMessageParts } from '../wire/codec.js';
-import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../wire/messages.js';
-import { listenOn } from '../wire/sockets.js';
-import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from '../wire/transport.js';
+import { ServiceTimes } from '../observe/service-times.js';
+import { checkPlan, type Plan } from '../plan/file/plan.js';
+import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
+import { decodeClientMessage, setSerializeUs, shardMessageParts } from '../rpc/codec.js';
+import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../rpc/messages.js';
+import { type Lent, messageBuffers } from '../rpc/transport/buffer-pool.js';
+import { listenOn } from '../rpc/transport/sockets.js';
+import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from '../rpc/transport/transport.js';
 
 export interface ShardOptions {
   readonly plan: Plan;

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Characterisation, characterisationSchema } from '../../src/report/characterisation.js';
-import { demoShape } from '../../src/workload/model-shape.js';
-import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
+import { demoShape } from '../../src/lab/generate/model-shape.js';
+import { writeSyntheticBundle } from '../../src/lab/generate/synthetic-bundle.js';
+import { type Characterisation, characterisationSchema } from '../../src/lab/report/characterisation.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const SMALL = ['--quick', '--rounds', '1', '--items', '4'];

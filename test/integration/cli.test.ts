@@ -6,12 +6,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openLocal, STRATEGIES } from '../../src/index.js';
+import { demoShape, shapeBytes, tablesOf } from '../../src/lab/generate/model-shape.js';
+import { RequestGenerator } from '../../src/lab/generate/request-generator.js';
+import { requestShape } from '../../src/lab/generate/request-shape.js';
+import { writeSyntheticBundle } from '../../src/lab/generate/synthetic-bundle.js';
+import { writeRequests } from '../../src/lab/requests/request-file.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
-import { demoShape, shapeBytes, tablesOf } from '../../src/workload/model-shape.js';
-import { writeRequests } from '../../src/workload/request-file.js';
-import { RequestGenerator } from '../../src/workload/request-generator.js';
-import { requestShape } from '../../src/workload/request-shape.js';
-import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const shape = demoShape(2 ** 20);

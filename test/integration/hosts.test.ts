@@ -8,9 +8,10 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { CpuLimits, findCpuController } from '../../src/cluster/cpu-limit.js';
-import { HostNetwork } from '../../src/cluster/host-network.js';
-import { type Cluster, connect, emulationSupport, launchCluster, openLocal, type Plan, TerabagError, writePlan } from '../../src/index.js';
+import { connect, openLocal, type Plan, TerabagError, writePlan } from '../../src/index.js';
+import { CpuLimits, findCpuController } from '../../src/lab/hosts/cpu-limit.js';
+import { HostNetwork } from '../../src/lab/hosts/host-network.js';
+import { type EmulatedCluster, emulationSupport, launchOnHosts } from '../../src/lab/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { EchoHost, REPLY_BYTES } from '../reference/echo-host.js';
 import { capacityPlan } from '../reference/plans.js';
@@ -176,9 +177,9 @@ test('addresses that nobody could know are a wrong usage, and so are hosts of sh
 });
 
 describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on emulated hosts', () => {
-  async function launched(use: (cluster: Cluster) => Promise<void>, restart = false): Promise<void> {
+  async function launched(use: (cluster: EmulatedCluster) => Promise<void>, restart = false): Promise<void> {
     const hosts = { cpuPercent: 50, network: { delayMs: 2, jitterMs: 1, lossPercent: 1, seed: 5 } };
-    const cluster = await launchCluster(plan, { bundle: model.dir, logLevel: 'error', restart, hosts });
+    const cluster = await launchOnHosts(plan, { bundle: model.dir, logLevel: 'error', restart, hosts });
     let namespaces: string[];
     try {
       namespaces = cluster.shards.map(({ pid }) => namespaceOf(pid));
@@ -223,11 +224,11 @@ describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on 
   test('starts a shard that died again on its host', async () => {
     await launched(async (cluster) => {
       const predictor = await connect(cluster.plan, { bundle: model.dir });
-      const before = cluster.shards[1] as Cluster['shards'][number];
+      const before = cluster.shards[1] as EmulatedCluster['shards'][number];
       const namespace = namespaceOf(before.pid);
       cluster.kill('shard-1', 'SIGKILL');
       await until('another process', () => ![0, before.pid].includes(cluster.shards[1]?.pid ?? 0));
-      const { pid } = cluster.shards[1] as Cluster['shards'][number];
+      const { pid } = cluster.shards[1] as EmulatedCluster['shards'][number];
       await until('it enters its host', () => processesIn(namespace).includes(pid));
       expect(readFileSync(`/proc/${pid}/cgroup`, 'utf8')).toMatch(new RegExp(`terabag-${process.pid}-`));
       await predictor.predict(smallRequest(random(3), 4), { deadlineMs: 20_000 });

@@ -13,9 +13,9 @@ import {
   TerabagError,
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
-import type { Connect } from '../../src/predictor/shard-connection.js';
-import { decodeShardMessage } from '../../src/wire/codec.js';
-import { connectTo } from '../../src/wire/sockets.js';
+import type { Connect } from '../../src/rpc/client.js';
+import { decodeShardMessage } from '../../src/rpc/codec.js';
+import { connectTo } from '../../src/rpc/transport/sockets.js';
 import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan } from '../reference/plans.js';
 import { settlesWithin } from '../reference/settles.js';

@@ -16,7 +16,7 @@ import {
   type ShardedPredictor,
   STRATEGIES,
 } from '../../src/index.js';
-import { planSummary, tableBytes } from '../../src/plan/bytes.js';
+import { planSummary, tableBytes } from '../../src/plan/placement/bytes.js';
 import { startShard } from '../../src/shard/shard.js';
 import { planBySpec } from '../reference/plans.js';
 import { randomRequest, writeRandomModel } from '../reference/random-model.js';

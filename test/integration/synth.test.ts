@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
-import { shapeBytes } from '../../src/workload/model-shape.js';
-import { shapeByName } from '../../src/workload/shape-by-name.js';
+import { shapeBytes } from '../../src/lab/generate/model-shape.js';
+import { shapeByName } from '../../src/lab/generate/shape-by-name.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'terabag-synth-'));

@@ -18,13 +18,13 @@ import {
   Tracer,
   writePlan,
 } from '../../src/index.js';
-import { embeddedStack, remotePart, serviceTime } from '../../src/trace/stacks.js';
-import { demoShape } from '../../src/workload/model-shape.js';
-import { RequestGenerator } from '../../src/workload/request-generator.js';
-import { requestShape } from '../../src/workload/request-shape.js';
-import { writeSyntheticBundle } from '../../src/workload/synthetic-bundle.js';
+import { demoShape } from '../../src/lab/generate/model-shape.js';
+import { RequestGenerator } from '../../src/lab/generate/request-generator.js';
+import { requestShape } from '../../src/lab/generate/request-shape.js';
+import { writeSyntheticBundle } from '../../src/lab/generate/synthetic-bundle.js';
+import { embeddedStack, remotePart, serviceTime } from '../../src/observe/stacks.js';
 import { capacityPlan } from '../reference/plans.js';
-import { expectValidTrace } from '../unit/trace/valid-trace.js';
+import { expectValidTrace } from '../unit/observe/valid-trace.js';
 
 const shape = demoShape(2 ** 22);
 const ITEMS = 256;

@@ -1,5 +1,5 @@
-import type { Characterisation, CharacterisedRun, Configuration, PlanHolder } from '../../src/report/characterisation.js';
-import { LatencyHistogram } from '../../src/workload/latency-histogram.js';
+import type { Characterisation, CharacterisedRun, Configuration, PlanHolder } from '../../src/lab/report/characterisation.js';
+import { LatencyHistogram } from '../../src/observe/latency-histogram.js';
 
 const GIB = 2 ** 30;
 const SINGULAR = { id: 'singular', strategy: 'singular', shards: 0 };

@@ -1,4 +1,4 @@
-import type { Costs } from '../../src/plan/costs.js';
+import type { Costs } from '../../src/plan/predict/costs.js';
 
 /** Costs that are easy to add up by hand. */
 export const PLAIN_COSTS: Costs = {

@@ -3,7 +3,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { connect as connectTcp } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import type { HostNetwork } from '../../src/cluster/host-network.js';
+import type { HostNetwork } from '../../src/lab/hosts/host-network.js';
 
 const program = fileURLToPath(new URL('echo-host.mjs', import.meta.url));
 export const REPLY_BYTES = 1 << 20;

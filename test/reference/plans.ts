@@ -1,8 +1,8 @@
 import { modelHash } from '../../src/model/hash.js';
 import type { ModelSpec } from '../../src/model/spec.js';
-import type { Plan } from '../../src/plan/plan.js';
-import { profileFromSpec } from '../../src/plan/profile-from-spec.js';
-import { makePlan, type PlanOptions, type Strategy } from '../../src/plan/strategies.js';
+import type { Plan } from '../../src/plan/file/plan.js';
+import { makePlan, type PlanOptions, type Strategy } from '../../src/plan/placement/strategies.js';
+import { profileFromSpec } from '../../src/plan/profile/profile-from-spec.js';
 
 /** A plan by the spec's own figures. */
 export const planBySpec = (strategy: Strategy, spec: ModelSpec, options: PlanOptions): Plan =>

@@ -2,10 +2,10 @@ import { mkdir, mkdtemp } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { writeModelJson } from '../../src/model/bundle.js';
+import { type RowFormat, rowBytes } from '../../src/model/formats.js';
 import { modelHash } from '../../src/model/hash.js';
-import { type RowFormat, rowBytes } from '../../src/model/row-format.js';
 import { type ModelSpec, modelSchema } from '../../src/model/spec.js';
-import type { Plan } from '../../src/plan/plan.js';
+import type { Plan } from '../../src/plan/file/plan.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
 import { random } from './small-model.js';
 

@@ -1,10 +1,10 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { randomRows, SeededNumbers } from '../../src/lab/generate/synthetic-values.js';
 import { DENSE_FILE, DTYPES, writeModelJson } from '../../src/model/bundle.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../../src/model/spec.js';
 import type { BagsInput, PredictRequest } from '../../src/predictor/predictor.js';
 import { writeSafetensors } from '../../src/tables/safetensors.js';
-import { randomRows, SeededNumbers } from '../../src/workload/synthetic-values.js';
 import { random } from './small-model.js';
 
 const FORMATS = ['fp32', 'fp16', 'bf16'] as const;

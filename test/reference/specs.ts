@@ -1,6 +1,6 @@
 import fc from 'fast-check';
+import { ROW_FORMATS } from '../../src/model/formats.js';
 import type { ResolvedModel } from '../../src/model/graph.js';
-import { ROW_FORMATS } from '../../src/model/row-format.js';
 import type { EmbeddingBagSpec, ModelSpec, TableSpec } from '../../src/model/spec.js';
 
 /** Specs without files, for what plans by sizes alone. */

@@ -1,6 +1,6 @@
 import { TerabagError } from '../../src/errors.js';
+import type { Pacer } from '../../src/lab/load/pacer.js';
 import type { Prediction, PredictOptions, Predictor } from '../../src/predictor/predictor.js';
-import type { Pacer } from '../../src/workload/pacer.js';
 
 /**
  * Time that passes only when everybody waits: the earliest timer is due next. Load on a simulated server takes no time and is the same every

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { wholeTablesWarning } from '../../../src/cli/whole-tables.js';
-import type { Plan } from '../../../src/plan/plan.js';
+import type { Plan } from '../../../src/plan/file/plan.js';
 import { specOf, table } from '../../reference/specs.js';
 
 const spec = specOf([table('split', 9, 4), table('whole', 5, 4)]);

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { native } from '../../../src/engine/native.js';
-import { type PlainFormat, type RowFormat, rowBytes } from '../../../src/model/row-format.js';
+import { type PlainFormat, type RowFormat, rowBytes } from '../../../src/model/formats.js';
 import { readSafetensorsHeader, readTensor } from '../../../src/tables/safetensors.js';
 
 const FIXTURE = new URL('../../fixtures/packed-rows/rows.safetensors', import.meta.url).pathname;

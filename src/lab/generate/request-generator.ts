@@ -1,0 +1,51 @@
+import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
+import type { BagShape, RequestShape } from './request-shape.js';
+import { type Reuse, type RowSampler, rowSampler } from './row-reuse.js';
+import { SeededNumbers } from './synthetic-values.js';
+
+/** Requests of a shape; the same seed gives the same requests in the same order. Which rows are popular does not depend on the seed. */
+export class RequestGenerator {
+  readonly #numbers: SeededNumbers;
+  readonly #shape: RequestShape;
+  readonly #bags: readonly { readonly shape: BagShape; readonly rows: RowSampler }[];
+
+  /** reuse: of all bags, in place of what the shape says of each. */
+  constructor(shape: RequestShape, seed: number, options: { readonly reuse?: Reuse } = {}) {
+    this.#numbers = new SeededNumbers(seed);
+    this.#shape = shape;
+    this.#bags = shape.bags.map((bag) => ({ shape: bag, rows: rowSampler(bag.rows, options.reuse ?? bag.reuse, bag.table) }));
+  }
+
+  /** One request: one user, `items` candidates. */
+  next(items: number): PredictRequest {
+    const dense: Record<string, Float32Array> = {};
+    for (const { name, dim } of this.#shape.dense) {
+      const values = new Float32Array(items * dim);
+      this.#numbers.fill(values, 1);
+      dense[name] = values;
+    }
+    const sparse: Record<string, BagsInput> = {};
+    for (const { shape, rows } of this.#bags) sparse[shape.name] = this.#draw(shape, rows, shape.side === 'user' ? 1 : items);
+    return { items, dense, sparse };
+  }
+
+  #draw(shape: BagShape, rows: RowSampler, bags: number): BagsInput {
+    const offsets = new Uint32Array(bags + 1);
+    for (let bag = 0; bag < bags; bag++) offsets[bag + 1] = (offsets[bag] as number) + this.#bagSize(shape);
+    const indices = new Int32Array(offsets[bags] as number);
+    rows.fill(indices, this.#numbers);
+    if (!shape.weighted) return { indices, offsets };
+    const weights = new Float32Array(indices.length);
+    this.#numbers.fill(weights, 1);
+    return { indices, offsets, weights };
+  }
+
+  /** Spread sizes are 0 to n, all equally likely; a random n next to twice the pooling factor keeps the mean where that is no integer. */
+  #bagSize({ poolingFactor, bagSizes }: BagShape): number {
+    if (poolingFactor === 1) return 1;
+    const twice = (bagSizes === 'spread' ? 2 : 1) * poolingFactor;
+    const whole = Math.floor(twice);
+    const most = twice === whole || this.#numbers.uniform() >= twice - whole ? whole : whole + 1;
+    return bagSizes === 'fixed' ? most : Math.floor(this.#numbers.uniform() * (most + 1));
+  }
+}

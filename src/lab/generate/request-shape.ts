@@ -1,0 +1,54 @@
+import { TerabagError } from '../../errors.js';
+import type { ModelSpec } from '../../model/spec.js';
+import { type BagSizes, type ModelShape, tablesOf } from './model-shape.js';
+import type { Reuse } from './row-reuse.js';
+import { bagName } from './synthetic-net.js';
+
+/** What requests of a model look like. */
+export interface RequestShape {
+  /** Given per item. */
+  readonly dense: readonly { readonly name: string; readonly dim: number }[];
+  readonly bags: readonly BagShape[];
+}
+
+export interface BagShape {
+  readonly name: string;
+  /** Rows of its table. */
+  readonly rows: number;
+  /** Number of its table: bags of one table find the same rows popular. */
+  readonly table: number;
+  readonly side: 'user' | 'item';
+  readonly weighted: boolean;
+  /** Mean number of ids per bag. */
+  readonly poolingFactor: number;
+  readonly bagSizes: BagSizes;
+  readonly reuse: Reuse;
+}
+
+export const requestShape = (shape: ModelShape): RequestShape => ({
+  dense: [{ name: 'dense', dim: shape.denseDim }],
+  bags: tablesOf(shape).map(({ name, rows, side, weighted, poolingFactor, bagSizes, reuse }, table) => ({
+    ...{ name: bagName(name), rows, table, side, weighted, poolingFactor, bagSizes, reuse },
+  })),
+});
+
+const MAX_ROWS = 2 ** 31;
+
+/** Requests for a bundle. A bag without a side is an item's, one without a pooling factor gets one id; reuse is that of the traces of 2021. */
+export function requestShapeOfSpec(spec: ModelSpec): RequestShape {
+  const numbers = new Map(spec.tables.map(({ name }, table) => [name, table]));
+  const bags = spec.nets
+    .flatMap(({ layers }) => layers)
+    .flatMap((layer): BagShape[] => {
+      if (layer.type !== 'embedding_bag') return [];
+      const table = numbers.get(layer.table) ?? -1;
+      const rows = spec.tables[table]?.rows ?? 0;
+      if (rows < 1 || rows >= MAX_ROWS)
+        throw new TerabagError('invalid_argument', `requests can be made for tables of 1 to 2^31 - 1 rows: ${layer.table} has ${rows}`, {
+          table: layer.table,
+        });
+      const { name, weighted, side = 'item', poolingFactor = 1 } = layer;
+      return [{ ...{ name, rows, table, side, weighted, poolingFactor }, bagSizes: 'spread', reuse: { type: 'trace', year: 2021 } }];
+    });
+  return { dense: spec.dense, bags };
+}

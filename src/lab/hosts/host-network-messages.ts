@@ -1,0 +1,12 @@
+import type { NativeHost, NativeNetworkCounters, NativePathConditions } from '../../engine/native.js';
+
+/** What a launcher asks of the process that runs the switch, over the channel of fork. */
+export type NetworkRequest =
+  | { readonly ask: 'open'; readonly hosts: readonly NativeHost[]; readonly conditions: NativePathConditions }
+  | { readonly ask: 'counters' };
+
+/** The answers, in the order of the requests. */
+export type NetworkAnswer =
+  | { readonly answer: 'opened'; readonly namespaces: readonly number[] }
+  | { readonly answer: 'counters'; readonly counters: NativeNetworkCounters; readonly cpuMs: number }
+  | { readonly answer: 'failed'; readonly reason: string };

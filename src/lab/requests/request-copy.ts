@@ -1,0 +1,49 @@
+import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
+
+/** A request in arrays of its own, of the types that files hold. */
+export interface CopiedRequest extends PredictRequest {
+  readonly dense: Readonly<Record<string, Float32Array>>;
+  readonly sparse: Readonly<Record<string, CopiedBags>>;
+}
+
+export interface CopiedBags extends BagsInput {
+  /** int64 only where an id needs it. */
+  readonly indices: Int32Array | BigInt64Array;
+  readonly offsets: Uint32Array;
+  readonly weights?: Float32Array;
+}
+
+const MAX_INT32 = 2 ** 31 - 1;
+
+export function copyRequest({ items, dense, sparse }: PredictRequest): CopiedRequest {
+  return {
+    ...(items !== undefined && { items }),
+    dense: Object.fromEntries(Object.entries(dense).map(([name, values]) => [name, Float32Array.from(values)])),
+    sparse: Object.fromEntries(Object.entries(sparse).map(([name, bags]) => [name, copyBags(bags)])),
+  };
+}
+
+function copyBags({ indices, offsets, weights }: BagsInput): CopiedBags {
+  const copied = { indices: copyIndices(indices), offsets: Uint32Array.from(offsets) };
+  return weights === undefined ? copied : { ...copied, weights: Float32Array.from(weights) };
+}
+
+function copyIndices(indices: BagsInput['indices']): Int32Array | BigInt64Array {
+  if (indices instanceof Int32Array) return indices.slice();
+  let wide = false;
+  for (const index of indices) wide ||= index > MAX_INT32 || index < -MAX_INT32;
+  return wide ? BigInt64Array.from(indices as readonly number[], BigInt) : Int32Array.from(indices as readonly number[], Number);
+}
+
+/** Of the numbers that it holds. */
+export function requestBytes({ dense, sparse }: CopiedRequest): number {
+  let bytes = 0;
+  for (const values of Object.values(dense)) bytes += values.byteLength;
+  for (const { indices, offsets, weights } of Object.values(sparse))
+    bytes += indices.byteLength + offsets.byteLength + (weights?.byteLength ?? 0);
+  return bytes;
+}
+
+export const isFiniteRequest = ({ dense, sparse }: CopiedRequest): boolean =>
+  Object.values(dense).every((values) => values.every(Number.isFinite)) &&
+  Object.values(sparse).every(({ weights }) => weights?.every(Number.isFinite) ?? true);

@@ -1,0 +1,168 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+import { TerabagError } from '../../errors.js';
+import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
+import { writeAtomic } from '../../tables/atomic.js';
+import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../../tables/safetensors.js';
+import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
+import { type CopiedRequest, copyRequest } from './request-copy.js';
+
+/**
+ * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
+ * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
+ * sparse.BAG.offsets (I32 or U32) and sparse.BAG.weights (F32).
+ */
+const numbers = z.array(z.number());
+const requestSchema = z.strictObject({
+  items: z.number().int().optional(),
+  dense: z.record(z.string(), numbers).default({}),
+  sparse: z.record(z.string(), z.strictObject({ indices: numbers, offsets: numbers, weights: numbers.optional() })).default({}),
+});
+
+/** One line's request, or what is wrong with the line. */
+export type ReadRequest =
+  | { readonly line: number; readonly request: PredictRequest }
+  | { readonly line: number; readonly error: TerabagError };
+
+/** Reads any file of requests as a stream: JSONL ("-" is stdin), or safetensors of many requests or one. Bad lines are given as errors. */
+export async function* readRequests(
+  path: string,
+  onProgress: (done: number, total: number) => void = () => undefined,
+): AsyncGenerator<ReadRequest> {
+  if (!path.endsWith('.safetensors')) {
+    yield* readJsonlRequests(path, onProgress);
+    return;
+  }
+  const header = await readSafetensorsHeader(path);
+  let line = 0;
+  if (isArchive(header)) for await (const request of readRequestArchive(header, onProgress)) yield { line: ++line, request };
+  else yield { line: 1, request: await readSafetensorsRequest(path) };
+}
+
+/** The requests of any such file; the first bad one ends it with an error that names the file. */
+export async function* requestsOfFile(path: string): AsyncGenerator<PredictRequest> {
+  for await (const read of readRequests(path)) {
+    if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
+    yield read.request;
+  }
+}
+
+/** Whether it is a safetensors file of many requests. */
+export async function holdsManyRequests(path: string): Promise<boolean> {
+  return path.endsWith('.safetensors') && isArchive(await readSafetensorsHeader(path));
+}
+
+/** Writes requests atomically: safetensors of many requests (they are in memory first), or JSONL (streamed), as the path ends. */
+export async function writeRequests(path: string, requests: Iterable<PredictRequest> | AsyncIterable<PredictRequest>): Promise<void> {
+  if (path.endsWith('.safetensors')) {
+    const copies: CopiedRequest[] = [];
+    for await (const request of requests) copies.push(copyRequest(request));
+    await writeRequestArchive(path, copies);
+    return;
+  }
+  if (!path.endsWith('.jsonl'))
+    throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
+  await writeAtomic(path, async (file) => {
+    for await (const request of requests) await file.write(jsonLine(request));
+  });
+}
+
+/** JSON has no NaN and no infinity: they would be read as null, and refused. */
+function jsonLine(request: PredictRequest): string {
+  const plain = (_key: string, value: unknown): unknown => {
+    if (typeof value === 'bigint') return Number(value);
+    if (typeof value === 'number' && !Number.isFinite(value))
+      throw new TerabagError('invalid_argument', `JSONL has no ${value}; a .safetensors file of requests has`);
+    return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
+  };
+  return `${JSON.stringify(request, plain)}\n`;
+}
+
+/** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
+async function* readJsonlRequests(path: string, onProgress?: (doneBytes: number, totalBytes: number) => void): AsyncGenerator<ReadRequest> {
+  for await (const { line, text } of readLines(path, onProgress)) yield parseLine(text, line);
+}
+
+/** The lines of a file that are not empty, counted from 1, as a stream. "-" reads stdin. */
+export async function* readLines(
+  path: string,
+  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
+): AsyncGenerator<{ readonly line: number; readonly text: string }> {
+  const file = path === '-' ? null : await openToRead(path);
+  const totalBytes = file === null ? 0 : (await file.stat()).size;
+  const lines = createInterface({ input: file?.createReadStream() ?? process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
+  let line = 0;
+  let doneBytes = 0;
+  for await (const text of lines) {
+    line++;
+    doneBytes += Buffer.byteLength(text) + 1;
+    if (file !== null) onProgress(doneBytes, totalBytes);
+    if (text.trim() !== '') yield { line, text };
+  }
+}
+
+function openToRead(path: string): Promise<FileHandle> {
+  return open(path, 'r').catch((error: NodeJS.ErrnoException) => {
+    throw new TerabagError('invalid_argument', `requests cannot be read (${error.code}): ${path}`, { path }, { cause: error });
+  });
+}
+
+/** The request of a line. */
+export function parseLine(text: string, line: number): ReadRequest {
+  const bad = (what: string): ReadRequest => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    return bad(error instanceof Error ? error.message : String(error));
+  }
+  const parsed = requestSchema.safeParse(json);
+  if (!parsed.success) return bad(`${parsed.error.issues[0]?.path.join('.') || 'request'}: ${parsed.error.issues[0]?.message}`);
+  const { items, dense, sparse } = parsed.data;
+  const bags = Object.entries(sparse).map(([name, { indices, offsets, weights }]): [string, BagsInput] => [
+    name,
+    weights === undefined ? { indices, offsets } : { indices, offsets, weights },
+  ]);
+  return { line, request: { ...(items !== undefined && { items }), dense, sparse: Object.fromEntries(bags) } };
+}
+
+/** Reads a safetensors file as one request. */
+export async function readSafetensorsRequest(path: string): Promise<PredictRequest> {
+  const header = await readSafetensorsHeader(path);
+  const dense: Record<string, Float32Array> = {};
+  const sparse: Record<string, Record<string, unknown>> = {};
+  for (const name of header.tensors.keys()) {
+    const [, feature] = /^dense\.(.+)$/.exec(name) ?? [];
+    const [, bag, field] = /^sparse\.(.+)\.(indices|offsets|weights)$/.exec(name) ?? [];
+    if (feature !== undefined) dense[feature] = (await readArray(header, name, ['F32'])) as Float32Array;
+    else if (bag !== undefined && field !== undefined) {
+      sparse[bag] = { ...sparse[bag], [field]: await readArray(header, name, DTYPES_OF[field as keyof typeof DTYPES_OF]) };
+    } else {
+      throw new TerabagError('invalid_argument', `tensors have to be dense.NAME or sparse.BAG.indices, .offsets, .weights: ${name}`, {
+        path,
+      });
+    }
+  }
+  for (const [bag, fields] of Object.entries(sparse)) {
+    for (const field of ['indices', 'offsets']) {
+      if (fields[field] === undefined)
+        throw new TerabagError('invalid_argument', `tensor is missing: sparse.${bag}.${field}: ${path}`, { path });
+    }
+  }
+  return { dense, sparse: sparse as unknown as Record<string, BagsInput> };
+}
+
+const DTYPES_OF = { indices: ['I32', 'I64'], offsets: ['I32', 'U32'], weights: ['F32'] } as const;
+const ARRAYS = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array } as const;
+
+async function readArray(header: SafetensorsHeader, name: string, dtypes: readonly (keyof typeof ARRAYS)[]) {
+  const tensor = header.tensors.get(name);
+  const dtype = dtypes.find((candidate) => candidate === tensor?.dtype);
+  if (tensor === undefined || dtype === undefined) {
+    throw new TerabagError('invalid_argument', `tensor has to be ${dtypes.join(' or ')}: ${name} is ${tensor?.dtype}`, {
+      path: header.path,
+    });
+  }
+  return new ARRAYS[dtype]((await readTensor(header, tensor)).buffer);
+}

@@ -1,0 +1,95 @@
+import { TerabagError } from '../../errors.js';
+import type { Bundle } from '../../model/bundle.js';
+import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
+import type { Profile } from '../../plan/profile/profile.js';
+import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
+import { rowAt } from '../../predictor/partition.js';
+import { type CheckedRequest, checkRequest } from '../../predictor/request.js';
+import { Scratch } from '../../predictor/scratch.js';
+import { SeededNumbers } from '../generate/synthetic-values.js';
+import { parseLine, type ReadRequest, readLines, readRequests } from './request-file.js';
+
+const SAMPLE_SEED = 1;
+
+export interface SampleOptions {
+  /** Requests to sample; all when the file has fewer. */
+  readonly requests: number;
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+}
+
+export interface SampledProfile {
+  readonly profile: Profile;
+  /** Requests of the file. */
+  readonly fileRequests: number;
+  /** Sampled lines that the model does not answer, and what is wrong with the first. */
+  readonly bad: { readonly count: number; readonly first: TerabagError | null };
+}
+
+/**
+ * Samples requests of a file into a profile: JSONL ("-" is stdin) or safetensors; each is as likely, and the same file gives the same sample.
+ * Holds the sampled ones, of JSONL their text, whatever the file's length. Fails when the model answers none, with what is wrong with the first.
+ */
+export async function profileRequests(bundle: Bundle, path: string, options: SampleOptions): Promise<SampledProfile> {
+  const { sampled, fileRequests } = await sample(path.endsWith('.safetensors') ? archived(path, options) : lines(path, options), options);
+  const model = bundle.model as ResolvedModel;
+  const builder = new ProfileBuilder(bundle.spec);
+  const scratch = new Scratch();
+  const errors: TerabagError[] = [];
+  for (const { line, read: readNow } of sampled) {
+    try {
+      const read = readNow();
+      if ('error' in read) throw read.error;
+      const checked = checkRequest(model, read.request, scratch);
+      checkIds(model, checked);
+      builder.add(checked);
+    } catch (thrown) {
+      const { code, message, details } = TerabagError.from(thrown);
+      const located = message.startsWith('line ') ? message : `line ${line}: ${message}`;
+      errors.push(new TerabagError(code, located, { ...details, line }, { cause: thrown }));
+    }
+  }
+  const [first = null] = errors;
+  if (first !== null && errors.length === sampled.length) throw first;
+  if (sampled.length === 0) throw new TerabagError('invalid_argument', `no requests to sample: ${path}`, { path });
+  return { profile: builder.build(), fileRequests, bad: { count: errors.length, first } };
+}
+
+/** A request of a file; what takes time to read is read when it is sampled. */
+interface FileRequest {
+  readonly line: number;
+  readonly read: () => ReadRequest;
+}
+
+async function* lines(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
+  for await (const { line, text } of readLines(path, onProgress)) yield { line, read: () => parseLine(text, line) };
+}
+
+async function* archived(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
+  for await (const read of readRequests(path, onProgress)) yield { line: read.line, read: () => read };
+}
+
+/** Reservoir sampling (Vitter's algorithm R). */
+async function sample(
+  all: AsyncIterable<FileRequest>,
+  { requests }: SampleOptions,
+): Promise<{ sampled: FileRequest[]; fileRequests: number }> {
+  const numbers = new SeededNumbers(SAMPLE_SEED);
+  const sampled: FileRequest[] = [];
+  let fileRequests = 0;
+  for await (const request of all) {
+    fileRequests++;
+    if (sampled.length < requests) sampled.push(request);
+    else {
+      const place = Math.floor(numbers.uniform() * fileRequests);
+      if (place < requests) sampled[place] = request;
+    }
+  }
+  return { sampled, fileRequests };
+}
+
+function checkIds(model: ResolvedModel, { bags }: CheckedRequest): void {
+  for (const [at, checked] of bags.entries()) {
+    const bag = model.bags[at] as ResolvedBag;
+    for (let position = 0; position < checked.input.indices.length; position++) rowAt(bag, checked, position);
+  }
+}

@@ -1,0 +1,87 @@
+import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
+
+/** Of the spec: a request alone does not tell one long row from several. */
+export type DenseFeatures = readonly { readonly name: string; readonly dim: number }[];
+
+/**
+ * Cuts a request into requests of at most so many items each, in order; what is the user's goes to each. Values are views of the given arrays
+ * where these are typed. A request without items stays whole.
+ */
+export function splitRequest(request: PredictRequest, items: number, dense: DenseFeatures): PredictRequest[] {
+  const total = itemsOf(request, dense);
+  if (total <= items) return [request];
+  return Array.from({ length: Math.ceil(total / items) }, (_, piece) =>
+    slice(request, total, piece * items, Math.min(total, (piece + 1) * items), dense),
+  );
+}
+
+/** Candidate items of a request: as it says, else its largest number of bags or rows. */
+export function itemsOf({ items, dense, sparse }: PredictRequest, features: DenseFeatures): number {
+  if (items !== undefined) return items;
+  const rows = features.map(({ name, dim }) => (dense[name]?.length ?? 0) / dim);
+  return Math.max(0, ...rows, ...Object.values(sparse).map(({ offsets }) => offsets.length - 1));
+}
+
+function slice(request: PredictRequest, total: number, from: number, to: number, features: DenseFeatures): PredictRequest {
+  const dense: Record<string, Float32Array | readonly number[]> = { ...request.dense };
+  for (const { name, dim } of features) {
+    const values = dense[name];
+    if (values?.length === total * dim) dense[name] = part(values, from * dim, to * dim);
+  }
+  const sparse = Object.entries(request.sparse).map(([name, bags]) => [
+    name,
+    bags.offsets.length - 1 === total ? sliceBags(bags, from, to) : bags,
+  ]);
+  return { items: to - from, dense, sparse: Object.fromEntries(sparse) };
+}
+
+function sliceBags({ indices, offsets, weights }: BagsInput, from: number, to: number): BagsInput {
+  const [start, end] = [offsets[from] as number, offsets[to] as number];
+  return {
+    indices: part(indices, start, end),
+    offsets: Uint32Array.from(part(offsets, from, to + 1), (offset) => offset - start),
+    ...(weights && { weights: part(weights, start, end) }),
+  };
+}
+
+function part<T extends Int32Array | Uint32Array | BigInt64Array | Float32Array | readonly (number | bigint)[]>(
+  values: T,
+  from: number,
+  to: number,
+): T {
+  return (ArrayBuffer.isView(values) ? (values as Int32Array).subarray(from, to) : values.slice(from, to)) as T;
+}
+
+/** Sends a request as several predict calls of at most so many items, all at once, and puts their scores together. */
+export class SplittingPredictor implements Predictor {
+  readonly modelHash: string;
+
+  constructor(
+    private readonly predictor: Predictor,
+    private readonly items: number,
+    private readonly dense: DenseFeatures,
+  ) {
+    this.modelHash = predictor.modelHash;
+  }
+
+  async predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
+    const answers = await Promise.all(splitRequest(request, this.items, this.dense).map((piece) => this.predictor.predict(piece, options)));
+    const [first] = answers as [Prediction, ...Prediction[]];
+    if (answers.length === 1) return first;
+    const scores = new Float32Array(answers.reduce((sum, answer) => sum + answer.scores.length, 0));
+    let at = 0;
+    for (const answer of answers) {
+      scores.set(answer.scores, at);
+      at += answer.scores.length;
+    }
+    return { ...first, scores, items: answers.reduce((sum, answer) => sum + answer.items, 0) };
+  }
+
+  stats(): Readonly<Record<string, number>> {
+    return this.predictor.stats();
+  }
+
+  close(): Promise<void> {
+    return this.predictor.close();
+  }
+}

@@ -1,0 +1,78 @@
+import { z } from 'zod';
+import { TerabagError } from '../../errors.js';
+import type { ModelSpec } from '../../model/spec.js';
+import { writeFileAtomic } from '../../tables/atomic.js';
+import { readJsonFile } from './json-file.js';
+
+const name = z.string().min(1).max(256);
+export const MAX_PORT = 65_535;
+
+/** tcp://host:port, of which the host may be an IPv6 address in brackets, or ipc://path. */
+export function isEndpoint(text: string): boolean {
+  if (/^ipc:\/\/./.test(text)) return true;
+  const [, port] = /^tcp:\/\/(?:\[[^\]\s]+\]|[^:\s]+):(\d{1,5})$/.exec(text) ?? [];
+  return port !== undefined && Number(port) >= 1 && Number(port) <= MAX_PORT;
+}
+const endpoint = z.string().refine(isEndpoint, 'has to be tcp://host:port or ipc://path');
+
+/** A shard's name is that of its directory too, when the plan is published, and stands in lists. */
+export const isShardName = (text: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(text);
+
+/** The part holder that is no sparse shard: every main shard holds such a table itself, whole, and asks nobody for it. */
+export const MAIN_SHARD = 'main';
+
+/** The plan file: which shard holds which table, or which part of a row-wise split table. The source of truth; nothing is elected at run time. */
+const planSchema = z.strictObject({
+  terabagPlan: z.literal(1),
+  strategy: z.string().min(1),
+  model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
+  /** None when main holds all tables (singular). */
+  shards: z.array(
+    z.strictObject({
+      name: name
+        .refine(isShardName, 'has to be at most 128 letters, digits, dots, dashes and underscores, the first a letter or a digit')
+        .refine((given) => given !== MAIN_SHARD, `no sparse shard may be called ${MAIN_SHARD}`),
+      endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet'),
+    }),
+  ),
+  /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
+  tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
+});
+export type Plan = z.output<typeof planSchema>;
+
+const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
+
+export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, 'plan', planSchema, 'bad_plan');
+
+export async function writePlan(path: string, plan: Plan): Promise<void> {
+  await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);
+}
+
+/** Refuses a plan of another model, and one that does not place every table exactly once. */
+export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
+  if (plan.model.hash !== hash) {
+    throw new TerabagError(
+      'model_mismatch',
+      `plan is of another model: ${plan.model.name} ${plan.model.version} (${plan.model.hash.slice(0, 12)}), the bundle is ${spec.name} ${spec.version} (${hash.slice(0, 12)}); plan again`,
+    );
+  }
+  const shards = new Set(plan.shards.map((shard) => shard.name));
+  if (shards.size !== plan.shards.length) throw bad('plan: shard names have to differ');
+  if (new Set(plan.shards.flatMap(({ endpoints }) => endpoints)).size !== plan.shards.length) throw bad('plan: endpoints have to differ');
+  const placed = new Set<string>();
+  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  for (const { table, parts } of plan.tables) {
+    const known = tables.get(table);
+    if (known === undefined) throw bad(`plan: places a table that the model does not have: ${table}`);
+    if (placed.has(table)) throw bad(`plan: places a table twice: ${table}`);
+    placed.add(table);
+    if (parts.length === 0) throw bad(`plan: has no part of a table: ${table}`);
+    if (parts.includes(MAIN_SHARD) && parts.length > 1) throw bad(`plan: a table on ${MAIN_SHARD} cannot be split: ${table}`);
+    const unknown = parts.find((part) => part !== MAIN_SHARD && !shards.has(part));
+    if (unknown !== undefined) throw bad(`plan: table ${table} is on a shard that the plan does not have: ${unknown}`);
+    if (new Set(parts).size !== parts.length) throw bad(`plan: two parts of a table are on one shard: ${table}`);
+    if (parts.length > known.rows) throw bad(`plan: table has fewer rows than parts: ${table}, rows ${known.rows}, parts ${parts.length}`);
+  }
+  const missed = spec.tables.find((table) => !placed.has(table.name));
+  if (missed !== undefined) throw bad(`plan: misses a table: ${missed.name}`);
+}

@@ -1,0 +1,118 @@
+import { type FileHandle, open } from 'node:fs/promises';
+import { TerabagError } from '../../../errors.js';
+import { compareChecksums } from '../../../model/bundle.js';
+import type { FileSpec } from '../../../model/spec.js';
+import { BLOCK_BYTES, type Block, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
+import { ChunkedCrc32, type FileChecksum } from '../../../tables/checksum.js';
+import { gatheredBytes, gatherRows, type RowPart, type Rows } from '../../../tables/rows.js';
+import { PAGE_BYTES, type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../../tables/safetensors.js';
+
+/** A file to write, with a part of the rows of some tensors of the source. */
+export interface FileOfRows extends RowPart {
+  readonly path: string;
+  readonly tensors: readonly TensorShape[];
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+export interface SplitOptions {
+  /** The source's checksums, when they are to be checked: before any file appears. */
+  readonly expected: FileSpec | null;
+  readonly signal?: AbortSignal | undefined;
+  /** Bytes of rows that were written. */
+  readonly onBytes?: (bytes: number) => void;
+}
+
+interface Output {
+  readonly target: FileOfRows;
+  readonly writer: SafetensorsWriter;
+  readonly tensors: ReadonlySet<string>;
+}
+
+/**
+ * Reads a table file once, from its start to its end, and writes each row to the files that hold its part. Memory: three blocks, and one per
+ * file. The files appear, with data that starts on a page, when all are whole; returns their checksums.
+ */
+export async function splitFile(header: SafetensorsHeader, targets: readonly FileOfRows[], options: SplitOptions): Promise<FileChecksum[]> {
+  const outputs: Output[] = [];
+  const file = await open(header.path, 'r');
+  try {
+    for (const target of targets) {
+      const writer = await SafetensorsWriter.create(target.path, target.tensors, { metadata: target.metadata, align: PAGE_BYTES });
+      outputs.push({ target, writer, tensors: new Set(target.tensors.map(({ name }) => name)) });
+    }
+    await copyRows(file, header, outputs, options);
+    const checksums: FileChecksum[] = [];
+    for (const { writer } of outputs) checksums.push(await writer.commit());
+    return checksums;
+  } catch (error) {
+    for (const { writer } of outputs) await writer.discard();
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+async function copyRows(file: FileHandle, header: SafetensorsHeader, outputs: readonly Output[], options: SplitOptions): Promise<void> {
+  const { expected, signal, onBytes = () => undefined } = options;
+  const sum = expected === null ? null : new ChunkedCrc32();
+  const { path } = header;
+  const check = ({ memory, bytes }: Block): void => {
+    stopIf(signal);
+    sum?.update(memory.subarray(0, bytes));
+  };
+  if (sum !== null) for await (const block of readBlocks(file, path, { from: 0, bytes: header.dataStart }, BLOCK_BYTES)) check(block);
+  for (const [name, tensor] of [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset)) {
+    const takers = outputs.filter(({ tensors }) => tensors.has(name));
+    if (takers.length === 0 && sum === null) continue;
+    const { extent, rowBytes, blockBytes } = rowBlocks(tensor);
+    let firstRow = 0;
+    for await (const block of readBlocks(file, path, extent, blockBytes)) {
+      check(block);
+      const rows = { rowBytes, firstRow, count: block.bytes / rowBytes };
+      onBytes(await deal(block, rows, takers));
+      firstRow += rows.count;
+    }
+  }
+  if (sum !== null && expected !== null) compareChecksums(path, path, sum.digest(), expected);
+}
+
+/** How a tensor is read in blocks of whole rows; what is no table is one row of bytes after another. */
+function rowBlocks({ byteOffset, bytes, shape }: TensorInfo): {
+  extent: { from: number; bytes: number };
+  rowBytes: number;
+  blockBytes: number;
+} {
+  const [rows = 0] = shape;
+  const rowBytes = shape.length === 2 && bytes > 0 ? bytes / rows : 1;
+  return { extent: { from: byteOffset, bytes }, rowBytes, blockBytes: rowsInBlock(rowBytes) * rowBytes };
+}
+
+/** Gives each file its rows of a block; the files are written side by side. Returns the bytes that were given. */
+async function deal({ memory, bytes }: Block, rows: Rows, takers: readonly Output[]): Promise<number> {
+  let [end, given] = [bytes, 0];
+  let writing: Promise<void>[] = [];
+  for (const { target, writer } of takers) {
+    const whole = target.parts === 1;
+    const length = whole ? bytes : gatheredBytes(rows, target);
+    if (!whole && end + length > memory.length) {
+      // Tables that share a tensor may be split twice: more rows than the room behind the block holds.
+      await allWritten(writing);
+      [writing, end] = [[], bytes];
+    }
+    const from = whole ? 0 : end;
+    if (!whole) end = gatherRows(memory, rows, target, from);
+    writing.push(writer.put(memory.subarray(from, from + length)));
+    given += length;
+  }
+  await allWritten(writing);
+  return given;
+}
+
+/** Settles when nothing reads the memory any more. */
+async function allWritten(writing: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(writing)) if (result.status === 'rejected') throw result.reason;
+}
+
+export function stopIf(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new TerabagError('aborted', 'publishing was interrupted; the same command goes on where it stopped');
+}

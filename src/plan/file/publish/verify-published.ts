@@ -1,0 +1,165 @@
+import { type FileHandle, open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { TerabagError } from '../../../errors.js';
+import { type Bundle, DENSE_FILE, holdsDense, type OpenTable, openBundle, pathInside, verifyBundle } from '../../../model/bundle.js';
+import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
+import { gatheredBytes, gatherRows } from '../../../tables/rows.js';
+import { JOURNAL_FILE } from './shard-directory.js';
+
+type OnProgress = (doneBytes: number, totalBytes: number) => void;
+
+/** The bundles in a directory: itself, or those of the shards that were published to it; also what is none, but holds table files. */
+export async function bundlesIn(dir: string): Promise<string[]> {
+  const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
+  if (entries.some(({ name }) => name === 'model.json')) return [dir];
+  const found: string[] = [];
+  for (const entry of entries) {
+    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name), { recursive: true }) : [];
+    if (inside.some((file) => file === 'model.json' || file === JOURNAL_FILE || file.endsWith('.safetensors')))
+      found.push(join(dir, entry.name));
+  }
+  return found.length > 0 ? found.sort() : [dir];
+}
+
+/**
+ * Holds published bundles against the bundle that they were made of: their own checksums, then every row and the dense weights byte by byte.
+ * Returns what is wrong, of each bundle at most its first difference. All of a directory together also have to hold every row once,
+ * and the dense weights.
+ */
+export async function verifyPublished(dir: string, sourceDir: string, onProgress: OnProgress = () => undefined): Promise<string[]> {
+  const dirs = await bundlesIn(dir);
+  const source = await openBundle(sourceDir, { verify: 'size', dense: false });
+  if (source.spec.published !== undefined)
+    throw new TerabagError(
+      'invalid_argument',
+      `the source has to be a whole bundle, this is that of shard ${source.spec.published.shard}: ${sourceDir}`,
+    );
+  const problems = new Set<string>();
+  const compared: Bundle[] = [];
+  // Bytes differ from bundle to bundle, and are known once each is opened: progress counts bundles as if they were of one size.
+  const size = Object.values(source.spec.files).reduce((sum, { bytes }) => sum + bytes, 0);
+  const halves = (half: number) => (done: number, total: number) => onProgress((half + done / total) * size, 2 * dirs.length * size);
+  for (const [n, each] of dirs.entries()) {
+    try {
+      for (const problem of await verifyBundle(each, halves(2 * n))) problems.add(problem);
+      const bundle = await openBundle(each, { verify: 'size', dense: false });
+      compared.push(bundle);
+      await compareBundle(bundle, source, halves(2 * n + 1));
+    } catch (error) {
+      problems.add(TerabagError.from(error).message);
+    }
+  }
+  // Bundles of another model have other tables.
+  if (dirs[0] !== dir && compared.every(({ hash }) => hash === source.hash)) {
+    for (const problem of missingParts(compared, source, dir)) problems.add(problem);
+    if (!compared.some(({ spec }) => holdsDense(spec))) problems.add(`the bundles do not hold the dense weights, those of main: ${dir}`);
+  }
+  return [...problems];
+}
+
+function missingParts(bundles: readonly Bundle[], { spec }: Bundle, dir: string): string[] {
+  return spec.tables.flatMap(({ name }, at) => {
+    const held = bundles.flatMap(({ tables }) => tables[at] ?? []);
+    const parts = held[0]?.parts ?? 1;
+    const missing = Array.from({ length: parts }, (_, part) => part).filter(
+      (part) => held.filter((table) => table.part === part && table.parts === parts).length !== 1,
+    );
+    return missing.length === 0 && held.length === parts
+      ? []
+      : [
+          `the bundles do not hold a table once: ${name}, ${held.map((table) => `part ${table.part} of ${table.parts}`).join(', ') || 'nowhere'}: ${dir}`,
+        ];
+  });
+}
+
+/** Throws the first difference. */
+async function compareBundle(bundle: Bundle, source: Bundle, onProgress: OnProgress): Promise<void> {
+  const { published } = bundle.spec;
+  if (published === undefined) throw new TerabagError('invalid_argument', `bundle was not published: ${bundle.dir}`);
+  if (bundle.hash !== source.hash)
+    throw new TerabagError(
+      'model_mismatch',
+      `bundle of shard ${published.shard} was made of another model: ${bundle.hash.slice(0, 12)}, the source is ${source.hash.slice(0, 12)}: ${bundle.dir}`,
+    );
+  const held = bundle.tables.filter((table) => table !== null);
+  // The source's rows are read, all of them, whatever part is compared.
+  const total = held.reduce((sum, { bytes, parts }) => sum + bytes * parts, 0);
+  let done = 0;
+  for (const [t, table] of bundle.tables.entries()) {
+    if (table === null) continue;
+    await compareTable(table, source.tables[t] as OpenTable, bundle, (bytes) => {
+      done += bytes;
+      onProgress(Math.min(done, total), total);
+    });
+  }
+  if (holdsDense(bundle.spec)) await compareDense(bundle, source);
+}
+
+async function compareTable(table: OpenTable, source: OpenTable, bundle: Bundle, onBytes: (bytes: number) => void): Promise<void> {
+  const { rowBytes, part, parts } = table;
+  const blockBytes = rowsInBlock(rowBytes) * rowBytes;
+  await withFiles(source.path, table.path, async (from, to) => {
+    let [firstRow, at] = [0, table.byteOffset];
+    const here = new Uint8Array(Math.min(blockBytes, table.bytes));
+    for await (const { memory, bytes } of readBlocks(from, source.path, { from: source.byteOffset, bytes: source.bytes }, blockBytes)) {
+      const rows = { rowBytes, firstRow, count: bytes / rowBytes };
+      const length = gatheredBytes(rows, table);
+      const expected = memory.subarray(bytes, gatherRows(memory, rows, table, bytes));
+      const found = here.subarray(0, length);
+      await readFully(to, table.path, at, found);
+      const byte = firstDifference(expected, found);
+      if (byte >= 0) {
+        const localRow = (at - table.byteOffset) / rowBytes + Math.floor(byte / rowBytes);
+        const row = part + localRow * parts;
+        const { name } = table.spec;
+        const shard = bundle.spec.published?.shard ?? '';
+        throw new TerabagError(
+          'bad_table',
+          `row differs from the source: table ${name}, row ${row}, local row ${localRow} of ${shard}: ${table.path}`,
+          {
+            table: name,
+            row,
+            shard,
+          },
+        );
+      }
+      at += length;
+      firstRow += rows.count;
+      onBytes(bytes);
+    }
+  });
+}
+
+async function compareDense(bundle: Bundle, source: Bundle): Promise<void> {
+  const [expected, found] = [pathInside(source.dir, DENSE_FILE), pathInside(bundle.dir, DENSE_FILE)];
+  const bytes = source.spec.files[DENSE_FILE]?.bytes ?? 0;
+  await withFiles(expected, found, async (from, to) => {
+    let at = 0;
+    for await (const block of readBlocks(from, expected, { from: 0, bytes }, BLOCK_BYTES)) {
+      const here = new Uint8Array(block.bytes);
+      await readFully(to, found, at, here);
+      const byte = firstDifference(block.memory.subarray(0, block.bytes), here);
+      if (byte >= 0) throw new TerabagError('bad_table', `dense weights differ from the source: byte ${at + byte}: ${found}`);
+      at += block.bytes;
+    }
+  });
+}
+
+async function withFiles(source: string, published: string, compare: (from: FileHandle, to: FileHandle) => Promise<void>): Promise<void> {
+  const from = await open(source, 'r');
+  try {
+    const to = await open(published, 'r');
+    try {
+      await compare(from, to);
+    } finally {
+      await to.close();
+    }
+  } finally {
+    await from.close();
+  }
+}
+
+/** -1 when the bytes are the same. */
+function firstDifference(expected: Uint8Array, found: Uint8Array): number {
+  return Buffer.compare(expected, found) === 0 ? -1 : expected.findIndex((value, at) => value !== found[at]);
+}

@@ -1,0 +1,59 @@
+import { rowBytes } from '../../model/formats.js';
+import type { ModelSpec, TableSpec } from '../../model/spec.js';
+import { partRows, type RowPart } from '../../tables/rows.js';
+import { MAIN_SHARD, type Plan } from '../file/plan.js';
+import type { Profile } from '../profile/profile.js';
+
+export const tableBytes = (table: TableSpec): number => table.rows * rowBytes(table.format, table.dim);
+
+/** The tables, and parts of row-wise ones, that each shard of a plan holds; main after the last. */
+export function heldByShards(
+  plan: Plan,
+  spec: ModelSpec,
+): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
+  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  const held: ReturnType<typeof heldByShards> = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, []]));
+  for (const { table: name, parts } of plan.tables) {
+    const table = tables.get(name);
+    if (table === undefined) continue;
+    for (const [at, shard] of parts.entries()) {
+      const part = { part: at, parts: parts.length };
+      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * rowBytes(table.format, table.dim) });
+    }
+  }
+  return held;
+}
+
+/** What a shard holds, and what a request asks of it. */
+export interface ShardSummary {
+  readonly shard: string;
+  /** Empty for main. */
+  readonly endpoint: string;
+  /** Tables that it holds whole or a part of. */
+  readonly tables: number;
+  /** Of these, parts of row-wise tables. */
+  readonly parts: number;
+  readonly bytes: number;
+  /** Rows looked up per request; null without a profile. */
+  readonly rows: number | null;
+}
+
+/** What each shard of a plan holds, main after the last when it holds anything; a part of a row-wise table counts its own rows. */
+export function planSummary(plan: Plan, spec: ModelSpec, profile?: Profile): ShardSummary[] {
+  const lookups = new Map(spec.tables.map(({ name }, at) => [name, profile?.tables[at]?.lookups ?? 0]));
+  const endpoints = new Map(plan.shards.map(({ name, endpoints: [first = ''] }) => [name, first]));
+  return [...heldByShards(plan, spec)].flatMap(([shard, held]): ShardSummary[] => {
+    if (shard === MAIN_SHARD && held.length === 0) return [];
+    const sum = { bytes: 0, rows: 0 };
+    for (const { table, part, bytes } of held) {
+      sum.bytes += bytes;
+      sum.rows += ((lookups.get(table.name) ?? 0) * partRows(table.rows, part)) / table.rows;
+    }
+    return [
+      {
+        ...{ shard, endpoint: endpoints.get(shard) ?? '', tables: held.length, parts: held.filter(({ part }) => part.parts > 1).length },
+        ...{ bytes: sum.bytes, rows: profile === undefined ? null : sum.rows },
+      },
+    ];
+  });
+}

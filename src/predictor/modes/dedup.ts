@@ -1,0 +1,125 @@
+import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
+import { rowAt } from '../partition.js';
+import type { BagsInput } from '../predictor.js';
+import type { CheckedBags, CheckedRequest } from '../request.js';
+import type { Scratch } from '../scratch.js';
+
+export interface Deduplicated {
+  /** With each layer's bags that differ, in the order of their first use. A layer whose bags are all the same has one, for all items. */
+  readonly request: CheckedRequest;
+  /** Per bag layer: which of these each given bag is; null where they are as given, or one for all. They live in the scratch. */
+  readonly sources: readonly (Uint32Array | null)[];
+  /** Where each layer's vectors start when all bags have one again, in floats, and the end; as pooledStarts. */
+  readonly expandedStarts: readonly number[];
+}
+
+/**
+ * Leaves out bags that have the ids, and weights, of an earlier bag of their layer; null when there are none. All ids of layers of several
+ * bags are checked here, where their places are known.
+ */
+export function dropRepeatedBags(model: ResolvedModel, request: CheckedRequest, scratch: Scratch): Deduplicated | null {
+  const perItem = scratch.u8('perItemOnce', request.perItem.length);
+  perItem.set(request.perItem);
+  const expandedStarts = [0];
+  const sources: (Uint32Array | null)[] = [];
+  const bags = request.bags.map((given, b) => {
+    const bag = model.bags[b] as ResolvedBag;
+    const found = given.numBags > 1 ? findRepeated(bag, given, scratch, b) : null;
+    const alike = found?.first.length === 1;
+    if (alike) perItem[model.dense.length + b] = 0;
+    sources.push(found === null || alike ? null : found.source);
+    expandedStarts.push((expandedStarts[b] as number) + (alike ? 1 : given.numBags) * bag.dim);
+    return found === null ? given : { ...given, numBags: found.first.length, input: pick(given.input, found.first) };
+  });
+  if (bags.every((bag, b) => bag === request.bags[b])) return null;
+  return { request: { ...request, perItem, bags }, sources, expandedStarts };
+}
+
+const FNV_OFFSET = 0x811c9dc5;
+const FNV_PRIME = 0x01000193;
+/** Weights that are further apart than this change the hash. */
+const WEIGHT_STEP = 2 ** -24;
+
+/** The first bag of each kind, and for every bag which of them it is; null when no two are alike. */
+function findRepeated(
+  bag: ResolvedBag,
+  bags: CheckedBags,
+  scratch: Scratch,
+  layer: number,
+): { readonly first: Uint32Array; readonly source: Uint32Array } | null {
+  const { numBags, input } = bags;
+  const source = scratch.u32(`dedupSource${layer}`, numBags);
+  const first = scratch.u32('dedupFirst', numBags);
+  let kinds = 0;
+  // Open addressing; an entry is the number of the kind plus one.
+  const slots = scratch.u32('dedupSlots', 2 ** Math.ceil(Math.log2(2 * numBags)));
+  slots.fill(0);
+  const mask = slots.length - 1;
+  for (let b = 0; b < numBags; b++) {
+    let slot = hashOf(bag, bags, b) & mask;
+    while (slots[slot] !== 0 && !sameBag(input, first[(slots[slot] as number) - 1] as number, b)) slot = (slot + 1) & mask;
+    if (slots[slot] === 0) {
+      first[kinds++] = b;
+      slots[slot] = kinds;
+    }
+    source[b] = (slots[slot] as number) - 1;
+  }
+  return kinds === numBags ? null : { first: first.subarray(0, kinds), source };
+}
+
+function hashOf(bag: ResolvedBag, bags: CheckedBags, b: number): number {
+  const { offsets, weights } = bags.input;
+  let hash = FNV_OFFSET;
+  for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
+    const row = rowAt(bag, bags, position);
+    hash = Math.imul(hash ^ (row | 0), FNV_PRIME) ^ Math.floor(row / 2 ** 32);
+    if (weights !== undefined) hash = Math.imul(hash ^ ((weights[position] as number) / WEIGHT_STEP), FNV_PRIME);
+  }
+  // The low bits choose the slot, and those of a product depend on low bits only.
+  return hash ^ (hash >>> 15);
+}
+
+function sameBag({ indices, offsets, weights }: BagsInput, a: number, b: number): boolean {
+  const [atA, atB] = [offsets[a] as number, offsets[b] as number];
+  const length = (offsets[a + 1] as number) - atA;
+  if (length !== (offsets[b + 1] as number) - atB) return false;
+  for (let i = 0; i < length; i++) {
+    if (indices[atA + i] !== indices[atB + i]) return false;
+    if (weights !== undefined && !Object.is(weights[atA + i], weights[atB + i])) return false;
+  }
+  return true;
+}
+
+/** These bags of a layer as bags of their own. */
+function pick({ indices, offsets, weights }: BagsInput, bags: Uint32Array): BagsInput {
+  const picked = new Uint32Array(bags.length + 1);
+  bags.forEach((bag, at) => {
+    picked[at + 1] = (picked[at] as number) + (offsets[bag + 1] as number) - (offsets[bag] as number);
+  });
+  return {
+    indices: pickValues(indices, offsets, bags, picked),
+    offsets: picked,
+    ...(weights && { weights: pickValues(weights, offsets, bags, picked) }),
+  };
+}
+
+function pickValues<T extends BagsInput['indices'] | NonNullable<BagsInput['weights']>>(
+  values: T,
+  offsets: BagsInput['offsets'],
+  bags: Uint32Array,
+  picked: Uint32Array,
+): T {
+  const into = emptyLike(values, picked[bags.length] as number);
+  bags.forEach((bag, b) => {
+    const [start, end] = [picked[b] as number, picked[b + 1] as number];
+    for (let at = start; at < end; at++) into[at] = values[(offsets[bag] as number) + at - start];
+  });
+  return into as unknown as T;
+}
+
+/** Of the types that are copied fast; an array for all others. */
+function emptyLike(values: object, length: number): Record<number, unknown> {
+  for (const Values of [Int32Array, BigInt64Array, Float32Array])
+    if (values instanceof Values) return new Values(length) as Record<number, unknown>;
+  return new Array<unknown>(length);
+}

@@ -1,0 +1,191 @@
+import { type NativeSocket, native } from '../../engine/native.js';
+import { type Lent, messageBuffers } from './buffer-pool.js';
+import {
+  type ClientHandlers,
+  type ClientTransport,
+  MAX_MESSAGE_BYTES,
+  type ServerHandler,
+  type ServerTransport,
+  SOCKET_LIMITS,
+  usesIpv6,
+} from './transport.js';
+
+/** Messages in a row, and ms in which they are answered, before the event loop has its turn. */
+const TURN = 64;
+const TURN_MS = 2;
+/** What receive says in place of a length. */
+const NONE = -1;
+const ANSWERED = -2;
+/** Up to so many bytes a copy costs less than an ArrayBuffer of its own. */
+const COPIED_BYTES = 16 * 1024;
+
+const { lingerMs: SERVER_LINGER_MS, reconnectMs, reconnectMaxMs, ...LIMITS } = SOCKET_LIMITS;
+
+/** One of the addon's sockets, on the libzmq that zeromq.js has loaded, read on the event loop. */
+class LoopSocket {
+  readonly native: NativeSocket;
+  #closed = false;
+  #reading = false;
+  #later: NodeJS.Immediate | null = null;
+
+  constructor(
+    router: boolean,
+    endpoint: string,
+    private readonly received: ServerHandler,
+    event: (up: boolean) => void,
+  ) {
+    const options = { ...LIMITS, router, ipv6: usesIpv6(endpoint), maxMessageBytes: MAX_MESSAGE_BYTES };
+    this.native = new native.Socket(options, () => this.#read(), event);
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  send(peer: string, parts: readonly Uint8Array[]): boolean {
+    if (this.#closed) return false;
+    const sent = this.native.send(peer, ...parts);
+    // Sending may have taken notice of what arrived, of which the descriptor says nothing any more.
+    if (!this.#reading && this.#later === null && this.native.readable()) this.#readLater();
+    return sent;
+  }
+
+  close(lingerMs: number): void {
+    this.#closed = true;
+    if (this.#later !== null) clearImmediate(this.#later);
+    this.native.close(lingerMs);
+  }
+
+  /** All that has arrived. */
+  readRest(): void {
+    while (!this.#closed && this.#receive() !== NONE);
+  }
+
+  #readLater(): void {
+    this.#later = setImmediate(() => {
+      this.#later = null;
+      this.#read();
+    });
+  }
+
+  #held(bytes: number): Lent {
+    if (bytes > COPIED_BYTES) return new LentMessage(this.native.lend());
+    const message = messageBuffers.take(bytes);
+    this.native.take(message.bytes);
+    return message;
+  }
+
+  /** What receive said, after the message was passed on. */
+  #receive(): number {
+    const bytes = this.native.receive();
+    if (bytes >= 0) this.received(this.native.peer(), this.#held(bytes));
+    return bytes;
+  }
+
+  /** Until nothing waits, or for a turn. After a handler that throws, the rest is read later: the descriptor does not tell of it again. */
+  #read(): void {
+    this.#reading = true;
+    let waiting = true;
+    const until = performance.now() + TURN_MS;
+    try {
+      for (let message = 0; message < TURN && !this.#closed; message++) {
+        const received = this.#receive();
+        waiting = received !== NONE;
+        if (!waiting) return;
+        // Answering takes time; receiving hardly any.
+        if (received === ANSWERED && performance.now() > until) return;
+      }
+    } finally {
+      this.#reading = false;
+      if (waiting && !this.#closed && this.#later === null) this.#readLater();
+    }
+  }
+}
+
+/** A message in the memory that libzmq received it into. */
+class LentMessage implements Lent {
+  readonly bytes: Uint8Array;
+  #memory: ArrayBuffer | null;
+
+  constructor(memory: ArrayBuffer) {
+    this.bytes = new Uint8Array(memory);
+    this.#memory = memory;
+  }
+
+  release(): void {
+    if (this.#memory !== null) native.Socket.giveBack(this.#memory);
+    this.#memory = null;
+  }
+}
+
+/** A DEALER that reconnects, and queues nothing for a peer that is away. */
+export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
+  let state: 'connecting' | 'up' | 'waiting' = 'connecting';
+  let waitMs: number = reconnectMs;
+  let reconnect: NodeJS.Timeout | undefined;
+  const connect = (): void => {
+    state = 'connecting';
+    socket.native.connect(endpoint);
+  };
+  const up = (): void => {
+    if (state === 'waiting') return;
+    state = 'up';
+    waitMs = reconnectMs;
+    handlers.up();
+  };
+  /** What the peer sent before it went is received, and what it did not get is dropped. A connection that has ended is told of more than once. */
+  const gone = (): void => {
+    if (state === 'waiting') return;
+    const wasUp = state === 'up';
+    state = 'waiting';
+    try {
+      if (wasUp) socket.readRest();
+    } finally {
+      if (!socket.closed) {
+        socket.native.disconnect(endpoint);
+        reconnect = setTimeout(connect, waitMs);
+        waitMs = Math.min(2 * waitMs, reconnectMaxMs);
+      }
+      if (wasUp) handlers.down();
+    }
+  };
+  const socket = new LoopSocket(
+    false,
+    endpoint,
+    (_, message) => handlers.message(message),
+    (isThere) => (isThere ? up() : gone()),
+  );
+  const close = (): void => {
+    clearTimeout(reconnect);
+    socket.close(0);
+  };
+  try {
+    connect();
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return { send: (message) => state === 'up' && socket.send('', [message]), close };
+}
+
+/** A ROUTER, to which a peer that is not there is an error. */
+export function listenNative(endpoint: string, handler: ServerHandler): ServerTransport {
+  const socket = new LoopSocket(true, endpoint, handler, () => undefined);
+  let bound: string;
+  try {
+    bound = socket.native.bind(endpoint);
+  } catch (error) {
+    socket.close(0);
+    throw error;
+  }
+  return {
+    endpoint: bound,
+    send: async (peer, parts) => socket.send(peer, parts),
+    serve(engine) {
+      if (engine === null) socket.native.serve(null);
+      else engine.serveOn(socket.native);
+    },
+    served: () => socket.native.served(),
+    close: async () => socket.close(SERVER_LINGER_MS),
+  };
+}

@@ -1,0 +1,58 @@
+import type { SparseEngine } from '../../engine/sparse-engine.js';
+import type { Lent } from './buffer-pool.js';
+
+/** Moves whole messages; knows nothing of tables. */
+export interface ClientTransport {
+  /** Queues a message, unless the peer is away: then false, and nothing is kept. The bytes are copied before it returns. */
+  send(message: Uint8Array): boolean;
+  close(): void;
+}
+
+export interface ClientHandlers {
+  /** The peer is there, for the first time or again; nothing sent before reaches it. */
+  up(): void;
+  /** The peer is gone: what was sent and not answered is lost. */
+  down(): void;
+  message(message: Lent): void;
+}
+
+/** Names the sender of a message, as long as it is connected; not for people. */
+export type Peer = string;
+
+export interface ServerTransport {
+  /** Where it listens, with the port that was bound. */
+  readonly endpoint: string;
+  /** One message of all the parts, which are copied before it returns. False when the peer is gone or does not read. */
+  send(peer: Peer, parts: readonly Uint8Array[]): Promise<boolean>;
+  /** From now on small requests to pool need not reach the handler; null: all do again. Not every transport can do that. */
+  serve(engine: SparseEngine | null): void;
+  /** Requests answered so, and of these, answers that had no peer any more. */
+  served(): { answered: number; undeliverable: number };
+  /** Ends when what was sent is on its way, or a peer has not read it for half a second. */
+  close(): Promise<void>;
+}
+
+export type ServerHandler = (peer: Peer, message: Lent) => void;
+
+/** Longest message that either side accepts, bytes. */
+export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
+/** Longest answer: what a message may hold, less room for its other fields. */
+export const MAX_POOLED_BYTES = MAX_MESSAGE_BYTES - 1024;
+
+/**
+ * Limits that both kinds of sockets keep: every default of ZeroMQ that can hang or queue without bound is set. No ZMTP heartbeat: libzmq 4.3.5 can
+ * abort the process under back-pressure, so that pings are messages of ours.
+ */
+export const SOCKET_LIMITS = {
+  highWaterMark: 4096,
+  handshakeMs: 2000,
+  tcpMaxRetransmitMs: 1500,
+  reconnectMs: 50,
+  reconnectMaxMs: 400,
+  connectMs: 1000,
+  /** Of a server that closes. */
+  lingerMs: 500,
+} as const;
+
+/** An IPv6 address stands in brackets. The option is off otherwise: with it, a name could resolve to an address that the other side does not use. */
+export const usesIpv6 = (endpoint: string): boolean => endpoint.includes('[');

@@ -1,0 +1,98 @@
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { shapeBytes, tablesOf } from '../../../../src/lab/generate/model-shape.js';
+import { RequestGenerator } from '../../../../src/lab/generate/request-generator.js';
+import { requestShape } from '../../../../src/lab/generate/request-shape.js';
+import { SHAPE_NAMES, shapeByName } from '../../../../src/lab/generate/shape-by-name.js';
+import { writeSyntheticBundle } from '../../../../src/lab/generate/synthetic-bundle.js';
+import { openBundle } from '../../../../src/model/bundle.js';
+import { modelHash } from '../../../../src/model/hash.js';
+import { openLocal } from '../../../../src/predictor/local.js';
+
+const GB = 1e9;
+
+test.each([
+  ['drm1', 257, 2, 194, 3.6],
+  ['drm2', 133, 2, 138, 6.7],
+  ['drm3', 39, 1, 200, 178.8],
+  ['rmc1', 8, 1, 4.096, 0.512],
+  ['rmc2', 32, 1, 4.096, 0.128],
+  ['rmc3', 10, 1, 2.56, 0.256],
+] as const)('%s has %i tables in %i nets, %f GB together, the largest %f GB', (name, tables, nets, total, largest) => {
+  const shape = shapeByName(name, 1);
+  const sizes = tablesOf(shape).map(({ rows, dim }) => (rows * dim * 4) / GB);
+  expect([sizes.length, shape.nets.length]).toEqual([tables, nets]);
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBeCloseTo(total, 3);
+  expect(Math.max(...sizes)).toBeCloseTo(largest, 3);
+  expect(new Set(tablesOf(shape).map((table) => table.name)).size).toBe(tables);
+});
+
+test('the one large table of drm3 has a pooling factor of 1', () => {
+  expect(tablesOf(shapeByName('drm3', 1))[0]).toMatchObject({ poolingFactor: 1, rows: Math.round((178.8 * GB) / 256) });
+});
+
+test.each(SHAPE_NAMES)('the scale shrinks the rows of %s and nothing else', (name) => {
+  const [whole, small] = [shapeByName(name, 1), shapeByName(name, 0.01)];
+  const rest = (shape: typeof whole) => tablesOf(shape).map(({ rows: _, ...table }) => table);
+  expect(rest(small)).toEqual(rest(whole));
+  expect({ ...small, nets: small.nets.map((net) => ({ ...net, tables: [] })) }).toEqual({
+    ...whole,
+    nets: whole.nets.map((net) => ({ ...net, tables: [] })),
+  });
+  expect(Math.abs(shapeBytes(small) / shapeBytes(whole) - 0.01)).toBeLessThan(0.0002);
+  for (const [t, { rows }] of tablesOf(small).entries()) expect(rows).toBeGreaterThanOrEqual(Math.min(100, tablesOf(whole)[t]!.rows));
+});
+
+test('an unknown shape, or a scale that is none, is refused', () => {
+  expect(() => shapeByName('drm4', 1)).toThrow(/no such model shape: drm4; there are drm1, /);
+  for (const scale of [0, -1, 1.5, Number.NaN]) expect(() => shapeByName('drm1', scale)).toThrow(/scale has to be/);
+});
+
+test.each(SHAPE_NAMES)('a small bundle of %s opens and ranks requests; its bags say side and pooling factor', async (name) => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-shape-'));
+  const shape = shapeByName(name, 1e-5, { format: 'bf16' });
+  const spec = await writeSyntheticBundle(dir, shape);
+  const layers = new Map(spec.nets.flatMap((net) => net.layers).map((layer) => [layer.name, layer]));
+  for (const { name: table, side, poolingFactor } of tablesOf(shape))
+    expect(layers.get(`${table}_bag`)).toMatchObject({ type: 'embedding_bag', table, side, poolingFactor });
+  const predictor = await openLocal(dir);
+  const { scores } = await predictor.predict(new RequestGenerator(requestShape(shape), 3).next(7));
+  expect(scores.length).toBe(7);
+  for (const score of scores) expect(score > 0 && score < 1).toBe(true);
+  expect(new Set(scores).size).toBe(7);
+  await predictor.close();
+  await rm(dir, { recursive: true });
+});
+
+test('the second net reads what the first one gives', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-nets-'));
+  const shape = shapeByName('drm2', 1e-5);
+  const spec = await writeSyntheticBundle(dir, shape);
+  const [first, second] = spec.nets;
+  const output = first!.layers.at(-1)!.name;
+  expect(second!.layers.find(({ type }) => type === 'dot_interaction')).toMatchObject({ inputs: expect.arrayContaining([output]) });
+  const { model } = await openBundle(dir);
+  expect(model!.layers.at(-1)!.stage).toBe(2);
+  await rm(dir, { recursive: true });
+});
+
+test('the same seed gives the same bytes, another seed others, and rows of a table differ', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-seed-'));
+  const hashes: string[] = [];
+  for (const [n, seed] of [5, 5, 6].entries()) {
+    const spec = await writeSyntheticBundle(join(dir, String(n)), shapeByName('rmc1', 2e-4, { seed, format: 'fp16' }));
+    hashes.push(modelHash({ ...spec, version: '' }));
+  }
+  expect(hashes[1]).toBe(hashes[0]);
+  expect(hashes[2]).not.toBe(hashes[0]);
+  const [table] = tablesOf(shapeByName('rmc1', 2e-4));
+  const bytes = await readFile(join(dir, '0/tables/table_00.safetensors'));
+  const rowBytes = table!.dim * 2;
+  const rows = new Set<string>();
+  for (let row = 0; row < table!.rows; row++)
+    rows.add(bytes.toString('hex', bytes.length - (row + 1) * rowBytes, bytes.length - row * rowBytes));
+  expect(rows.size).toBe(table!.rows);
+  await rm(dir, { recursive: true });
+});

@@ -1,0 +1,86 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { modelHash } from '../../../../src/model/hash.js';
+import { checkPlan, type Plan, readPlan, writePlan } from '../../../../src/plan/file/plan.js';
+import { capacityPlan } from '../../../reference/plans.js';
+import { specOf, table } from '../../../reference/specs.js';
+
+const spec = specOf([table('a', 9), table('b', 2)]);
+const HASH = modelHash(spec);
+const plan = capacityPlan(spec, 3);
+const placed = (tables: Plan['tables']): Plan => ({ ...plan, tables });
+const [a, b] = plan.tables as [Plan['tables'][number], Plan['tables'][number]];
+
+test.each<[string, Plan, RegExp]>([
+  ['a table that is missed', placed([a]), /misses a table: b/],
+  ['a table placed twice', placed([a, b, a]), /places a table twice: a/],
+  ['a table that the model does not have', placed([a, b, { table: 'c', parts: ['shard-0'] }]), /does not have: c/],
+  ['a shard that the plan does not have', placed([a, { table: 'b', parts: ['shard-9'] }]), /table b is on a shard .* shard-9/],
+  ['two parts on one shard', placed([a, { table: 'b', parts: ['shard-0', 'shard-0'] }]), /two parts .*: b/],
+  ['a table without parts', placed([a, { table: 'b', parts: [] }]), /no part of a table: b/],
+  ['a split table that main is to hold a part of', placed([a, { table: 'b', parts: ['main', 'shard-0'] }]), /main cannot be split: b/],
+  [
+    'fewer rows than parts',
+    placed([a, { table: 'b', parts: ['shard-0', 'shard-1', 'shard-2'] }]),
+    /fewer rows than parts: b, rows 2, parts 3/,
+  ],
+  ['shards of one name', { ...plan, shards: plan.shards.map((shard) => ({ ...shard, name: 'x' })) }, /shard names have to differ/],
+  [
+    'shards of one endpoint',
+    { ...plan, shards: plan.shards.map((shard) => ({ ...shard, endpoints: ['tcp://x:1'] })) },
+    /endpoints have to differ/,
+  ],
+])('refuses %s', (_, broken, reason) => {
+  expect(() => checkPlan(broken, spec, HASH)).toThrow(reason);
+  expect(() => checkPlan(broken, spec, HASH)).toThrow(expect.objectContaining({ code: 'bad_plan' }));
+});
+
+test('refuses the plan of another model', () => {
+  expect(() => checkPlan(plan, spec, 'b'.repeat(64))).toThrow(expect.objectContaining({ code: 'model_mismatch' }));
+});
+
+test('a plan file reads back, and a broken one names where it is broken', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-unit-'));
+  const path = join(dir, 'plan.json');
+  await writePlan(path, plan);
+  expect(await readPlan(path)).toEqual(plan);
+  const named = ['shard-0', 'a', '9.x_Y', 's'.repeat(128)].map((name, at) => ({ name, endpoints: [`tcp://[::${at + 1}]:65535`] }));
+  const odd = { ...plan, shards: [...named, { name: 'b', endpoints: ['ipc:///run/b'] }] };
+  await writePlan(path, odd);
+  expect(await readPlan(path)).toEqual(odd);
+  const broken: [unknown, RegExp][] = [
+    [{ ...plan, shards: {} }, /plan: shards/],
+    [{ ...plan, shards: [{ name: 'main', endpoints: ['tcp://x:1'] }] }, /no sparse shard may be called main/],
+    [{ ...plan, shards: [{ name: 's', endpoints: ['http://x'] }] }, /plan: shards\.0\.endpoints\.0: has to be tcp/],
+    [{ ...plan, shards: [{ name: 's', endpoints: ['tcp://x:1', 'tcp://y:1'] }] }, /exactly one endpoint/],
+    ...['tcp://x', 'tcp://x:', 'tcp://:1', 'tcp://x:0', 'tcp://x:65536', 'tcp://x:1:2', 'tcp://x:*', 'ipc://', 'x:1', ''].map(
+      (endpoint): [unknown, RegExp] => [{ ...plan, shards: [{ name: 's', endpoints: [endpoint] }] }, /endpoints\.0: has to be tcp/],
+    ),
+    ...['', '..', '.s', 'a/b', 'a\\b', 'a b', 'a,b', '-s', 'ü', 's\n', 's\0', 's'.repeat(129)].map((name): [unknown, RegExp] => [
+      { ...plan, shards: [{ name, endpoints: ['tcp://x:1'] }] },
+      /plan: shards\.0\.name/,
+    ]),
+    [{ ...plan, tables: [{ table: 'a', parts: [] }] }, /plan: tables\.0\.parts/],
+    [{ ...plan, model: { ...plan.model, hash: 'x' } }, /plan: model\.hash/],
+    [{ ...plan, more: 1 }, /plan: root/],
+    [[], /plan: root/],
+  ];
+  for (const [json, reason] of broken) {
+    await writeFile(path, JSON.stringify(json));
+    await expect(readPlan(path)).rejects.toThrow(reason);
+    await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan' });
+  }
+  await writeFile(path, '{');
+  await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan', details: { path } });
+  await expect(readPlan(join(dir, 'none'))).rejects.toMatchObject({ code: 'bad_plan' });
+  await rm(dir, { recursive: true });
+});
+
+test('a plan of 10,000 tables over 1,000 shards passes the check, and misses are found in it', () => {
+  const many = specOf(Array.from({ length: 10_000 }, (_, at) => table(`t${at}`, 1 + ((at * 7919) % 5000))));
+  const large = capacityPlan(many, 1000);
+  expect(() => checkPlan(large, many, modelHash(many))).not.toThrow();
+  expect(() => checkPlan({ ...large, tables: large.tables.slice(0, -1) }, many, modelHash(many))).toThrow(/misses a table: t9999/);
+});
