@@ -1,0 +1,54 @@
+import type { OpenedTables } from '../engine/tables.js';
+import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import type { ShardConnection } from '../rpc/client.js';
+import type { ShardStats } from '../rpc/messages.js';
+import { Pipeline, type PipelineOptions } from './pipeline.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
+
+const STATS_MS = 2000;
+
+/** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
+export class MainShard implements Predictor {
+  readonly modelHash: string;
+  readonly #pipeline: Pipeline;
+
+  constructor(
+    private readonly shards: readonly ShardConnection[],
+    private readonly own: OpenedTables | null,
+    options: Omit<PipelineOptions, 'shards' | 'engine'>,
+  ) {
+    this.modelHash = options.modelHash;
+    this.#pipeline = new Pipeline({ ...options, shards, engine: own?.engine ?? null });
+    options.trace?.watch(shards.map(({ name }) => name));
+  }
+
+  async whenReady(ms: number): Promise<void> {
+    // In the plan's order, so that it does not depend on timers which shard an error names.
+    for (const { status, reason } of (await Promise.allSettled(this.shards.map((shard) => shard.whenReady(ms)))) as PromiseRejectedResult[])
+      if ((status as string) === 'rejected') throw reason;
+  }
+
+  predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
+    return this.#pipeline.predict(request, options);
+  }
+
+  stats(): PredictorStats {
+    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own?.residency ?? {};
+    return {
+      ...this.#pipeline.counts,
+      ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
+      ...(this.own?.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
+    };
+  }
+
+  shardStats(): Promise<ShardStats[]> {
+    return Promise.all(this.shards.map((shard) => shard.stats(STATS_MS)));
+  }
+
+  async close(): Promise<void> {
+    const drained = this.#pipeline.close();
+    for (const shard of this.shards) shard.close();
+    await drained;
+    this.own?.engine.close();
+  }
+}
