@@ -91,7 +91,7 @@ export function validRequest(options: { readonly minItems: number; readonly minI
     });
 }
 
-/** A request with one fault, and what the error has to say of it. */
+/** A request with faults, and what the error has to say of the first. */
 export interface BrokenRequest {
   readonly what: string;
   readonly request: PredictRequest;
@@ -247,3 +247,28 @@ export const brokenRequest: fc.Arbitrary<BrokenRequest> = validRequest({ minItem
     { weight: 1, arbitrary: brokenShape(valid) },
   );
 });
+
+/** A valid request with faults in two or three layers: offsets are checked before all ids, and both in the order of the layers. */
+export const brokenInSeveralLayers: fc.Arbitrary<BrokenRequest> = validRequest({ minItems: 1, minIds: 1 }).chain(({ request }) =>
+  fc.shuffledSubarray([...LAYERS], { minLength: 2 }).chain((layers) =>
+    fc
+      .tuple(
+        ...layers.map((layer) => {
+          const input = request.sparse[layer.name] as BagsInput;
+          return fc.oneof({ weight: 4, arbitrary: brokenId(layer, input) }, { weight: 1, arbitrary: brokenOffsets(layer, input) });
+        }),
+      )
+      .map((broken) => {
+        const faults = broken.map((fault, at) => ({ ...fault, layer: layers[at] as Layer }));
+        const place = ({ code, layer }: (typeof faults)[number]): number => (code === 'bad_offsets' ? 0 : 10) + LAYERS.indexOf(layer);
+        const [first] = faults.sort((a, b) => place(a) - place(b)) as [(typeof faults)[number]];
+        const inputs = faults.map(({ layer, input }) => [layer.name, input]);
+        return {
+          what: faults.map(({ what, layer }) => `${what} in ${layer.name}`).join(', '),
+          request: { ...request, sparse: { ...request.sparse, ...Object.fromEntries(inputs) } },
+          code: first.code,
+          details: first.details,
+        };
+      }),
+  ),
+);
