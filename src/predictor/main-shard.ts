@@ -22,10 +22,12 @@ export class MainShard implements Predictor {
     options.trace?.watch(shards.map(({ name }) => name));
   }
 
+  /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */
   async whenReady(ms: number): Promise<void> {
-    // In the plan's order, so that it does not depend on timers which shard an error names.
-    for (const { status, reason } of (await Promise.allSettled(this.shards.map((shard) => shard.whenReady(ms)))) as PromiseRejectedResult[])
-      if ((status as string) === 'rejected') throw reason;
+    const ready = this.shards.map((shard) => shard.whenReady(ms));
+    // Marked as handled: later ones may reject while the first is awaited.
+    for (const each of ready) each.catch(() => undefined);
+    for (const each of ready) await each;
   }
 
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {

@@ -75,6 +75,9 @@ export interface Predictor {
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
   /** Counts since it was opened; PREDICTOR_COUNTERS describes each. */
   stats(): PredictorStats;
-  /** Refuses new requests, and waits for those that run. A process without other work ends also without it. */
+  /**
+   * Refuses new requests, and waits for those that run. A process without other work ends also without it; but for a sharded predictor where the
+   * addon has no sockets (macOS, Windows), and those of zeromq.js wait for this call.
+   */
   close(): Promise<void>;
 }

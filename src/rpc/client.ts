@@ -72,7 +72,8 @@ export class ShardConnection {
   ) {
     this.#why = this.#unavailable('has not answered yet');
     this.#transport = this.#open();
-    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS);
+    // What waits for an answer has a timer of its own: a process without other work ends.
+    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS).unref();
   }
 
   get ready(): boolean {
