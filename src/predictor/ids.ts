@@ -2,7 +2,7 @@ import { indexOutOfRange } from '../engine/sparse-engine.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import type { CheckedBags, CheckedRequest, Offsets } from './request.js';
-import { shown } from './shown.js';
+import { digits, shown } from './shown.js';
 
 const DECIMAL = /^-?\d+$/;
 
@@ -39,7 +39,7 @@ export function rowAt(layer: ResolvedBag, bags: CheckedBags, position: number): 
       { table: layer.tableName, layer: layer.name, bag, position: at },
     );
   }
-  throw outOfRange(layer, bags, bagOf(bags.input.offsets, position), position, String(index));
+  throw outOfRange(layer, bags, bagOf(bags.input.offsets, position), position, digits(index));
 }
 
 /** The first id of a request, layers in the model's order and then by position, that its table does not have; null when all are right. */

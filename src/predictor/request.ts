@@ -218,39 +218,45 @@ function checkBags(bag: ResolvedBag, input: BagsInput | undefined, scratch: Scra
   return { name: bag.name, numBags: offsets.length - 1, input: checked, firstBag: 0, firstPosition: 0 };
 }
 
-/** The same bags, with offsets that are numbers: bigints are copied into the scratch. */
+/** The same bags, with offsets that are numbers: bigints are converted into the scratch. */
 function checkOffsets(bag: ResolvedBag, input: BagsInput, scratch: Scratch): CheckedInput {
   const { offsets } = input;
-  const count = input.indices.length;
-  const end = offsets.length;
+  const [count, end] = [input.indices.length, offsets.length];
   if (end === 0) throw badOffset('offsets need B + 1 entries, at least [0],', bag, input, 0);
-  let numbers: Uint32Array | null = null;
   let previous = 0;
   for (let at = 0; at < end; at++) {
-    let offset = offsets[at] as number | bigint;
-    if (typeof offset === 'bigint') {
-      // Those before it are checked: whole numbers, no larger than this one has to be.
-      numbers ??= copyStart(offsets, at, scratch.u32(`offsets ${bag.name}`, end));
-      offset = Number(offset);
-    }
-    if (!Number.isInteger(offset) || offset < previous) {
-      const rule = at === 0 ? 'offsets have to start at 0' : 'offsets have to be integers that never decrease';
-      throw badOffset(rule, bag, input, at);
-    }
-    if (at === 0 && offset !== 0) throw badOffset('offsets have to start at 0', bag, input, 0);
-    if (numbers !== null) numbers[at] = offset;
+    const offset = offsets[at] as number;
+    if (!Number.isInteger(offset) || offset < previous) return checkWideOffsets(bag, input, scratch);
     previous = offset;
   }
-  if (previous !== count) {
-    const hint = previous < count ? ` (${LAST_OFFSET}, unless the last is wrong)` : '';
-    throw badOffset(`offsets have to end at the number of indices${hint}`, bag, input, end - 1);
-  }
-  return numbers === null ? (input as CheckedInput) : { ...input, offsets: numbers };
+  if (offsets[0] !== 0) throw badOffset(FROM_ZERO, bag, input, 0);
+  if (previous !== count) throw badEnd(bag, input, previous);
+  return input as CheckedInput;
 }
 
-function copyStart(offsets: BagsInput['offsets'], end: number, into: Uint32Array): Uint32Array {
-  for (let at = 0; at < end; at++) into[at] = offsets[at] as number;
-  return into;
+/** The same where an offset is wrong, or a bigint. */
+function checkWideOffsets(bag: ResolvedBag, input: BagsInput, scratch: Scratch): CheckedInput {
+  const { offsets } = input;
+  const numbers = scratch.u32(`offsets ${bag.name}`, offsets.length);
+  let previous = 0;
+  for (let at = 0; at < offsets.length; at++) {
+    const given = offsets[at];
+    const offset = typeof given === 'bigint' ? Number(given) : given;
+    if (!Number.isInteger(offset) || (offset as number) < previous)
+      throw badOffset(at === 0 ? FROM_ZERO : 'offsets have to be integers that never decrease', bag, input, at);
+    if (at === 0 && offset !== 0) throw badOffset(FROM_ZERO, bag, input, 0);
+    previous = offset as number;
+    numbers[at] = previous;
+  }
+  if (previous !== input.indices.length) throw badEnd(bag, input, previous);
+  return { ...input, offsets: numbers };
+}
+
+const FROM_ZERO = 'offsets have to start at 0';
+
+function badEnd(bag: ResolvedBag, input: BagsInput, last: number): TerabagError {
+  const hint = last < input.indices.length ? ` (${LAST_OFFSET}, unless the last is wrong)` : '';
+  return badOffset(`offsets have to end at the number of indices${hint}`, bag, input, input.offsets.length - 1);
 }
 
 /** The offset at a position ends the bag before it. */

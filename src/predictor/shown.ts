@@ -15,7 +15,18 @@ export function shown(value: unknown): string {
     case 'function':
     case 'symbol':
       return `a ${typeof value}`;
+    case 'number':
+      return digits(value);
     default:
-      return Object.is(value, -0) ? '-0' : String(value);
+      return String(value);
   }
 }
+
+/** A number or bigint with all its digits: JavaScript writes zeros for the last ones of a number beyond 2^53. */
+export function digits(value: number | bigint | string): string {
+  if (Object.is(value, -0)) return '-0';
+  return Number.isInteger(value) && Math.abs(value as number) < EXPONENT ? String(BigInt(value)) : String(value);
+}
+
+/** From here on numbers are written with an exponent, in fewer characters than digits. */
+const EXPONENT = 1e21;
