@@ -4,7 +4,7 @@ interface CounterSpec {
   readonly description: string;
 }
 
-/** Of the main shard's RPCs, summed over the shards; bytes are those of whole messages, without what the transport adds. */
+/** What is counted of the main shard's RPCs, summed over the shards; bytes are those of whole messages, without what the transport adds. */
 export const RPC_COUNTERS = {
   sent: { kind: 'counter', description: 'Requests to pool sent to shards, resent ones included.' },
   resent: { kind: 'counter', description: 'Requests to pool sent again, since their shard came back before their deadline.' },
@@ -15,7 +15,7 @@ export const RPC_COUNTERS = {
   lost: { kind: 'counter', description: 'Times that a ready shard was lost.' },
 } as const satisfies Record<string, CounterSpec>;
 
-/** Of the tables in this process, as they were after opening; left out where the system does not tell. */
+/** The tables in this process, as they were after opening; left out where the system does not tell. */
 export const TABLE_COUNTERS = {
   tableBytes: { kind: 'gauge', description: 'Bytes of the rows of all tables in this process.' },
   residentBytes: { kind: 'gauge', description: 'Bytes of these in memory.' },

@@ -50,7 +50,7 @@ export class RequestRecord implements Stages {
   readonly #nowhere: number;
 
   constructor(
-    /** Of all records, and a span more. */
+    /** All records lie in it, and a span more. */
     readonly slab: Float64Array,
     readonly start: number,
     length: number,

@@ -26,7 +26,7 @@ export interface Stages {
   close(error: string | null): void;
 }
 
-/** Of a request that is not traced. */
+/** Listens to a request that is not traced. */
 export const NO_STAGES: Stages = {
   setItems: () => undefined,
   enter: () => undefined,

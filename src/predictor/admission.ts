@@ -53,7 +53,7 @@ export class Admitted<M> {
 
 type Work<M, R> = (admitted: Admitted<M>) => R | Promise<R>;
 
-const aborted = (signal: AbortSignal | undefined): TerabagError =>
+const aborted = (signal: AbortSignal | null): TerabagError =>
   new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason });
 
 /** Memory that says at times whether it is worth keeping. */
@@ -90,7 +90,9 @@ export class Admission<M extends Memory> {
   run<R>(options: PredictOptions, work: Work<M, R>, stages: Stages = NO_STAGES): Promise<R> {
     this.#counts.requests++;
     try {
-      const { deadlineMs = DEFAULT_DEADLINE_MS, signal } = options;
+      if (typeof options !== 'object' || options === null)
+        throw new TerabagError('invalid_argument', `options have to be an object: ${shown(options)}`, { field: 'options' });
+      const { deadlineMs = DEFAULT_DEADLINE_MS, signal = null } = options;
       this.#check(deadlineMs, signal);
       const admitted = new Admitted(this.#idle.take() ?? this.makeMemory(), performance.now() + deadlineMs);
       this.#inFlight++;
@@ -114,12 +116,15 @@ export class Admission<M extends Memory> {
     }
   }
 
-  #check(deadlineMs: number, signal: AbortSignal | undefined): void {
+  #check(deadlineMs: number, signal: AbortSignal | null): void {
     if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
     if (typeof deadlineMs !== 'number' || !(deadlineMs > 0) || deadlineMs > MOST_DEADLINE_MS)
       throw new TerabagError('invalid_argument', `deadlineMs has to be a number above 0 and below 2^31: ${shown(deadlineMs)}`, {
         field: 'deadlineMs',
       });
+    // Not instanceof: a signal may come from another realm.
+    if (signal !== null && typeof signal.addEventListener !== 'function')
+      throw new TerabagError('invalid_argument', `signal has to be an AbortSignal: ${shown(signal)}`, { field: 'signal' });
     if (signal?.aborted) throw aborted(signal);
     const [inFlight, lent] = [this.#inFlight, this.#lent];
     if (inFlight >= this.maxInFlight)
@@ -141,7 +146,7 @@ export class Admission<M extends Memory> {
     return error;
   }
 
-  #bounded<R>(deadlineMs: number, signal: AbortSignal | undefined, outcome: Promise<R>, admitted: Admitted<M>, stages: Stages): Promise<R> {
+  #bounded<R>(deadlineMs: number, signal: AbortSignal | null, outcome: Promise<R>, admitted: Admitted<M>, stages: Stages): Promise<R> {
     return new Promise<R>((resolve, reject) => {
       const told = (): void => {
         this.#inFlight--;

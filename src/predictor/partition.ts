@@ -31,7 +31,7 @@ const INT32_ROWS = 2 ** 31;
 const SHORT_COPY = 16;
 
 export interface PartitionerOptions {
-  /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
+  /** Begins the names of its buffers in the scratch: partitioners whose partitions are in use together need different ones. */
   readonly keyPrefix?: string;
   /** Tables of which a request has no id at all: asked for (default), so that an answer has vectors of every layer, or skipped. */
   readonly emptyTables?: 'ask' | 'skip';

@@ -34,7 +34,7 @@ export interface PredictOptions {
   /** Milliseconds from the call, above 0 and below 2^31; default 1000. */
   readonly deadlineMs?: number;
   /** Aborting ends the request at once (code aborted), and cancels what was asked of shards. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | null;
 }
 
 /** How a predictor is opened, whether its tables are in this process or on shards. */
@@ -43,7 +43,7 @@ export interface PredictorOptions {
   readonly verify?: 'full' | 'size';
   /** How the tables of this process are held in memory; default populate. */
   readonly residency?: Residency;
-  /** Of the dense layers; default fp32. What others cost in accuracy shows `terabag predict --precision ... --compare`. */
+  /** What the dense layers compute in; default fp32. `terabag predict --precision ... --compare` shows what others cost in accuracy. */
   readonly precision?: Precision;
   /** Bytes of the tables of this process brought into memory, and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -56,7 +56,7 @@ export interface PredictorOptions {
 }
 
 export interface Prediction {
-  /** [items, scoreDim] float32, row-major; owned by the caller. */
+  /** [items, scoreDim] float32, row-major; owned by the caller. Not finite where the model's own rows or weights make it so. */
   readonly scores: Float32Array;
   readonly items: number;
   readonly scoreDim: number;

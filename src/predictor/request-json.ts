@@ -37,7 +37,7 @@ function invalid(field: string, expected: string, value: unknown, position?: num
 
 const own = (record: Readonly<Record<string, unknown>>, name: string): unknown => (Object.hasOwn(record, name) ? record[name] : undefined);
 
-/** Of these fields alone, when they are given. */
+/** Throws unless it is an object, which has no fields but these, when they are given. */
 function object(field: string, value: unknown, fields?: readonly string[]): Readonly<Record<string, unknown>> {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(field, 'an object', value);
   const unknown = fields && Object.keys(value).find((name) => !fields.includes(name));

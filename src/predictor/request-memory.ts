@@ -38,7 +38,7 @@ export class RequestMemory {
 
   constructor(private readonly net: DenseNet) {}
 
-  /** Of batch number b; of the first, the scratch is that of the request. */
+  /** What batch number b works with; the first works in the scratch of the request. */
   batch(b: number): BatchMemory {
     while (this.#batches.length <= b)
       this.#batches.push(new BatchMemory(this.net, this.#batches.length === 0 ? this.scratch : new Scratch()));

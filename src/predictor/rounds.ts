@@ -6,7 +6,7 @@ import { type Assignment, Partitioner } from './partition.js';
 export interface Round {
   /** Indices in model.bags. */
   readonly bags: readonly number[];
-  /** Of these, the ones whose tables are split. */
+  /** Those of bags whose tables are split. */
   readonly rowWise: readonly number[];
   /** Into a batch for each shard, in the plan's order, and one for main after the last. */
   readonly partitioner: Partitioner;

@@ -116,7 +116,7 @@ function pickValues<T extends CheckedInput['indices'] | NonNullable<CheckedInput
   return into as unknown as T;
 }
 
-/** Of the types that are copied fast; an array for all others. */
+/** Typed as the values where that copies fast; an array for all others. */
 function emptyLike(values: object, length: number): Record<number, unknown> {
   for (const Values of [Int32Array, BigInt64Array, Float32Array])
     if (values instanceof Values) return new Values(length) as Record<number, unknown>;

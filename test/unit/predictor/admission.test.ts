@@ -157,6 +157,21 @@ test('memory of a burst is let go when nobody needs it, and what is no more wort
   }
 });
 
+test('options that are none are refused with their field, and hold no slot', async () => {
+  const gate = admission(1);
+  for (const [options, field] of [
+    [{ signal: {} }, 'signal'],
+    [{ signal: 'x' }, 'signal'],
+    [{ deadlineMs: '5' }, 'deadlineMs'],
+    [{ deadlineMs: null }, 'deadlineMs'],
+    [{ deadlineMs: 5n }, 'deadlineMs'],
+    [null, 'options'],
+    [5, 'options'],
+  ] as const)
+    await expect(gate.run(options as never, () => never)).rejects.toMatchObject({ code: 'invalid_argument', details: { field } });
+  expect(await gate.run({ signal: null }, async () => 1)).toBe(1);
+});
+
 test('a limit that is none is refused', () => {
   for (const maxInFlight of [0, -1, 1.5, Number.NaN, '5' as unknown as number])
     expect(() => admission(maxInFlight)).toThrow(expect.objectContaining({ code: 'invalid_argument', details: { field: 'maxInFlight' } }));

@@ -258,7 +258,7 @@ test('a bad id is told as soon as one shard has failed in any way, though the sh
   const sum = FULL.sparse['sum'] as { indices: Int32Array; offsets: number[] };
   const indices = Int32Array.from(sum.indices);
   indices[1] = ROWS[0] as number;
-  // Of a table on shard 2, which is not heard of.
+  // Its table is on shard 2, which is not heard of.
   const asked = running.predict({ ...FULL, sparse: { ...FULL.sparse, sum: { ...sum, indices } } }, { deadlineMs: 20_000 });
   gates[1]?.go();
   await expect(asked).rejects.toMatchObject({ code: 'index_out_of_range', details: { table: 't0', position: 1 } });
