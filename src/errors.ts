@@ -8,6 +8,7 @@ export type ErrorCode =
   | 'bad_plan'
   | 'checksum_mismatch'
   | 'model_mismatch'
+  | 'version_mismatch'
   | 'does_not_fit'
   | 'deadline_exceeded'
   | 'aborted'

@@ -254,6 +254,11 @@ export interface NativeSocket {
    * cannot be pooled, for whatever reason, is received like any other message.
    */
   serve(engine: NativeSparseEngine | null, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
+  /**
+   * Of a ROUTER: how far this process's steady clock, ms since performance.timeOrigin, is ahead of the peer's, so that a request's wait in the
+   * socket counts against its deadline. Kept for the latest 4096 peers.
+   */
+  setClockOffset(peer: string, offsetMs: number): void;
   /** By itself. undeliverable: of those answered. */
   served(): { answered: number; undeliverable: number };
   /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none, -2 when one was answered. */

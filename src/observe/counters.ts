@@ -8,6 +8,8 @@ interface CounterSpec {
 export const RPC_COUNTERS = {
   sent: { kind: 'counter', description: 'Requests to pool sent to shards, resent ones included.' },
   resent: { kind: 'counter', description: 'Requests to pool sent again, since their shard came back before their deadline.' },
+  refused: { kind: 'counter', description: 'Requests that waited, since the queue to their shard was full.' },
+  cancelled: { kind: 'counter', description: 'Requests cancelled on their shard: aborted, failed elsewhere, or past their deadline.' },
   bytesSent: { kind: 'counter', description: 'Bytes of requests to pool.' },
   bytesReceived: { kind: 'counter', description: 'Bytes of their answers.' },
   unmatched: { kind: 'counter', description: 'Answers that nothing waited for any more.' },
@@ -41,7 +43,7 @@ export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUN
 
 /** The sums of these counts, 0 of none. */
 export function sumRpcCounts(counts: Iterable<RpcCounts>): RpcCounts {
-  const sums: Record<keyof RpcCounts, number> = { sent: 0, resent: 0, bytesSent: 0, bytesReceived: 0, unmatched: 0, malformed: 0, lost: 0 };
+  const sums = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;
   for (const each of counts) for (const name of Object.keys(sums) as (keyof RpcCounts)[]) sums[name] += each[name];
   return sums;
 }

@@ -1,7 +1,7 @@
 import type { OpenedTables } from '../engine/tables.js';
 import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
-import type { ShardConnection } from '../rpc/client.js';
-import type { ShardStats } from '../rpc/messages.js';
+import type { ShardClient } from '../rpc/client.js';
+import type { ShardStats } from '../rpc/shard-stats.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
 
@@ -13,7 +13,7 @@ export class MainShard implements Predictor {
   readonly #pipeline: Pipeline;
 
   constructor(
-    private readonly shards: readonly ShardConnection[],
+    private readonly shards: readonly ShardClient[],
     private readonly own: OpenedTables | null,
     options: Omit<PipelineOptions, 'shards' | 'engine'>,
   ) {

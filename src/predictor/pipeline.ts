@@ -21,7 +21,7 @@ import { bytesOf, type Scratch } from './scratch.js';
 
 /** What pools on other machines. */
 export interface PoolingShard {
-  /** See ShardConnection. */
+  /** See ShardClient. */
   pool(
     batch: SparseBatch,
     options: { readonly deadlineAt: number; readonly signal?: AbortSignal | null; readonly rpc?: RpcSpan | null },

@@ -1,12 +1,13 @@
 import { DenseNet } from '../engine/dense-net.js';
+import { native } from '../engine/native.js';
 import { engineTables, everyPart, type OpenedTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
-import { type Connect, ShardConnection } from '../rpc/client.js';
-import type { ShardStats } from '../rpc/messages.js';
+import { type Connect, ShardClient } from '../rpc/client.js';
+import type { ShardStats } from '../rpc/shard-stats.js';
 import { connectTo } from '../rpc/transport/sockets.js';
 import { MainShard } from './main-shard.js';
 import { roundsOfNets } from './modes/paper.js';
@@ -59,11 +60,11 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
   const own = tables.size > 0 ? await openTables(bundle, engineTables(bundle, everyPart(bundle)), options) : null;
-  const shards: ShardConnection[] = [];
+  const shards: ShardClient[] = [];
   let predictor: MainShard;
   try {
     for (const { name, endpoints } of plan.shards)
-      shards.push(new ShardConnection(name, endpoints[0] ?? '', bundle.hash, options.transport ?? connectTo));
+      shards.push(new ShardClient({ name, endpoints, modelHash: bundle.hash, kernels: native.isa }, options.transport ?? connectTo));
     predictor = mainShard(plan, bundle, shards, own, options);
   } catch (error) {
     for (const shard of shards) shard.close();
@@ -93,7 +94,7 @@ function checkOptions({ rpc = 'coalesced', batchItems, readyMs = DEFAULT_READY_M
 function mainShard(
   plan: Plan,
   bundle: Bundle,
-  shards: readonly ShardConnection[],
+  shards: readonly ShardClient[],
   own: OpenedTables | null,
   { rpc = 'coalesced', ...options }: ConnectOptions,
 ): MainShard {

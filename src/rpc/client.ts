@@ -1,15 +1,26 @@
+import { type Clock, systemClock } from '../clock.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
+import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { clientMessageParts, decodeClientMessage, decodeShardMessage, encodeClientMessage } from './codec.js';
-import type { ShardMessage, ShardStats } from './messages.js';
+import type { ShardMessage } from './messages.js';
+import type { ShardStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
 import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from './transport/transport.js';
 
-/** A ready shard is asked for a sign of life this often; one that is not (yet, or not any more) is greeted again this often. */
+/** A ready shard gets a heartbeat this often; one that is not (yet, or not any more) is greeted again this often. */
 const BEAT_MS = 250;
-/** After so many beats without a message the shard counts as gone. Beats, not time: in a blocked event loop nobody is heard. */
+/** After so many heartbeats without a message the shard counts as gone. Heartbeats, not time: in a blocked event loop nobody is heard. */
 const SILENT_BEATS = 6;
+/** A message that the transport refused (its queue is full) is offered again after so long, and when the shard sends something. */
+const RETRY_MS = 2;
+/** Timers of Node's may be early by up to a millisecond, and are due a moment before the deadline of the whole request, which knows no shard. */
+const EARLY_MS = 1;
+/** Less than that, a timer is late on any machine. */
+const LATE_MS = 5;
+/** How long what the system says of an endpoint is waited for between two attempts to find it out. */
+const EXPLAIN_MS = 2000;
 /** Why a shard may refuse a request; another word in an error message is not passed on to programs that test for codes. */
 const SHARD_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'invalid_argument',
@@ -31,49 +42,72 @@ export interface Answer {
 interface Pending {
   readonly message: Lent;
   readonly deadlineAt: number;
-  readonly timer: NodeJS.Timeout;
+  readonly cancelTimer: () => void;
   /** Stops listening to the signal. */
   readonly forget: () => void;
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: TerabagError) => void;
   readonly rpc: RpcSpan | null;
+  /** Whether the transport of now has it. */
+  sent: boolean;
 }
 
 export interface PoolOptions {
+  /** performance.now() time. */
   readonly deadlineAt: number;
   readonly signal?: AbortSignal | null;
   readonly rpc?: RpcSpan | null;
 }
 
+/** Opens a transport to an endpoint; throws a TerabagError when the endpoint cannot be used. */
 export type Connect = (endpoint: string, handlers: ClientHandlers) => ClientTransport;
+
+/** What a client expects of the shard behind an endpoint. */
+export interface ExpectedShard {
+  readonly name: string;
+  /** Where it listens; the first is used. */
+  readonly endpoints: readonly string[];
+  readonly modelHash: string;
+  /** Kernels of this process: bits depend on them. */
+  readonly kernels: string;
+}
 
 /**
  * The main shard's end of one sparse shard. A request is sent when the shard is ready and, since pooling changes nothing, sent again when
- * the shard comes back before the deadline; at the deadline it fails with the reason.
+ * the shard comes back before the deadline; at the deadline it fails with the reason. A request that ends otherwise is cancelled on the shard.
  */
-export class ShardConnection {
-  #transport: ClientTransport;
+export class ShardClient {
+  readonly name: string;
+  readonly endpoint: string;
+  /** Null while the transport cannot be opened, which each heartbeat tries again. */
+  #transport: ClientTransport | null;
   #state: 'connecting' | 'ready' | 'closed' = 'connecting';
   #why: TerabagError;
-  #nextId = Math.floor(Math.random() * 2 ** 40);
+  #nextId = 1 + Math.floor(Math.random() * 2 ** 40);
   #silentBeats = 0;
+  #explainedAt = Number.NEGATIVE_INFINITY;
   readonly #pending = new Map<number, Pending>();
+  /** Requests that the transport refused, in their order; offered again while the shard is ready. */
+  readonly #refused = new Set<number>();
+  #cancelRetry: (() => void) | null = null;
   readonly #statsWaiting = new Map<number, { resolve: (stats: ShardStats) => void; reject: (error: TerabagError) => void }>();
   readonly #readyWaiting = new Set<() => void>();
-  readonly #heartbeat: NodeJS.Timeout;
-  /** sent, resent: requests to pool. Bytes are those of whole messages, without what the transport adds; of requests to pool and their answers. */
-  readonly counts = { sent: 0, resent: 0, bytesSent: 0, bytesReceived: 0, unmatched: 0, malformed: 0, lost: 0 };
+  readonly #cancelHeartbeat: () => void;
+  readonly counts: Record<keyof RpcCounts, number>;
 
+  /** Throws what connect throws: an endpoint that cannot be used at all. */
   constructor(
-    readonly name: string,
-    readonly endpoint: string,
-    private readonly modelHash: string,
+    private readonly expected: ExpectedShard,
     private readonly connect: Connect,
+    private readonly clock: Clock = systemClock,
   ) {
+    this.name = expected.name;
+    this.endpoint = expected.endpoints[0] ?? '';
+    this.counts = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;
     this.#why = this.#unavailable('has not answered yet');
     this.#transport = this.#open();
     // What waits for an answer has a timer of its own: a process without other work ends.
-    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS).unref();
+    this.#cancelHeartbeat = clock.every(BEAT_MS, () => this.#beat());
   }
 
   get ready(): boolean {
@@ -85,57 +119,47 @@ export class ShardConnection {
     if (this.ready) return Promise.resolve();
     return new Promise((resolve, reject) => {
       const done = (): void => {
-        clearTimeout(timer);
+        cancel();
         resolve();
       };
-      const timer = setTimeout(() => {
+      const cancel = this.clock.after(ms, () => {
         this.#readyWaiting.delete(done);
         reject(this.#why);
-      }, ms);
+      });
       this.#readyWaiting.add(done);
     });
   }
 
   /**
-   * Asks for pooled vectors; settles by the deadline (performance.now() time), or at once with code aborted when the signal is. The batch is encoded
-   * before it returns.
+   * Asks for pooled vectors; settles by the deadline, or at once with code aborted when the signal is. The batch is encoded before it returns.
    */
   pool(batch: SparseBatch, { deadlineAt, signal = null, rpc = null }: PoolOptions): Promise<Answer> {
     const id = this.#nextId++;
-    const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
       if (this.#state === 'closed') throw this.#why;
-      const parts = clientMessageParts({ kind: 'pool', id, remainingMs: remainingMs(), batch, timed: rpc !== null });
+      if (signal?.aborted) throw this.#aborted(signal);
+      const now = this.clock.now();
+      const remainingMs = Math.max(0, deadlineAt - now);
+      const parts = clientMessageParts({ kind: 'pool', id, sentAtMs: now, remainingMs, batch, timed: rpc !== null });
       const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
       // A peer closes the connection on a longer message, and with it every request in flight.
       if (bytes > MAX_MESSAGE_BYTES) {
         throw new TerabagError(
           'invalid_argument',
           `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
-          {
-            shard: this.name,
-            bytes,
-          },
+          { shard: this.name, bytes },
         );
       }
       const message = messageBuffers.take(bytes);
       copyParts(parts, message.bytes);
       rpc?.serialized();
-      // A moment before the deadline of the whole request, whose error would not name the shard.
-      const timer = setTimeout(() => {
-        const late = `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`;
-        this.#fail(id, this.ready ? new TerabagError('deadline_exceeded', late, { shard: this.name }) : this.#why);
-      }, remainingMs() - 1);
-      const onAbort = (): void =>
-        this.#fail(
-          id,
-          new TerabagError('aborted', `the request was aborted: ${this.name}`, { shard: this.name }, { cause: signal?.reason }),
-        );
+      const cancelTimer = this.clock.after(remainingMs - EARLY_MS, () => this.#due(id));
+      const onAbort = (): void => this.#end(id, this.#aborted(signal));
       signal?.addEventListener('abort', onAbort, { once: true });
       const forget = (): void => signal?.removeEventListener('abort', onAbort);
-      this.#pending.set(id, { message, deadlineAt, timer, forget, resolve, reject, rpc });
+      this.#pending.set(id, { message, deadlineAt, cancelTimer, forget, resolve, reject, rpc, sent: false });
       rpc?.hold();
-      if (this.ready) this.#sendPool(message.bytes, rpc);
+      if (this.ready) this.#sendOrKeep(id);
     });
   }
 
@@ -144,12 +168,12 @@ export class ShardConnection {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       if (!this.ready) throw this.#why;
-      const timer = setTimeout(() => {
+      const cancel = this.clock.after(ms, () => {
         this.#statsWaiting.delete(id);
         reject(this.ready ? new TerabagError('deadline_exceeded', `shard sent no stats: ${this.name}`, { shard: this.name }) : this.#why);
-      }, ms);
+      });
       const settle = (end: () => void): void => {
-        clearTimeout(timer);
+        cancel();
         this.#statsWaiting.delete(id);
         end();
       };
@@ -157,17 +181,21 @@ export class ShardConnection {
         resolve: (stats) => settle(() => resolve(stats)),
         reject: (error) => settle(() => reject(error)),
       });
-      this.#send(encodeClientMessage({ kind: 'stats', id }));
+      if (!this.#send(encodeClientMessage({ kind: 'stats', id })))
+        this.#statsWaiting
+          .get(id)
+          ?.reject(new TerabagError('overloaded', `too many messages wait for the shard: ${this.name}`, { shard: this.name }));
     });
   }
 
   close(): void {
     this.#state = 'closed';
     this.#why = new TerabagError('closed', 'the predictor is closed');
-    clearInterval(this.#heartbeat);
-    for (const id of [...this.#pending.keys()]) this.#fail(id, this.#why);
+    this.#cancelHeartbeat();
+    this.#cancelRetry?.();
+    for (const id of [...this.#pending.keys()]) this.#end(id, this.#why);
     for (const waiting of [...this.#statsWaiting.values()]) waiting.reject(this.#why);
-    this.#transport.close();
+    this.#transport?.close();
   }
 
   #open(): ClientTransport {
@@ -176,62 +204,144 @@ export class ShardConnection {
     const transport = this.connect(this.endpoint, {
       up: () => current() && this.#hello(),
       down: () => current() && this.#down('closed the connection'),
+      unreachable: () => current() && this.#explain(transport),
       message: (message) => (current() ? this.#receive(message) : message.release()),
     });
     return transport;
   }
 
-  #unavailable(what: string): TerabagError {
+  #unavailable(what: string, details: ErrorDetails = {}): TerabagError {
     return new TerabagError('shard_unavailable', `shard ${what}: ${this.name} at ${this.endpoint}`, {
+      ...details,
       shard: this.name,
       endpoint: this.endpoint,
     });
   }
 
-  #sendPool(message: Uint8Array, rpc: RpcSpan | null): void {
-    this.counts.sent++;
-    this.counts.bytesSent += message.byteLength;
-    this.#send(message);
-    rpc?.sent();
+  #aborted(signal: AbortSignal | null): TerabagError {
+    return new TerabagError('aborted', `the request was aborted: ${this.name}`, { shard: this.name }, { cause: signal?.reason });
   }
 
-  #send(message: Uint8Array): void {
-    if (!this.#transport.send(message)) this.#down('takes no messages');
+  /** Finds out why nobody is there, for the errors of requests until somebody is. */
+  #explain(transport: ClientTransport): void {
+    const now = this.clock.now();
+    if (this.ready || now - this.#explainedAt < EXPLAIN_MS) return;
+    this.#explainedAt = now;
+    void transport.explain().then((reason) => {
+      if (reason === null || this.#state !== 'connecting' || this.#transport !== transport || this.#why.code !== 'shard_unavailable')
+        return;
+      this.#why = this.#unavailable(`cannot be reached (${reason})`, { reason });
+    });
+  }
+
+  #send(message: Uint8Array): boolean {
+    return this.#transport?.send(message) ?? false;
+  }
+
+  /** Sends a request, or keeps it for later when the transport's queue is full, behind those that were kept before. */
+  #sendOrKeep(id: number): void {
+    if (this.#refused.size === 0 && this.#sendPool(id)) return;
+    this.#refused.add(id);
+    this.counts.refused++;
+    this.#cancelRetry ??= this.clock.after(RETRY_MS, () => this.#retry());
+  }
+
+  /** False when the transport refuses it. */
+  #sendPool(id: number): boolean {
+    const pending = this.#pending.get(id);
+    if (pending === undefined) return true;
+    const { message, rpc } = pending;
+    if (!this.#send(message.bytes)) return false;
+    pending.sent = true;
+    this.counts.sent++;
+    this.counts.bytesSent += message.bytes.byteLength;
+    rpc?.sent();
+    return true;
+  }
+
+  #retry(): void {
+    this.#cancelRetry?.();
+    this.#cancelRetry = null;
+    if (!this.ready) return;
+    for (const id of this.#refused) {
+      if (!this.#sendPool(id)) break;
+      this.#refused.delete(id);
+    }
+    if (this.#refused.size > 0) this.#cancelRetry = this.clock.after(RETRY_MS, () => this.#retry());
   }
 
   #hello(): void {
-    this.#transport.send(encodeClientMessage({ kind: 'hello', modelHash: this.modelHash }));
+    const { modelHash, kernels } = this.expected;
+    this.#send(encodeClientMessage({ kind: 'hello', sentAtMs: this.clock.now(), modelHash, kernels }));
   }
 
   #down(what: string): void {
     if (this.#state === 'closed') return;
     if (this.#state === 'ready') this.counts.lost++;
     this.#state = 'connecting';
+    this.#refused.clear();
+    for (const pending of this.#pending.values()) pending.sent = false;
     this.#why = this.#unavailable(what);
   }
 
+  /** Called by a timer: nothing may be thrown. */
   #beat(): void {
-    if (!this.ready) {
+    if (this.#transport === null) {
+      this.#reopen();
+    } else if (!this.ready) {
       this.#hello();
-      return;
-    }
-    if (this.#silentBeats++ >= SILENT_BEATS) {
+    } else if (this.#silentBeats++ >= SILENT_BEATS) {
       this.#down('fell silent');
       this.#transport.close();
-      this.#transport = this.#open();
-      return;
+      this.#transport = null;
+      this.#reopen();
+    } else {
+      // Refused while its queue is full: then the shard is asked for much else.
+      this.#send(encodeClientMessage({ kind: 'ping', id: this.#nextId++, sentAtMs: this.clock.now() }));
     }
-    this.#send(encodeClientMessage({ kind: 'ping', id: this.#nextId++ }));
+  }
+
+  #reopen(): void {
+    try {
+      this.#transport = this.#open();
+    } catch (error) {
+      // The next heartbeat tries again: file descriptors, say, may be free then.
+      const { message, details } = TerabagError.from(error);
+      this.#why = this.#unavailable(`cannot be connected to (${message})`, details);
+    }
+  }
+
+  /** The deadline of a request, which may have come while this event loop stood still: what has arrived meanwhile is read first. */
+  #due(id: number): void {
+    this.#transport?.readWaiting();
+    if (!this.#pending.has(id)) return;
+    this.clock.afterPolling(() => {
+      const pending = this.#pending.get(id);
+      if (pending === undefined) return;
+      const lateMs = Math.round(this.clock.now() - pending.deadlineAt);
+      this.#end(id, this.ready ? this.#unanswered(lateMs) : this.#why);
+    });
+  }
+
+  #unanswered(lateMs: number): TerabagError {
+    const late = `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`;
+    if (lateMs < LATE_MS) return new TerabagError('deadline_exceeded', late, { shard: this.name });
+    return new TerabagError('deadline_exceeded', `${late}; this process's event loop was itself late by ${lateMs} ms`, {
+      shard: this.name,
+      lateMs,
+    });
   }
 
   #receive(received: Lent): void {
-    const receivedAt = performance.now();
+    const receivedAt = this.clock.now();
     let message: ShardMessage;
     try {
       message = decodeShardMessage(received.bytes);
-    } catch {
-      this.counts.malformed++;
+    } catch (error) {
       received.release();
+      this.counts.malformed++;
+      const known = TerabagError.from(error);
+      if (known.code === 'version_mismatch') this.#mismatched(known.message, known.details);
       return;
     }
     this.#silentBeats = 0;
@@ -241,20 +351,26 @@ export class ShardConnection {
       if (pending === undefined) received.release();
       pending?.rpc?.answered(receivedAt, message.stages);
       pending?.resolve({ pooled: message.pooled, message: received });
-      return;
+    } else {
+      received.release();
+      this.#receiveControl(message);
     }
-    received.release();
+    if (this.#refused.size > 0) this.#retry();
+  }
+
+  #receiveControl(message: Exclude<ShardMessage, { kind: 'pooled' }>): void {
     switch (message.kind) {
       case 'welcome':
         this.#welcome(message);
         return;
       case 'error':
+        if (message.code === 'version_mismatch') this.#mismatched(message.message, message.details);
         // The request stays pending: the shard that takes its place may answer in time.
-        if (message.code === 'draining') this.#down('drains');
+        else if (message.code === 'draining') this.#down('drains');
         else {
           const code = SHARD_CODES.has(message.code) ? (message.code as ErrorCode) : 'internal';
           const details: ErrorDetails = { ...message.details, shard: this.name };
-          this.#fail(message.id, new TerabagError(code, message.message, details));
+          this.#take(message.id)?.reject(new TerabagError(code, message.message, details));
         }
         return;
       case 'stats': {
@@ -268,35 +384,57 @@ export class ShardConnection {
     }
   }
 
-  #welcome(message: Extract<ShardMessage, { kind: 'welcome' }>): void {
-    if (message.modelHash !== this.modelHash || message.shard !== this.name) {
-      this.#down('serves something else');
-      this.#why = new TerabagError(
-        'model_mismatch',
-        `shard serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${message.modelHash.slice(0, 12)}, expected ${this.modelHash.slice(0, 12)}`,
-        { shard: this.name, endpoint: this.endpoint, modelHash: message.modelHash },
-      );
-      return;
-    }
-    if (message.state === 'draining') {
-      this.#down('drains');
-      return;
-    }
-    // A second greeting may have crossed the first answer: what was sent since is not sent again.
-    if (this.ready) return;
-    this.#state = 'ready';
-    for (const ready of this.#readyWaiting) ready();
-    this.#readyWaiting.clear();
-    this.#resend();
+  /** The other side speaks another version: nothing it says can be taken for an answer. */
+  #mismatched(what: string, details: ErrorDetails): void {
+    this.#down('speaks another version');
+    this.#why = new TerabagError('version_mismatch', `${what}: ${this.name} at ${this.endpoint}`, {
+      ...details,
+      shard: this.name,
+      endpoint: this.endpoint,
+    });
   }
 
-  /** The deadline shrinks while a request waits, so that it is encoded anew. */
+  #welcome(message: Extract<ShardMessage, { kind: 'welcome' }>): void {
+    const { modelHash, kernels } = this.expected;
+    if (message.modelHash !== modelHash || message.shard !== this.name) {
+      this.#refuse(
+        `serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${message.modelHash.slice(0, 12)}, expected ${modelHash.slice(0, 12)}`,
+        { modelHash: message.modelHash },
+      );
+    } else if (message.kernels !== kernels) {
+      this.#refuse(
+        `pools with other kernels, which give other bits (TERABAG_ISA sets them on both sides): ${this.name} at ${this.endpoint} has ${message.kernels}, this process ${kernels}`,
+        { kernels: message.kernels, expected: kernels },
+      );
+    } else if (message.state === 'draining') {
+      this.#down('drains');
+    } else if (!this.ready) {
+      // A second greeting may have crossed the first answer: what was sent since is not sent again.
+      this.#state = 'ready';
+      for (const ready of this.#readyWaiting) ready();
+      this.#readyWaiting.clear();
+      this.#resend();
+    }
+  }
+
+  #refuse(what: string, details: ErrorDetails): void {
+    this.#down('serves something else');
+    this.#why = new TerabagError('model_mismatch', `shard ${what}`, { ...details, shard: this.name, endpoint: this.endpoint });
+  }
+
+  /** Sends all that waits. The deadline shrinks meanwhile, so that requests are encoded anew. */
   #resend(): void {
-    for (const { message, deadlineAt, rpc } of this.#pending.values()) {
-      const first = decodeClientMessage(message.bytes);
+    const now = this.clock.now();
+    for (const [id, pending] of this.#pending) {
+      const first = decodeClientMessage(pending.message.bytes);
       if (first.kind !== 'pool') continue;
+      const anew = encodeClientMessage({ ...first, sentAtMs: now, remainingMs: Math.max(0, pending.deadlineAt - now) });
+      const message = messageBuffers.take(anew.byteLength);
+      message.bytes.set(anew);
+      pending.message.release();
+      this.#pending.set(id, { ...pending, message });
       this.counts.resent++;
-      this.#sendPool(encodeClientMessage({ ...first, remainingMs: Math.max(0, deadlineAt - performance.now()) }), rpc);
+      this.#sendOrKeep(id);
     }
   }
 
@@ -307,15 +445,20 @@ export class ShardConnection {
       return undefined;
     }
     this.#pending.delete(id);
-    clearTimeout(pending.timer);
+    this.#refused.delete(id);
+    pending.cancelTimer();
     pending.forget();
     pending.message.release();
     pending.rpc?.letGo();
     return pending;
   }
 
-  #fail(id: number, error: TerabagError): void {
-    this.#take(id)?.reject(error);
+  /** Ends a request that the shard has not answered, and spares the shard what nobody waits for. */
+  #end(id: number, error: TerabagError): void {
+    const pending = this.#take(id);
+    if (pending === undefined) return;
+    if (pending.sent && this.#send(encodeClientMessage({ kind: 'cancel', id }))) this.counts.cancelled++;
+    pending.reject(error);
   }
 }
 

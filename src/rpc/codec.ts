@@ -1,6 +1,7 @@
 import { Packr } from 'msgpackr';
 import { TerabagError } from '../errors.js';
-import { type ClientMessage, SHARD_STAGES, type ShardMessage, type ShardStats, STAGE_SLOTS, WIRE_VERSION } from './messages.js';
+import { type ClientMessage, SHARD_STAGES, type ShardMessage, STAGE_SLOTS, WIRE_VERSION } from './messages.js';
+import { type ShardStats, unsoundStat } from './shard-stats.js';
 
 /** No message has more fields; a longer array is refused before it is decoded, so that a lying length reserves nothing. */
 const MAX_FIELDS = 12;
@@ -72,17 +73,44 @@ class Fields {
     }
     return values;
   }
-  record(field: string): Record<string, string | number | boolean> {
+  #map(field: string): Record<string, unknown> {
     const value = this.values[this.#at++];
     if (typeof value !== 'object' || value === null || Array.isArray(value) || value instanceof Uint8Array) throw malformed(field, 'a map');
+    return value as Record<string, unknown>;
+  }
+  details(field: string): Record<string, string | number | boolean> {
+    const value = this.#map(field);
     for (const entry of Object.values(value)) {
       if (!['string', 'number', 'boolean'].includes(typeof entry)) throw malformed(field, 'a map of strings, numbers and booleans');
     }
     return value as Record<string, string | number | boolean>;
   }
+  stats(): ShardStats {
+    const value = this.#map('stats');
+    const unsound = unsoundStat(value);
+    if (unsound !== null) throw malformed(`stats.${unsound.field}`, unsound.expected);
+    return value as ShardStats;
+  }
   end(): void {
     if (this.#at !== this.values.length) throw malformed('fields', `${this.#at}, not ${this.values.length}`);
   }
+}
+
+/** Versions are told apart in one byte of msgpack, so that the version of an error can be that of its receiver. */
+const MAX_VERSION = 127;
+const ERROR_FIELDS = 6;
+
+const versionMismatch = (theirs: number, id: number): TerabagError =>
+  new TerabagError('version_mismatch', `a peer speaks another version of the wire protocol: ${theirs}, this side speaks ${WIRE_VERSION}`, {
+    theirs,
+    ours: WIRE_VERSION,
+    id,
+  });
+
+/** What a peer of another version is told, in its version. mismatch: as decodeClientMessage threw it. */
+export function encodeVersionMismatch({ details, message }: TerabagError): Buffer {
+  const told = { theirs: WIRE_VERSION, ours: details['theirs'] };
+  return packr.pack([details['theirs'], 'error', details['id'], 'version_mismatch', message, told]);
 }
 
 function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
@@ -95,11 +123,13 @@ function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
     throw new TerabagError('bad_message', `malformed message: ${error instanceof Error ? error.message : String(error)}`);
   }
   if (!Array.isArray(values)) throw malformed('message', 'an array');
-  if (values[0] !== WIRE_VERSION) {
-    throw new TerabagError(
-      'bad_message',
-      `message of another version: ${typeof values[0] === 'number' ? values[0] : typeof values[0]}, this side speaks ${WIRE_VERSION}`,
-    );
+  const [version, kind, id] = values as unknown[];
+  if (version !== WIRE_VERSION) {
+    if (typeof version !== 'number' || !Number.isInteger(version) || version < 0 || version > MAX_VERSION)
+      throw malformed('version', `an integer from 0 to ${MAX_VERSION}`);
+    // What a server says of it is in the layout that all versions have.
+    if (kind === 'error' && values.length === ERROR_FIELDS) return { kind, fields: new Fields(values) };
+    throw versionMismatch(version, typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 ? id : 0);
   }
   return { kind: values[1], fields: new Fields(values) };
 }
@@ -126,17 +156,19 @@ const NIL = Buffer.of(0xc0);
 export function clientMessageParts(message: ClientMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'hello':
-      return [packr.pack([WIRE_VERSION, 'hello', message.modelHash])];
+      return [packr.pack([WIRE_VERSION, 'hello', message.sentAtMs, message.modelHash, message.kernels])];
     case 'pool': {
       const { segments, indexBytes, indices, offsets, weights } = message.batch;
       return [
-        packFirst(10, [WIRE_VERSION, 'pool', message.id, message.remainingMs, indexBytes]),
+        packFirst(11, [WIRE_VERSION, 'pool', message.id, message.sentAtMs, message.remainingMs, indexBytes]),
         ...[segments, indices, offsets].flatMap((bytes) => [binaryHead(bytes.byteLength), bytes]),
         ...(weights === null ? [NIL] : [binaryHead(weights.byteLength), weights]),
         packr.pack(message.timed),
       ];
     }
     case 'ping':
+      return [packr.pack([WIRE_VERSION, 'ping', message.id, message.sentAtMs])];
+    case 'cancel':
     case 'stats':
       return [packr.pack([WIRE_VERSION, message.kind, message.id])];
   }
@@ -144,21 +176,26 @@ export function clientMessageParts(message: ClientMessage): readonly Uint8Array[
 
 export const encodeClientMessage = (message: ClientMessage): Buffer => Buffer.concat(clientMessageParts(message));
 
-/** Binaries of the result alias the given bytes. */
+/**
+ * Binaries of the result alias the given bytes. Throws bad_message, or version_mismatch with the versions of both and the message's id (0 when it
+ * has none).
+ */
 export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
   const { kind, fields } = open(bytes);
   const message = ((): ClientMessage => {
     switch (kind) {
       case 'hello':
-        return { kind, modelHash: fields.text('modelHash') };
+        return { kind, sentAtMs: fields.number('sentAtMs'), modelHash: fields.text('modelHash'), kernels: fields.text('kernels') };
       case 'pool': {
         const id = fields.id();
+        const sentAtMs = fields.number('sentAtMs');
         const remainingMs = fields.number('remainingMs');
         const indexBytes = fields.number('indexBytes');
         if (indexBytes !== 4 && indexBytes !== 8) throw malformed('indexBytes', '4 or 8');
         return {
           kind,
           id,
+          sentAtMs,
           remainingMs,
           batch: {
             indexBytes,
@@ -171,10 +208,12 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
         };
       }
       case 'ping':
+        return { kind, id: fields.id(), sentAtMs: fields.number('sentAtMs') };
+      case 'cancel':
       case 'stats':
         return { kind, id: fields.id() };
       default:
-        throw malformed('kind', 'hello, pool, ping or stats');
+        throw malformed('kind', 'hello, pool, cancel, ping or stats');
     }
   })();
   fields.end();
@@ -185,7 +224,7 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
 export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'welcome':
-      return [packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.state])];
+      return [packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.kernels, message.state])];
     case 'pooled':
       if (message.stages !== null) stages.set(message.stages);
       return [
@@ -217,7 +256,13 @@ export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
   const message = ((): ShardMessage => {
     switch (kind) {
       case 'welcome':
-        return { kind, shard: fields.text('shard'), modelHash: fields.text('modelHash'), state: fields.oneOf('state', STATES) };
+        return {
+          kind,
+          shard: fields.text('shard'),
+          modelHash: fields.text('modelHash'),
+          kernels: fields.text('kernels'),
+          state: fields.oneOf('state', STATES),
+        };
       case 'pooled':
         return {
           kind,
@@ -227,11 +272,11 @@ export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
           stages: fields.stagesOrNull('stages'),
         };
       case 'error':
-        return { kind, id: fields.id(), code: fields.text('code'), message: fields.text('message'), details: fields.record('details') };
+        return { kind, id: fields.id(), code: fields.text('code'), message: fields.text('message'), details: fields.details('details') };
       case 'pong':
         return { kind, id: fields.id(), state: fields.oneOf('state', STATES) };
       case 'stats':
-        return { kind, id: fields.id(), stats: fields.record('stats') as unknown as ShardStats };
+        return { kind, id: fields.id(), stats: fields.stats() };
       default:
         throw malformed('kind', 'welcome, pooled, error, pong or stats');
     }

@@ -1,42 +1,31 @@
 import type { SparseBatch } from '../engine/sparse-batch.js';
+import type { ShardStats } from './shard-stats.js';
 
 /**
  * What travels between main shard and sparse shard: one msgpack array per message, [version, kind, ...fields].
  * Tensors are little-endian binaries of any alignment. No sockets here.
  */
-export const WIRE_VERSION = 2;
+export const WIRE_VERSION = 3;
 
 export type ShardState = 'ready' | 'draining';
 
+/** sentAtMs, of all that ask for something: main's monotonic clock when the message was sent, of which the shard knows only differences. */
 export type ClientMessage =
-  /** Opens a connection: which model the main shard serves. */
-  | { readonly kind: 'hello'; readonly modelHash: string }
+  /** Opens a connection: which model the main shard serves, and the kernels that it runs, on which bits depend. */
+  | { readonly kind: 'hello'; readonly sentAtMs: number; readonly modelHash: string; readonly kernels: string }
   /** remainingMs: what is left of the deadline when it was sent. timed: whether the answer is to say what its stages took. */
-  | { readonly kind: 'pool'; readonly id: number; readonly remainingMs: number; readonly batch: SparseBatch; readonly timed: boolean }
-  | { readonly kind: 'ping'; readonly id: number }
+  | {
+      readonly kind: 'pool';
+      readonly id: number;
+      readonly sentAtMs: number;
+      readonly remainingMs: number;
+      readonly batch: SparseBatch;
+      readonly timed: boolean;
+    }
+  /** Nobody waits for the answer of this request to pool any more. It has no answer. */
+  | { readonly kind: 'cancel'; readonly id: number }
+  | { readonly kind: 'ping'; readonly id: number; readonly sentAtMs: number }
   | { readonly kind: 'stats'; readonly id: number };
-
-export interface ShardStats {
-  readonly shard: string;
-  readonly model: string;
-  readonly state: ShardState;
-  readonly uptimeMs: number;
-  readonly requests: number;
-  readonly errors: number;
-  readonly malformed: number;
-  readonly expired: number;
-  readonly undeliverable: number;
-  readonly inFlight: number;
-  readonly cpuUserUs: number;
-  readonly cpuSystemUs: number;
-  readonly rssBytes: number;
-  /** Of the shard's rows. */
-  readonly tableBytes: number;
-  /** Of these: in memory, mapped by 2 MiB pages, locked. Measured in the seconds before; null where the system does not tell. */
-  readonly residentBytes: number | null;
-  readonly hugePageBytes: number | null;
-  readonly lockedBytes: number | null;
-}
 
 /**
  * Microseconds of a shard's work on one message, one stage after another; together they are its service. dispatch: checks, and memory for the
@@ -57,7 +46,13 @@ export const STAGE_SLOTS = {
 } as const satisfies Record<ShardStage, number>;
 
 export type ShardMessage =
-  | { readonly kind: 'welcome'; readonly shard: string; readonly modelHash: string; readonly state: ShardState }
+  | {
+      readonly kind: 'welcome';
+      readonly shard: string;
+      readonly modelHash: string;
+      readonly kernels: string;
+      readonly state: ShardState;
+    }
   /**
    * pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. stages: in the order of
    * SHARD_STAGES, when asked for.
@@ -69,6 +64,10 @@ export type ShardMessage =
       readonly pooled: Uint8Array;
       readonly stages: ArrayLike<number> | null;
     }
+  /**
+   * id 0: of a message that had none. This layout is the same in every version, and its version is that of the peer, so that peers of other
+   * versions can be told why they get nothing else (code version_mismatch).
+   */
   | {
       readonly kind: 'error';
       readonly id: number;

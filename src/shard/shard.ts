@@ -1,17 +1,18 @@
 import type { Logger } from 'pino';
+import { type Clock, systemClock } from '../clock.js';
+import { native } from '../engine/native.js';
 import type { Residency, ResidencyReport } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { ServiceTimes } from '../observe/service-times.js';
 import { checkPlan, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
-import { decodeClientMessage, setSerializeUs, shardMessageParts } from '../rpc/codec.js';
-import type { ClientMessage, ShardMessage, ShardState, ShardStats } from '../rpc/messages.js';
-import { type Lent, messageBuffers } from '../rpc/transport/buffer-pool.js';
+import { AggregatedLog } from '../rpc/aggregated-log.js';
+import { ShardServer } from '../rpc/server.js';
+import type { ShardStats } from '../rpc/shard-stats.js';
 import { listenOn } from '../rpc/transport/sockets.js';
-import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from '../rpc/transport/transport.js';
+import type { Listen, ServerTransport } from '../rpc/transport/transport.js';
 
 export interface ShardOptions {
   readonly plan: Plan;
@@ -31,8 +32,7 @@ export interface ShardOptions {
   readonly maxInFlight?: number;
 }
 
-type PoolMessage = Extract<ClientMessage, { kind: 'pool' }>;
-
+const DEFAULT_MAX_IN_FLIGHT = 1024;
 /** Measuring walks the page tables of the process: milliseconds for a table of small pages, on a thread of the addon. */
 const RESIDENCY_MS = 10_000;
 
@@ -55,7 +55,10 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     return part === undefined ? [] : [part];
   });
   const { engine, residency } = await openTables(bundle, parts, { ...options, onWarning: (message) => log.warn(message) });
-  const running = new Shard(shard, bundle.hash, engine, residency, options.maxInFlight ?? 1024, log);
+  const running = new Shard({
+    ...{ name: shard, modelHash: bundle.hash, kernels: native.isa, engine, residency, log },
+    maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
+  });
   try {
     await running.listen(options.endpoint ?? placed.endpoints[0] ?? '');
   } catch (error) {
@@ -78,27 +81,40 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   return running;
 }
 
-/** A sparse shard: holds tables, pools, answers; keeps no state of a request after its answer. */
-export class Shard {
-  state: ShardState = 'ready';
-  #transport: ServerTransport | null = null;
-  #inFlight = 0;
-  #idle: (() => void) | null = null;
-  readonly #startedAt = performance.now();
-  #measuredAt = performance.now();
-  readonly #tableBytes: number;
-  readonly #idleTimes: ServiceTimes[] = [];
-  readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, undeliverable: 0 };
+/** What a shard serves; the engine is the shard's from here on, and closed by its drain. */
+export interface OpenShard {
+  readonly name: string;
+  readonly modelHash: string;
+  readonly kernels: string;
+  readonly engine: Pick<SparseEngine, 'tableBytes' | 'residency' | 'outputLength' | 'pool' | 'serveOn' | 'measureResidency' | 'close'>;
+  /** As it was last measured. */
+  residency: ResidencyReport | null;
+  readonly maxInFlight: number;
+  readonly log: Pick<Logger, 'info' | 'warn'>;
+  readonly listen?: Listen;
+  readonly clock?: Clock;
+}
 
-  constructor(
-    private readonly name: string,
-    private readonly modelHash: string,
-    private readonly engine: SparseEngine,
-    private residency: ResidencyReport | null,
-    private readonly maxInFlight: number,
-    private readonly log: Logger,
-  ) {
+/** A sparse shard: holds tables, and serves them. */
+export class Shard {
+  readonly server: ShardServer;
+  #transport: ServerTransport | null = null;
+  readonly #clock: Clock;
+  readonly #startedAt: number;
+  #measuredAt: number;
+  readonly #tableBytes: number;
+  readonly #residencyLog: AggregatedLog;
+
+  constructor(private readonly options: OpenShard) {
+    const { name, modelHash, kernels, engine, maxInFlight, log, clock = systemClock } = options;
+    this.#clock = clock;
+    this.#startedAt = this.#measuredAt = clock.now();
     this.#tableBytes = engine.tableBytes;
+    this.#residencyLog = new AggregatedLog(clock, (fields) => log.warn(fields, 'residency cannot be measured'));
+    this.server = new ShardServer({
+      ...{ shard: name, modelHash, kernels, maxInFlight, clock, pooling: engine, stats: () => this.stats() },
+      log: (level, fields, message) => log[level](fields, message),
+    });
   }
 
   get endpoint(): string {
@@ -106,153 +122,47 @@ export class Shard {
   }
 
   async listen(endpoint: string): Promise<void> {
-    this.#transport = await listenOn(endpoint, (peer, message) => this.#receive(peer, message));
+    const { engine, listen = listenOn } = this.options;
+    this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message));
+    this.server.attach(this.#transport);
     // With residency map, pooling may wait for the disk, which the event loop cannot.
-    if (this.engine.residency !== 'map') this.#transport.serve(this.engine);
+    if (engine.residency !== 'map') this.#transport.serve(engine);
   }
 
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
   async drain(ms: number): Promise<void> {
-    this.state = 'draining';
-    this.#transport?.serve(null);
-    this.log.info({ inFlight: this.#inFlight }, 'draining');
-    if (this.#inFlight > 0) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, ms);
-        this.#idle = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
-    }
+    const { engine, log } = this.options;
+    log.info({ inFlight: this.server.counts.inFlight }, 'draining');
+    await this.server.drain(ms);
     await this.#transport?.close();
-    this.engine.close();
-    this.log.info(this.#totals(), 'closed');
-  }
-
-  #receive(peer: Peer, received: Lent): void {
-    const receivedAt = performance.now();
-    let message: ClientMessage;
-    try {
-      message = decodeClientMessage(received.bytes);
-    } catch (error) {
-      // Without an id nobody can be answered.
-      this.#counts.malformed++;
-      this.log.warn({ reason: TerabagError.from(error).message }, 'malformed message');
-      received.release();
-      return;
-    }
-    if (message.kind === 'pool') {
-      this.#serve(peer, message, receivedAt, received);
-      return;
-    }
-    received.release();
-    this.#reply(peer, this.#answer(message));
-  }
-
-  #answer(message: Exclude<ClientMessage, { kind: 'pool' }>): ShardMessage {
-    switch (message.kind) {
-      case 'hello':
-        return { kind: 'welcome', shard: this.name, modelHash: this.modelHash, state: this.state };
-      case 'ping':
-        return { kind: 'pong', id: message.id, state: this.state };
-      case 'stats':
-        return { kind: 'stats', id: message.id, stats: this.stats() };
-    }
-  }
-
-  #serve(peer: Peer, message: PoolMessage, receivedAt: number, received: Lent): void {
-    this.#counts.requests++;
-    this.#inFlight++;
-    const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
-    times?.begin(receivedAt);
-    this.#pool(peer, message, receivedAt, times)
-      .catch((thrown: unknown) => {
-        this.#counts.errors++;
-        const { code, message: text, details } = TerabagError.from(thrown);
-        this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
-      })
-      .finally(() => {
-        received.release();
-        if (times !== null) this.#idleTimes.push(times);
-        this.#inFlight--;
-        if (this.#inFlight === 0) this.#idle?.();
-      });
-  }
-
-  /** Pools and answers. */
-  async #pool(peer: Peer, message: PoolMessage, receivedAt: number, times: ServiceTimes | null): Promise<void> {
-    if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${this.name}`);
-    if (this.#inFlight > this.maxInFlight)
-      throw new TerabagError('overloaded', `too many requests in flight on shard: ${this.name}, ${this.#inFlight}`);
-    const { batch, id, remainingMs } = message;
-    const expire = (): TerabagError => {
-      this.#counts.expired++;
-      return new TerabagError(
-        'deadline_exceeded',
-        `the deadline passed on the shard: ${this.name}, ${Math.round(remainingMs)} ms were left`,
-      );
-    };
-    // Nobody waits for it any more: it was sent again, or waited, until its deadline.
-    if (remainingMs <= 0) throw expire();
-    const length = this.engine.outputLength(batch.segments, batch.offsets);
-    if (length * 4 > MAX_POOLED_BYTES)
-      throw new TerabagError(
-        'bad_message',
-        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
-      );
-    const answer = messageBuffers.take(length * 4);
-    try {
-      times?.endDispatch();
-      await this.engine.pool(batch, new Float32Array(answer.bytes.buffer, 0, length), times);
-      times?.endPooling();
-      const serviceMs = performance.now() - receivedAt;
-      if (serviceMs > remainingMs) throw expire();
-      const stages = times?.stages ?? null;
-      this.#reply(peer, { kind: 'pooled', id, serviceUs: serviceMs * 1000, pooled: answer.bytes, stages }, times);
-    } finally {
-      answer.release();
-    }
-  }
-
-  #reply(peer: Peer, message: ShardMessage, times: ServiceTimes | null = null): void {
-    const parts = shardMessageParts(message);
-    if (times !== null) setSerializeUs(parts, times.endSerialization());
-    void this.#transport?.send(peer, parts).then((delivered) => {
-      if (!delivered) this.#counts.undeliverable++;
-    });
-  }
-
-  /** With what the transport answered by itself. */
-  #totals(): Pick<ShardStats, 'requests' | 'errors' | 'malformed' | 'expired' | 'undeliverable'> {
-    const { answered, undeliverable } = this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
-    const counts = this.#counts;
-    return { ...counts, requests: counts.requests + answered, undeliverable: counts.undeliverable + undeliverable };
+    engine.close();
+    log.info(this.server.counts, 'closed');
   }
 
   /** Measures again for the next caller when the figures are old. */
   #refreshResidency(): void {
-    if (this.state === 'draining' || performance.now() - this.#measuredAt < RESIDENCY_MS) return;
-    this.#measuredAt = performance.now();
-    this.engine.measureResidency().then(
+    if (this.server.state === 'draining' || this.#clock.now() - this.#measuredAt < RESIDENCY_MS) return;
+    this.#measuredAt = this.#clock.now();
+    this.options.engine.measureResidency().then(
       (report) => {
-        this.residency = report;
+        this.options.residency = report;
       },
-      (error: unknown) => this.log.warn({ reason: TerabagError.from(error).message }, 'residency cannot be measured'),
+      (error: unknown) => this.#residencyLog.add(TerabagError.from(error).message),
     );
   }
 
   stats(): ShardStats {
     this.#refreshResidency();
-    const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = this.residency ?? {};
+    const { name, modelHash, kernels, residency } = this.options;
+    const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = residency ?? {};
     const { user, system } = process.cpuUsage();
     return {
-      shard: this.name,
-      model: this.modelHash,
-      state: this.state,
-      uptimeMs: performance.now() - this.#startedAt,
-      ...this.#totals(),
-      inFlight: this.#inFlight,
+      shard: name,
+      model: modelHash,
+      kernels,
+      state: this.server.state,
+      uptimeMs: this.#clock.now() - this.#startedAt,
+      ...this.server.counts,
       cpuUserUs: user,
       cpuSystemUs: system,
       rssBytes: process.memoryUsage.rss(),

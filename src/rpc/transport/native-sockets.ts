@@ -1,5 +1,6 @@
 import { type NativeSocket, native } from '../../engine/native.js';
 import { type Lent, messageBuffers } from './buffer-pool.js';
+import { whyUnreachable } from './reasons.js';
 import {
   type ClientHandlers,
   type ClientTransport,
@@ -127,6 +128,20 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     state = 'connecting';
     socket.native.connect(endpoint);
   };
+  /** Called by a timer: what a first connect would throw counts as an attempt that failed. */
+  const connectAnew = (): void => {
+    try {
+      connect();
+    } catch {
+      connectLater();
+      handlers.unreachable();
+    }
+  };
+  const connectLater = (): void => {
+    state = 'waiting';
+    reconnect = setTimeout(connectAnew, waitMs).unref();
+    waitMs = Math.min(2 * waitMs, reconnectMaxMs);
+  };
   const up = (): void => {
     if (state === 'waiting') return;
     state = 'up';
@@ -143,8 +158,8 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     } finally {
       if (!socket.closed) {
         socket.native.disconnect(endpoint);
-        reconnect = setTimeout(connect, waitMs).unref();
-        waitMs = Math.min(2 * waitMs, reconnectMaxMs);
+        if (!wasUp) handlers.unreachable();
+        connectLater();
       }
       if (wasUp) handlers.down();
     }
@@ -165,7 +180,12 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     close();
     throw error;
   }
-  return { send: (message) => state === 'up' && socket.send('', [message]), close };
+  return {
+    send: (message) => state === 'up' && socket.send('', [message]),
+    readWaiting: () => socket.readRest(),
+    explain: () => whyUnreachable(endpoint),
+    close,
+  };
 }
 
 /** A ROUTER, to which a peer that is not there is an error. */
@@ -181,10 +201,11 @@ export function listenNative(endpoint: string, handler: ServerHandler): ServerTr
   return {
     endpoint: bound,
     send: async (peer, parts) => socket.send(peer, parts),
-    serve(engine) {
-      if (engine === null) socket.native.serve(null);
-      else engine.serveOn(socket.native);
+    serve(service) {
+      if (service === null) socket.native.serve(null);
+      else service.serveOn(socket.native);
     },
+    setClockOffset: (peer, offsetMs) => socket.native.setClockOffset(peer, offsetMs),
     served: () => socket.native.served(),
     close: async () => socket.close(SERVER_LINGER_MS),
   };

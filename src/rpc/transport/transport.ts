@@ -1,10 +1,14 @@
-import type { SparseEngine } from '../../engine/sparse-engine.js';
+import type { NativeSocket } from '../../engine/native.js';
 import type { Lent } from './buffer-pool.js';
 
 /** Moves whole messages; knows nothing of tables. */
 export interface ClientTransport {
-  /** Queues a message, unless the peer is away: then false, and nothing is kept. The bytes are copied before it returns. */
+  /** Queues a message, unless the peer is away or the queue is full: then false, and nothing is kept. The bytes are copied before it returns. */
   send(message: Uint8Array): boolean;
+  /** Passes on what has arrived and is not read yet, before it returns where the sockets allow that. */
+  readWaiting(): void;
+  /** Why nobody is there, as the system says it (ENOTFOUND, ECONNREFUSED ...); null when it says nothing. Never rejects. */
+  explain(): Promise<string | null>;
   close(): void;
 }
 
@@ -13,26 +17,38 @@ export interface ClientHandlers {
   up(): void;
   /** The peer is gone: what was sent and not answered is lost. */
   down(): void;
+  /** An attempt to connect failed; others follow. */
+  unreachable(): void;
   message(message: Lent): void;
 }
 
 /** Names the sender of a message, as long as it is connected; not for people. */
 export type Peer = string;
 
+/** Native code that answers messages of a socket where they are received. */
+export interface SocketService {
+  serveOn(socket: NativeSocket): void;
+}
+
 export interface ServerTransport {
   /** Where it listens, with the port that was bound. */
   readonly endpoint: string;
   /** One message of all the parts, which are copied before it returns. False when the peer is gone or does not read. */
   send(peer: Peer, parts: readonly Uint8Array[]): Promise<boolean>;
-  /** From now on small requests to pool need not reach the handler; null: all do again. Not every transport can do that. */
-  serve(engine: SparseEngine | null): void;
-  /** Requests answered so, and of these, answers that had no peer any more. */
+  /** From now on the service answers what it can, and the handler gets the rest; null: all again. Not every transport can do that. */
+  serve(service: SocketService | null): void;
+  /** For the service: how far this process's monotonic clock is ahead of that of the peer, ms, at least; see PeerClocks. */
+  setClockOffset(peer: Peer, offsetMs: number): void;
+  /** Messages answered by the service, and of these, answers that had no peer any more. */
   served(): { answered: number; undeliverable: number };
   /** Ends when what was sent is on its way, or a peer has not read it for half a second. */
   close(): Promise<void>;
 }
 
 export type ServerHandler = (peer: Peer, message: Lent) => void;
+
+/** Listens on an endpoint; rejects with invalid_argument, or unsupported without file descriptors, and the system's reason. */
+export type Listen = (endpoint: string, handler: ServerHandler) => Promise<ServerTransport>;
 
 /** Longest message that either side accepts, bytes. */
 export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
@@ -41,7 +57,7 @@ export const MAX_POOLED_BYTES = MAX_MESSAGE_BYTES - 1024;
 
 /**
  * Limits that both kinds of sockets keep: every default of ZeroMQ that can hang or queue without bound is set. No ZMTP heartbeat: libzmq 4.3.5 can
- * abort the process under back-pressure, so that pings are messages of ours.
+ * abort the process under back-pressure, so that heartbeats are messages of the application.
  */
 export const SOCKET_LIMITS = {
   highWaterMark: 4096,
@@ -50,7 +66,7 @@ export const SOCKET_LIMITS = {
   reconnectMs: 50,
   reconnectMaxMs: 400,
   connectMs: 1000,
-  /** Of a server that closes. */
+  /** How long a server that closes goes on sending. */
   lingerMs: 500,
 } as const;
 

@@ -1,5 +1,6 @@
 import { Dealer, Router } from 'zeromq';
 import type { Lent } from './buffer-pool.js';
+import { whyUnreachable } from './reasons.js';
 import {
   type ClientHandlers,
   type ClientTransport,
@@ -35,6 +36,7 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
   });
   socket.events.on('handshake', handlers.up);
   socket.events.on('disconnect', handlers.down);
+  socket.events.on('connect:retry', handlers.unreachable);
   let closed = false;
   const receive = async (): Promise<void> => {
     for await (const [bytes] of socket) if (bytes !== undefined && !closed) handlers.message(owned(bytes));
@@ -52,6 +54,9 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
       socket.send(Buffer.from(message)).catch(() => handlers.down());
       return true;
     },
+    // zeromq.js reads by itself, in later turns of the event loop.
+    readWaiting: () => undefined,
+    explain: () => whyUnreachable(endpoint),
     close() {
       closed = true;
       socket.close();
@@ -82,6 +87,7 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
         () => false,
       ),
     serve: () => undefined,
+    setClockOffset: () => undefined,
     served: () => ({ answered: 0, undeliverable: 0 }),
     async close() {
       socket.linger = SOCKET_LIMITS.lingerMs;

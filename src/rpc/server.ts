@@ -1,0 +1,281 @@
+import { availableParallelism } from 'node:os';
+import { type Clock, systemClock } from '../clock.js';
+import type { SparseBatch } from '../engine/sparse-batch.js';
+import { TerabagError } from '../errors.js';
+import { ServiceTimes } from '../observe/service-times.js';
+import { AggregatedLog } from './aggregated-log.js';
+import { decodeClientMessage, encodeVersionMismatch, setSerializeUs, shardMessageParts } from './codec.js';
+import type { ClientMessage, ShardMessage, ShardState } from './messages.js';
+import { PeerClocks } from './peer-clocks.js';
+import type { ShardStats } from './shard-stats.js';
+import { type Lent, messageBuffers } from './transport/buffer-pool.js';
+import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from './transport/transport.js';
+
+type PoolMessage = Extract<ClientMessage, { kind: 'pool' }>;
+
+/** What a server answers requests with. */
+export interface Pooling {
+  /** Floats of the answer; throws a TerabagError on lengths that do not fit together. */
+  outputLength(segments: Uint8Array, offsets: Uint8Array): number;
+  /** Into [bags, dim] float32 per segment; a promise when threads do it. */
+  pool(batch: SparseBatch, into: Float32Array, times: ServiceTimes | null): Promise<void> | undefined;
+}
+
+export interface ServerOptions {
+  readonly shard: string;
+  readonly modelHash: string;
+  readonly kernels: string;
+  readonly pooling: Pooling;
+  readonly stats: () => ShardStats;
+  /** Requests beyond, waiting or being pooled, are answered with overloaded. */
+  readonly maxInFlight: number;
+  /**
+   * Requests that are handed to the threads at once; the others wait here, where they can expire or be cancelled. Default twice the cores: a thread
+   * that is done finds the next.
+   */
+  readonly maxPooling?: number;
+  readonly log: (level: 'info' | 'warn', fields: Readonly<Record<string, unknown>>, message: string) => void;
+  readonly clock?: Clock;
+}
+
+/** A request between its arrival and its answer. */
+interface Job {
+  readonly peer: Peer;
+  readonly message: PoolMessage;
+  readonly received: Lent;
+  readonly receivedAt: number;
+  readonly deadlineAt: number;
+  readonly times: ServiceTimes | null;
+}
+
+/** What a server counts; see SHARD_STATS. */
+export type ServerCounts = Pick<ShardStats, 'requests' | 'errors' | 'malformed' | 'expired' | 'cancelled' | 'undeliverable' | 'inFlight'>;
+
+const jobKey = (peer: Peer, id: number): string => `${id} ${peer}`;
+
+/**
+ * The shard's side of the protocol: greets, pools within deadlines, forgets what is cancelled, drains. Keeps nothing of a request after its answer.
+ * Messages come through receive; answers leave by the transport that it is attached to.
+ */
+export class ShardServer {
+  state: ShardState = 'ready';
+  #transport: ServerTransport | null = null;
+  /** Those that wait and those that are pooled, by peer and id. */
+  readonly #jobs = new Map<string, Job>();
+  readonly #waiting = new Set<Job>();
+  #inFlight = 0;
+  #pooling = 0;
+  #idle: (() => void) | null = null;
+  readonly #idleTimes: ServiceTimes[] = [];
+  readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, cancelled: 0, undeliverable: 0 };
+  readonly #clock: Clock;
+  readonly #maxPooling: number;
+  readonly #peers: PeerClocks;
+  readonly #malformed: AggregatedLog;
+
+  constructor(private readonly options: ServerOptions) {
+    this.#clock = options.clock ?? systemClock;
+    this.#maxPooling = options.maxPooling ?? 2 * availableParallelism();
+    this.#peers = new PeerClocks((peer, leastMs) => this.#transport?.setClockOffset(peer, leastMs));
+    this.#malformed = new AggregatedLog(this.#clock, (fields) => options.log('warn', fields, 'malformed messages'));
+  }
+
+  attach(transport: ServerTransport): void {
+    this.#transport = transport;
+  }
+
+  /** With what the transport answered by itself. */
+  get counts(): ServerCounts {
+    const { answered, undeliverable } = this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
+    const counts = this.#counts;
+    return {
+      ...counts,
+      requests: counts.requests + answered,
+      undeliverable: counts.undeliverable + undeliverable,
+      inFlight: this.#inFlight,
+    };
+  }
+
+  /** Refuses new requests and lets those in flight end, for at most ms. */
+  async drain(ms: number): Promise<void> {
+    this.state = 'draining';
+    this.#transport?.serve(null);
+    if (this.#inFlight > 0) {
+      await new Promise<void>((resolve) => {
+        const cancel = this.#clock.after(ms, resolve);
+        this.#idle = () => {
+          cancel();
+          resolve();
+        };
+      });
+    }
+    this.#malformed.flush();
+  }
+
+  receive(peer: Peer, received: Lent): void {
+    const receivedAt = this.#clock.now();
+    let message: ClientMessage;
+    try {
+      message = decodeClientMessage(received.bytes);
+    } catch (error) {
+      received.release();
+      this.#receiveUnread(peer, TerabagError.from(error));
+      return;
+    }
+    if (message.kind === 'pool') {
+      this.#admit(peer, message, receivedAt, received);
+      return;
+    }
+    received.release();
+    switch (message.kind) {
+      case 'hello': {
+        const { shard, modelHash, kernels } = this.options;
+        this.#peers.waited(peer, message.sentAtMs, receivedAt);
+        this.#reply(peer, { kind: 'welcome', shard, modelHash, kernels, state: this.state });
+        return;
+      }
+      case 'ping':
+        this.#peers.waited(peer, message.sentAtMs, receivedAt);
+        this.#reply(peer, { kind: 'pong', id: message.id, state: this.state });
+        return;
+      case 'stats':
+        this.#reply(peer, { kind: 'stats', id: message.id, stats: this.options.stats() });
+        return;
+      case 'cancel':
+        this.#cancel(peer, message.id);
+    }
+  }
+
+  #receiveUnread(peer: Peer, error: TerabagError): void {
+    this.#counts.malformed++;
+    this.#malformed.add(error.message);
+    // Without an id, nobody can be answered what else is wrong.
+    if (error.code === 'version_mismatch') this.#send(peer, [encodeVersionMismatch(error)]);
+  }
+
+  #admit(peer: Peer, message: PoolMessage, receivedAt: number, received: Lent): void {
+    this.#counts.requests++;
+    this.#inFlight++;
+    const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
+    times?.begin(receivedAt);
+    const deadlineAt = receivedAt + message.remainingMs - this.#peers.waited(peer, message.sentAtMs, receivedAt);
+    const job: Job = { peer, message, received, receivedAt, deadlineAt, times };
+    try {
+      this.#check(job);
+    } catch (error) {
+      this.#fail(job, error);
+      return;
+    }
+    this.#jobs.set(jobKey(peer, message.id), job);
+    if (this.#pooling < this.#maxPooling) this.#start(job);
+    else this.#waiting.add(job);
+  }
+
+  #check(job: Job): void {
+    const { shard, maxInFlight } = this.options;
+    if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${shard}`);
+    if (this.#inFlight > maxInFlight)
+      throw new TerabagError('overloaded', `too many requests in flight on shard: ${shard}, ${this.#inFlight}`);
+    this.#refuseExpired(job);
+  }
+
+  /** Nobody waits for it any more: it was sent again, or waited, until its deadline. */
+  #refuseExpired({ deadlineAt, message: { remainingMs } }: Job): void {
+    if (this.#clock.now() < deadlineAt) return;
+    this.#counts.expired++;
+    throw new TerabagError(
+      'deadline_exceeded',
+      `the deadline passed on the shard: ${this.options.shard}, ${Math.round(remainingMs)} ms were left when it was sent`,
+    );
+  }
+
+  #start(job: Job): void {
+    this.#pooling++;
+    this.#pool(job)
+      .then(
+        () => this.#end(job),
+        (error: unknown) => this.#fail(job, error),
+      )
+      .finally(() => {
+        this.#pooling--;
+        this.#startNext();
+      });
+  }
+
+  #startNext(): void {
+    for (const job of this.#waiting) {
+      if (this.#pooling >= this.#maxPooling) return;
+      this.#waiting.delete(job);
+      try {
+        this.#refuseExpired(job);
+        this.#start(job);
+      } catch (error) {
+        this.#fail(job, error);
+      }
+    }
+  }
+
+  /** Pools and answers. */
+  async #pool(job: Job): Promise<void> {
+    const { peer, message, receivedAt, times } = job;
+    const { batch, id } = message;
+    const { pooling } = this.options;
+    const length = pooling.outputLength(batch.segments, batch.offsets);
+    if (length * 4 > MAX_POOLED_BYTES)
+      throw new TerabagError(
+        'bad_message',
+        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
+      );
+    const answer = messageBuffers.take(length * 4);
+    try {
+      times?.endDispatch();
+      await pooling.pool(batch, new Float32Array(answer.bytes.buffer, 0, length), times);
+      times?.endPooling();
+      // Cancelled while threads pooled.
+      if (!this.#jobs.has(jobKey(peer, id))) return;
+      this.#refuseExpired(job);
+      const serviceUs = (this.#clock.now() - receivedAt) * 1000;
+      this.#reply(peer, { kind: 'pooled', id, serviceUs, pooled: answer.bytes, stages: times?.stages ?? null }, times);
+    } finally {
+      answer.release();
+    }
+  }
+
+  /** What waits is dropped; of what is being pooled, the answer is. */
+  #cancel(peer: Peer, id: number): void {
+    const key = jobKey(peer, id);
+    const job = this.#jobs.get(key);
+    if (job === undefined) return;
+    this.#counts.cancelled++;
+    this.#jobs.delete(key);
+    if (this.#waiting.delete(job)) this.#end(job);
+  }
+
+  #fail(job: Job, thrown: unknown): void {
+    const { peer, message } = job;
+    this.#counts.errors++;
+    const { code, message: text, details } = TerabagError.from(thrown);
+    this.#end(job);
+    this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
+  }
+
+  #end({ peer, message, received, times }: Job): void {
+    this.#jobs.delete(jobKey(peer, message.id));
+    received.release();
+    if (times !== null) this.#idleTimes.push(times);
+    this.#inFlight--;
+    if (this.#inFlight === 0) this.#idle?.();
+  }
+
+  #reply(peer: Peer, message: ShardMessage, times: ServiceTimes | null = null): void {
+    const parts = shardMessageParts(message);
+    if (times !== null) setSerializeUs(parts, times.endSerialization());
+    this.#send(peer, parts);
+  }
+
+  #send(peer: Peer, parts: readonly Uint8Array[]): void {
+    void this.#transport?.send(peer, parts).then((delivered) => {
+      if (!delivered) this.#counts.undeliverable++;
+    });
+  }
+}

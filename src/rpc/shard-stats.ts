@@ -1,0 +1,49 @@
+/** How a number of a shard's stats behaves: counters only grow, gauges are as they are now. */
+type StatKind = 'text' | 'counter' | 'gauge' | 'optional';
+
+interface StatSpec {
+  /** optional: a gauge, or null where the system does not tell. */
+  readonly kind: StatKind;
+  readonly description: string;
+}
+
+/** All that a shard says of itself, by name: what travels, what is checked when it arrives, and what it means. */
+export const SHARD_STATS = {
+  shard: { kind: 'text', description: 'Name of the shard in the plan.' },
+  model: { kind: 'text', description: 'Hash of the model that it serves.' },
+  kernels: { kind: 'text', description: 'Kernels that it pools with.' },
+  state: { kind: 'text', description: 'ready, or draining.' },
+  uptimeMs: { kind: 'gauge', description: 'Milliseconds since it started to listen.' },
+  requests: { kind: 'counter', description: 'Requests to pool that it received.' },
+  errors: { kind: 'counter', description: 'Requests that it answered with an error.' },
+  malformed: { kind: 'counter', description: 'Messages that could not be read.' },
+  expired: { kind: 'counter', description: 'Requests whose deadline had passed before they were answered; part of errors.' },
+  cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were pooled.' },
+  undeliverable: { kind: 'counter', description: 'Answers whose peer was gone, or did not read.' },
+  inFlight: { kind: 'gauge', description: 'Requests that wait or are pooled.' },
+  cpuUserUs: { kind: 'counter', description: 'User CPU time of the process, us.' },
+  cpuSystemUs: { kind: 'counter', description: 'System CPU time of the process, us.' },
+  rssBytes: { kind: 'gauge', description: 'Resident memory of the process.' },
+  tableBytes: { kind: 'gauge', description: "Bytes of the shard's rows." },
+  residentBytes: { kind: 'optional', description: 'Bytes of these in memory, as measured in the seconds before.' },
+  hugePageBytes: { kind: 'optional', description: 'Bytes of these mapped by 2 MiB pages.' },
+  lockedBytes: { kind: 'optional', description: 'Bytes of these locked in memory.' },
+} as const satisfies Record<string, StatSpec>;
+
+type StatValue<K extends StatKind> = K extends 'text' ? string : K extends 'optional' ? number | null : number;
+
+export type ShardStats = { readonly [name in keyof typeof SHARD_STATS]: StatValue<(typeof SHARD_STATS)[name]['kind']> };
+
+/** What is wrong with stats that arrived, as the field and what it has to be; null when they are sound. */
+export function unsoundStat(stats: Readonly<Record<string, unknown>>): { readonly field: string; readonly expected: string } | null {
+  for (const [field, { kind }] of Object.entries(SHARD_STATS)) {
+    const value = Object.hasOwn(stats, field) ? stats[field] : undefined;
+    if (kind === 'text') {
+      if (typeof value !== 'string') return { field, expected: 'a string' };
+    } else if (!(kind === 'optional' && value === null) && !(typeof value === 'number' && Number.isFinite(value) && value >= 0)) {
+      return { field, expected: kind === 'optional' ? 'a number, 0 or more, or null' : 'a number, 0 or more' };
+    }
+  }
+  const unknown = Object.keys(stats).find((field) => !Object.hasOwn(SHARD_STATS, field));
+  return unknown === undefined ? null : { field: unknown, expected: 'absent: no such stat' };
+}
