@@ -1,7 +1,7 @@
 export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launch.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
-export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { readModelSpec } from './model/bundle.js';
 export { modelHash } from './model/hash.js';
 export type { ModelSpec } from './model/spec.js';
