@@ -3,6 +3,7 @@
  * others are packed: U8 tensors [rows, bytes per row] whose scale and bias lie at the end of each row.
  */
 export const ROW_FORMATS = ['fp32', 'fp16', 'bf16', 'int8', 'int8_fp16', 'int4'] as const;
+/** @useDeclaredType */
 export type RowFormat = (typeof ROW_FORMATS)[number];
 export type PlainFormat = 'fp32' | 'fp16' | 'bf16';
 

@@ -55,7 +55,7 @@ export interface ConnectOptions {
   readonly verify?: 'full' | 'size';
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   readonly onWarning?: (message: string) => void;
-  /** How shards are reached; default ZeroMQ. */
+  /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
 

@@ -49,6 +49,7 @@ const costsSchema = z.strictObject({
     bytesOnPath: z.number().min(0).max(1),
   }),
 });
+/** @useDeclaredType */
 export type Costs = z.output<typeof costsSchema>;
 
 export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, 'costs', costsSchema, 'invalid_argument');

@@ -36,6 +36,7 @@ export const profileSchema = z.strictObject({
     }),
   ),
 });
+/** @useDeclaredType */
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
 
