@@ -1,4 +1,6 @@
 export { type Cluster, type LaunchOptions, launchCluster, type ShardHost, type ShardHosts } from './cluster/launch.js';
+export type { LogLevel } from './cluster/shard-task.js';
+export type { ShardEvent } from './cluster/watch.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
@@ -8,6 +10,7 @@ export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js
 export { modelHash } from './model/hash.js';
 export type { ModelSpec } from './model/spec.js';
 export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';
+export { PREDICTOR_COUNTERS, type PredictorStats } from './observe/counters.js';
 export { type QuantileStacks, stacksAtQuantile } from './observe/quantile-stacks.js';
 export { computeStack, type EmbeddedStack, embeddedStack, latencyStack, type Stack } from './observe/stacks.js';
 export type { Interval, TracedJob, TracedPhase, TracedRequest, TracedRpc } from './observe/traced-request.js';
@@ -34,6 +37,7 @@ export { ProfileBuilder, type ProfiledRequest } from './plan/profile/profile-bui
 export { profileFromSpec } from './plan/profile/profile-from-spec.js';
 export { type Alternative, type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/search/auto.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
-export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, PredictRequest } from './predictor/predictor.js';
+export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest } from './predictor/predictor.js';
+export { requestFromJson } from './predictor/request-json.js';
 export { type ConnectOptions, connect, type RpcMode, type ShardedPredictor } from './predictor/sharded.js';
 export type { ShardState, ShardStats } from './rpc/messages.js';

@@ -1,7 +1,7 @@
 import { createServer } from 'node:http';
 import { json } from 'node:stream/consumers';
 import { parseArgs } from 'node:util';
-import { connect, openLocal, type PredictRequest, readPlan, TerabagError } from 'terabag';
+import { connect, openLocal, readPlan, requestFromJson, TerabagError } from 'terabag';
 
 const text = { type: 'string' } as const;
 const { bundle = './model', plan, port = '8080' } = parseArgs({ options: { bundle: text, plan: text, port: text } }).values;
@@ -15,9 +15,9 @@ const server = createServer(async (request, response) => {
   response.once('close', () => gone.abort());
   try {
     if (!(Number(request.headers['content-length']) <= MAX_BODY)) throw new RangeError('Content-Length is missing or too large');
-    const { candidates, features } = (await json(request)) as { candidates: string[]; features: PredictRequest };
+    const { candidates, features } = (await json(request)) as { candidates: string[]; features: unknown };
     const options = { deadlineMs: 50, signal: gone.signal };
-    const { scores, scoreDim } = await predictor.predict({ ...features, items: candidates.length }, options);
+    const { scores, scoreDim } = await predictor.predict({ ...requestFromJson(features), items: candidates.length }, options);
     const ranking = candidates.map((candidate, item) => ({ candidate, score: scores[item * scoreDim] as number }));
     response.shouldKeepAlive = server.listening;
     response.end(JSON.stringify({ ranking: ranking.sort((a, b) => b.score - a.score) }));
