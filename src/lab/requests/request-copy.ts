@@ -35,7 +35,7 @@ function copyIndices(indices: BagsInput['indices']): Int32Array | BigInt64Array 
   return wide ? BigInt64Array.from(indices as readonly number[], BigInt) : Int32Array.from(indices as readonly number[], Number);
 }
 
-/** Of the numbers that it holds. */
+/** Bytes of the numbers that it holds. */
 export function requestBytes({ dense, sparse }: CopiedRequest): number {
   let bytes = 0;
   for (const values of Object.values(dense)) bytes += values.byteLength;

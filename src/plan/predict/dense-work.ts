@@ -6,7 +6,7 @@ export interface DenseWork {
   /** Once per request: of layers, and of the leading inputs of a layer, that all items share. */
   readonly sharedMacs: number;
   readonly macsPerItem: number;
-  /** Of dot interactions, which take longer; not among those above. */
+  /** Multiply-adds of dot interactions, which take longer; not among those above. */
   readonly pairMacs: number;
   readonly pairMacsPerItem: number;
 }
@@ -49,7 +49,7 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
   }
 }
 
-/** Of one row; elementwise layers count one per value that they read. */
+/** Work of one row; elementwise layers count one per value that they read. */
 function macsOf(
   layer: ResolvedLayer,
   dims: readonly number[],
