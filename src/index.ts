@@ -1,4 +1,6 @@
-export { type Cluster, type LaunchOptions, launchCluster } from './cluster/launch.js';
+export { type Cluster, type LaunchOptions, launchCluster, type ShardHost, type ShardHosts } from './cluster/launch.js';
+export type { LogLevel } from './cluster/shard-task.js';
+export type { ShardEvent } from './cluster/watch.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
