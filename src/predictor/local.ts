@@ -11,10 +11,11 @@ export type LocalOptions = PredictorOptions;
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
   const bundle = await openBundle(bundleDir, { verify: 'size' });
+  const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
   const own = await openTables(bundle, tables, options);
   try {
-    return new MainShard(bundle, [], own, { ...options, ...wayOnMain(bundle, options) });
+    return new MainShard(bundle, [], own, { ...options, ...wayOnMain(model, bundle.dense, options) });
   } catch (error) {
     own.engine.close();
     throw error;
@@ -22,8 +23,7 @@ export async function openLocal(bundleDir: string, options: LocalOptions = {}): 
 }
 
 /** How a plan without shards is served. */
-export function wayOnMain(bundle: Bundle, { precision }: PredictorOptions): Way {
-  const model = bundle.model as ResolvedModel;
+export function wayOnMain(model: ResolvedModel, weights: Bundle['dense'], { precision }: PredictorOptions): Way {
   // Nothing is won by layers that could run before the embeddings are there: one stage is one call, and rows stay in cache.
-  return { net: new DenseNet(inStages(model, 1), bundle.dense, precision), rounds: [roundOnMain(model)], onMain: true };
+  return { net: new DenseNet(inStages(model, 1), weights, precision), rounds: [roundOnMain(model)], onMain: true };
 }

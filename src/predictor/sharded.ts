@@ -95,7 +95,7 @@ function wayOf(plan: Plan, bundle: Bundle, options: ConnectOptions): Way {
   const { rpc = 'coalesced', dedup = false, precision } = options;
   const model = bundle.model as ResolvedModel;
   if (rpc === 'coalesced') {
-    if (plan.shards.length === 0 && !dedup) return wayOnMain(bundle, options);
+    if (plan.shards.length === 0 && !dedup) return wayOnMain(model, bundle.dense, options);
     return { net: new DenseNet(inStages(model, 2), bundle.dense, precision), rounds: [roundOfPlan(plan, model)], onMain: false };
   }
   const net = new DenseNet(model, bundle.dense, precision);
