@@ -4,8 +4,10 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TerabagError } from '../errors.js';
 import type { PlainFormat, RowFormat } from '../model/formats.js';
+import type { Op, OpAttributes } from '../model/layers.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
+import { checkVocabulary, type NativeVocabulary } from './vocabulary.js';
 
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
 export interface NativeTable {
@@ -28,7 +30,7 @@ export interface NativeTable {
 
 /**
  * Pools whole requests. A batch of bags is:
- * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 0 mean, bit 1 weighted);
+ * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; the others: the pooling, see POOLINGS);
  * - indices: int32 or int64 (indexBytes 4 or 8) of all segments one after another;
  * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
  * - weights: float32 of the weighted segments only, one per index of these.
@@ -100,22 +102,14 @@ export interface NativeStatusError extends Error {
   readonly limit: string;
 }
 
-/** multiply_add: the first input times the second, plus the third; product: of all inputs; both elementwise. */
-export type NativeOp = 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
-
 /** One layer; values are numbered: inputs first (dense features, then bags, in model order), then one per layer. */
-export interface NativeLayer {
-  readonly op: NativeOp;
+export interface NativeLayer extends Omit<OpAttributes, 'weight' | 'bias'> {
+  readonly op: Op;
   readonly inputs: readonly number[];
   /** Output dim. */
   readonly dim: number;
   /** Layers of stage 0 read dense features only; a layer reads no value of a later stage. */
   readonly stage: number;
-  readonly activation: 'none' | 'relu' | 'sigmoid';
-  /** dot_interaction: whether pairs (i, i) are part of the output. */
-  readonly diagonal: boolean;
-  /** layer_norm: what is added to the variance. */
-  readonly epsilon?: number;
   /** fc: [dim, input dim] row-major, copied and packed; layer_norm: [dim], copied. */
   readonly weight: Float32Array | null;
   /** fc and layer_norm: [dim], copied. */
@@ -279,10 +273,16 @@ export interface NativeSocket {
 }
 
 export interface NativeAddon {
+  readonly vocabulary: NativeVocabulary;
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   /** [sync] Names of the kernels that this build and CPU have, best last. */
   availableKernels(): string[];
+  /**
+   * [sync] Hashes of what the kernels in use compute of fixed inputs, 16 hexadecimal digits each: kernels whose hashes are equal give the same
+   * bits. pooling: all that a sparse shard computes; dense: fully connected layers in float32 and dot interactions. Takes about a millisecond.
+   */
+  fingerprints(): { readonly pooling: string; readonly dense: string };
   /** [sync] CPU time of the calling thread, microseconds. */
   threadCpuUs(): number;
   /** [sync] Those that the kernels in use and this CPU have. */
@@ -358,4 +358,4 @@ function load(): NativeAddon {
 }
 
 /** The addon, loaded once per environment. */
-export const native: NativeAddon = load();
+export const native: NativeAddon = checkVocabulary(load());
