@@ -7,6 +7,14 @@ import { ROW_FORMATS } from './formats.js';
  */
 const name = z.string().min(1).max(256);
 const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+/** A map of any keys: z.record passes over "__proto__". */
+const mapOf = <T extends z.ZodType>(values: T) =>
+  z
+    .preprocess(
+      (given) => (typeof given === 'object' && given !== null && !Array.isArray(given) ? new Map(Object.entries(given)) : given),
+      z.map(z.string(), values),
+    )
+    .transform((entries): Record<string, z.output<T>> => Object.fromEntries(entries));
 const dim = z.number().int().min(1).max(65_536);
 
 const tableSchema = z.strictObject({
@@ -110,7 +118,7 @@ export const publishedSchema = z.strictObject({
     }),
   ),
   /** The files that are here, by path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
 });
 
 export const modelSchema = z.strictObject({
@@ -123,7 +131,7 @@ export const modelSchema = z.strictObject({
   /** The layer whose value is returned as scores. */
   output: name,
   /** By path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
   published: publishedSchema.optional(),
 });
 

@@ -16,7 +16,7 @@ import { type CheckedRequest, checkRequest } from './request.js';
 import type { Scratch } from './scratch.js';
 
 export interface LocalOptions {
-  /** full (default) checks the checksums of all files. */
+  /** full (default) checks the checksums of all files; size their lengths, and the checksums of a sample of chunks. */
   readonly verify?: 'full' | 'size';
   /** How the tables are held in memory; default populate. */
   readonly residency?: Residency;
@@ -36,7 +36,7 @@ const NONE = new Float32Array(0);
 
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
-  const bundle = await openBundle(bundleDir, { verify: 'size' });
+  const bundle = await openBundle(bundleDir, { verify: 'later' });
   const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
   const { engine, residency } = await openTables(bundle, tables, options);

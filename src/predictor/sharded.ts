@@ -72,15 +72,16 @@ const MAX_BATCHES = 1024;
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(options);
   const own = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
-  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables: own, verify: 'size' });
+  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables: own, verify: 'later' });
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
-  const engine = own.size > 0 ? await openOwnTables(bundle, options) : null;
+  // Without tables of its own, too: the dense weights are checked there.
+  const engine = await openOwnTables(bundle, options);
   let predictor: MainShard;
   try {
     predictor = new MainShard(plan, bundle, engine, options);
   } catch (error) {
-    engine?.close();
+    engine.close();
     throw error;
   }
   try {
