@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { type Cluster, launchCluster } from '../src/cluster/launch.js';
 import { native } from '../src/engine/native.js';
 import { modelHash } from '../src/model/hash.js';
+import type { RpcCounts } from '../src/observe/counters.js';
 import { makePlan } from '../src/plan/placement/strategies.js';
 import { profileFromSpec } from '../src/plan/profile/profile-from-spec.js';
 import type { PredictRequest } from '../src/predictor/predictor.js';
@@ -141,7 +142,7 @@ async function measureRpcs(target: Target, requests: readonly PredictRequest[]):
   const before = target.predictor.stats();
   const round = await measure(target, requests);
   const after = target.predictor.stats();
-  const perRequest = (name: string): number => ((after[name] ?? 0) - (before[name] ?? 0)) / requests.length;
+  const perRequest = (name: keyof RpcCounts): number => (after[name] - before[name]) / requests.length;
   const idsOf = ({ sparse }: PredictRequest): number => Object.values(sparse).reduce((sum, { indices }) => sum + indices.length, 0);
   const ids = requests.reduce((sum, request) => sum + idsOf(request), 0) / requests.length;
   return { ...round, ids, rpcs: perRequest('sent'), bytesSent: perRequest('bytesSent'), bytesReceived: perRequest('bytesReceived') };

@@ -12,6 +12,7 @@ size_t uv_handle_size(int type);
 const char* uv_handle_type_name(int type);
 void* uv_handle_get_data(const uv_handle_s* handle);
 void uv_handle_set_data(uv_handle_s* handle, void* data);
+void uv_unref(uv_handle_s* handle);
 void uv_close(uv_handle_s* handle, void (*closed)(uv_handle_s*));
 int uv_poll_init(uv_loop_s* loop, uv_poll_s* handle, int descriptor);
 int uv_poll_start(uv_poll_s* handle, int events, void (*ready)(uv_poll_s*, int status, int events));
@@ -27,7 +28,7 @@ uv_handle_s* base(uv_poll_s* handle) { return reinterpret_cast<uv_handle_s*>(han
 
 }  // namespace
 
-LoopPoll* LoopPoll::start(napi_env env, int descriptor, std::function<void()> readable) {
+LoopPoll* LoopPoll::start(napi_env env, int descriptor, Keeps keeps, std::function<void()> readable) {
   uv_loop_s* loop = nullptr;
   const char* type = uv_handle_type_name(kPollHandle);
   if (type == nullptr || std::strcmp(type, "poll") != 0 || napi_get_uv_event_loop(env, &loop) != napi_ok) return nullptr;
@@ -45,6 +46,7 @@ LoopPoll* LoopPoll::start(napi_env env, int descriptor, std::function<void()> re
     poll->stop([] {});
     return nullptr;
   }
+  if (keeps == Keeps::kNothing) uv_unref(base(handle));
   return poll;
 }
 

@@ -70,8 +70,10 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     on_event_ = Napi::Persistent(info[2].As<Napi::Function>());
     // Both before the loop knows of this object, which goes when one fails.
     const auto [descriptor, events] = told(env, [&] { return std::pair(socket_->descriptor(), socket_->event_descriptor()); });
-    watch(env, descriptor, [this] { call(on_readable_, {}); });
-    if (!options.router) watch(env, events, [this] { tell_events(); });
+    // A server waits for clients. Who waits for a server has a timer.
+    const auto keeps = options.router ? LoopPoll::Keeps::kLoopAlive : LoopPoll::Keeps::kNothing;
+    watch(env, descriptor, keeps, [this] { call(on_readable_, {}); });
+    if (!options.router) watch(env, events, keeps, [this] { tell_events(); });
     // The environment may end before the socket is closed; its loop has to let go of the polls first.
     if (napi_add_async_cleanup_hook(env, end_with_environment, this, &hook_) != napi_ok) {
       stop(0);
@@ -81,8 +83,8 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   }
 
  private:
-  void watch(Napi::Env env, int descriptor, std::function<void()> readable) {
-    LoopPoll* poll = LoopPoll::start(env, descriptor, std::move(readable));
+  void watch(Napi::Env env, int descriptor, LoopPoll::Keeps keeps, std::function<void()> readable) {
+    LoopPoll* poll = LoopPoll::start(env, descriptor, keeps, std::move(readable));
     if (poll == nullptr) {
       stop(0);
       throw Napi::Error::New(env, "the event loop cannot watch a socket");

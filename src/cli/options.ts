@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option } from 'commander';
+import { LOG_LEVELS, type LogLevel } from '../cluster/shard-task.js';
 import { RESIDENCIES } from '../engine/residency.js';
 import { HIGHEST_QPS } from '../lab/load/arrivals.js';
 
@@ -92,7 +93,11 @@ export const residencyOption = (): Option =>
     .choices(RESIDENCIES)
     .default('populate');
 
-export const logLevelOption = (level: string): Option =>
-  new Option('--log-level <level>', 'what the shards log, on stderr')
-    .choices(['trace', 'debug', 'info', 'warn', 'error', 'silent'])
-    .default(level);
+export const logLevelOption = (level: LogLevel): Option =>
+  new Option('--log-level <level>', 'what the shards log, on stderr').choices(LOG_LEVELS).default(level);
+
+export const readyOption = (): Option =>
+  timeOption('--ready <time>', 'a shard that does not serve so long after its start is killed', positiveDurationMs, '5m');
+
+export const drainOption = (): Option =>
+  timeOption('--drain <time>', 'how long a shard that ends waits for requests in flight', durationMs, '3s');

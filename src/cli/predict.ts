@@ -5,6 +5,7 @@ import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
+import type { PredictorStats } from '../observe/counters.js';
 import { Tracer } from '../observe/tracer.js';
 import { readPlan } from '../plan/file/plan.js';
 import { openLocal } from '../predictor/local.js';
@@ -168,7 +169,7 @@ class ComparedPredictor implements Predictor {
     return answer;
   }
 
-  stats(): Readonly<Record<string, number>> {
+  stats(): PredictorStats {
     return this.chosen.stats();
   }
 

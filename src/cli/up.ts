@@ -1,21 +1,24 @@
 import { once } from 'node:events';
 import { Command } from 'commander';
+import type { LogLevel } from '../cluster/shard-task.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { launchOnHosts } from '../lab/hosts/hosts.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan, writePlan } from '../plan/file/plan.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
-import { logLevelOption, residencyOption, verifyOption } from './options.js';
+import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
 import { wholeTablesWarning } from './whole-tables.js';
 
 interface UpOptions extends HostFlags {
   readonly bundle: string;
   readonly freePorts?: string;
   readonly restart: boolean;
-  readonly logLevel: string;
+  readonly logLevel: LogLevel;
   readonly verify: 'full' | 'size';
   readonly residency: Residency;
+  readonly ready: number;
+  readonly drain: number;
   readonly json?: boolean;
 }
 
@@ -28,6 +31,8 @@ export const upCommand = addHostOptions(new Command('up'))
   .addOption(logLevelOption('warn'))
   .addOption(verifyOption())
   .addOption(residencyOption())
+  .addOption(readyOption())
+  .addOption(drainOption())
   .option('--json', 'print events as JSON, one a line')
   .addHelpText(
     'after',
@@ -69,11 +74,14 @@ Examples:
       logLevel: options.logLevel,
       verify: options.verify,
       residency: options.residency,
+      readyMs: options.ready,
+      drainMs: options.drain,
       signal: ended.signal,
-      onEvent: (event) => {
-        say(event);
-        if (options.restart || event.what !== 'exited') return;
-        running.delete(event.shard);
+      onEvent: ({ shard, what, detail, error }) => {
+        say({ shard, what, detail, ...(error && { code: error.code, details: error.details }) });
+        const over = options.restart ? what === 'refused' : what === 'exited';
+        if (!over) return;
+        running.delete(shard);
         if (running.size === 0) deserted.abort();
       },
       ...(hosts && { hosts }),

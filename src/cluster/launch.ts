@@ -1,27 +1,32 @@
-import { type ChildProcess, fork } from 'node:child_process';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import type { Residency } from '../engine/residency.js';
+import { RESIDENCIES, type Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
-import { type Plan, writePlan } from '../plan/file/plan.js';
-import { compiledPath } from './compiled-path.js';
+import type { Plan } from '../plan/file/plan.js';
+import { LOG_LEVELS, type LogLevel } from './shard-task.js';
+import { type Spawn, spawnShard } from './spawn.js';
+import { type ShardEvent, ShardWatcher } from './watch.js';
 
 export interface LaunchOptions {
+  /** Directory of the model, or what it was published to. */
   readonly bundle: string;
-  readonly logLevel?: string;
+  /** What the shards log, as lines of JSON on stderr; default warn. */
+  readonly logLevel?: LogLevel;
   /** Listen on free ports of loopback instead of the plan's endpoints. */
   readonly ephemeralPorts?: boolean;
   /** Where the shards run, in the plan's order; closed when they have stopped. Default: as this process does, on loopback. */
   readonly hosts?: ShardHosts;
-  /** Start a shard that dies again, after a growing pause; default true. */
+  /** Start a shard that crashed again, after a growing pause; default true. One that refuses what it is given (ShardEvent) is not. */
   readonly restart?: boolean;
+  /** What is checked of the files at each start; default full. */
   readonly verify?: 'full' | 'size';
   /** How the shards hold their tables in memory; default populate. */
   readonly residency?: Residency;
+  /** A shard that does not serve so long after its start is killed: it reads and checks its tables before. Default 300,000. */
+  readonly readyMs?: number;
+  /** How long shards that stop wait for requests in flight; default 3,000. */
+  readonly drainMs?: number;
   /** Ends the launch: what was started is stopped, and the call rejects (aborted). Of no effect once all shards are ready. */
   readonly signal?: AbortSignal;
-  readonly onEvent?: (event: { readonly shard: string; readonly what: 'ready' | 'exited' | 'restarting'; readonly detail: string }) => void;
+  readonly onEvent?: (event: ShardEvent) => void;
 }
 
 /** What a shard's process is started with. */
@@ -50,33 +55,42 @@ export interface Cluster {
   readonly plan: Plan;
   readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
   kill(name: string, signal: NodeJS.Signals): void;
-  /** Drains and ends all shards; those that do not end in 5 s are killed. */
+  /** Drains and ends all shards; those that do not end within drainMs and 2 s more are killed. */
   stop(): Promise<void>;
 }
 
-const READY_MS = 300_000;
-const STOP_MS = 5_000;
-const FIRST_PAUSE_MS = 100;
-const LONGEST_PAUSE_MS = 5_000;
-const HEALTHY_MS = 10_000;
+export const DEFAULT_READY_MS = 300_000;
+export const DEFAULT_DRAIN_MS = 3_000;
+/** To close and exit, after a drain. */
+const EXIT_MS = 2_000;
+/** The longest time of a timer of Node's. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
-/** Launches every shard of the plan as a process on this machine, and watches them. */
-export async function launchCluster(plan: Plan, options: LaunchOptions): Promise<Cluster> {
-  const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
-  const planPath = join(dir, 'plan.json');
-  const { hosts = HERE } = options;
-  await writePlan(planPath, plan).catch(async (error: unknown) => {
-    await rm(dir, { recursive: true, force: true });
-    throw error;
-  });
+/**
+ * Launches every shard of the plan as a process on this machine, and restarts those that crash.
+ * Rejects when one is not ready: with the shard's own error when it refuses what it is given (such as checksum_mismatch, model_mismatch,
+ * does_not_fit; details.shard says which), with shard_unavailable when it crashes or takes too long, with invalid_argument for options that
+ * cannot be. What was started is stopped then.
+ */
+export const launchCluster = (plan: Plan, options: LaunchOptions): Promise<Cluster> => launchBy(spawnShard, plan, options);
+
+/** launchCluster, with what starts processes. */
+export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions): Promise<Cluster> {
+  checkOptions(options);
+  const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
+  const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
   const shards = plan.shards.map(({ name, endpoints }, at) => {
     const host = hosts.host(at);
-    return new ShardProcess(name, freePorts ? `tcp://${host.address}:*` : (endpoints[0] ?? ''), planPath, host, options);
+    const endpoint = freePorts ? `tcp://${host.address}:*` : (endpoints[0] ?? '');
+    return new ShardWatcher({
+      task: { plan, shard: name, bundle, endpoint, logLevel, verify, residency, drainMs },
+      ...{ spawn, command: host.command, restart, readyMs, stopMs: drainMs + EXIT_MS, onSpawned: (pid) => host.adopt(pid), onEvent },
+    });
   });
   const stop = async (): Promise<void> => {
     await Promise.all(shards.map((shard) => shard.stop()));
-    await Promise.all([hosts.close(), rm(dir, { recursive: true, force: true })]);
+    await hosts.close();
   };
   try {
     await unlessAborted(Promise.all(shards.map((shard) => shard.start())), options.signal);
@@ -91,11 +105,36 @@ export async function launchCluster(plan: Plan, options: LaunchOptions): Promise
     },
     kill: (name, signal) => {
       const shard = shards.find((candidate) => candidate.name === name);
-      if (shard === undefined) throw new TerabagError('invalid_argument', `no such shard: ${name}`);
+      if (shard === undefined)
+        throw new TerabagError(
+          'invalid_argument',
+          `no such shard: ${name}; the plan has ${shards.map((known) => known.name).join(', ') || 'none'}`,
+          { field: 'name', shard: name },
+        );
       shard.kill(signal);
     },
     stop,
   };
+}
+
+function checkOptions({ logLevel, verify, residency, readyMs, drainMs }: LaunchOptions): void {
+  const oneOf = (field: string, value: unknown, choices: readonly string[]): void => {
+    if (value === undefined || choices.some((choice) => choice === value)) return;
+    throw new TerabagError('invalid_argument', `${field} has to be one of ${choices.join(', ')}: ${String(value)}`, { field });
+  };
+  oneOf('logLevel', logLevel, LOG_LEVELS);
+  oneOf('verify', verify, ['full', 'size']);
+  oneOf('residency', residency, RESIDENCIES);
+  const time = (field: string, value: unknown, least: number): void => {
+    if (value === undefined || (typeof value === 'number' && value >= least && value <= MAX_TIMER_MS - EXIT_MS)) return;
+    throw new TerabagError(
+      'invalid_argument',
+      `${field} has to be a number of milliseconds between ${least} and ${MAX_TIMER_MS - EXIT_MS}: ${String(value)}`,
+      { field },
+    );
+  };
+  time('readyMs', readyMs, 1);
+  time('drainMs', drainMs, 0);
 }
 
 /** Settles as the start does, or rejects when the signal comes first. A signal that outlives the launch keeps nothing of it. */
@@ -107,111 +146,4 @@ function unlessAborted(started: Promise<unknown>, signal: AbortSignal | undefine
     else signal.addEventListener('abort', onAbort, { once: true });
     started.finally(() => signal.removeEventListener('abort', onAbort)).then(resolve, reject);
   });
-}
-
-class ShardProcess {
-  #child: ChildProcess | null = null;
-  #stopping = false;
-  #pauseMs = FIRST_PAUSE_MS;
-  #restartTimer: NodeJS.Timeout | null = null;
-
-  constructor(
-    readonly name: string,
-    public endpoint: string,
-    private readonly planPath: string,
-    private readonly host: ShardHost,
-    private readonly options: LaunchOptions,
-  ) {}
-
-  get pid(): number {
-    return this.#child?.pid ?? 0;
-  }
-
-  /** Resolves when the shard listens; rejects when it ends before. */
-  start(): Promise<void> {
-    const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate' } = this.options;
-    const [execPath = process.execPath, ...execArgv] = [...this.host.command, process.execPath];
-    const child = fork(
-      compiledPath('cli/main.js'),
-      [
-        'shard',
-        this.planPath,
-        '--name',
-        this.name,
-        '--bundle',
-        bundle,
-        '--listen',
-        this.endpoint,
-        '--log-level',
-        logLevel,
-        '--verify',
-        verify,
-        '--residency',
-        residency,
-      ],
-      {
-        stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-        execPath,
-        execArgv,
-      },
-    );
-    this.#child = child;
-    if (child.pid !== undefined) this.host.adopt(child.pid);
-    const startedAt = performance.now();
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        child.kill('SIGKILL');
-        reject(new TerabagError('shard_unavailable', `shard was not ready in ${READY_MS / 1000} s: ${this.name}`, { shard: this.name }));
-      }, READY_MS);
-      child.on('message', (message: { ready?: boolean; endpoint?: string }) => {
-        if (message.ready !== true || message.endpoint === undefined) return;
-        clearTimeout(timer);
-        this.endpoint = message.endpoint;
-        this.options.onEvent?.({ shard: this.name, what: 'ready', detail: message.endpoint });
-        resolve();
-      });
-      child.once('error', (error) => {
-        clearTimeout(timer);
-        reject(TerabagError.from(error));
-      });
-      child.once('exit', (code, signal) => {
-        clearTimeout(timer);
-        const detail = signal ?? `code ${code}`;
-        this.options.onEvent?.({ shard: this.name, what: 'exited', detail });
-        reject(new TerabagError('shard_unavailable', `shard ended before it was ready: ${this.name}, ${detail}`, { shard: this.name }));
-        if (performance.now() - startedAt > HEALTHY_MS) this.#pauseMs = FIRST_PAUSE_MS;
-        if (this.endpoint.endsWith('*')) return;
-        this.#restartLater();
-      });
-    });
-  }
-
-  #restartLater(): void {
-    if (this.#stopping || this.options.restart === false) return;
-    this.options.onEvent?.({ shard: this.name, what: 'restarting', detail: `in ${this.#pauseMs} ms` });
-    this.#restartTimer = setTimeout(() => {
-      // A failed start ends in the exit handler, which tries again.
-      this.start().catch(() => undefined);
-    }, this.#pauseMs);
-    this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2);
-  }
-
-  kill(signal: NodeJS.Signals): void {
-    this.#child?.kill(signal);
-  }
-
-  async stop(): Promise<void> {
-    this.#stopping = true;
-    if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);
-    const child = this.#child;
-    if (child === null || child.exitCode !== null || child.signalCode !== null) return;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(() => child.kill('SIGKILL'), STOP_MS);
-      child.once('exit', () => {
-        clearTimeout(timer);
-        resolve();
-      });
-      child.kill('SIGTERM');
-    });
-  }
 }

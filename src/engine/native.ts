@@ -225,7 +225,7 @@ export interface NativeHostNetwork {
 
 /** Times in ms. */
 export interface NativeSocketOptions {
-  /** A ROUTER, else a DEALER. */
+  /** A ROUTER, which keeps the event loop alive until it is closed; else a DEALER, which does not. */
   readonly router: boolean;
   readonly ipv6: boolean;
   /** Messages that may wait in each direction. */

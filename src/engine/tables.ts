@@ -67,7 +67,7 @@ export interface OpenTablesOptions {
 
 export interface OpenedTables {
   readonly engine: SparseEngine;
-  /** As it was after opening; null where the system does not tell. */
+  /** As it was after opening; null where the system does not tell, or there are no tables. */
   readonly residency: ResidencyReport | null;
 }
 
@@ -86,7 +86,7 @@ export async function openTables(
     const total = toFill + bytesToCheck(bundle, verify);
     await engine.fill((done) => onProgress?.(done, total));
     await checkOpened(bundle, verify, (done) => onProgress?.(toFill + done, total));
-    const report = await engine.measureResidency();
+    const report = tables.length === 0 ? null : await engine.measureResidency();
     const warning = report === null || residency === 'map' ? null : await smallPagesWarning(bundle.dir, residency, report);
     if (warning !== null) onWarning(warning);
     return { engine, residency: report };

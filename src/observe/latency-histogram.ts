@@ -33,7 +33,7 @@ export class LatencyHistogram {
     this.#histogram = histogram;
   }
 
-  /** Of encoded(); the text is HdrHistogram's compressed V2 format in base64, which its ports in other languages read too. */
+  /** Reads what encoded() gave; the text is HdrHistogram's compressed V2 format in base64, which its ports in other languages read too. */
   static decode(text: string): LatencyHistogram {
     try {
       return new LatencyHistogram(decodeFromCompressedBase64(text, LAYOUT.bitBucketSize, false));

@@ -8,7 +8,7 @@ export const HEADER_LENGTH = 3;
 /** How every span begins, and all that a phase has. what: see whatOf. */
 export const SPAN = { what: 0, startedAt: 1, endedAt: 2 } as const;
 export const PHASE_LENGTH = 3;
-/** Of a job of the addon: the five that NativeDenseNet writes, or the three of NativeSparseEngine; onThread is 1 when it hopped. */
+/** A job of the addon: the five that NativeDenseNet writes, or the three of NativeSparseEngine; onThread is 1 when it hopped. */
 export const JOB = { queuedUs: 3, ranUs: 4, cpuUs: 5, interactionUs: 6, layersUs: 7, onThread: 8 } as const;
 export const JOB_LENGTH = 9;
 /**

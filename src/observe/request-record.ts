@@ -1,4 +1,5 @@
 import { performance } from 'node:perf_hooks';
+import type { JobTimes } from '../engine/job-times.js';
 import { native } from '../engine/native.js';
 import {
   HEADER,
@@ -15,6 +16,7 @@ import {
   whatOf,
 } from './layout.js';
 import { JobSpan, RpcSpan } from './spans.js';
+import type { Stages } from './stages.js';
 
 /** What requests of one tracer know of each other. */
 export interface Running {
@@ -27,7 +29,7 @@ export interface Running {
  * One request's stamps, in a slot of the slab that is used again. A stamp is a few stores, and no call but that of the clock: between two requests
  * the caches have served tables, so that every line of code and data comes from far away.
  */
-export class RequestRecord {
+export class RequestRecord implements Stages {
   /** 0 before the first request, and once it is forgotten. */
   number = 0;
   items = 0;
@@ -48,7 +50,7 @@ export class RequestRecord {
   readonly #nowhere: number;
 
   constructor(
-    /** Of all records, and a span more. */
+    /** All records lie in it, and a span more. */
     readonly slab: Float64Array,
     readonly start: number,
     length: number,
@@ -99,6 +101,10 @@ export class RequestRecord {
     slab[start + HEADER.endedAt] = now;
   }
 
+  setItems(items: number): void {
+    this.items = items;
+  }
+
   /** Keeps the slot from being used again until as many calls of letGo. */
   hold(): void {
     this.#holds++;
@@ -133,6 +139,19 @@ export class RequestRecord {
     slab[at + JOB.interactionUs] = 0;
     slab[at + JOB.layersUs] = 0;
     return new JobSpan(slab, at);
+  }
+
+  runJob(
+    kind: (typeof KINDS)[JobKind],
+    batch: number,
+    round: number,
+    run: (times: JobTimes | null) => Promise<void> | undefined,
+  ): Promise<void> | undefined {
+    const span = this.startJob(kind, batch, round);
+    const running = run(span);
+    if (running !== undefined) return running.then(() => span.end());
+    span.end();
+    return undefined;
   }
 
   startRpc(batch: number, round: number, shard: number): RpcSpan {

@@ -5,7 +5,7 @@ import { SHARD_STAGES, STAGE_SLOTS } from '../rpc/messages.js';
 export class ServiceTimes implements JobTimes {
   /** In the order of SHARD_STAGES, us. */
   readonly stages = new Float64Array(SHARD_STAGES.length);
-  /** Of pooling: queued, ran, and CPU time, which is asked for by what is not 0. */
+  /** How long pooling was queued and ran, and its CPU time, which is asked for by what is not 0. */
   readonly times = new Float64Array(3);
   readonly timesAt = 0;
   onThread = false;

@@ -9,7 +9,7 @@ const NUM_STAGES = SHARD_STAGES.length;
 /** A call of the addon, which writes its times into the record itself. */
 export class JobSpan implements JobTimes {
   constructor(
-    /** Of all records. */
+    /** All records lie in it. */
     readonly times: Float64Array,
     private readonly at: number,
   ) {}

@@ -53,7 +53,7 @@ export function latencyStack(request: TracedRequest): Stack<LatencyLayer> {
   };
 }
 
-/** Of the time in dense layers. */
+/** The interaction's share of the time in dense layers, 0 to 1. */
 function interactionShare(jobs: readonly TracedJob[]): number {
   const dense = jobs.filter(({ kind }) => kind === 'dense');
   const ranUs = sum(dense.map((job) => job.ranUs));
@@ -124,7 +124,7 @@ function boundingRpc(request: TracedRequest, segments: readonly Segment[], rpc: 
 
 /** An RPC between the encoded message and its answer: sending, the way there, the service, and the way back. */
 export interface RemotePart {
-  /** Of the call of send, what does not lie within the service: a shard may have the message before the call returns. */
+  /** The part of the call of send that lies before the service: a shard may have the message before the call returns. */
   readonly sendingUs: number;
   /** There and back. */
   readonly wayUs: number;

@@ -94,7 +94,7 @@ function resumptions({ phases, jobs, rpcs }: TracedRequest): Segment[] {
 }
 
 /**
- * Of the waiting between the given times, how long main's event loop was not asleep: with other requests, or on the way from the socket.
+ * How long main's event loop was awake while the request waited between the given times: for other requests, or on the way from the socket.
  * Stamps of what the loop has slept in all stand with every RPC.
  */
 export function busyWaitingUs(request: TracedRequest, segments: readonly Segment[], fromUs: number, toUs: number): number {

@@ -40,7 +40,7 @@ export interface TracedJob extends Span {
   readonly ranUs: number;
   /** On all threads; the time it ran, when CPU clocks are not read. */
   readonly cpuUs: number;
-  /** Of the time in layers, 0 to 1. */
+  /** The interaction's share of the time in layers, 0 to 1. */
   readonly interactionShare: number;
   /** False when it ran on the main thread. */
   readonly onThread: boolean;

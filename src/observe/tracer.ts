@@ -17,7 +17,7 @@ export interface TracerOptions {
   readonly cpu?: boolean;
 }
 
-/** Pauses that are kept; at some milliseconds between two, a few seconds of the busiest process. */
+/** Pauses of the garbage collector that are kept; at some milliseconds between two, a few seconds of the busiest process. */
 const COLLECTIONS = 4096;
 
 /** Keeps what the stages of a predictor's latest requests took. All memory is taken here, and nothing is stamped while it is not enabled. */
@@ -61,7 +61,7 @@ export class Tracer {
     }
   }
 
-  /** Of the predictor that it watches: names of its shards, in the plan's order. One tracer watches one predictor. */
+  /** Names the shards of the predictor that it watches, in the plan's order. One tracer watches one predictor. */
   watch(shards: readonly string[]): void {
     this.#shards = shards;
   }
@@ -81,7 +81,7 @@ export class Tracer {
     return null;
   }
 
-  /** The requests that have ended, copied, in the order of their beginning. A collection of the last turn of the event loop may be missing. */
+  /** The requests that have ended, copied, in the order of their beginning. A garbage collection of the last turn of the event loop may be missing. */
   requests(): TracedRequest[] {
     this.#keepPauses(this.#observer.takeRecords());
     const closed = this.#records.filter((record) => record.closed).sort((a, b) => a.number - b.number);

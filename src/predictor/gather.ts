@@ -1,8 +1,9 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import type { Assignment, Partition, SplitRows } from './partition.js';
-import type { CheckedRequest } from './request.js';
+import type { Assignment, Partition } from './partition.js';
+import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
+import type { SplitRows } from './split-rows.js';
 
 /** The vectors of those bags that had ids on one part of a table, and how many ids. */
 interface RowWisePart {
@@ -18,6 +19,14 @@ export interface PooledVectors {
   readonly starts: readonly number[];
 }
 
+/** Floats of all vectors of a request. */
+export function pooledLength(model: ResolvedModel, request: CheckedRequest): number {
+  let length = 0;
+  for (let bag = 0; bag < model.bags.length; bag++)
+    length += (request.bags[bag] as CheckedBags).numBags * (model.bags[bag] as ResolvedBag).dim;
+  return length;
+}
+
 /** Where each bag layer's vectors start, and the end. */
 export function pooledStarts(model: ResolvedModel, request: CheckedRequest): number[] {
   const starts = [0];
@@ -29,12 +38,11 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 
 /**
  * Puts the answers of destinations in their places as they come, and zeros where nothing was asked; of the layers that the partitions are of.
- * rowWise names those of them whose tables are split: their parts are added at the end, in ascending order of the part, whatever the order of
- * arrival, so that the same plan always gives the same bits.
+ * Vectors of whole tables are copied: they have the bits that one machine gives. rowWise names the layers whose tables are split: the sums of their
+ * parts are added in float32 at the end, in ascending order of the part, whatever the order of arrival. So the same plan always gives the same bits, but
+ * other ones than one machine, which adds the rows of a bag in the order of its ids: 1e8 + 1 - 1e8 is 0 there, and 1 where 1 lies on another part.
  */
 export class Gathering {
-  /** Set when the request is over: nothing may be placed then, since its buffers may be another's. */
-  over = false;
   readonly #bytes: Uint8Array;
   readonly #partsOf: ReadonlyMap<number, RowWisePart[]>;
 
@@ -112,7 +120,7 @@ function addRowWise({ dim, pooling }: ResolvedBag, pooled: Float32Array, parts: 
   });
 }
 
-/** Of these layers, the vectors of all bags from those of the bags that differ: bag b of layer l has vector sources[l][b], or b where null. */
+/** Copies the vectors of all bags of these layers from those of the bags that differ: bag b of layer l has vector sources[l][b], or b where null. */
 export function expandPooled(
   model: ResolvedModel,
   layers: readonly number[],

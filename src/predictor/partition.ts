@@ -1,10 +1,10 @@
 import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../engine/sparse-batch.js';
-import { indexOutOfRange } from '../engine/sparse-engine.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import type { BagsInput } from './predictor.js';
+import { outOfRange, rowAt } from './ids.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
+import { type SplitRows, splitRows } from './split-rows.js';
 
 /** One bag layer's table, or part of it, at one destination. */
 export interface Assignment {
@@ -30,21 +30,8 @@ const INT32_ROWS = 2 ** 31;
 /** Ids that are copied one by one: a call of set() costs as much as some 16 of them. */
 const SHORT_COPY = 16;
 
-/**
- * The ids of a row-wise table by parts: row r belongs to part r mod parts, as local row floor(r / parts). Part p has rows[rowStarts[p] ..
- * rowStarts[p + 1]), the weights at the same places, and, of the bags that have ids on it, their numbers and lengths from bagStarts[p] on.
- */
-export interface SplitRows {
-  readonly rows: Float64Array;
-  readonly weights: Float32Array | null;
-  readonly rowStarts: Uint32Array;
-  readonly bags: Uint32Array;
-  readonly lengths: Uint32Array;
-  readonly bagStarts: Uint32Array;
-}
-
 export interface PartitionerOptions {
-  /** Of the buffers in the scratch: partitioners whose partitions are in use together need different ones. */
+  /** Begins the names of its buffers in the scratch: partitioners whose partitions are in use together need different ones. */
   readonly keyPrefix?: string;
   /** Tables of which a request has no id at all: asked for (default), so that an answer has vectors of every layer, or skipped. */
   readonly emptyTables?: 'ask' | 'skip';
@@ -182,61 +169,6 @@ const batchKeys = (key: string): Destination['keys'] => ({
   weights: `weights${key}`,
 });
 
-const bagOf = (offsets: BagsInput['offsets'], position: number): number => {
-  let bag = 0;
-  while (bag + 1 < offsets.length && (offsets[bag + 1] as number) <= position) bag++;
-  return bag;
-};
-
-function outOfRange(bag: ResolvedBag, input: CheckedBags, position: number): TerabagError {
-  return indexOutOfRange(
-    bag.tableName,
-    input.firstBag + bagOf(input.input.offsets, position),
-    input.firstPosition + position,
-    String(input.input.indices[position]),
-    String(bag.rows),
-  );
-}
-
-/** The id at a position as a number below rows; anything else is refused with its place. */
-export function rowAt(bag: ResolvedBag, input: CheckedBags, position: number): number {
-  const index = input.input.indices[position] as number | bigint;
-  if (typeof index === 'bigint') {
-    if (index < 0n || index >= BigInt(bag.rows)) throw outOfRange(bag, input, position);
-    return Number(index);
-  }
-  if (!Number.isInteger(index)) {
-    throw new TerabagError(
-      'invalid_argument',
-      `index has to be an integer for table: ${bag.tableName}, position ${input.firstPosition + position}, index ${typeof index === 'number' ? index : typeof index}`,
-      {
-        table: bag.tableName,
-        bag: input.firstBag + bagOf(input.input.offsets, position),
-        position: input.firstPosition + position,
-      },
-    );
-  }
-  if (index < 0 || index >= bag.rows) throw outOfRange(bag, input, position);
-  return index;
-}
-
-/** An engine's error of an id in a batch, as it stands in the request that the batch was cut from; other errors as they are. */
-export function placedInRequest(model: ResolvedModel, batch: CheckedRequest, error: unknown): TerabagError {
-  const known = TerabagError.from(error);
-  const { table, position } = known.details;
-  if (known.code !== 'index_out_of_range' || typeof position !== 'number') return known;
-  for (const [b, bag] of model.bags.entries()) {
-    const bags = batch.bags[b];
-    if (bag.tableName !== table || bags === undefined || position >= bags.input.indices.length) continue;
-    try {
-      rowAt(bag, bags, position);
-    } catch (placed) {
-      return TerabagError.from(placed);
-    }
-  }
-  return known;
-}
-
 /** Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. */
 function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ResolvedBag): void {
   const { indices } = input.input;
@@ -276,55 +208,48 @@ function addLengths(lengths: Uint32Array, from: number, count: number, offsets: 
   }
 }
 
-/** Two walks over the ids: how much each part gets, then each to its place. */
-function splitRows(bag: ResolvedBag, input: CheckedBags, parts: number, scratch: Scratch, key: string): SplitRows {
-  const { offsets, weights, indices } = input.input;
-  const rowStarts = scratch.u32(`rowStarts${key}`, parts + 1).fill(0);
-  const bagStarts = scratch.u32(`bagStarts${key}`, parts + 1).fill(0);
-  // The last bag that had an id on each part, plus one.
-  const last = scratch.u32('lastBag', parts).fill(0);
-  for (let b = 0; b < input.numBags; b++) {
-    for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
-      const part = rowAt(bag, input, position) % parts;
-      rowStarts[part + 1] = (rowStarts[part + 1] as number) + 1;
-      if (last[part] !== b + 1) bagStarts[part + 1] = (bagStarts[part + 1] as number) + 1;
-      last[part] = b + 1;
-    }
-  }
-  for (let part = 0; part < parts; part++) {
-    rowStarts[part + 1] = (rowStarts[part + 1] as number) + (rowStarts[part] as number);
-    bagStarts[part + 1] = (bagStarts[part + 1] as number) + (bagStarts[part] as number);
-  }
-  const split: SplitRows = {
-    rows: scratch.f64(`rows${key}`, indices.length),
-    weights: weights === undefined ? null : scratch.f32(`rowWeights${key}`, indices.length),
-    rowStarts,
-    bags: scratch.u32(`sentBags${key}`, bagStarts[parts] as number),
-    lengths: scratch.u32(`sentLengths${key}`, bagStarts[parts] as number).fill(0),
-    bagStarts,
-  };
-  const nextRow = scratch.u32('nextRow', parts);
-  nextRow.set(rowStarts.subarray(0, parts));
-  // One past the bag that is being written, which starts with the first id.
-  const nextBag = scratch.u32('nextBag', parts);
-  nextBag.set(bagStarts.subarray(0, parts));
-  last.fill(0);
-  for (let b = 0; b < input.numBags; b++) {
-    for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
-      const row = Number(indices[position]);
-      const part = row % parts;
-      if (last[part] !== b + 1) {
-        split.bags[nextBag[part] as number] = b;
-        nextBag[part] = (nextBag[part] as number) + 1;
-        last[part] = b + 1;
-      }
-      const at = nextRow[part] as number;
-      nextRow[part] = at + 1;
-      split.rows[at] = Math.floor(row / parts);
-      if (split.weights !== null) split.weights[at] = weights?.[position] as number;
-      const sent = (nextBag[part] as number) - 1;
-      split.lengths[sent] = (split.lengths[sent] as number) + 1;
-    }
-  }
-  return split;
+/** An id that its table does not have, and where it stands in the request. */
+export interface BadId {
+  /** Index in model.bags. */
+  readonly layer: number;
+  readonly position: number;
+  readonly error: TerabagError;
 }
+
+/**
+ * The first bad id, layers in the model's order and then by position, of those that were copied without being read: where the engine or a shard has
+ * refused a batch. All others were checked when the request was cut. Null when there is none.
+ */
+export function firstBadCopy(model: ResolvedModel, request: CheckedRequest, partitions: readonly Partition[]): BadId | null {
+  let first: BadId | null = null;
+  for (const { batch, assignments, numBags } of partitions) {
+    if (batch === null) continue;
+    const ids = batch.indexBytes === 4 ? viewOf(Int32Array, batch.indices) : viewOf(BigInt64Array, batch.indices);
+    const offsets = viewOf(Uint32Array, batch.offsets);
+    let atBag = 0;
+    for (const [a, { bag: layer, parts }] of assignments.entries()) {
+      const ends = offsets.subarray(atBag, atBag + (numBags[a] as number) + 1);
+      atBag += numBags[a] as number;
+      // Ids of tables that are split were checked when they were split.
+      if (parts > 1 || (first !== null && layer >= first.layer)) continue;
+      const from = ends[0] as number;
+      const position = firstOutside(ids.subarray(from, ends.at(-1)), (model.bags[layer] as ResolvedBag).rows);
+      if (position === -1) continue;
+      const bag = ends.findIndex((end) => end > from + position) - 1;
+      const bags = request.bags[layer] as CheckedBags;
+      const error = outOfRange(model.bags[layer] as ResolvedBag, bags, bag, position, String(ids[from + position]));
+      first = { layer, position: bags.firstPosition + position, error };
+    }
+  }
+  return first;
+}
+
+function firstOutside(ids: Int32Array | BigInt64Array, rows: number): number {
+  if (ids instanceof Int32Array) return ids.findIndex((id) => id < 0 || id >= rows);
+  const end = BigInt(rows);
+  return ids.findIndex((id) => id < 0n || id >= end);
+}
+
+type View<T> = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => T;
+const viewOf = <T>(Values: View<T> & { readonly BYTES_PER_ELEMENT: number }, bytes: Uint8Array): T =>
+  new Values(bytes.buffer, bytes.byteOffset, bytes.byteLength / Values.BYTES_PER_ELEMENT);

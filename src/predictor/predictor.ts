@@ -1,17 +1,25 @@
-/** Ids of one embedding bag layer: any integer array. 64-bit ids may be bigint. */
-export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint)[];
+import type { Precision } from '../engine/native.js';
+import type { Residency } from '../engine/residency.js';
+import type { PredictorStats } from '../observe/counters.js';
+import type { Tracer } from '../observe/tracer.js';
 
-/** Bag b is indices[offsets[b] .. offsets[b + 1]); offsets has B + 1 entries, starts at 0 and ends at indices.length. */
+/** Ids of one embedding bag layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
+export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint | string)[];
+
+/**
+ * Bag b is indices[offsets[b] .. offsets[b + 1]); offsets has B + 1 entries, starts at 0 and ends at indices.length. PyTorch's EmbeddingBag leaves
+ * the last one out, unless include_last_offset is set: append indices.length to its offsets.
+ */
 export interface BagsInput {
   readonly indices: Indices;
-  readonly offsets: Int32Array | Uint32Array | readonly number[];
-  /** One per index; required by a weighted bag, refused by others. */
+  readonly offsets: Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint)[];
+  /** One per index; required by a weighted bag, refused by others. Finite in float32. */
   readonly weights?: Float32Array | readonly number[];
 }
 
 /**
- * One request: N candidate items for one user. A dense feature has dim numbers (the same for all items) or N x dim, row-major;
- * a bag layer gets 1 bag (of the user, pooled and sent once) or N.
+ * One request: N candidate items for one user. A dense feature has dim numbers (the same for all items) or N x dim, row-major, finite in float32;
+ * a bag layer gets 1 bag (of the user, pooled and sent once) or N. Names are own properties of dense and sparse.
  * All arrays are copied before predict() returns its promise: the caller may change, reuse or transfer them at once.
  */
 export interface PredictRequest {
@@ -23,27 +31,53 @@ export interface PredictRequest {
 }
 
 export interface PredictOptions {
-  /** From the call; default 1000. */
+  /** Milliseconds from the call, above 0 and below 2^31; default 1000. */
   readonly deadlineMs?: number;
-  readonly signal?: AbortSignal;
+  /** Aborting ends the request at once (code aborted), and cancels what was asked of shards. */
+  readonly signal?: AbortSignal | null;
+}
+
+/** How a predictor is opened, whether its tables are in this process or on shards. */
+export interface PredictorOptions {
+  /** full (default): lengths and checksums of all opened files; size: lengths, and the checksums of a sample of chunks. */
+  readonly verify?: 'full' | 'size';
+  /** How the tables of this process are held in memory; default populate. */
+  readonly residency?: Residency;
+  /** What the dense layers compute in; default fp32. `terabag predict --precision ... --compare` shows what others cost in accuracy. */
+  readonly precision?: Precision;
+  /** Bytes of the tables of this process brought into memory, and checked. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Told when tables lie on small memory pages, which slows lookups, and what to do about it; default process.emitWarning. */
+  readonly onWarning?: (message: string) => void;
+  /** Requests beyond are refused as overloaded; default 1024. */
+  readonly maxInFlight?: number;
+  /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */
+  readonly trace?: Tracer;
 }
 
 export interface Prediction {
-  /** [items, scoreDim] float32, row-major; owned by the caller. */
+  /** [items, scoreDim] float32, row-major; owned by the caller. Not finite where the model's own rows or weights make it so. */
   readonly scores: Float32Array;
   readonly items: number;
   readonly scoreDim: number;
   readonly modelHash: string;
 }
 
-/** What an application holds: local (all tables in this process) or sharded. Every call ends by its deadline with the right answer or a TerabagError. */
+/**
+ * What an application holds: local (all tables in this process) or sharded. Every call ends by its deadline with the right answer or a
+ * TerabagError. The error of a request with several faults is that of the first in this order, whichever is found first: what the predictor
+ * refuses (closed, deadline, abort, too many requests); names, shapes and values, in the model's order; the first id, by bag layer and position,
+ * that its table does not have; then, batch by batch and round by round, main's own work, and the shards in the plan's order. So a failure of one
+ * shard is told when the shards before it have answered, or at the deadline.
+ */
 export interface Predictor {
   readonly modelHash: string;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
+  /** Counts since it was opened; PREDICTOR_COUNTERS describes each. */
+  stats(): PredictorStats;
   /**
-   * Counts of requests since it was opened. A local predictor adds tableBytes, and of these residentBytes, hugePageBytes and lockedBytes as they
-   * were after opening, where the system tells.
+   * Refuses new requests, and waits for those that run. A process without other work ends also without it; but for a sharded predictor where the
+   * addon has no sockets (macOS, Windows), and those of zeromq.js wait for this call.
    */
-  stats(): Readonly<Record<string, number>>;
   close(): Promise<void>;
 }

@@ -1,7 +1,8 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import type { BagsInput, PredictRequest } from './predictor.js';
+import type { BagsInput, Indices, PredictRequest } from './predictor.js';
 import type { Scratch } from './scratch.js';
+import { shown } from './shown.js';
 
 /** Native dense nets take up to 2^24 items; a request beyond this is a mistake. */
 const MAX_ITEMS = 1 << 20;
@@ -17,10 +18,20 @@ export interface CheckedRequest {
   readonly bags: readonly CheckedBags[];
 }
 
+/** Offsets whose entries are numbers. */
+export type Offsets = Int32Array | Uint32Array | readonly number[];
+
+/** As BagsInput. */
+export interface CheckedInput {
+  readonly indices: Indices;
+  readonly offsets: Offsets;
+  readonly weights?: Float32Array | readonly number[];
+}
+
 export interface CheckedBags {
   readonly name: string;
   readonly numBags: number;
-  readonly input: BagsInput;
+  readonly input: CheckedInput;
   /** Where the first bag, and its first id, stand in the request as it was given: errors count from the start of that. */
   readonly firstBag: number;
   readonly firstPosition: number;
@@ -29,24 +40,27 @@ export interface CheckedBags {
 const invalid = (message: string, details: Record<string, string | number>): TerabagError =>
   new TerabagError('invalid_argument', message, details);
 
-/** Checks names, lengths, offsets and dense values against the model; dense and perItem live in the scratch. */
+/**
+ * Checks names, lengths, offsets, dense values and weights against the model, in this order and the model's: the first fault is thrown, as
+ * invalid_argument with its field or bad_offsets with its place. dense, perItem and converted offsets live in the scratch.
+ */
 export function checkRequest(model: ResolvedModel, request: PredictRequest, scratch: Scratch): CheckedRequest {
   for (const field of ['dense', 'sparse'] as const) {
-    if (!isObject(request?.[field])) throw invalid(`request.${field} has to be an object: ${typeof request?.[field]}`, { field });
+    if (!isObject(request?.[field])) throw invalid(`request.${field} has to be an object: ${shown(request?.[field])}`, { field });
   }
-  refuseUnknown('dense', request.dense, model.dense);
-  refuseUnknown('sparse', request.sparse, model.bags);
+  const dense = featuresOf('dense', request.dense, model.dense);
+  const sparse = featuresOf('sparse', request.sparse, model.bags);
   // Plain loops: a request of one item has some 20 us for all that is no arithmetic.
   const bags: CheckedBags[] = [];
-  for (const bag of model.bags) bags.push(checkBags(bag, request));
+  for (const bag of model.bags) bags.push(checkBags(bag, sparse(bag.name), scratch));
   const rows: number[] = [];
-  for (const feature of model.dense) rows.push(denseRows(feature, request));
+  for (const feature of model.dense) rows.push(denseRows(feature, dense(feature.name)));
   for (const { numBags } of bags) rows.push(numBags);
   let largest = 0;
   for (const count of rows) largest = Math.max(largest, count);
   const items = request.items ?? largest;
   if (!Number.isInteger(items) || items < 0 || items > MAX_ITEMS) {
-    throw invalid(`items has to be an integer between 0 and ${MAX_ITEMS}: ${items}`, { field: 'items' });
+    throw invalid(`items has to be an integer between 0 and ${MAX_ITEMS}: ${shown(items)}`, { field: 'items' });
   }
   const perItem = scratch.u8('perItem', rows.length);
   for (let input = 0; input < rows.length; input++) {
@@ -54,12 +68,21 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
     if (count !== items && count !== 1) throw badRows(model, input, count, items);
     perItem[input] = count === items ? 1 : 0;
   }
-  return { items, perItem, dense: concatDense(model, request, scratch), bags };
+  return { items, perItem, dense: concatDense(model, dense, scratch), bags };
 }
+
+/** What a request that was made for PyTorch's EmbeddingBag lacks. */
+const LAST_OFFSET = 'offsets have B + 1 entries: append the number of indices';
 
 function badRows(model: ResolvedModel, input: number, rows: number, items: number): TerabagError {
   const name = (model.dense[input] ?? model.bags[input - model.dense.length])?.name ?? '';
-  return invalid(`a feature has 1 row (of the user) or one per item: ${name} has ${rows}, items ${items}`, { field: name, rows, items });
+  const isBags = input >= model.dense.length;
+  const hint = isBags && rows === items - 1 ? `; ${LAST_OFFSET}` : '';
+  return invalid(`a feature has 1 row (of the user) or one per item: ${name} has ${rows}, items ${items}${hint}`, {
+    field: name,
+    rows,
+    items,
+  });
 }
 
 /** The items from..to of a request as a request of their own, whose dense values and perItem live in the scratch; ids are not copied. */
@@ -101,20 +124,30 @@ function sliceBags({ name, input, firstBag, firstPosition }: CheckedBags, from: 
   };
 }
 
-/** A name that the model does not have. Names that come in the model's order, as they mostly do, cost one comparison each. */
-function refuseUnknown(field: string, given: object, known: readonly { readonly name: string }[]): void {
+/**
+ * Finds features by name, among own properties alone: a model may have one that is named as a property that every object inherits. A name that
+ * the model does not have is refused. Names that come in the model's order, as they mostly do, cost one comparison each.
+ */
+function featuresOf<T>(
+  field: string,
+  given: Readonly<Record<string, T>>,
+  known: readonly { readonly name: string }[],
+): (name: string) => T | undefined {
   const names = Object.keys(given);
+  let inOrder = names.length === known.length;
   for (let position = 0; position < names.length; position++) {
     const name = names[position] as string;
-    if (known[position]?.name === name || known.some((entry) => entry.name === name)) continue;
+    if (known[position]?.name === name) continue;
+    inOrder = false;
+    if (known.some((entry) => entry.name === name)) continue;
     throw invalid(`no such ${field} feature in the model: ${name}; it has ${known.map((entry) => entry.name).join(', ') || 'none'}`, {
       field: `${field}.${name}`,
     });
   }
+  return inOrder ? (name) => given[name] : (name) => (Object.hasOwn(given, name) ? given[name] : undefined);
 }
 
-function denseRows(feature: { readonly name: string; readonly dim: number }, request: PredictRequest): number {
-  const values = request.dense[feature.name];
+function denseRows(feature: { readonly name: string; readonly dim: number }, values: ArrayLike<number> | undefined): number {
   if (values === undefined) throw invalid(`dense feature is missing: ${feature.name}`, { field: `dense.${feature.name}` });
   if (!isArray(values)) throw noArray(`dense.${feature.name}`, values);
   if (values.length % feature.dim !== 0) {
@@ -125,18 +158,36 @@ function denseRows(feature: { readonly name: string; readonly dim: number }, req
   return values.length / feature.dim;
 }
 
-function concatDense(model: ResolvedModel, request: PredictRequest, scratch: Scratch): Float32Array {
+function concatDense(model: ResolvedModel, features: (name: string) => ArrayLike<number> | undefined, scratch: Scratch): Float32Array {
   let length = 0;
-  for (const { name } of model.dense) length += request.dense[name]?.length ?? 0;
+  for (const { name } of model.dense) length += features(name)?.length ?? 0;
   const dense = scratch.f32('dense', length);
   let at = 0;
   for (const { name } of model.dense) {
-    const values = request.dense[name] ?? [];
-    if (!(values instanceof Float32Array)) refuseNoNumbers(`dense.${name}`, values);
+    const values = features(name) ?? [];
+    if (!(values instanceof Float32Array)) checkNumbers(`dense.${name}`, values);
     dense.set(values, at);
     at += values.length;
   }
-  return dense;
+  // All at once, and after the copy: the values are in the cache.
+  if (isFinite32(dense)) return dense;
+  for (const { name } of model.dense) checkNumbers(`dense.${name}`, features(name) ?? []);
+  throw invalid('dense values changed while they were read', { field: 'dense' });
+}
+
+/** Whether there is no NaN and no infinity. Four sums, since each addition waits for the one before it of the same sum. */
+function isFinite32(values: Float32Array): boolean {
+  let [sum0, sum1, sum2, sum3] = [0, 0, 0, 0];
+  const end = values.length - (values.length % 4);
+  for (let at = 0; at < end; at += 4) {
+    // 0 of a finite number, else NaN.
+    sum0 += (values[at] as number) * 0;
+    sum1 += (values[at + 1] as number) * 0;
+    sum2 += (values[at + 2] as number) * 0;
+    sum3 += (values[at + 3] as number) * 0;
+  }
+  for (let at = end; at < values.length; at++) sum0 += (values[at] as number) * 0;
+  return sum0 + sum1 + sum2 + sum3 === 0;
 }
 
 const isObject = (value: unknown): boolean => typeof value === 'object' && value !== null;
@@ -144,41 +195,74 @@ const isObject = (value: unknown): boolean => typeof value === 'object' && value
 const isArray = (value: unknown): boolean => Array.isArray(value) || (ArrayBuffer.isView(value) && 'length' in value);
 
 const noArray = (field: string, value: unknown): TerabagError =>
-  invalid(`${field} has to be an array or a typed array: ${typeof value}`, { field });
+  invalid(`${field} has to be an array or a typed array: ${shown(value)}`, { field });
 
-/** Visits holes too, which forEach would skip. */
-function refuseNoNumbers(field: string, values: ArrayLike<unknown>): void {
+/** Refuses what is no number, also a hole, and what is not finite in float32: NaN, infinities, and numbers of 2^128 and more. */
+function checkNumbers(field: string, values: ArrayLike<unknown>): void {
   for (let position = 0; position < values.length; position++) {
-    if (typeof values[position] !== 'number')
-      throw invalid(`${field} has to hold numbers: position ${position}, ${typeof values[position]}`, { field, position });
+    const value = values[position];
+    if (typeof value === 'number' && Number.isFinite(Math.fround(value))) continue;
+    const expected = typeof value === 'number' ? 'finite numbers that fit float32' : 'numbers';
+    throw invalid(`${field} has to hold ${expected}: position ${position}, ${shown(value)}`, { field, position });
   }
 }
 
-function checkBags(bag: ResolvedBag, request: PredictRequest): CheckedBags {
-  const input = request.sparse[bag.name];
+function checkBags(bag: ResolvedBag, input: BagsInput | undefined, scratch: Scratch): CheckedBags {
   if (input === undefined) throw invalid(`bags are missing: ${bag.name}`, { field: `sparse.${bag.name}` });
-  if (!isObject(input)) throw invalid(`bags have to be an object: ${bag.name}`, { field: `sparse.${bag.name}` });
+  if (!isObject(input)) throw invalid(`bags have to be an object: ${bag.name}, ${shown(input)}`, { field: `sparse.${bag.name}` });
   const { indices, offsets, weights } = input;
   if (!isArray(indices)) throw noArray(`sparse.${bag.name}.indices`, indices);
   if (!isArray(offsets)) throw noArray(`sparse.${bag.name}.offsets`, offsets);
-  const count = indices.length;
-  if (offsets.length === 0) throw badOffset('offsets need B + 1 entries, at least [0],', bag, input, 0);
-  if (offsets[0] !== 0) throw badOffset('offsets have to start at 0', bag, input, 0);
+  const checked = checkOffsets(bag, input, scratch);
+  if (bag.weighted || weights !== undefined) checkWeights(bag, indices.length, weights);
+  return { name: bag.name, numBags: offsets.length - 1, input: checked, firstBag: 0, firstPosition: 0 };
+}
+
+/** The same bags, with offsets that are numbers: bigints are converted into the scratch. */
+function checkOffsets(bag: ResolvedBag, input: BagsInput, scratch: Scratch): CheckedInput {
+  const { offsets } = input;
+  const [count, end] = [input.indices.length, offsets.length];
+  if (end === 0) throw badOffset('offsets need B + 1 entries, at least [0],', bag, input, 0);
   let previous = 0;
-  for (let at = 1; at < offsets.length; at++) {
+  for (let at = 0; at < end; at++) {
     const offset = offsets[at] as number;
-    if (!Number.isInteger(offset) || offset < previous) throw badOffset('offsets have to be integers that never decrease', bag, input, at);
+    if (!Number.isInteger(offset) || offset < previous) return checkWideOffsets(bag, input, scratch);
     previous = offset;
   }
-  if (previous !== count) throw badOffset('offsets have to end at the number of indices', bag, input, offsets.length - 1);
-  if (bag.weighted || weights !== undefined) checkWeights(bag, count, weights);
-  return { name: bag.name, numBags: offsets.length - 1, input, firstBag: 0, firstPosition: 0 };
+  if (offsets[0] !== 0) throw badOffset(FROM_ZERO, bag, input, 0);
+  if (previous !== count) throw badEnd(bag, input, previous);
+  return input as CheckedInput;
+}
+
+/** The same where an offset is wrong, or a bigint. */
+function checkWideOffsets(bag: ResolvedBag, input: BagsInput, scratch: Scratch): CheckedInput {
+  const { offsets } = input;
+  const numbers = scratch.u32(`offsets ${bag.name}`, offsets.length);
+  let previous = 0;
+  for (let at = 0; at < offsets.length; at++) {
+    const given = offsets[at];
+    const offset = typeof given === 'bigint' ? Number(given) : given;
+    if (!Number.isInteger(offset) || (offset as number) < previous)
+      throw badOffset(at === 0 ? FROM_ZERO : 'offsets have to be integers that never decrease', bag, input, at);
+    if (at === 0 && offset !== 0) throw badOffset(FROM_ZERO, bag, input, 0);
+    previous = offset as number;
+    numbers[at] = previous;
+  }
+  if (previous !== input.indices.length) throw badEnd(bag, input, previous);
+  return { ...input, offsets: numbers };
+}
+
+const FROM_ZERO = 'offsets have to start at 0';
+
+function badEnd(bag: ResolvedBag, input: BagsInput, last: number): TerabagError {
+  const hint = last < input.indices.length ? ` (${LAST_OFFSET}, unless the last is wrong)` : '';
+  return badOffset(`offsets have to end at the number of indices${hint}`, bag, input, input.offsets.length - 1);
 }
 
 /** The offset at a position ends the bag before it. */
 function badOffset(message: string, bag: ResolvedBag, { offsets, indices }: BagsInput, position: number): TerabagError {
   const at = Math.max(0, position - 1);
-  const value = typeof offsets[position] === 'object' ? 'an object' : String(offsets[position]);
+  const value = shown(offsets[position]);
   return new TerabagError(
     'bad_offsets',
     `${message} for table: ${bag.tableName}, layer ${bag.name}, bag ${at}, position ${position}, offset ${value}, indices ${indices.length}`,
@@ -192,5 +276,5 @@ function checkWeights(bag: ResolvedBag, count: number, weights: BagsInput['weigh
   if (!bag.weighted) throw invalid(`weights for a bag that takes none: ${bag.name}`, { field });
   if (!isArray(weights)) throw noArray(field, weights);
   if (weights.length !== count) throw invalid(`one weight per index: ${bag.name}, indices ${count}, weights ${weights.length}`, { field });
-  if (!(weights instanceof Float32Array)) refuseNoNumbers(field, weights);
+  if (!(weights instanceof Float32Array && isFinite32(weights))) checkNumbers(field, weights);
 }

@@ -3,8 +3,22 @@ export class Scratch {
   readonly #bytes = new Map<string, ArrayBuffer>();
   /** What each key was last asked for: requests of one size in a row make no views. */
   readonly #views = new Map<string, ArrayBufferView>();
+  /** The most bytes that each key was asked for in this period. */
+  readonly #asked = new Map<string, number>();
+
+  /** Bytes that are held, and of these, those that were asked for since the last call. */
+  endPeriod(): { readonly held: number; readonly asked: number } {
+    const sum = (sizes: Iterable<number>): number => [...sizes].reduce((total, bytes) => total + bytes, 0);
+    const held = sum([...this.#bytes.values()].map(({ byteLength }) => byteLength));
+    const asked = sum(this.#asked.values());
+    this.#asked.clear();
+    // The next call for each key is counted again.
+    this.#views.clear();
+    return { held, asked };
+  }
 
   #take(key: string, byteLength: number): ArrayBuffer {
+    if (byteLength > (this.#asked.get(key) ?? 0)) this.#asked.set(key, byteLength);
     const held = this.#bytes.get(key);
     if (held !== undefined && held.byteLength >= byteLength) return held;
     const grown = new ArrayBuffer(Math.max(256, 2 ** Math.ceil(Math.log2(Math.max(1, byteLength)))));

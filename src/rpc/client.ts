@@ -32,9 +32,17 @@ interface Pending {
   readonly message: Lent;
   readonly deadlineAt: number;
   readonly timer: NodeJS.Timeout;
+  /** Stops listening to the signal. */
+  readonly forget: () => void;
   readonly resolve: (answer: Answer) => void;
   readonly reject: (error: TerabagError) => void;
   readonly rpc: RpcSpan | null;
+}
+
+export interface PoolOptions {
+  readonly deadlineAt: number;
+  readonly signal?: AbortSignal | null;
+  readonly rpc?: RpcSpan | null;
 }
 
 export type Connect = (endpoint: string, handlers: ClientHandlers) => ClientTransport;
@@ -64,7 +72,8 @@ export class ShardConnection {
   ) {
     this.#why = this.#unavailable('has not answered yet');
     this.#transport = this.#open();
-    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS);
+    // What waits for an answer has a timer of its own: a process without other work ends.
+    this.#heartbeat = setInterval(() => this.#beat(), BEAT_MS).unref();
   }
 
   get ready(): boolean {
@@ -87,8 +96,11 @@ export class ShardConnection {
     });
   }
 
-  /** Asks for pooled vectors; settles by the deadline (performance.now() time). The batch is encoded before it returns. */
-  pool(batch: SparseBatch, deadlineAt: number, rpc: RpcSpan | null = null): Promise<Answer> {
+  /**
+   * Asks for pooled vectors; settles by the deadline (performance.now() time), or at once with code aborted when the signal is. The batch is encoded
+   * before it returns.
+   */
+  pool(batch: SparseBatch, { deadlineAt, signal = null, rpc = null }: PoolOptions): Promise<Answer> {
     const id = this.#nextId++;
     const remainingMs = (): number => Math.max(0, deadlineAt - performance.now());
     return new Promise((resolve, reject) => {
@@ -114,7 +126,14 @@ export class ShardConnection {
         const late = `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`;
         this.#fail(id, this.ready ? new TerabagError('deadline_exceeded', late, { shard: this.name }) : this.#why);
       }, remainingMs() - 1);
-      this.#pending.set(id, { message, deadlineAt, timer, resolve, reject, rpc });
+      const onAbort = (): void =>
+        this.#fail(
+          id,
+          new TerabagError('aborted', `the request was aborted: ${this.name}`, { shard: this.name }, { cause: signal?.reason }),
+        );
+      signal?.addEventListener('abort', onAbort, { once: true });
+      const forget = (): void => signal?.removeEventListener('abort', onAbort);
+      this.#pending.set(id, { message, deadlineAt, timer, forget, resolve, reject, rpc });
       rpc?.hold();
       if (this.ready) this.#sendPool(message.bytes, rpc);
     });
@@ -289,6 +308,7 @@ export class ShardConnection {
     }
     this.#pending.delete(id);
     clearTimeout(pending.timer);
+    pending.forget();
     pending.message.release();
     pending.rpc?.letGo();
     return pending;

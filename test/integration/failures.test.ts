@@ -1,17 +1,21 @@
 import { spawn } from 'node:child_process';
 import { getEventListeners, once } from 'node:events';
-import { rm } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import {
   type Cluster,
   connect,
+  type LaunchOptions,
   launchCluster,
   openLocal,
   type Plan,
   type Predictor,
   type PredictRequest,
+  type ShardEvent,
   type ShardedPredictor,
   TerabagError,
 } from '../../src/index.js';
@@ -174,11 +178,12 @@ test('an abort ends a request at once, and the scratch of one that still runs is
         const aborted = rejection(target.predict(request, { signal: controller.signal, deadlineMs: 20_000 }));
         controller.abort();
         expect((await aborted).code).toBe('aborted');
-        // The large one still runs on a thread, in buffers that nobody else may have.
-        expect(target.stats()['inFlight']).toBeGreaterThan(0);
+        expect(target.stats().inFlight).toBe(0);
+        // Here the large one still runs on a thread, in buffers that nobody else may have.
+        if (target === local) expect(target.stats().lingering).toBeGreaterThan(0);
         expect((await target.predict(small(), { deadlineMs: 20_000 })).scores).toEqual(expected);
       }
-      await expect.poll(() => target.stats()['inFlight'], { timeout: 20_000 }).toBe(0);
+      await expect.poll(() => target.stats().lingering, { timeout: 20_000 }).toBe(0);
     }
   });
 });
@@ -238,7 +243,9 @@ test('a model that differs from the plan is refused on both sides', async () => 
     await expect(connect(swapped, { bundle: model.dir, readyMs: 400 })).rejects.toMatchObject({ code: 'model_mismatch' });
   });
   await expect(launchCluster(plan, { bundle: other.dir, ephemeralPorts: true, logLevel: 'silent' })).rejects.toMatchObject({
-    code: 'shard_unavailable',
+    code: 'model_mismatch',
+    message: expect.stringMatching(/^plan is of another model: /),
+    details: { shard: expect.stringMatching(/^shard-[01]$/) },
   });
   await rm(other.dir, { recursive: true });
 });
@@ -290,13 +297,70 @@ test('a launch ends with its signal, and keeps nothing of the signal once it is 
   const cluster = await launch(model.dir);
   expect(getEventListeners(signal, 'abort')).toHaveLength(0);
   await cluster.stop();
-  await expect(launch('no-such-bundle')).rejects.toMatchObject({ code: 'shard_unavailable' });
+  await expect(launch('no-such-bundle')).rejects.toMatchObject({ code: 'bad_model' });
   expect(getEventListeners(signal, 'abort')).toHaveLength(0);
   const starting = launch(model.dir);
   setTimeout(() => controller.abort('changed my mind'), 20);
   await expect(starting).rejects.toMatchObject({ code: 'aborted', cause: 'changed my mind' });
   expect(getEventListeners(signal, 'abort')).toHaveLength(0);
   await expect(launch(model.dir)).rejects.toMatchObject({ code: 'aborted' });
+});
+
+/** Runs a launch of the model's plan; gives its events as they come. */
+async function watching(options: Partial<LaunchOptions>, test: (cluster: Cluster, events: ShardEvent[]) => Promise<void>): Promise<void> {
+  const events: ShardEvent[] = [];
+  const onEvent = (event: ShardEvent): void => void events.push(event);
+  const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'silent', onEvent, ...options });
+  try {
+    await test(cluster, events);
+  } finally {
+    await cluster.stop();
+  }
+}
+
+test('a restart needs nothing that lies in the directory of temporary files', async () => {
+  const temporary = await mkdtemp(join(tmpdir(), 'terabag-cleaned-'));
+  const before = process.env['TMPDIR'];
+  process.env['TMPDIR'] = temporary;
+  try {
+    await watching({}, async (cluster, events) => {
+      for (const entry of await readdir(temporary)) await rm(join(temporary, entry), { recursive: true });
+      cluster.kill('shard-0', 'SIGKILL');
+      const ready = (): number => events.filter(({ shard, what }) => shard === 'shard-0' && what === 'ready').length;
+      await expect.poll(ready, { timeout: 20_000 }).toBe(2);
+    });
+  } finally {
+    if (before === undefined) delete process.env['TMPDIR'];
+    else process.env['TMPDIR'] = before;
+    await rm(temporary, { recursive: true });
+  }
+});
+
+test('a shard whose table was damaged since is not started again, and says why; the launcher of the damaged model is told the same', async () => {
+  const damagedDir = await mkdtemp(join(tmpdir(), 'terabag-damaged-'));
+  await cp(model.dir, damagedDir, { recursive: true });
+  const refusal = { code: 'checksum_mismatch', message: expect.stringMatching(/^file is damaged: .*t\d/), details: { chunk: 0 } };
+  try {
+    await watching({ bundle: damagedDir }, async (cluster, events) => {
+      for (const file of await readdir(join(damagedDir, 'tables'))) {
+        const path = join(damagedDir, 'tables', file);
+        const bytes = await readFile(path);
+        bytes[bytes.length - 1] = (bytes.at(-1) as number) ^ 4;
+        // The file that the other shard maps stays as it is.
+        await writeFile(`${path}.new`, bytes);
+        await rename(`${path}.new`, path);
+      }
+      cluster.kill('shard-1', 'SIGKILL');
+      await expect.poll(() => events.at(-1), { timeout: 20_000 }).toMatchObject({ shard: 'shard-1', what: 'refused', error: refusal });
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(events.filter(({ shard }) => shard === 'shard-1').map(({ what }) => what)).toEqual([
+        ...['ready', 'exited', 'restarting', 'exited', 'refused'],
+      ]);
+    });
+    await expect(launchCluster(plan, { bundle: damagedDir, ephemeralPorts: true, logLevel: 'silent' })).rejects.toMatchObject(refusal);
+  } finally {
+    await rm(damagedDir, { recursive: true });
+  }
 });
 
 test('shards end when the process that launched them is killed', async () => {

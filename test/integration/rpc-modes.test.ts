@@ -191,7 +191,7 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
       const counted = async (request: PredictRequest) => {
         const before = predictor.stats();
         const { scores } = await predictor.predict(request);
-        const grown = (name: string): number => (predictor.stats()[name] as number) - (before[name] as number);
+        const grown = (name: 'bytesSent' | 'bytesReceived'): number => predictor.stats()[name] - before[name];
         expect(bits(scores)).toEqual(bits((await local.predict(request)).scores));
         return { scores, sent: grown('bytesSent'), received: grown('bytesReceived') };
       };

@@ -1,4 +1,5 @@
-import { rm, truncate } from 'node:fs/promises';
+import { mkdtemp, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -12,10 +13,12 @@ import {
   type ShardedPredictor,
   TerabagError,
 } from '../../src/index.js';
-import { readModelSpec } from '../../src/model/bundle.js';
+import { readModelSpec, writeModelJson } from '../../src/model/bundle.js';
+import { modelSchema } from '../../src/model/spec.js';
 import type { Connect } from '../../src/rpc/client.js';
 import { decodeShardMessage } from '../../src/rpc/codec.js';
 import { connectTo } from '../../src/rpc/transport/sockets.js';
+import { type TensorToWrite, writeSafetensors } from '../../src/tables/safetensors.js';
 import { encodeShardMessage } from '../reference/messages.js';
 import { capacityPlan } from '../reference/plans.js';
 import { settlesWithin } from '../reference/settles.js';
@@ -133,6 +136,68 @@ test('a table split by rows gives the same scores up to the order of additions, 
       expect((await predictor.predict(request)).scores).toEqual(scores);
     }
   });
+});
+
+/** Rows of a table of one column, and scores that are the sums of a bag. */
+async function writeSums(dir: string, rows: readonly number[]): Promise<void> {
+  const tensor = (name: string, shape: number[], values: readonly number[]): TensorToWrite => ({
+    name,
+    dtype: 'F32',
+    shape,
+    data: new Uint8Array(Float32Array.from(values).buffer),
+  });
+  const files = {
+    'dense.safetensors': await writeSafetensors(join(dir, 'dense.safetensors'), [tensor('one', [1, 1], [1])]),
+    'table.safetensors': await writeSafetensors(join(dir, 'table.safetensors'), [tensor('weight', [rows.length, 1], rows)]),
+  };
+  const layers = [
+    { type: 'embedding_bag', name: 'bag', table: 't' },
+    { type: 'fc', name: 'score', input: 'bag', weight: 'one' },
+  ];
+  const tables = [{ name: 't', rows: rows.length, dim: 1, format: 'fp32', file: 'table.safetensors', tensor: 'weight' }];
+  const spec = { terabag: 1, name: 'sums', version: '1', dense: [], tables, nets: [{ name: 'net', layers }], output: 'score', files };
+  await writeModelJson(dir, modelSchema.parse(spec));
+}
+
+test('parts of a table split by rows are added part after part: other bits than on one machine, always the same, and table-wise the same', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-test-'));
+  try {
+    await writeSums(dir, [1e8, 1, -1e8]);
+    const plan = capacityPlan(await readModelSpec(dir), 2);
+    const whole = await openLocal(dir);
+    const request = { dense: {}, sparse: { bag: { indices: [0, 1, 2], offsets: [0, 3] } } };
+    for (const [parts, score] of [
+      [plan.tables[0]?.parts ?? [], 0],
+      [['shard-0', 'shard-1'], 1],
+      [['shard-1', 'shard-0'], 1],
+    ] as const) {
+      const cluster = await launchCluster(
+        { ...plan, tables: [{ table: 't', parts: [...parts] }] },
+        { bundle: dir, ephemeralPorts: true, logLevel: 'error' },
+      );
+      const predictor = await connect(cluster.plan, { bundle: dir });
+      try {
+        // In float32, 1e8 + 1 is 1e8: the sum in the order of the ids is 0; that of part 0 (rows 0 and 2) and then part 1 is 1.
+        expect([...(await whole.predict(request)).scores]).toEqual([0]);
+        for (let n = 0; n < 20; n++) expect([...(await predictor.predict(request)).scores]).toEqual([score]);
+      } finally {
+        await predictor.close();
+        await cluster.stop();
+      }
+    }
+    await whole.close();
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+});
+
+test('times to wait that are none are refused before anything is opened', async () => {
+  const plan = await planOf(2);
+  for (const readyMs of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 31, '5' as unknown as number, null as unknown as number])
+    await expect(connect(plan, { bundle: 'nowhere', readyMs })).rejects.toMatchObject({
+      code: 'invalid_argument',
+      details: { field: 'readyMs' },
+    });
 });
 
 test('bad ids end in a typed error that names table and position, local and sharded alike', async () => {

@@ -139,7 +139,7 @@ function scoresOf(model: SmallModel, request: PredictRequest, items: number, rea
   const pool = (table: number, name: string, item: number): number[] => {
     const { indices, offsets, weights } = request.sparse[name] as BagsInput;
     const bag = offsets.length === 2 ? 0 : item;
-    const [from, to] = [offsets[bag] as number, offsets[bag + 1] as number];
+    const [from, to] = [Number(offsets[bag]), Number(offsets[bag + 1])];
     return Array.from({ length: DIM }, (_, d) => {
       let sum = 0;
       for (let i = from; i < to; i++)

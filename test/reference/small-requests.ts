@@ -21,13 +21,13 @@ const FORMS: readonly ((ids: readonly number[]) => Indices)[] = [
   (ids) => BigInt64Array.from(ids, BigInt),
   (ids) => [...ids],
   (ids) => ids.map(BigInt),
-  (ids) => ids.map((id, at) => (at % 2 === 0 ? id : BigInt(id))),
+  (ids) => ids.map(String),
+  (ids) => ids.map((id, at) => [id, BigInt(id), `0${id}`][at % 3] as number | bigint | string),
 ];
 
-/** Finite weights stay far from what float32 overflows at, so that float64 tells the same infinities. */
 const weight = fc.oneof(
   { weight: 8, arbitrary: fc.integer({ min: -64_000, max: 64_000 }).map((value) => value / 64) },
-  { weight: 1, arbitrary: fc.constantFrom(Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0, -0) },
+  { weight: 1, arbitrary: fc.constantFrom(0, -0) },
 );
 
 function bags(layer: (typeof LAYERS)[number], numBags: number, minIds: number): fc.Arbitrary<BagsInput> {
@@ -38,7 +38,9 @@ function bags(layer: (typeof LAYERS)[number], numBags: number, minIds: number): 
       typed: fc.constantFrom(
         (offsets: number[]) => Int32Array.from(offsets),
         (offsets: number[]) => Uint32Array.from(offsets),
+        (offsets: number[]) => BigInt64Array.from(offsets, BigInt),
         (offsets: number[]) => offsets,
+        (offsets: number[]) => offsets.map((offset, at) => (at % 2 === 0 ? offset : BigInt(offset))),
       ),
       floats: fc.boolean(),
     })
@@ -89,7 +91,7 @@ export function validRequest(options: { readonly minItems: number; readonly minI
     });
 }
 
-/** A request with one fault, and what the error has to say of it. */
+/** A request with faults, and what the error has to say of the first. */
 export interface BrokenRequest {
   readonly what: string;
   readonly request: PredictRequest;
@@ -98,7 +100,7 @@ export interface BrokenRequest {
 }
 
 type Layer = (typeof LAYERS)[number];
-const offsetsOf = (input: BagsInput): number[] => Array.from(input.offsets);
+const offsetsOf = (input: BagsInput): number[] => Array.from(input.offsets as ArrayLike<number>, Number);
 const bagAt = (offsets: readonly number[], position: number): number => offsets.findIndex((_, b) => position < (offsets[b + 1] as number));
 
 /** An id replaced at a position, in every form that holds it. */
@@ -115,8 +117,35 @@ function brokenId(layer: Layer, input: BagsInput): fc.Arbitrary<Omit<BrokenReque
   const int32 = fc.constantFrom(layer.rows, layer.rows + 1, -1, 2 ** 31 - 1, -(2 ** 31));
   const uint32 = fc.constantFrom(layer.rows, 2 ** 31, 2 ** 32 - 1);
   const int64 = fc.constantFrom(BigInt(layer.rows), -1n, 2n ** 31n, 2n ** 32n, 2n ** 62n, 2n ** 63n - 1n, -(2n ** 63n));
-  const any = fc.constantFrom(layer.rows, -1, 2 ** 31, 2 ** 32, 2 ** 53, 1e300, 2n ** 63n, -(2n ** 64n), 2n ** 200n);
-  const strange = fc.constantFrom(1.5, -0.5, Number.NaN, Number.POSITIVE_INFINITY, '3', null, undefined, {}, true);
+  const any = fc.constantFrom(
+    layer.rows,
+    -1,
+    2 ** 31,
+    2 ** 32,
+    2 ** 53,
+    1e300,
+    2n ** 63n,
+    -(2n ** 64n),
+    2n ** 200n,
+    String(layer.rows),
+    '-1',
+    '18446744073709551617',
+  );
+  const strange = fc.constantFrom(
+    1.5,
+    -0.5,
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+    '',
+    ' 3',
+    '1e2',
+    '0x1',
+    '1.5',
+    null,
+    undefined,
+    {},
+    true,
+  );
   return fc.oneof(
     fc.tuple(position, int32).map(([at, value]) => out(at, value, 'int32 id', Int32Array.from(replaced(at, value) as number[]))),
     fc.tuple(position, uint32).map(([at, value]) => out(at, value, 'uint32 id', Uint32Array.from(replaced(at, value) as number[]))),
@@ -152,7 +181,7 @@ function brokenOffsets(layer: Layer, input: BagsInput): fc.Arbitrary<Omit<Broken
     fc.constantFrom(1, -1, 0.5, Number.NaN, null).map((value) => bad('that do not start at 0', 0, at(0, value))),
     fc.constant(bad('without an entry', 0, [])),
     fc
-      .tuple(fc.integer({ min: 1, max: last }), fc.constantFrom(-1, 0.5, Number.NaN, Number.NEGATIVE_INFINITY, '1', null, 1n))
+      .tuple(fc.integer({ min: 1, max: last }), fc.constantFrom(-1, 0.5, Number.NaN, Number.NEGATIVE_INFINITY, '1', null, -1n))
       .map(([position, value]) => bad(`with ${String(value)}`, position, at(position, value))),
     // Every bag has an id, so that an offset that jumps makes the next one smaller; only the last has to be the number of ids.
     fc
@@ -218,3 +247,28 @@ export const brokenRequest: fc.Arbitrary<BrokenRequest> = validRequest({ minItem
     { weight: 1, arbitrary: brokenShape(valid) },
   );
 });
+
+/** A valid request with faults in two or three layers: offsets are checked before all ids, and both in the order of the layers. */
+export const brokenInSeveralLayers: fc.Arbitrary<BrokenRequest> = validRequest({ minItems: 1, minIds: 1 }).chain(({ request }) =>
+  fc.shuffledSubarray([...LAYERS], { minLength: 2 }).chain((layers) =>
+    fc
+      .tuple(
+        ...layers.map((layer) => {
+          const input = request.sparse[layer.name] as BagsInput;
+          return fc.oneof({ weight: 4, arbitrary: brokenId(layer, input) }, { weight: 1, arbitrary: brokenOffsets(layer, input) });
+        }),
+      )
+      .map((broken) => {
+        const faults = broken.map((fault, at) => ({ ...fault, layer: layers[at] as Layer }));
+        const place = ({ code, layer }: (typeof faults)[number]): number => (code === 'bad_offsets' ? 0 : 10) + LAYERS.indexOf(layer);
+        const [first] = faults.sort((a, b) => place(a) - place(b)) as [(typeof faults)[number]];
+        const inputs = faults.map(({ layer, input }) => [layer.name, input]);
+        return {
+          what: faults.map(({ what, layer }) => `${what} in ${layer.name}`).join(', '),
+          request: { ...request, sparse: { ...request.sparse, ...Object.fromEntries(inputs) } },
+          code: first.code,
+          details: first.details,
+        };
+      }),
+  ),
+);

@@ -1,6 +1,8 @@
 import { TerabagError } from '../../src/errors.js';
 import type { Pacer } from '../../src/lab/load/pacer.js';
+import type { PredictorStats } from '../../src/observe/counters.js';
 import type { Prediction, PredictOptions, Predictor } from '../../src/predictor/predictor.js';
+import { NO_STATS } from './no-stats.js';
 
 /**
  * Time that passes only when everybody waits: the earliest timer is due next. Load on a simulated server takes no time and is the same every
@@ -85,8 +87,8 @@ export class QueueingServer implements Predictor {
     throw new TerabagError('deadline_exceeded', 'the simulated server was too late');
   }
 
-  stats(): Readonly<Record<string, number>> {
-    return { requests: this.requests };
+  stats(): PredictorStats {
+    return { ...NO_STATS, requests: this.requests };
   }
 
   async close(): Promise<void> {}

@@ -24,14 +24,14 @@ export function copyRequest({ items, dense, sparse }: PredictRequest): CopiedReq
 }
 
 function copyBags({ indices, offsets, weights }: BagsInput): CopiedBags {
-  const copied = { indices: copyIndices(indices), offsets: Uint32Array.from(offsets) };
+  const copied = { indices: copyIndices(indices), offsets: Uint32Array.from(offsets as readonly number[], Number) };
   return weights === undefined ? copied : { ...copied, weights: Float32Array.from(weights) };
 }
 
 function copyIndices(indices: BagsInput['indices']): Int32Array | BigInt64Array {
   if (indices instanceof Int32Array) return indices.slice();
   let wide = false;
-  for (const index of indices) wide ||= index > MAX_INT32 || index < -MAX_INT32;
+  for (const index of indices) wide ||= Number(index) > MAX_INT32 || Number(index) < -MAX_INT32;
   return wide ? BigInt64Array.from(indices as readonly number[], BigInt) : Int32Array.from(indices as readonly number[], Number);
 }
 

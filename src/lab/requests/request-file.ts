@@ -1,24 +1,18 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
-import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
+import { requestFromJson } from '../../predictor/request-json.js';
 import { writeAtomic } from '../../tables/atomic.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../../tables/safetensors.js';
 import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
 import { type CopiedRequest, copyRequest } from './request-copy.js';
 
 /**
- * Requests in files. JSONL: one request a line, {"items"?, "dense": {name: [numbers]}, "sparse": {bag: {"indices", "offsets", "weights"?}}}.
+ * Requests in files. JSONL: one request a line, as requestFromJson takes it.
  * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
  * sparse.BAG.offsets (I32 or U32) and sparse.BAG.weights (F32).
  */
-const numbers = z.array(z.number());
-const requestSchema = z.strictObject({
-  items: z.number().int().optional(),
-  dense: z.record(z.string(), numbers).default({}),
-  sparse: z.record(z.string(), z.strictObject({ indices: numbers, offsets: numbers, weights: numbers.optional() })).default({}),
-});
 
 /** One line's request, or what is wrong with the line. */
 export type ReadRequest =
@@ -71,7 +65,7 @@ export async function writeRequests(path: string, requests: Iterable<PredictRequ
 /** JSON has no NaN and no infinity: they would be read as null, and refused. */
 function jsonLine(request: PredictRequest): string {
   const plain = (_key: string, value: unknown): unknown => {
-    if (typeof value === 'bigint') return Number(value);
+    if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value);
     if (typeof value === 'number' && !Number.isFinite(value))
       throw new TerabagError('invalid_argument', `JSONL has no ${value}; a .safetensors file of requests has`);
     return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
@@ -117,14 +111,12 @@ export function parseLine(text: string, line: number): ReadRequest {
   } catch (error) {
     return bad(error instanceof Error ? error.message : String(error));
   }
-  const parsed = requestSchema.safeParse(json);
-  if (!parsed.success) return bad(`${parsed.error.issues[0]?.path.join('.') || 'request'}: ${parsed.error.issues[0]?.message}`);
-  const { items, dense, sparse } = parsed.data;
-  const bags = Object.entries(sparse).map(([name, { indices, offsets, weights }]): [string, BagsInput] => [
-    name,
-    weights === undefined ? { indices, offsets } : { indices, offsets, weights },
-  ]);
-  return { line, request: { ...(items !== undefined && { items }), dense, sparse: Object.fromEntries(bags) } };
+  try {
+    return { line, request: requestFromJson(json) };
+  } catch (error) {
+    const { code, message, details } = TerabagError.from(error);
+    return { line, error: new TerabagError(code, `line ${line}: ${message}`, { ...details, line }) };
+  }
 }
 
 /** Reads a safetensors file as one request. */

@@ -1,4 +1,5 @@
 import { type ErrorCode, TerabagError } from '../../errors.js';
+import type { PredictorStats } from '../../observe/counters.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
 import { writeRequestArchive } from './request-archive.js';
 import { type CopiedRequest, copyRequest, isFiniteRequest, requestBytes } from './request-copy.js';
@@ -69,7 +70,7 @@ export class RequestRecorder implements Predictor {
   }
 
   /** Those of the predictor, and recordedRequests, recordedBytes, unrecordedRequests (sampled, but malformed, or answered after the end). */
-  stats(): Readonly<Record<string, number>> {
+  stats(): PredictorStats & Readonly<Record<'recordedRequests' | 'recordedBytes' | 'unrecordedRequests', number>> {
     return {
       ...this.predictor.stats(),
       recordedRequests: this.#kept.length,

@@ -3,7 +3,7 @@ import type { Bundle } from '../../model/bundle.js';
 import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
 import type { Profile } from '../../plan/profile/profile.js';
 import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
-import { rowAt } from '../../predictor/partition.js';
+import { rowAt } from '../../predictor/ids.js';
 import { type CheckedRequest, checkRequest } from '../../predictor/request.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';

@@ -1,3 +1,4 @@
+import type { PredictorStats } from '../../observe/counters.js';
 import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
 
 /** Of the spec: a request alone does not tell one long row from several. */
@@ -36,15 +37,15 @@ function slice(request: PredictRequest, total: number, from: number, to: number,
 }
 
 function sliceBags({ indices, offsets, weights }: BagsInput, from: number, to: number): BagsInput {
-  const [start, end] = [offsets[from] as number, offsets[to] as number];
+  const [start, end] = [Number(offsets[from]), Number(offsets[to])];
   return {
     indices: part(indices, start, end),
-    offsets: Uint32Array.from(part(offsets, from, to + 1), (offset) => offset - start),
+    offsets: Uint32Array.from(part(offsets, from, to + 1) as readonly number[], (offset) => Number(offset) - start),
     ...(weights && { weights: part(weights, start, end) }),
   };
 }
 
-function part<T extends Int32Array | Uint32Array | BigInt64Array | Float32Array | readonly (number | bigint)[]>(
+function part<T extends Int32Array | Uint32Array | BigInt64Array | Float32Array | readonly (number | bigint | string)[]>(
   values: T,
   from: number,
   to: number,
@@ -77,7 +78,7 @@ export class SplittingPredictor implements Predictor {
     return { ...first, scores, items: answers.reduce((sum, answer) => sum + answer.items, 0) };
   }
 
-  stats(): Readonly<Record<string, number>> {
+  stats(): PredictorStats {
     return this.predictor.stats();
   }
 

@@ -7,7 +7,7 @@ import { HOT_ROWS, type Profile, type TableProfile } from './profile.js';
 export interface ProfiledRequest {
   readonly items: number;
   /** In the order of the model's bag layers; one bag for the user, or one per item. */
-  readonly bags: readonly { readonly numBags: number; readonly input: { readonly indices: ArrayLike<number | bigint> } }[];
+  readonly bags: readonly { readonly numBags: number; readonly input: { readonly indices: ArrayLike<number | bigint | string> } }[];
 }
 
 /** Lookups, of all tables together, whose rows are counted for hotShare: some hundred MB at most. Requests beyond count in all else. */

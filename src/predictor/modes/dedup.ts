@@ -1,7 +1,6 @@
 import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
-import { rowAt } from '../partition.js';
-import type { BagsInput } from '../predictor.js';
-import type { CheckedBags, CheckedRequest } from '../request.js';
+import { rowAt } from '../ids.js';
+import type { CheckedBags, CheckedInput, CheckedRequest } from '../request.js';
 import type { Scratch } from '../scratch.js';
 
 export interface Deduplicated {
@@ -79,7 +78,7 @@ function hashOf(bag: ResolvedBag, bags: CheckedBags, b: number): number {
   return hash ^ (hash >>> 15);
 }
 
-function sameBag({ indices, offsets, weights }: BagsInput, a: number, b: number): boolean {
+function sameBag({ indices, offsets, weights }: CheckedInput, a: number, b: number): boolean {
   const [atA, atB] = [offsets[a] as number, offsets[b] as number];
   const length = (offsets[a + 1] as number) - atA;
   if (length !== (offsets[b + 1] as number) - atB) return false;
@@ -91,7 +90,7 @@ function sameBag({ indices, offsets, weights }: BagsInput, a: number, b: number)
 }
 
 /** These bags of a layer as bags of their own. */
-function pick({ indices, offsets, weights }: BagsInput, bags: Uint32Array): BagsInput {
+function pick({ indices, offsets, weights }: CheckedInput, bags: Uint32Array): CheckedInput {
   const picked = new Uint32Array(bags.length + 1);
   bags.forEach((bag, at) => {
     picked[at + 1] = (picked[at] as number) + (offsets[bag + 1] as number) - (offsets[bag] as number);
@@ -103,9 +102,9 @@ function pick({ indices, offsets, weights }: BagsInput, bags: Uint32Array): Bags
   };
 }
 
-function pickValues<T extends BagsInput['indices'] | NonNullable<BagsInput['weights']>>(
+function pickValues<T extends CheckedInput['indices'] | NonNullable<CheckedInput['weights']>>(
   values: T,
-  offsets: BagsInput['offsets'],
+  offsets: CheckedInput['offsets'],
   bags: Uint32Array,
   picked: Uint32Array,
 ): T {
@@ -117,7 +116,7 @@ function pickValues<T extends BagsInput['indices'] | NonNullable<BagsInput['weig
   return into as unknown as T;
 }
 
-/** Of the types that are copied fast; an array for all others. */
+/** Typed as the values where that copies fast; an array for all others. */
 function emptyLike(values: object, length: number): Record<number, unknown> {
   for (const Values of [Int32Array, BigInt64Array, Float32Array])
     if (values instanceof Values) return new Values(length) as Record<number, unknown>;

@@ -1,3 +1,5 @@
+import { IdlePool } from '../../idle-pool.js';
+
 /** Bytes that are lent. Views of them must not outlive release(), after which others write to them; what is never released is garbage collected. */
 export interface Lent {
   readonly bytes: Uint8Array;
@@ -11,16 +13,16 @@ const KEPT_BYTES = 128 * 1024 * 1024;
 
 /**
  * Buffers of powers of two that are used again. Fresh ones would lie outside V8's heap, where every 32 MiB make it collect all garbage, and
- * every large one would consist of pages that were never touched.
+ * every large one would consist of pages that were never touched. What a burst leaves behind is garbage collected; see IdlePool.
  */
 export class BufferPool {
   /** By the logarithm of their length. */
-  readonly #free: ArrayBuffer[][] = [];
+  readonly #free: IdlePool<ArrayBuffer>[] = [];
   #keptBytes = 0;
 
   take(byteLength: number): Lent {
     const size = Math.max(SMALLEST, Math.ceil(Math.log2(byteLength)));
-    const kept = this.#free[size]?.pop();
+    const kept = this.#free[size]?.take();
     if (kept !== undefined) this.#keptBytes -= kept.byteLength;
     return new LentBuffer(this, kept ?? new ArrayBuffer(2 ** size), byteLength);
   }
@@ -29,8 +31,8 @@ export class BufferPool {
     if (this.#keptBytes + buffer.byteLength > KEPT_BYTES) return;
     this.#keptBytes += buffer.byteLength;
     const size = Math.log2(buffer.byteLength);
-    this.#free[size] ??= [];
-    this.#free[size].push(buffer);
+    this.#free[size] ??= new IdlePool({ dropped: ({ byteLength }) => (this.#keptBytes -= byteLength) });
+    this.#free[size].giveBack(buffer);
   }
 }
 

@@ -143,7 +143,7 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     } finally {
       if (!socket.closed) {
         socket.native.disconnect(endpoint);
-        reconnect = setTimeout(connect, waitMs);
+        reconnect = setTimeout(connect, waitMs).unref();
         waitMs = Math.min(2 * waitMs, reconnectMaxMs);
       }
       if (wasUp) handlers.down();

@@ -120,7 +120,7 @@ function shifted<T>(value: T, us: number): T {
   return JSON.parse(JSON.stringify(value, (key, inner) => (typeof inner === 'number' && times.has(key) ? inner + us : inner))) as T;
 }
 
-/** Of one RPC, encoded at 5 and answered at 210, whose service takes 80: start and length of its spans of a name. */
+/** Spans of one RPC, encoded at 5 and answered at 210, whose service takes 80: start and length of those of a name. */
 function rpcSpans(sentUs: number): (name: string) => [number, number | undefined][] {
   const stages = { deserializeUs: 10, dispatchUs: 0, queueUs: 0, poolUs: 50, handBackUs: 0, serializeUs: 20, poolCpuUs: 45 };
   const rpc = { batch: 0, round: 0, shard: 'a', startUs: 0, serializedUs: 5, sentUs, receivedUs: 210, endUs: 220 };

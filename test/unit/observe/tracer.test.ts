@@ -5,7 +5,7 @@ import type { RequestRecord } from '../../../src/observe/request-record.js';
 import { Tracer } from '../../../src/observe/tracer.js';
 import { Admission } from '../../../src/predictor/admission.js';
 
-const admission = (): Admission<null> => new Admission(64, () => null);
+const admission = () => new Admission(64, () => ({ endPeriod: () => true }));
 const never = new Promise<never>(() => undefined);
 
 test('the latest requests are kept, in the order of their beginning, and those before are overwritten', () => {
@@ -107,7 +107,7 @@ test('capacity and spans that are no whole numbers are refused', () => {
 test('a request that is refused, fails, is aborted or passes its deadline leaves a closed record with its code', async () => {
   const tracer = new Tracer();
   const gate = admission();
-  const run = (options: object, work: () => Promise<number>) => gate.run(options, work, tracer.open()).catch(() => undefined);
+  const run = (options: object, work: () => Promise<number>) => gate.run(options, work, tracer.open() ?? undefined).catch(() => undefined);
   await run({ deadlineMs: -1 }, async () => 1);
   await run({}, () => Promise.reject(new Error('boom')));
   const controller = new AbortController();

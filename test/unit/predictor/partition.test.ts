@@ -92,11 +92,11 @@ const answersOf = (partitions: readonly Partition[]): (Uint8Array | null)[] =>
 /** The bags of these items, of a request that gives some once. */
 const slicedBags = ({ indices, offsets, weights }: BagsInput, items: number, from: number, to: number): BagsInput => {
   if (offsets.length - 1 !== items) return { indices, offsets, ...(weights && { weights }) };
-  const ends = Array.from(offsets).slice(from, to + 1);
+  const ends = Array.from(offsets as ArrayLike<number>).slice(from, to + 1);
   const first = ends[0] ?? 0;
   const cut = <T>(values: ArrayLike<T>): T[] => Array.from(values).slice(first, ends.at(-1));
   return {
-    indices: cut<number | bigint>(indices),
+    indices: cut<number | bigint | string>(indices),
     offsets: ends.map((end) => end - first),
     ...(weights && { weights: cut<number>(weights) }),
   };

@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { indexOutOfRange } from '../../../src/engine/sparse-engine.js';
+import type { TerabagError } from '../../../src/errors.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
-import { Partitioner, placedInRequest } from '../../../src/predictor/partition.js';
+import { firstBadId } from '../../../src/predictor/ids.js';
+import { firstBadCopy, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
@@ -77,43 +78,179 @@ test('slices of a request hold the values of their items, and what is given once
   );
 });
 
-/** What it throws, or else returns. */
-function thrownBy(run: () => unknown): unknown {
-  try {
-    return run();
-  } catch (error) {
-    return error;
-  }
-}
-
-test('a bad id has the place that it has in the whole request, whoever finds it, in every slice and layer', () => {
+test('the first bad id of a request is found, whatever its type and wherever else one is, in every slice and layer', () => {
   const offsets = [0, 2, 2, 3, 7, 9, 10];
-  for (let bad = 0; bad < 10; bad++) {
+  const numIds = 10;
+  for (let bad = 0; bad < numIds; bad++) {
     for (const layer of ['clicks', 'item_id']) {
-      const ids = (name: string) => Array.from({ length: 10 }, (_, at) => (at === bad && name === layer ? 1000 : at));
-      const place = { table: 'shared', bag: offsets.findIndex((_, b) => bad < (offsets[b + 1] as number)), position: bad, index: '1000' };
       for (const typed of [true, false]) {
-        const of = (name: string) => ({ indices: typed ? Int32Array.from(ids(name)) : ids(name), offsets });
+        // Every id from the bad one on is one, and so is each of the layer after.
+        const ids = (name: string) =>
+          Array.from({ length: numIds }, (_, at) =>
+            (name === layer ? at >= bad : layer === 'clicks' && name === 'item_id') ? 1000 + at : at,
+          );
+        const bags = (name: string) => ({ indices: typed ? Int32Array.from(ids(name)) : ids(name), offsets });
         const request = {
           dense: { user: [1, 2, 3], item: [1, 2] },
-          sparse: { clicks: { ...of('clicks'), weights: ids('').map(() => 1) }, item_id: of('item_id') },
+          sparse: { clicks: { ...bags('clicks'), weights: ids('').map(() => 1) }, item_id: bags('item_id') },
         };
+        const bag = offsets.findIndex((_, b) => bad < (offsets[b + 1] as number));
+        const place = { table: 'shared', bag, position: bad, index: String(1000 + bad), rows: '1000' };
         const [scratch, own] = [new Scratch(), new Scratch()];
         const whole = checkRequest(MODEL, request, scratch);
-        const from = 2 * Math.floor(place.bag / 2);
+        expect(firstBadId(MODEL, whole)).toMatchObject({ code: 'index_out_of_range', details: place });
+        const from = 2 * Math.floor(bag / 2);
         const slice = sliceItems(MODEL, whole, from, from + 2, own);
-        const partitioner = new Partitioner(MODEL, [[0, 1].map((bag) => ({ bag, part: 0, parts: 1 }))]);
-        const found = (): unknown => {
-          partitioner.partition(slice, own);
-          // Int32 ids pass: the engine finds them, and counts from the start of what it got.
-          expect(typed).toBe(true);
-          return indexOutOfRange('shared', place.bag - from, bad - (offsets[from] as number), '1000', '1000');
-        };
-        expect(placedInRequest(MODEL, slice, thrownBy(found))).toMatchObject({
-          code: 'index_out_of_range',
-          details: { ...place, rows: '1000' },
-        });
+        const partitioner = new Partitioner(
+          MODEL,
+          // The later layer's shard is the first of the plan.
+          [1, 0].map((bag) => [{ bag, part: 0, parts: 1 }]),
+        );
+        if (!typed) {
+          expect(() => partitioner.partition(slice, own)).toThrow(expect.objectContaining({ code: 'index_out_of_range' }));
+          continue;
+        }
+        const partitions = partitioner.partition(slice, own);
+        const layerNumber = layer === 'clicks' ? 0 : 1;
+        // The caller may change its arrays meanwhile.
+        for (const { indices } of Object.values(request.sparse)) (indices as Int32Array).fill(0);
+        expect(firstBadCopy(MODEL, slice, partitions)).toMatchObject({ layer: layerNumber, position: bad, error: { details: place } });
       }
     }
+  }
+});
+
+test('a request without a bad id has none', () => {
+  const [scratch, own] = [new Scratch(), new Scratch()];
+  const partitioner = new Partitioner(MODEL, [[0, 1].map((bag) => ({ bag, part: 0, parts: 1 }))]);
+  fc.assert(
+    fc.property(given, (request) => {
+      const checked = checkRequest(MODEL, request, scratch);
+      expect(firstBadId(MODEL, checked)).toBeNull();
+      expect(firstBadCopy(MODEL, checked, partitioner.partition(checked, own))).toBeNull();
+    }),
+  );
+});
+
+const valid = () => ({
+  dense: { user: [1, 2, 3], item: [1, 2] },
+  sparse: { clicks: { indices: [1, 2], offsets: [0, 2], weights: [1, 1] }, item_id: { indices: [3], offsets: [0, 1] } },
+});
+const check = (request: object) => checkRequest(MODEL, request as never, new Scratch());
+const refusal = (request: object): TerabagError => {
+  try {
+    check(request);
+  } catch (error) {
+    return error as TerabagError;
+  }
+  return expect.fail('accepted');
+};
+
+test('numbers that are not finite in float32 are refused with their place, in every form', () => {
+  const MOST = 3.4028234663852886e38;
+  for (const [value, text] of [
+    [Number.NaN, 'NaN'],
+    [Number.POSITIVE_INFINITY, 'Infinity'],
+    [Number.NEGATIVE_INFINITY, '-Infinity'],
+    [1e39, '1e+39'],
+    [-1e39, '-1e+39'],
+    [3.4028235677973366e38, '3.4028235677973366e+38'],
+  ] as const) {
+    for (let length = 3; length <= 27; length += 3) {
+      for (let position = 0; position < length; position++) {
+        const values = Array.from({ length }, (_, at) => (at === position ? value : -MOST));
+        for (const form of [values, Float64Array.from(values), Float32Array.from(values)]) {
+          const shown = form instanceof Float32Array ? String(Math.fround(value)) : text;
+          const error = refusal({ ...valid(), dense: { ...valid().dense, user: form } });
+          expect(error).toMatchObject({ code: 'invalid_argument', details: { field: 'dense.user', position } });
+          expect(error.message).toBe(`dense.user has to hold finite numbers that fit float32: position ${position}, ${shown}`);
+        }
+      }
+    }
+    for (const form of [[1, value], Float32Array.of(1, value)]) {
+      const { sparse } = valid();
+      const error = refusal({ ...valid(), sparse: { ...sparse, clicks: { ...sparse.clicks, weights: form } } });
+      expect(error).toMatchObject({ code: 'invalid_argument', details: { field: 'sparse.clicks.weights', position: 1 } });
+    }
+  }
+  const largest = check({ ...valid(), dense: { user: [MOST, -MOST, 3.4028235677973362e38], item: [5e-324, -0] } });
+  expect([...largest.dense]).toEqual([MOST, -MOST, MOST, 0, -0]);
+});
+
+test('offsets are taken as 64-bit integers, in numbers and bigints mixed too', () => {
+  const { sparse } = valid();
+  for (const offsets of [BigInt64Array.of(0n, 1n, 2n), [0n, 1n, 2n], [0, 1n, 2], [0n, 1, 2]]) {
+    const { bags } = check({ ...valid(), items: 2, sparse: { ...sparse, clicks: { ...sparse.clicks, offsets } } });
+    expect(bags[0]).toMatchObject({ numBags: 2 });
+    expect([...(bags[0]?.input.offsets ?? [])]).toEqual([0, 1, 2]);
+  }
+  for (const [offsets, position, value] of [
+    [BigInt64Array.of(0n, 2n ** 62n), 1, '4611686018427387904n'],
+    [[0n, 2n ** 32n + 2n], 1, '4294967298n'],
+    [[0, 2n, 1n], 2, '1n'],
+    [[-1n, 2], 0, '-1n'],
+    [[1n, 2], 0, '1n'],
+  ] as const) {
+    const error = refusal({ ...valid(), sparse: { ...sparse, clicks: { ...sparse.clicks, offsets } } });
+    expect(error).toMatchObject({ code: 'bad_offsets', details: { layer: 'clicks', position } });
+    expect(error.message).toContain(`offset the bigint ${value}, indices 2`);
+  }
+});
+
+test('offsets without their last entry, as PyTorch leaves it out, are refused with a hint', () => {
+  const { sparse } = valid();
+  const hint = /append the number of indices/;
+  const clicks = (offsets: number[], indices: number[]) => ({
+    ...valid(),
+    items: 2,
+    sparse: { ...sparse, clicks: { indices, offsets, weights: indices.map(() => 1) } },
+  });
+  expect(refusal(clicks([0, 1], [1, 2]))).toMatchObject({ code: 'bad_offsets', message: expect.stringMatching(hint) });
+  expect(refusal(clicks([0], [1, 2]))).toMatchObject({ code: 'bad_offsets', message: expect.stringMatching(hint) });
+  // The last bag is empty.
+  const three = { ...clicks([0, 1, 2], [1, 2]), items: 3 };
+  expect(refusal(three)).toMatchObject({ code: 'invalid_argument', message: expect.stringMatching(hint) });
+  expect(refusal({ ...three, items: 5 }).message).not.toMatch(hint);
+  expect(refusal(clicks([0, 3], [1, 2])).message).not.toMatch(hint);
+});
+
+test('messages about a type name it, so that values that print alike are told apart', () => {
+  const { sparse } = valid();
+  const offsets = (value: unknown) => ({ ...valid(), sparse: { ...sparse, clicks: { ...sparse.clicks, offsets: [0, value] } } });
+  expect(refusal(offsets('2')).message).toContain('offset the string "2", indices 2');
+  expect(refusal(offsets(null)).message).toContain('offset null,');
+  expect(refusal(offsets(undefined)).message).toContain('offset undefined,');
+  expect(refusal(offsets({})).message).toContain('offset an object,');
+  expect(refusal({ ...valid(), items: 1n }).message).toMatch(/integer between 0 and 1048576: the bigint 1n$/);
+  expect(refusal({ ...valid(), items: '1' }).message).toMatch(/: the string "1"$/);
+  expect(refusal({ ...valid(), dense: { user: [1, 2, '3'], item: [1, 2] } }).message).toMatch(/numbers: position 2, the string "3"$/);
+  const ids = (id: unknown) => firstBadId(MODEL, check({ ...valid(), sparse: { ...sparse, item_id: { indices: [id], offsets: [0, 1] } } }));
+  expect(ids('x')?.message).toMatch(/position 0, index the string "x"$/);
+  expect(ids(1.5)?.message).toMatch(/position 0, index 1.5$/);
+  expect(ids([3])?.message).toMatch(/position 0, index an array$/);
+  expect(ids('3')).toBeNull();
+  expect(ids('9007199254740993')).toMatchObject({ code: 'index_out_of_range', details: { index: '9007199254740993' } });
+});
+
+test('features are found among own properties alone, whatever they are named', () => {
+  const names = ['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'valueOf'];
+  const model: ResolvedModel = {
+    ...MODEL,
+    dense: names.map((name) => ({ name, dim: 1 })),
+    bags: names.map((name) => ({ ...BAG, name, weighted: false })),
+  };
+  const record = <T>(value: T) => JSON.parse(`{${names.map((name) => `"${name}": ${JSON.stringify(value)}`).join()}}`);
+  const request = { dense: record([7]), sparse: record({ indices: [1], offsets: [0, 1] }) };
+  const checked = checkRequest(model, request, new Scratch());
+  expect([...checked.dense]).toEqual(names.map(() => 7));
+  for (const name of names) {
+    const without = (field: 'dense' | 'sparse') => {
+      const rest = Object.entries(request[field]).filter(([other]) => other !== name);
+      return { ...request, [field]: Object.fromEntries(rest) };
+    };
+    for (const field of ['dense', 'sparse'] as const)
+      expect(() => checkRequest(model, without(field), new Scratch())).toThrow(
+        expect.objectContaining({ code: 'invalid_argument', message: expect.stringContaining(`missing: ${name}`) }),
+      );
   }
 });

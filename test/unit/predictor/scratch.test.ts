@@ -14,3 +14,16 @@ test('a view of the length and type that was asked for last is the same one; all
   expect(grown.length).toBe(1000);
   expect(scratch.u32('ids', 8).buffer).toBe(grown.buffer);
 });
+
+test('a period says what is held, and how much of it was asked for', () => {
+  const scratch = new Scratch();
+  scratch.f32('large', 1 << 20);
+  scratch.f32('large', 1000);
+  scratch.u8('small', 300);
+  expect(scratch.endPeriod()).toEqual({ held: (1 << 22) + 512, asked: (1 << 22) + 300 });
+  // The same length again: the view that is held counts too.
+  const view = scratch.f32('large', 1000);
+  expect(scratch.f32('large', 1000)).toBe(view);
+  expect(scratch.endPeriod()).toEqual({ held: (1 << 22) + 512, asked: 4000 });
+  expect(scratch.endPeriod()).toEqual({ held: (1 << 22) + 512, asked: 0 });
+});

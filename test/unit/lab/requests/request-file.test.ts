@@ -8,6 +8,7 @@ import { readRequests, writeRequests } from '../../../../src/lab/requests/reques
 import { recordRequests } from '../../../../src/lab/requests/request-recorder.js';
 import type { Prediction, Predictor, PredictRequest } from '../../../../src/predictor/predictor.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../../../src/tables/safetensors.js';
+import { NO_STATS } from '../../../reference/no-stats.js';
 
 const dir = mkdtempSync(join(tmpdir(), 'terabag-requests-'));
 afterAll(() => rmSync(dir, { recursive: true }));
@@ -152,8 +153,8 @@ class Answering implements Predictor {
     if (this.fails !== null) throw new TerabagError(this.fails, 'as told');
     return { scores: new Float32Array(items), items, scoreDim: 1, modelHash: this.modelHash };
   }
-  stats(): Record<string, number> {
-    return { requests: 1 };
+  stats(): typeof NO_STATS {
+    return { ...NO_STATS, requests: 1 };
   }
   async close(): Promise<void> {}
 }

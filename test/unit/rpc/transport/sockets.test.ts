@@ -1,4 +1,5 @@
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -320,7 +321,9 @@ test('a worker that ends with open sockets of the addon, and messages on their w
       if (bytes > 0) globalThis.kept = socket.lend();
       socket.send('', Buffer.alloc(50_000));
     }, () => socket.send('', Buffer.alloc(50_000)));
-    socket.connect(workerData.endpoint);`;
+    socket.connect(workerData.endpoint);
+    // Sockets of clients alone do not keep it.
+    if (workerData.stays) setInterval(() => undefined, 1000);`;
   const options = { router: false, ipv6: false, highWaterMark: 100, maxMessageBytes: 2 ** 20, handshakeMs: 1000 };
   const times = { tcpMaxRetransmitMs: 1000, connectMs: 1000 };
   const workerData = {
@@ -329,9 +332,11 @@ test('a worker that ends with open sockets of the addon, and messages on their w
     options: { ...options, ...times },
   };
   for (let round = 0; round < 5; round++) {
-    const worker = new Worker(code, { eval: true, workerData });
+    const worker = new Worker(code, { eval: true, workerData: { ...workerData, stays: true } });
     await sleep(150 + 20 * round);
     expect(await worker.terminate()).toBe(1);
+    const ending = new Worker(code, { eval: true, workerData: { ...workerData, stays: false } });
+    expect(await once(ending, 'exit')).toEqual([0]);
   }
   await transport.close();
 });

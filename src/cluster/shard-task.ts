@@ -1,0 +1,39 @@
+import type { Residency } from '../engine/residency.js';
+import type { ErrorCode, ErrorDetails, TerabagError } from '../errors.js';
+import type { Plan } from '../plan/file/plan.js';
+
+/** What a launcher tells a shard's process, over their IPC channel: all of it, so that a restart needs no file of the launcher's. */
+export interface ShardTask {
+  readonly plan: Plan;
+  readonly shard: string;
+  readonly bundle: string;
+  readonly endpoint: string;
+  readonly logLevel: LogLevel;
+  readonly verify: 'full' | 'size';
+  readonly residency: Residency;
+  readonly drainMs: number;
+}
+
+/** What a shard's process tells its launcher: that it serves, or why it does not. */
+export type ShardReport =
+  | { readonly kind: 'ready'; readonly endpoint: string }
+  | { readonly kind: 'refused'; readonly code: ErrorCode; readonly message: string; readonly details: ErrorDetails };
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Errors of what a shard is given, which another start with the same does not mend. */
+const PERMANENT: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'invalid_argument',
+  'bad_model',
+  'bad_table',
+  'bad_plan',
+  'checksum_mismatch',
+  'model_mismatch',
+  'does_not_fit',
+  'native_addon',
+  'unsupported',
+]);
+
+/** Whether a restart cannot succeed. An endpoint that is taken may be free again. */
+export const isPermanent = ({ code, details }: TerabagError): boolean => PERMANENT.has(code) && details['endpoint'] === undefined;

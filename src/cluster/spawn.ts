@@ -1,0 +1,51 @@
+import { type ChildProcess, fork } from 'node:child_process';
+import { TerabagError } from '../errors.js';
+import { compiledPath } from './compiled-path.js';
+import type { ShardReport, ShardTask } from './shard-task.js';
+
+/** A shard's process, as its watcher sees it. */
+export interface ShardChild {
+  readonly pid: number;
+  /** Of no effect once it has ended. */
+  kill(signal: NodeJS.Signals): void;
+}
+
+export interface ChildHandlers {
+  onReport(report: ShardReport): void;
+  /** Once, last; the reason is a signal, an exit code, or why the process could not be started. */
+  onExit(reason: string): void;
+}
+
+export interface Spawned {
+  readonly task: ShardTask;
+  /** The words before the command line of node; none when it runs as this process does. */
+  readonly command: readonly string[];
+}
+
+/** Starts a shard's process. Handlers are called in later turns of the event loop only. */
+export type Spawn = (spawned: Spawned, handlers: ChildHandlers) => ShardChild;
+
+/** A process of this machine, with stderr in common. */
+export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
+  const [execPath = process.execPath, ...execArgv] = [...command, process.execPath];
+  let child: ChildProcess;
+  try {
+    // The name is for those who list processes.
+    child = fork(compiledPath('cluster/shard-process.js'), [task.shard], {
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      execPath,
+      execArgv,
+    });
+  } catch (error) {
+    process.nextTick(onExit, TerabagError.from(error).message);
+    return { pid: 0, kill: () => undefined };
+  }
+  child.on('message', (report) => onReport(report as ShardReport));
+  child.once('exit', (code, signal) => onExit(signal ?? `code ${code}`));
+  child.on('error', ({ message }) => {
+    // Else it is a message or a signal that the process did not take, whose exit is told.
+    if (child.pid === undefined) onExit(message);
+  });
+  child.send(task, () => undefined);
+  return { pid: child.pid ?? 0, kill: (signal) => void child.kill(signal) };
+};

@@ -1,0 +1,47 @@
+/** One number that a predictor tells of itself. Counters only grow; gauges are as they are now. */
+interface CounterSpec {
+  readonly kind: 'counter' | 'gauge';
+  readonly description: string;
+}
+
+/** What is counted of the main shard's RPCs, summed over the shards; bytes are those of whole messages, without what the transport adds. */
+export const RPC_COUNTERS = {
+  sent: { kind: 'counter', description: 'Requests to pool sent to shards, resent ones included.' },
+  resent: { kind: 'counter', description: 'Requests to pool sent again, since their shard came back before their deadline.' },
+  bytesSent: { kind: 'counter', description: 'Bytes of requests to pool.' },
+  bytesReceived: { kind: 'counter', description: 'Bytes of their answers.' },
+  unmatched: { kind: 'counter', description: 'Answers that nothing waited for any more.' },
+  malformed: { kind: 'counter', description: 'Messages that could not be read.' },
+  lost: { kind: 'counter', description: 'Times that a ready shard was lost.' },
+} as const satisfies Record<string, CounterSpec>;
+
+/** The tables in this process, as they were after opening; left out where the system does not tell. */
+export const TABLE_COUNTERS = {
+  tableBytes: { kind: 'gauge', description: 'Bytes of the rows of all tables in this process.' },
+  residentBytes: { kind: 'gauge', description: 'Bytes of these in memory.' },
+  hugePageBytes: { kind: 'gauge', description: 'Bytes of these on huge pages.' },
+  lockedBytes: { kind: 'gauge', description: 'Bytes of these locked in memory.' },
+} as const satisfies Record<string, CounterSpec>;
+
+/** All numbers of Predictor.stats(), by name: what they mean, and whether they only grow. */
+export const PREDICTOR_COUNTERS = {
+  requests: { kind: 'counter', description: 'Calls of predict.' },
+  errors: { kind: 'counter', description: 'Calls of predict that ended with an error.' },
+  inFlight: { kind: 'gauge', description: 'Requests whose callers wait.' },
+  lingering: { kind: 'gauge', description: 'Requests whose callers were told, while native threads still work for them.' },
+  ...RPC_COUNTERS,
+  ...TABLE_COUNTERS,
+} as const satisfies Record<string, CounterSpec>;
+
+export type RpcCounts = Readonly<Record<keyof typeof RPC_COUNTERS, number>>;
+type TableCounts = Readonly<Record<keyof typeof TABLE_COUNTERS, number>>;
+
+/** See PREDICTOR_COUNTERS. Without shards, what is counted of them is 0. */
+export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUNTERS, keyof TableCounts>, number>> & Partial<TableCounts>;
+
+/** The sums of these counts, 0 of none. */
+export function sumRpcCounts(counts: Iterable<RpcCounts>): RpcCounts {
+  const sums: Record<keyof RpcCounts, number> = { sent: 0, resent: 0, bytesSent: 0, bytesReceived: 0, unmatched: 0, malformed: 0, lost: 0 };
+  for (const each of counts) for (const name of Object.keys(sums) as (keyof RpcCounts)[]) sums[name] += each[name];
+  return sums;
+}

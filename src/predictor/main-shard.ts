@@ -1,0 +1,56 @@
+import type { OpenedTables } from '../engine/tables.js';
+import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import type { ShardConnection } from '../rpc/client.js';
+import type { ShardStats } from '../rpc/messages.js';
+import { Pipeline, type PipelineOptions } from './pipeline.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
+
+const STATS_MS = 2000;
+
+/** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
+export class MainShard implements Predictor {
+  readonly modelHash: string;
+  readonly #pipeline: Pipeline;
+
+  constructor(
+    private readonly shards: readonly ShardConnection[],
+    private readonly own: OpenedTables | null,
+    options: Omit<PipelineOptions, 'shards' | 'engine'>,
+  ) {
+    this.modelHash = options.modelHash;
+    this.#pipeline = new Pipeline({ ...options, shards, engine: own?.engine ?? null });
+    options.trace?.watch(shards.map(({ name }) => name));
+  }
+
+  /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */
+  async whenReady(ms: number): Promise<void> {
+    const ready = this.shards.map((shard) => shard.whenReady(ms));
+    // Marked as handled: later ones may reject while the first is awaited.
+    for (const each of ready) each.catch(() => undefined);
+    for (const each of ready) await each;
+  }
+
+  predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
+    return this.#pipeline.predict(request, options);
+  }
+
+  stats(): PredictorStats {
+    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own?.residency ?? {};
+    return {
+      ...this.#pipeline.counts,
+      ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
+      ...(this.own?.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
+    };
+  }
+
+  shardStats(): Promise<ShardStats[]> {
+    return Promise.all(this.shards.map((shard) => shard.stats(STATS_MS)));
+  }
+
+  async close(): Promise<void> {
+    const drained = this.#pipeline.close();
+    for (const shard of this.shards) shard.close();
+    await drained;
+    this.own?.engine.close();
+  }
+}

@@ -1,0 +1,331 @@
+import type { DenseNet } from '../engine/dense-net.js';
+import type { SparseBatch } from '../engine/sparse-batch.js';
+import type { SparseEngine } from '../engine/sparse-engine.js';
+import type { TerabagError } from '../errors.js';
+import type { ResolvedModel } from '../model/graph.js';
+import { KINDS } from '../observe/layout.js';
+import type { RpcSpan } from '../observe/spans.js';
+import { NO_STAGES, type Stages } from '../observe/stages.js';
+import type { Tracer } from '../observe/tracer.js';
+import { Admission, type Admitted } from './admission.js';
+import { expandPooled, Gathering, type PooledVectors, pooledLength, pooledStarts } from './gather.js';
+import { firstBadId } from './ids.js';
+import { type Deduplicated, dropRepeatedBags } from './modes/dedup.js';
+import { numBatches } from './modes/paper.js';
+import { type BadId, firstBadCopy, type Partition } from './partition.js';
+import type { Prediction, PredictOptions, PredictRequest } from './predictor.js';
+import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
+import { type BatchMemory, RequestMemory } from './request-memory.js';
+import type { Round } from './rounds.js';
+import { bytesOf, type Scratch } from './scratch.js';
+
+/** What pools on other machines. */
+export interface PoolingShard {
+  /** See ShardConnection. */
+  pool(
+    batch: SparseBatch,
+    options: { readonly deadlineAt: number; readonly signal?: AbortSignal | null; readonly rpc?: RpcSpan | null },
+  ): Promise<{ readonly pooled: Uint8Array; readonly message: { release(): void } }>;
+}
+
+export interface PipelineOptions {
+  readonly model: ResolvedModel;
+  readonly modelHash: string;
+  /** In the stages that the rounds name. */
+  readonly net: DenseNet;
+  readonly rounds: readonly Round[];
+  /** In the order of the rounds' partitions. */
+  readonly shards: readonly PoolingShard[];
+  /** Main's own tables; null when it has none. */
+  readonly engine: SparseEngine | null;
+  /** Main's tables are all there are: its answer is in the order that the dense net reads, and is not gathered. */
+  readonly onMain: boolean;
+  /** Items per batch; default all of a request's. */
+  readonly batchItems?: number | undefined;
+  /** Sends and pools bags that are alike once; default false. */
+  readonly dedup?: boolean | undefined;
+  readonly maxInFlight?: number | undefined;
+  readonly trace?: Tracer | undefined;
+}
+
+const DEFAULT_MAX_IN_FLIGHT = 1024;
+const NO_VECTORS = new Float32Array(0);
+
+/** One request that runs. */
+interface Running {
+  readonly admitted: Admitted<RequestMemory>;
+  readonly stages: Stages;
+}
+
+/** A batch whose ids are copied: nothing of the caller's is read any more. */
+interface PreparedBatch {
+  readonly memory: BatchMemory;
+  readonly number: number;
+  readonly request: CheckedRequest;
+  readonly deduplicated: Deduplicated | null;
+  /** By round. */
+  readonly partitions: readonly (readonly Partition[])[];
+  readonly scores: Float32Array;
+}
+
+/**
+ * The way of one request: check, partition, pool here and on shards, dense layers, scores. A local predictor is a plan without shards.
+ *
+ * Which error a request gets: see Predictor. What main checks by itself comes first. When anything fails later, main looks for a bad id among the
+ * ids that it copied unread, so that it need not wait for the shard that would find it. Other outcomes are awaited in their fixed order, and the
+ * first failure ends the request and cancels its RPCs: an error waits for the outcomes before it, which come by the deadline, and for no others.
+ */
+export class Pipeline {
+  readonly #admission: Admission<RequestMemory>;
+  readonly #batchItems: number;
+
+  constructor(private readonly options: PipelineOptions) {
+    this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
+    this.#admission = new Admission(options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT, () => new RequestMemory(options.net));
+  }
+
+  predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
+    const stages = this.options.trace?.open() ?? NO_STAGES;
+    return this.#admission.run(options, (admitted) => this.#predict(request, { admitted, stages }), stages);
+  }
+
+  get counts(): Admission<RequestMemory>['counts'] {
+    return this.#admission.counts;
+  }
+
+  /** Refuses new requests and waits until no work reads tables or memory any more. */
+  close(): Promise<void> {
+    return this.#admission.close();
+  }
+
+  /** No promise when the scores are there on return. */
+  #predict(request: PredictRequest, running: Running): Prediction | Promise<Prediction> {
+    const { model, modelHash, onMain } = this.options;
+    const { stages, admitted } = running;
+    stages.enter(KINDS.check);
+    const checked = checkRequest(model, request, admitted.memory.scratch);
+    const { items } = checked;
+    stages.setItems(items);
+    stages.enter(KINDS.partition);
+    const prediction = { scores: new Float32Array(items * model.outputDim), items, scoreDim: model.outputDim, modelHash };
+    const end = (): Prediction => {
+      stages.enter(KINDS.finish);
+      return prediction;
+    };
+    const batches = this.#prepare(checked, prediction.scores, admitted.memory);
+    const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, running) : this.#runBatches(batches, running);
+    return work === undefined ? end() : work.then(end);
+  }
+
+  /** Cuts a request into batches and their ids by shards, before predict returns its promise. */
+  #prepare(request: CheckedRequest, scores: Float32Array, memory: RequestMemory): PreparedBatch[] {
+    const { model } = this.options;
+    const count = numBatches(request.items, this.#batchItems);
+    const batches: PreparedBatch[] = [];
+    try {
+      if (count === 1) batches.push(this.#prepareBatch(0, request, scores, memory.batch(0)));
+      for (let batch = 0; count > 1 && batch < count; batch++) {
+        const [from, to] = [batch * this.#batchItems, Math.min(request.items, (batch + 1) * this.#batchItems)];
+        // The first has the scratch of the request, which the others are cut from.
+        const own = memory.batch(batch + 1);
+        const slice = sliceItems(model, request, from, to, own.scratch);
+        batches.push(this.#prepareBatch(batch, slice, scores.subarray(from * model.outputDim, to * model.outputDim), own));
+      }
+      return batches;
+    } catch (error) {
+      // Batches and shards are cut one after another, but the first fault is the first in the request.
+      throw firstBadId(model, request) ?? error;
+    }
+  }
+
+  #prepareBatch(number: number, given: CheckedRequest, scores: Float32Array, memory: BatchMemory): PreparedBatch {
+    const { model, rounds, dedup = false } = this.options;
+    const { scratch } = memory;
+    const deduplicated = dedup ? dropRepeatedBags(model, given, scratch) : null;
+    const request = deduplicated?.request ?? given;
+    const partitions = rounds.map(({ partitioner }) => partitioner.partition(request, scratch));
+    return { memory, number, request, deduplicated, partitions, scores };
+  }
+
+  #firstBadCopy(batches: readonly PreparedBatch[]): TerabagError | null {
+    let first: BadId | null = null;
+    for (const { request, partitions } of batches) {
+      for (const round of partitions) {
+        const bad = firstBadCopy(this.options.model, request, round);
+        if (bad === null) continue;
+        if (first === null || bad.layer < first.layer || (bad.layer === first.layer && bad.position < first.position)) first = bad;
+      }
+    }
+    return first?.error ?? null;
+  }
+
+  /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
+  #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
+    const { model } = this.options;
+    const { request, memory, partitions, scores } = batch;
+    const asked = partitions[0]?.[0]?.batch ?? null;
+    const pooled = asked === null ? NO_VECTORS : memory.scratch.f32('pooled', pooledLength(model, request));
+    const score = (): Promise<void> | undefined => (admitted.over ? undefined : this.#runLayers(batch, 0, 1, { pooled, scores }, stages));
+    const fail = (error: unknown): never => {
+      throw this.#firstBadCopy([batch]) ?? error;
+    };
+    let pooling: Promise<void> | undefined;
+    try {
+      if (asked !== null) pooling = this.#pool(asked, pooled, batch, 0, stages);
+    } catch (error) {
+      fail(error);
+    }
+    return pooling === undefined ? score() : pooling.catch(fail).then(score);
+  }
+
+  /** Runs the batches side by side. Settles when nothing reads their memory any more. */
+  async #runBatches(batches: readonly PreparedBatch[], running: Running): Promise<void> {
+    const { admitted } = running;
+    let searched = false;
+    const search = (): void => {
+      if (searched || admitted.over) return;
+      searched = true;
+      const bad = this.#firstBadCopy(batches);
+      if (bad !== null) admitted.fail(bad);
+    };
+    admitted.onOver = () => {
+      for (const { memory } of batches) memory.cancel.abort();
+    };
+    const started: Promise<unknown>[] = [];
+    const ends = batches.map((batch) => this.#runBatch(batch, running, { started, search }));
+    try {
+      await inOrder(ends, search);
+    } catch (error) {
+      admitted.fail(error);
+    } finally {
+      if (admitted.over) {
+        await Promise.allSettled(ends);
+        await Promise.allSettled(started);
+      }
+    }
+  }
+
+  /** Asks and computes round by round, unless the request is over. started gets what reads the batch's memory, maybe after this has failed. */
+  async #runBatch(batch: PreparedBatch, running: Running, failures: Failures): Promise<void> {
+    const { model, net, rounds } = this.options;
+    const { memory, number, request, deduplicated, scores } = batch;
+    const { admitted, stages } = running;
+    const { items } = request;
+    const pooled = vectors('pooled', pooledStarts(model, request), memory.scratch);
+    const expanded = deduplicated === null ? pooled : vectors('expanded', deduplicated.expandedStarts, memory.scratch);
+    try {
+      for (const [r, { bags, rowWise, stage }] of rounds.entries()) {
+        if (admitted.over) return;
+        const partitions = batch.partitions[r] ?? [];
+        const gathering = new Gathering(model, rowWise, partitions, pooled);
+        stages.leave();
+        const asked = this.#ask(gathering, batch, r, running);
+        started(asked, failures);
+        const [own, answer] = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r, stages);
+        const outcomes = own === undefined ? asked : [own, ...asked];
+        if (own !== undefined) started([own], failures);
+        if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, scores: null }, stages);
+        for (const outcome of outcomes) await outcome;
+        if (admitted.over) return;
+        stages.enter(KINDS.place, number, r);
+        gathering.place(partitions.length - 1, answer);
+        gathering.finish();
+        if (items === 0 || stage > net.lastStage) continue;
+        if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
+        const last = stage === net.lastStage ? scores : null;
+        await this.#runLayers(batch, r, stage, { pooled: expanded.values, scores: last }, stages);
+      }
+    } catch (error) {
+      failures.search();
+      // Nobody waits for the rest of this batch, whatever becomes of those before it.
+      memory.cancel.abort();
+      throw error;
+    }
+  }
+
+  /** Asks the shards, and places what they answer as it comes. */
+  #ask(gathering: Gathering, batch: PreparedBatch, round: number, running: Running): Promise<void>[] {
+    const { shards } = this.options;
+    const asked: Promise<void>[] = [];
+    for (let shard = 0; shard < shards.length; shard++) {
+      const sent = batch.partitions[round]?.[shard]?.batch ?? null;
+      if (sent === null) gathering.place(shard, null);
+      else asked.push(this.#askShard(shard, sent, gathering, batch, round, running));
+    }
+    return asked;
+  }
+
+  async #askShard(
+    shard: number,
+    asked: SparseBatch,
+    gathering: Gathering,
+    { memory, number }: PreparedBatch,
+    round: number,
+    { admitted, stages }: Running,
+  ): Promise<void> {
+    const { deadlineAt } = admitted;
+    const rpc = stages.startRpc(number, round, shard);
+    const answer = await (this.options.shards[shard] as PoolingShard).pool(asked, { deadlineAt, signal: memory.cancel.signal, rpc });
+    try {
+      if (admitted.over) return;
+      stages.enter(KINDS.place, number, round);
+      gathering.place(shard, answer.pooled);
+      stages.leave();
+    } finally {
+      answer.message.release();
+    }
+  }
+
+  /** Main's own tables: a promise when threads pool them, and the answer that is there then. */
+  #poolOwn(asked: SparseBatch | null, batch: PreparedBatch, round: number, stages: Stages): [Promise<void> | undefined, Uint8Array | null] {
+    const { engine } = this.options;
+    if (asked === null || engine === null) return [undefined, null];
+    const answer = batch.memory.scratch.f32('answer', engine.outputLength(asked.segments, asked.offsets));
+    return [this.#pool(asked, answer, batch, round, stages), bytesOf(answer)];
+  }
+
+  #pool(asked: SparseBatch, into: Float32Array, { number }: PreparedBatch, round: number, stages: Stages): Promise<void> | undefined {
+    return stages.runJob(KINDS.pool, number, round, (times) => (this.options.engine as SparseEngine).pool(asked, into, times));
+  }
+
+  /** Runs a stage of the dense net; pooled from stage 1 on, scores of the last. */
+  #runLayers(
+    { request: { items, perItem, dense }, memory, number }: PreparedBatch,
+    round: number,
+    stage: number,
+    { pooled, scores }: { readonly pooled: Float32Array | null; readonly scores: Float32Array | null },
+    stages: Stages,
+  ): Promise<void> | undefined {
+    if (items === 0) return undefined;
+    const { net } = this.options;
+    return stages.runJob(KINDS.dense, number, round, (times) =>
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, scores, times),
+    );
+  }
+}
+
+/** What happens to a batch that fails. */
+interface Failures {
+  /** All that reads memory of a batch, and may do so after the batch has failed. */
+  readonly started: Promise<unknown>[];
+  /** Called on any failure: looks for a fault of the request itself. */
+  readonly search: () => void;
+}
+
+/** Before anything else can throw: a promise that rejects while nothing listens ends the process. */
+function started(work: readonly Promise<void>[], failures: Failures): void {
+  for (const each of work) each.catch(failures.search);
+  failures.started.push(...work);
+}
+
+/** Rejects with the error of the first in the list that fails, when all before it are fulfilled. failed is told of any at once. */
+async function inOrder(outcomes: readonly Promise<void>[], failed: () => void): Promise<void> {
+  // Marks them as handled, too: they may fail while others are awaited.
+  for (const outcome of outcomes) outcome.catch(failed);
+  for (const outcome of outcomes) await outcome;
+}
+
+const vectors = (key: string, starts: readonly number[], scratch: Scratch): PooledVectors => ({
+  values: scratch.f32(key, starts.at(-1) as number),
+  starts,
+});
