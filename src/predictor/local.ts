@@ -10,7 +10,7 @@ export type LocalOptions = PredictorOptions;
 
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
-  const bundle = await openBundle(bundleDir, { verify: 'size' });
+  const bundle = await openBundle(bundleDir, { verify: 'later' });
   const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
   const own = await openTables(bundle, tables, options);

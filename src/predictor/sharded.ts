@@ -56,10 +56,11 @@ const DEFAULT_READY_MS = 10_000;
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(options);
   const tables = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
-  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'size' });
+  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'later' });
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
-  const own = tables.size > 0 ? await openTables(bundle, engineTables(bundle, everyPart(bundle)), options) : null;
+  // Without tables of its own, too: the dense weights are checked there.
+  const own = await openTables(bundle, engineTables(bundle, everyPart(bundle)), options);
   const shards: ShardConnection[] = [];
   let predictor: MainShard;
   try {
@@ -68,7 +69,7 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
     predictor = new MainShard(bundle, shards, own, { ...options, ...wayOf(plan, bundle, options) });
   } catch (error) {
     for (const shard of shards) shard.close();
-    own?.engine.close();
+    own.engine.close();
     throw error;
   }
   try {
