@@ -26,8 +26,8 @@ export interface QuantileStacks {
 }
 
 /**
- * The stacks at a quantile of latency: the mean over the requests around it, so that layers still add up. Of n complete requests without an error,
- * in the order of their latency, these are the one of nearest rank and share x n / 2 on either side.
+ * The stacks at a quantile of latency: the mean over the requests around it, so that layers still add up. Those are, of n complete requests without
+ * an error in the order of their latency, the one of nearest rank and share x n / 2 on either side.
  */
 export function stacksAtQuantile(requests: readonly TracedRequest[], quantile: number, share = 0.02): QuantileStacks {
   const ascending = requests
@@ -40,15 +40,15 @@ export function stacksAtQuantile(requests: readonly TracedRequest[], quantile: n
   const beside = Math.floor((share * ascending.length) / 2);
   const around = ascending.slice(Math.max(0, rank - beside), rank + beside + 1);
   const embedded = around.map(embeddedStack);
-  const bounding: Record<string, number> = {};
-  for (const shard of embedded.flatMap((stack) => stack.bounding)) bounding[shard] = (bounding[shard] ?? 0) + 1;
+  const bounding = new Map<string, number>();
+  for (const shard of embedded.flatMap((stack) => stack.bounding)) bounding.set(shard, (bounding.get(shard) ?? 0) + 1);
   return {
     quantile,
     requests: around.length,
     latency: mean(LATENCY_LAYERS, around.map(latencyStack)),
     embedded: mean(EMBEDDED_LAYERS, embedded),
     compute: mean(COMPUTE_LAYERS, around.map(computeStack)),
-    bounding,
+    bounding: Object.fromEntries(bounding),
   };
 }
 

@@ -113,7 +113,7 @@ export class Pipeline {
       return prediction;
     };
     const batches = this.#prepare(checked, prediction.scores, admitted.memory);
-    const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, stages) : this.#runBatches(batches, running);
+    const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, running) : this.#runBatches(batches, running);
     return work === undefined ? end() : work.then(end);
   }
 
@@ -160,12 +160,12 @@ export class Pipeline {
   }
 
   /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
-  #runOnMain(batch: PreparedBatch, stages: Stages): Promise<void> | undefined {
+  #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
     const { model } = this.options;
     const { request, memory, partitions, scores } = batch;
     const asked = partitions[0]?.[0]?.batch ?? null;
     const pooled = asked === null ? NO_VECTORS : memory.scratch.f32('pooled', pooledLength(model, request));
-    const score = (): Promise<void> | undefined => this.#runLayers(batch, 0, 1, { pooled, scores }, stages);
+    const score = (): Promise<void> | undefined => (admitted.over ? undefined : this.#runLayers(batch, 0, 1, { pooled, scores }, stages));
     const fail = (error: unknown): never => {
       throw this.#firstBadCopy([batch]) ?? error;
     };
@@ -220,11 +220,10 @@ export class Pipeline {
         const gathering = new Gathering(model, rowWise, partitions, pooled);
         stages.leave();
         const asked = this.#ask(gathering, batch, r, running);
-        failures.started.push(...asked);
+        started(asked, failures);
         const [own, answer] = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r, stages);
-        if (own !== undefined) failures.started.push(own);
         const outcomes = own === undefined ? asked : [own, ...asked];
-        for (const outcome of outcomes) outcome.catch(failures.search);
+        if (own !== undefined) started([own], failures);
         if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, scores: null }, stages);
         for (const outcome of outcomes) await outcome;
         if (admitted.over) return;
@@ -311,6 +310,12 @@ interface Failures {
   readonly started: Promise<unknown>[];
   /** Called on any failure: looks for a fault of the request itself. */
   readonly search: () => void;
+}
+
+/** Before anything else can throw: a promise that rejects while nothing listens ends the process. */
+function started(work: readonly Promise<void>[], failures: Failures): void {
+  for (const each of work) each.catch(failures.search);
+  failures.started.push(...work);
 }
 
 /** Rejects with the error of the first in the list that fails, when all before it are fulfilled. failed is told of any at once. */

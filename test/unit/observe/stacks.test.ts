@@ -200,3 +200,12 @@ test('the stack at a quantile is the mean of the requests around it, and passes 
   expect(stacksAtQuantile(shuffled.slice(0, 1), 0.5)).toMatchObject({ requests: 1, latency: { totalUs: 780 } });
   expect(() => stacksAtQuantile(spoiled, 0.5)).toThrow(/no traced request was answered/);
 });
+
+test('shards are counted by name, also those that are named as properties that every object inherits', () => {
+  const bounded = ['constructor', '__proto__', 'constructor'].map((shard) => ({ ...byHand, rpcs: [{ ...byHand.rpcs[1]!, shard }] }));
+  const { bounding } = stacksAtQuantile(bounded, 0.5, 3);
+  expect(Object.entries(bounding).sort()).toEqual([
+    ['__proto__', 1],
+    ['constructor', 2],
+  ]);
+});

@@ -288,3 +288,30 @@ test('an abort and a deadline free the slot and cancel what was asked, and the n
     await running.close();
   }
 });
+
+test('main that fails in one batch, while another waits for a shard, leaves no rejection that nobody handles', async () => {
+  const place = served[1] as Served;
+  const closed = await SparseEngine.open(
+    engineTables(bundle, (table) => (table === 1 ? [{ part: 0, parts: 1 }] : [])),
+    { residency: 'map' },
+  );
+  closed.close();
+  const unhandled: unknown[] = [];
+  const listen = (reason: unknown): void => {
+    unhandled.push(reason);
+  };
+  process.on('unhandledRejection', listen);
+  const { gates, running } = held({ plan: place.plan, engines: [...place.engines.slice(0, -1), closed] }, [], {
+    paper: true,
+    batchItems: 1,
+  });
+  // Only the last of three items has an id of the table on main.
+  const request = { ...FULL, sparse: { ...FULL.sparse, mean: { indices: Int32Array.of(1), offsets: [0, 0, 0, 1] } } };
+  const asked = running.predict(request, { deadlineMs: 20_000 }).catch(({ code }: TerabagError) => code);
+  await sleep(5);
+  for (const { go } of gates) go();
+  expect(await asked).toBe('closed');
+  await running.close();
+  process.off('unhandledRejection', listen);
+  expect(unhandled).toEqual([]);
+});
