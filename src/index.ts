@@ -5,6 +5,7 @@ export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { readModelSpec } from './model/bundle.js';
+export type { Verify } from './model/bundle-files.js';
 export type { PlainFormat, RowFormat } from './model/formats.js';
 export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js';
 export { modelHash } from './model/hash.js';

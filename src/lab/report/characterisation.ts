@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { readJsonFile } from '../../plan/file/json-file.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 /**
  * The results of `terabag characterise`, which `terabag report` draws. Times are milliseconds unless the name says otherwise. The file is written
@@ -273,7 +273,7 @@ export const characterisationSchema = z
 export type Characterisation = z.output<typeof characterisationSchema>;
 
 export const readCharacterisation = (path: string): Promise<Characterisation> =>
-  readJsonFile(path, 'results of characterise', characterisationSchema, 'invalid_argument');
+  readJsonFile(path, { what: 'results of characterise', code: 'invalid_argument' }, characterisationSchema);
 
 export async function writeCharacterisation(path: string, results: Characterisation): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(characterisationSchema.parse(results))}\n`);

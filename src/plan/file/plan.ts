@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from './json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 const name = z.string().min(1).max(256);
 export const MAX_PORT = 65_535;
@@ -43,7 +43,7 @@ export type Plan = z.output<typeof planSchema>;
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 
-export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, 'plan', planSchema, 'bad_plan');
+export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, { what: 'plan', code: 'bad_plan' }, planSchema);
 
 export async function writePlan(path: string, plan: Plan): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);

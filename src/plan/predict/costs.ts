@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from '../../model/formats.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../file/json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 const cost = z.number().min(0);
 
@@ -52,7 +52,7 @@ const costsSchema = z.strictObject({
 /** @useDeclaredType */
 export type Costs = z.output<typeof costsSchema>;
 
-export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, 'costs', costsSchema, 'invalid_argument');
+export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, { what: 'costs', code: 'invalid_argument' }, costsSchema);
 
 export async function writeCosts(path: string, costs: Costs): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(costsSchema.parse(costs), null, 2)}\n`);

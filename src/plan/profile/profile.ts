@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../file/json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 /** Share of a table's rows, those that are looked up most, that hotShare tells of. */
 export const HOT_ROWS = 0.01;
@@ -40,7 +40,8 @@ export const profileSchema = z.strictObject({
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
 
-export const readProfile = (path: string): Promise<Profile> => readJsonFile(path, 'profile', profileSchema, 'invalid_argument');
+export const readProfile = (path: string): Promise<Profile> =>
+  readJsonFile(path, { what: 'profile', code: 'invalid_argument' }, profileSchema);
 
 export async function writeProfile(path: string, profile: Profile): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(profileSchema.parse(profile), null, 2)}\n`);

@@ -6,7 +6,17 @@ import { modelSchema } from '../../../src/model/spec.js';
 
 type Schema = z.core.JSONSchema.JSONSchema;
 const page = readFileSync(new URL('../../../docs/model-json.md', import.meta.url), 'utf8');
-const root = z.toJSONSchema(modelSchema, { io: 'input' }) as Schema;
+const root = z.toJSONSchema(modelSchema, {
+  io: 'input',
+  unrepresentable: 'any',
+  // Maps by name are objects in the file.
+  override: ({ zodSchema, jsonSchema }) => {
+    const { def } = zodSchema._zod;
+    if (def.type !== 'map') return;
+    jsonSchema.type = 'object';
+    jsonSchema.additionalProperties = z.toJSONSchema(def.valueType, { io: 'input' }) as z.core.JSONSchema.BaseSchema;
+  },
+}) as Schema;
 
 /** Objects of the schema by the heading that describes them; layers by their type. */
 function objects(schema: Schema, heading: string): [string, Schema][] {
@@ -43,7 +53,9 @@ function written(schema: Schema): string {
 function rowsOf(schema: Schema): string[] {
   return Object.entries(schema.properties ?? {}).map(([name, property]) => {
     const value = property as Schema;
-    const left = schema.required?.includes(name) ? 'required' : value.default === undefined ? 'none' : code(value.default);
+    // The schema of a map does not tell that it is required.
+    const required = schema.required?.includes(name) || (value.additionalProperties && !value.properties);
+    const left = required ? 'required' : value.default === undefined ? 'none' : code(value.default);
     return `| ${code(name)} | ${written(value)} | ${left} |`;
   });
 }
