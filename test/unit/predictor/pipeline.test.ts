@@ -90,7 +90,11 @@ function shard(
       const segments = new Uint32Array(Uint8Array.from(copy.segments).buffer);
       const asked = Array.from({ length: segments.length / SEGMENT_FIELDS }, (_, at) => segments[at * SEGMENT_FIELDS] as number);
       const failed = typeof failing === 'object' && asked.find((table) => failing?.has(table));
-      if (typeof failed === 'number') throw new TerabagError('internal', `as told: ${s}`, { shard: s, asked: asked.join() });
+      if (typeof failed === 'number') {
+        // Tells the batches of a request apart, where all bags are per item.
+        const ids = new Int32Array(Uint8Array.from(copy.indices).buffer).join();
+        throw new TerabagError('internal', `as told: ${s}`, { shard: s, asked: asked.join(), ids });
+      }
       if (typeof failing === 'string' && failing !== 'short answer') throw new TerabagError(failing, `as told: ${s}`, { shard: s });
       const pooled = new Float32Array((engine as SparseEngine).outputLength(copy.segments, copy.offsets));
       await engine?.pool(copy, pooled);
@@ -265,6 +269,24 @@ test('a failure waits for the shards before it in the plan, and cancels those af
   await early.running.close();
 });
 
+test('a batch that fails waits for the batches before it', async () => {
+  // One table, whose ids tell the batches apart.
+  const { gates, running } = held(served[0] as Served, [null, null, new Set([0])], { paper: true, batchItems: 1 });
+  const sum = { indices: Int32Array.of(10, 11, 12), offsets: [0, 1, 2, 3] };
+  const none = { indices: [], offsets: [0, 0] };
+  const request = { ...FULL, sparse: { sum, mean: none, weighted: { ...none, weights: [] } } };
+  const ends: unknown[] = [];
+  const asked = running.predict(request, { deadlineMs: 20_000 }).catch(({ details }: TerabagError) => ends.push(details['ids']));
+  const waiting = gates[2]?.waiting.splice(0) ?? [];
+  expect(waiting.length).toBe(3);
+  for (const batch of [2, 1]) waiting[batch]?.();
+  await sleep(5);
+  expect(ends).toEqual([]);
+  waiting[0]?.();
+  await asked;
+  expect(ends).toEqual(['10']);
+});
+
 test('a bad id is told as soon as one shard has failed in any way, though the shard that would find it does not answer', async () => {
   const { gates, running } = held(served[0] as Served, [null, 'overloaded', null]);
   const sum = FULL.sparse['sum'] as { indices: Int32Array; offsets: number[] };
@@ -360,7 +382,7 @@ test('with nets one after another and batches side by side, an error does not de
         fc.scheduler(),
         fc.scheduler(),
         async ({ seed, mode, place, tables, bad }, one, other) => {
-          const request = netsRequest(shape, random(seed), 5, { poolingFactor: 2 });
+          const request = netsRequest(shape, random(seed), 5, { poolingFactor: 2, once: () => false });
           const sparse = { ...request.sparse };
           for (const [{ name }, plain] of bad) {
             const { indices, ...rest } = sparse[name] as { indices: Int32Array; offsets: readonly number[] };
