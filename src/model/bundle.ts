@@ -5,22 +5,13 @@ import { formatPath } from '../tables/json.js';
 import { readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
 import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, type Verify } from './bundle-files.js';
-import { isPacked, type RowFormat, rowBytes, rowFormatMetadata } from './formats.js';
+import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
 import { checkPublished, type HeldTable, heldTables, ownFiles } from './published.js';
 import { type ModelSpec, modelSchema } from './spec.js';
 
 export const DENSE_FILE = 'dense.safetensors';
-/** Safetensors' name of the values of each row format. */
-export const DTYPES: Readonly<Record<RowFormat, string>> = {
-  fp32: 'F32',
-  fp16: 'F16',
-  bf16: 'BF16',
-  int8: 'U8',
-  int8_fp16: 'U8',
-  int4: 'U8',
-};
 
 export interface OpenTable extends HeldTable {
   readonly path: string;
@@ -171,7 +162,7 @@ async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
     new TerabagError('bad_table', `table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });
   if (tensor === undefined) throw wrong(`no tensor ${held.tensor} in the file, it has ${[...header.tensors.keys()].join(', ')}`);
   const { dtype, shape } = tensor;
-  if (dtype !== DTYPES[spec.format]) throw wrong(`tensor is ${dtype}, model.json says ${spec.format}`);
+  if (dtype !== dtypeOf(spec.format)) throw wrong(`tensor is ${dtype}, model.json says ${spec.format}`);
   const packed = isPacked(spec.format);
   const width = packed ? rowBytes(spec.format, spec.dim) : spec.dim;
   if (shape.length !== 2 || shape[0] !== rows || shape[1] !== width)

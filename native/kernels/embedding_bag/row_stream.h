@@ -1,5 +1,5 @@
 #pragma once
-#include "kernels/row_values.h"
+#include "kernels/bag_reads.h"
 
 namespace terabag {
 namespace {

@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { promisify } from 'node:util';
 import { compiledPath } from '../../cluster/compiled-path.js';
-import type { NativeNetworkCounters } from '../../engine/native.js';
 import { TerabagError } from '../../errors.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
+import type { NativeNetworkCounters } from './native-hosts.js';
 
 /** The way between any two hosts. */
 export interface NetworkOptions {

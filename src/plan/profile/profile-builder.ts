@@ -1,6 +1,7 @@
 import { TerabagError } from '../../errors.js';
 import { modelHash } from '../../model/hash.js';
-import type { EmbeddingBagSpec, ModelSpec } from '../../model/spec.js';
+import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { ModelSpec } from '../../model/spec.js';
 import { HOT_ROWS, type Profile, type TableProfile } from './profile.js';
 
 /** A request that was checked against the model, ids included. */
