@@ -1,11 +1,14 @@
-import type { TerabagError } from '../errors.js';
+import { TerabagError } from '../errors.js';
 import { outputError } from '../tables/atomic.js';
 
 /** What a write to stdout failed of: a reader that has closed the pipe (aborted), a full disk (does_not_fit). */
 export function stdoutError(error: Error): TerabagError {
   // A stream that failed before says no more of the reason.
   if (!('errno' in error) && process.stdout.errored) return stdoutError(process.stdout.errored);
-  return outputError(error, 'stdout');
+  const { code } = error as NodeJS.ErrnoException;
+  if (code !== 'EPIPE') return outputError(error, 'stdout');
+  const details = { path: 'stdout', reason: code };
+  return new TerabagError('aborted', `nobody reads the scores any more (${code}): stdout was closed`, details, { cause: error });
 }
 
 let failure: NodeJS.ErrnoException | null = null;
