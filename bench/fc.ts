@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { type NativeLayer, native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
+import { NO_ATTRIBUTES } from '../src/model/layers.js';
 import { startOnnx } from './peers/onnx.js';
 import { binary, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';
@@ -57,7 +58,8 @@ function ours(dims: readonly number[], batch: number): Contender {
   };
   const layers = dims.slice(1).map(
     (dim, layer): NativeLayer => ({
-      ...{ op: 'fc', inputs: [layer], dim, stage: 0, activation: 'relu', diagonal: false },
+      ...NO_ATTRIBUTES,
+      ...{ op: 'fc', inputs: [layer], dim, stage: 0, activation: 'relu' },
       weight: random(dim * (dims[layer] as number)),
       bias: random(dim),
     }),

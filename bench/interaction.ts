@@ -1,5 +1,6 @@
 import { native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
+import { NO_ATTRIBUTES } from '../src/model/layers.js';
 import { binary, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';
 
@@ -35,12 +36,11 @@ function ours(dim: number): Contender {
   const inputs = Array.from({ length: VECTORS }, (_, vector) => vector);
   const width = dim + (VECTORS * (VECTORS - 1)) / 2;
   const layer = {
+    ...NO_ATTRIBUTES,
     op: 'dot_interaction',
     inputs,
     dim: width,
     stage: 0,
-    activation: 'none',
-    diagonal: false,
     weight: null,
     bias: null,
   } as const;

@@ -58,4 +58,16 @@ inline std::vector<uint32_t> integers(const Napi::Value& value, const char* name
   return result;
 }
 
+// The value whose name this is in a table of names, as an enumeration.
+template <typename Enumeration, size_t count>
+Enumeration named(const Napi::Value& value, const char* argument, const char* const (&names)[count]) {
+  const std::string given = value.IsString() ? value.As<Napi::String>().Utf8Value() : "no string";
+  std::string known;
+  for (size_t i = 0; i < count; ++i) {
+    if (given == names[i]) return static_cast<Enumeration>(i);
+    known += (i == 0 ? "" : ", ") + std::string(names[i]);
+  }
+  throw argument_error(value.Env(), std::string(argument) + " has to be one of " + known + ": " + given);
+}
+
 }  // namespace terabag

@@ -28,23 +28,10 @@ AlignedFloats copy_floats(const Napi::Object& layer, const char* name) {
   return {array.Data(), array.Data() + array.ElementLength()};
 }
 
-Op op_of(Napi::Env env, const std::string& name) {
-  static constexpr std::pair<const char*, Op> kOps[] = {
-      {"fc", Op::kFc},           {"dot_interaction", Op::kDotInteraction}, {"concat", Op::kConcat},       {"sum", Op::kSum},
-      {"product", Op::kProduct}, {"multiply_add", Op::kMultiplyAdd},       {"layer_norm", Op::kLayerNorm}};
-  for (const auto& [known, op] : kOps) {
-    if (name == known) return op;
-  }
-  throw argument_error(env, "unknown op: " + name);
-}
-
 Layer layer_of(const Napi::Object& object) {
-  const std::string op = text(object, "op"), activation = text(object, "activation");
   Layer layer{};
-  layer.op = op_of(object.Env(), op);
-  if (activation != "none" && activation != "relu" && activation != "sigmoid")
-    throw argument_error(object.Env(), "unknown activation: " + activation);
-  layer.activation = activation == "relu" ? Activation::kRelu : activation == "sigmoid" ? Activation::kSigmoid : Activation::kNone;
+  layer.op = named<Op>(member(object, "op"), "op", kOpNames);
+  layer.activation = named<Activation>(member(object, "activation"), "activation", kActivationNames);
   layer.inputs = integers(member(object, "inputs"), "inputs", 0, UINT32_MAX);
   layer.dim = static_cast<uint32_t>(integer(object, "dim", kMaxDim));
   layer.stage = static_cast<uint32_t>(integer(object, "stage", kMaxStage));

@@ -55,7 +55,7 @@ Napi::Value pack_rows_async(const Napi::CallbackInfo& info) {
   const std::span<uint8_t> rows = bytes(info, 0, "rows"), out = bytes(info, 4, "out");
   const RowFormat from = row_format(info[1], "from"), to = row_format(info[3], "to");
   const auto dim = static_cast<uint32_t>(integer(info[2], "dim", 1, 1 << 16));
-  if (from > RowFormat::kBf16) throw argument_error(env, "from has to be fp32, fp16 or bf16");
+  if (is_quantized(from)) throw argument_error(env, "from has to be a row format without scale and bias");
   const uint64_t num_rows = rows.size() / bytes_per_row(from, dim);
   if (rows.size() % bytes_per_row(from, dim) != 0) throw argument_error(env, "rows has to hold whole rows of dim values");
   if (out.size() != num_rows * bytes_per_row(to, dim)) throw argument_error(env, "out has to be as long as the packed rows");

@@ -37,8 +37,10 @@ template <typename Work>
 auto told(Napi::Env env, const Work& work) {
   try {
     return work();
-  } catch (const std::runtime_error& error) {
-    throw Napi::Error::New(env, error.what());
+  } catch (const ZeromqError& error) {
+    Napi::Error told = Napi::Error::New(env, error.what());
+    told.Set("errno", Napi::Number::New(env, error.number));
+    throw told;
   } catch (const std::logic_error& error) {
     throw Napi::Error::New(env, error.what());
   }
@@ -50,6 +52,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     return DefineClass(env, "Socket",
                        {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::disconnect>("disconnect"),
                         InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::serve>("serve"),
+                        InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"),
                         InstanceMethod<&SocketObject::served>("served"), InstanceMethod<&SocketObject::receive>("receive"),
                         InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
                         StaticMethod<&SocketObject::give_back>("giveBack"), InstanceMethod<&SocketObject::peer>("peer"),
@@ -136,6 +139,19 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     };
     service_.emplace(sparse_engine_of(info[0]), number(1, "nsPerIndex"), number(2, "budgetNs"), number(3, "busyBudgetNs"));
   }
+  void set_clock_offset(const Napi::CallbackInfo& info) {
+    if (!info[1].IsNumber()) throw argument_error(info.Env(), "offsetMs has to be a number");
+    if (service_) service_->set_clock_offset(peer_of(info), info[1].As<Napi::Number>().DoubleValue());
+  }
+  // Latin-1, so that every byte is one character.
+  static std::string peer_of(const Napi::CallbackInfo& info) {
+    std::string peer(256, '\0');  // The longest name that libzmq lets a peer have, and a terminator.
+    size_t length = 0;
+    if (napi_get_value_string_latin1(info.Env(), info[0], peer.data(), peer.size(), &length) != napi_ok)
+      throw argument_error(info.Env(), "peer has to be a string");
+    peer.resize(length);
+    return peer;
+  }
   void end_service() {
     if (!service_) return;
     answered_ += service_->answered();
@@ -200,11 +216,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
 
   Napi::Value send(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
-    std::string peer(256, '\0');  // The longest name that libzmq lets a peer have, and a terminator.
-    size_t length = 0;
-    if (napi_get_value_string_latin1(env, info[0], peer.data(), peer.size(), &length) != napi_ok)
-      throw argument_error(env, "peer has to be a string");
-    peer.resize(length);
+    const std::string peer = peer_of(info);
     const size_t count = info.Length() - 1;
     if (count > kMaxParts) throw argument_error(env, "a message has at most " + std::to_string(kMaxParts) + " parts");
     std::span<const unsigned char> parts[kMaxParts];

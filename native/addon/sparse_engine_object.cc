@@ -30,15 +30,9 @@ Napi::Value status_error(Napi::Env env, const PoolStatus& status) {
   return error;
 }
 
-Residency residency_of(Napi::Env env, const Napi::Value& value) {
-  static constexpr std::pair<const char*, Residency> kNames[] = {
-      {"map", Residency::kMap}, {"populate", Residency::kPopulate}, {"lock", Residency::kLock}, {"hugepages", Residency::kHugePages}};
-  if (value.IsUndefined()) return Residency::kPopulate;
-  const std::string name = value.IsString() ? value.As<Napi::String>() : std::string();
-  for (const auto& [known, residency] : kNames) {
-    if (name == known) return residency;
-  }
-  throw argument_error(env, "residency has to be map, populate, lock or hugepages: " + name);
+Residency residency_of(const Napi::Value& value) {
+  static constexpr const char* kNames[] = {"map", "populate", "lock", "hugepages"};
+  return value.IsUndefined() ? Residency::kPopulate : named<Residency>(value, "residency", kNames);
 }
 
 // What a fill on a thread came to: nothing, or an error with a status.
@@ -97,7 +91,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
-    auto engine = std::make_shared<SparseEngine>(kernels(info.Env()), residency_of(info.Env(), info[1]));
+    auto engine = std::make_shared<SparseEngine>(kernels(info.Env()), residency_of(info[1]));
     const Napi::Array tables = info[0].As<Napi::Array>();
     for (uint32_t i = 0; i < tables.Length(); ++i) {
       const Napi::Value entry = tables[i];

@@ -338,31 +338,7 @@ void DenseNet::run_interaction(Lane& lane, const Layer& layer, uint64_t from, ui
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
   if (layer.op == Op::kFc) return run_fully_connected(lane, layer, from, to, out);
   if (layer.op == Op::kDotInteraction) return run_interaction(lane, layer, from, to, out);
-  const std::vector<Value>& values = lane.values;
-  const Value& first = values[layer.inputs[0]];
-  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
-    switch (layer.op) {
-      case Op::kFc:
-      case Op::kDotInteraction: break;
-      case Op::kConcat: {
-        float* at = out;
-        for (uint32_t input : layer.inputs) at = std::copy_n(values[input].row(row), values[input].dim, at);
-        break;
-      }
-      case Op::kSum:
-        std::copy_n(first.row(row), layer.dim, out);
-        for (size_t i = 1; i < layer.inputs.size(); ++i) add(out, values[layer.inputs[i]].row(row), layer.dim, out);
-        break;
-      case Op::kProduct:
-        std::copy_n(first.row(row), layer.dim, out);
-        for (size_t i = 1; i < layer.inputs.size(); ++i) multiply(out, values[layer.inputs[i]].row(row), layer.dim, out);
-        break;
-      case Op::kMultiplyAdd:
-        multiply_add(first.row(row), values[layer.inputs[1]].row(row), values[layer.inputs[2]].row(row), layer.dim, out);
-        break;
-      case Op::kLayerNorm: layer_norm(first.row(row), layer.weight.data(), layer.bias.data(), layer.epsilon, layer.dim, out); break;
-    }
-  }
+  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) run_row(layer, {layer, lane.values, row}, out);
 }
 
 }  // namespace terabag

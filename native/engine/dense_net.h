@@ -11,16 +11,6 @@
 
 namespace terabag {
 
-// A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
-struct Value {
-  const float* data;
-  uint32_t dim;
-  uint64_t stride;
-  bool per_item;
-  uint64_t first_item = 0;
-  const float* row(uint64_t item) const { return data + (per_item ? (item - first_item) * stride : 0); }
-};
-
 // Of an fc layer: how many of its leading inputs all items share, and what these add up to with the bias; computed once for all items.
 struct SharedInputs {
   uint32_t count = 0;

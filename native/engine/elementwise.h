@@ -1,21 +1,31 @@
 #pragma once
 #include <cstdint>
+#include <vector>
 
-// Layers that pass over a row once or twice. They are a small part of any net's time, so that one portable version serves every instruction
-// set, with the same bits on all. NaN and infinity propagate. Rows have dim values; out is one of the inputs or overlaps none.
+#include "engine/layer.h"
+
 namespace terabag {
 
-// out[d] = x[d] + y[d]
-void add(const float* x, const float* y, uint32_t dim, float* out);
+// One item's rows of a layer's inputs.
+class InputRows {
+ public:
+  // values: of the net, by number.
+  InputRows(const Layer& layer, const std::vector<Value>& values, uint64_t item) : layer_(layer), values_(values), item_(item) {}
+  size_t count() const { return layer_.inputs.size(); }
+  const float* operator[](size_t input) const { return value(input).row(item_); }
+  uint32_t dim(size_t input) const { return value(input).dim; }
 
-// out[d] = x[d] * y[d]
-void multiply(const float* x, const float* y, uint32_t dim, float* out);
+ private:
+  const Value& value(size_t input) const { return values_[layer_.inputs[input]]; }
 
-// What closes a cross layer (DCNv2: Wang et al., 2021): out[d] = x0[d] * y[d] + x[d], with y the layer's linear map of x.
-void multiply_add(const float* x0, const float* y, const float* x, uint32_t dim, float* out);
+  const Layer& layer_;
+  const std::vector<Value>& values_;
+  const uint64_t item_;
+};
 
-// out[d] = (x[d] - mean) / sqrt(variance + epsilon) * weight[d] + bias[d], with the mean and the biased variance of the row, in float64;
-// the rest in float32. As torch.nn.LayerNorm over the last dim.
-void layer_norm(const float* x, const float* weight, const float* bias, float epsilon, uint32_t dim, float* out);
+// Layers that pass over a row once or twice: one row of one of them, of layer.dim floats, into out, which overlaps no input. They are a
+// small part of any net's time, so that one portable version serves every instruction set, with the same bits on all. NaN and infinity
+// propagate. check_layer took the layer; fully connected layers and dot interactions have kernels instead.
+void run_row(const Layer& layer, const InputRows& inputs, float* out);
 
 }  // namespace terabag

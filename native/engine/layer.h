@@ -8,8 +8,42 @@
 
 namespace terabag {
 
-enum class Op { kFc, kDotInteraction, kConcat, kSum, kProduct, kMultiplyAdd, kLayerNorm };
-enum class Activation { kNone, kRelu, kSigmoid };
+// The one table of operations and that of activations: src/model/layers.ts has the same names, and refuses an addon that has others. To add
+// an operation: a line here, its check in layer.cc, its arithmetic in elementwise.cc (neither compiles without it), and a line in
+// src/model/layers.ts. X(operation, name there)
+#define TERABAG_OPS(X)                  \
+  X(kFc, "fc")                          \
+  X(kDotInteraction, "dot_interaction") \
+  X(kConcat, "concat")                  \
+  X(kSum, "sum")                        \
+  X(kProduct, "product")                \
+  X(kMultiplyAdd, "multiply_add")       \
+  X(kLayerNorm, "layer_norm")
+#define TERABAG_ACTIVATIONS(X) \
+  X(kNone, "none")             \
+  X(kRelu, "relu")             \
+  X(kSigmoid, "sigmoid")
+
+#define TERABAG_ENUMERATOR(value, name) value,
+enum class Op : uint32_t { TERABAG_OPS(TERABAG_ENUMERATOR) };
+enum class Activation : uint32_t { TERABAG_ACTIVATIONS(TERABAG_ENUMERATOR) };
+#undef TERABAG_ENUMERATOR
+
+// By the values of the enumerations.
+#define TERABAG_NAME(value, name) name,
+inline constexpr const char* kOpNames[] = {TERABAG_OPS(TERABAG_NAME)};
+inline constexpr const char* kActivationNames[] = {TERABAG_ACTIVATIONS(TERABAG_NAME)};
+#undef TERABAG_NAME
+
+// A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
+struct Value {
+  const float* data;
+  uint32_t dim;
+  uint64_t stride;
+  bool per_item;
+  uint64_t first_item = 0;
+  const float* row(uint64_t item) const { return data + (per_item ? (item - first_item) * stride : 0); }
+};
 
 struct Layer {
   Op op;

@@ -34,7 +34,7 @@ TunedPrefetch tune_prefetch(const KernelTable& kernels, const BagJob& table) {
   job.weights = nullptr;
   job.offsets = offsets.data();
   job.num_bags = kBags;
-  job.mean = false;
+  job.pooling = Pooling::kSum;
   job.out = out.data();
   std::vector<double> ns[kNumCandidates];
   for (uint32_t round = 0; round < kRounds; ++round) {

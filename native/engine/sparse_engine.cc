@@ -11,7 +11,6 @@
 
 #include "engine/job_clock.h"
 #include "engine/pool_in_parts.h"
-#include "kernels/row_values.h"
 
 namespace terabag {
 namespace {

@@ -7,11 +7,19 @@
 #include "engine/job_clock.h"
 #include "engine/pool_in_parts.h"
 #include "engine/sparse_engine.h"
-#include "kernels/row_values.h"
+#include "kernels/bag_reads.h"
 
 namespace terabag {
 namespace {
-constexpr uint32_t kMean = 1, kWeighted = 2;
+// Of a segment's flags; the others say how it is pooled.
+constexpr uint32_t kWeighted = 2;
+
+const PoolingInfo* pooling_of(uint32_t flags) {
+  for (const PoolingInfo& info : kPoolings) {
+    if (info.flag == (flags & ~kWeighted)) return &info;
+  }
+  return nullptr;
+}
 }  // namespace
 
 const TableView* SparseEngine::find(uint32_t table, uint32_t part, uint32_t parts, size_t* hint) const {
@@ -92,7 +100,8 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     const auto [table, part, parts, num_bags, flags] = fields;
     bad.segment = static_cast<uint32_t>(s);
     const TableView* view = find(table, part, parts, &hint);
-    if (view == nullptr || (flags & ~(kMean | kWeighted)) != 0) return fail("bad_segments", table, part);
+    const PoolingInfo* pooling = pooling_of(flags);
+    if (view == nullptr || pooling == nullptr) return fail("bad_segments", table, part);
     if (num_bags > num_offsets - 1 - at_bag) return fail("bad_segments", num_bags, num_offsets - 1 - at_bag);
     if (static_cast<uint64_t>(num_bags) * view->dim > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
 
@@ -118,7 +127,7 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     job.weights = weighted && used > 0 ? request.weights + at_weight * 4 : nullptr;
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
-    job.mean = (flags & kMean) != 0;
+    job.pooling = pooling->pooling;
     job.prefetch = view->prefetch.get();
     job.out = request.out + at_out;
     at_bag += num_bags;

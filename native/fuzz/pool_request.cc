@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "engine/sparse_engine.h"
-#include "kernels/row_values.h"
+#include "kernels/row_format.h"
 
 namespace {
 

@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/row_format.h"
+
 // Embedding bags: weighted sums of table rows.
 //
 //   for job in 0..num_jobs:                      one job a table, or a part of one
@@ -17,14 +19,9 @@
 //         int4:              sum[d] += round_to_float32((weight * scale) * q[d]);  biases += weight * bias
 //         at += 1
 //       quantized: sum[d] += biases, once
-//       out[bag][d] = mean and count > 0 ? sum[d] / count : sum[d]                for d in 0..dim
+//       out[bag][d] = pooling == mean and count > 0 ? sum[d] / count : sum[d]     for d in 0..dim
 //
-// Row formats. The quantized ones hold q, unsigned, then scale and bias of the row, without padding; value d is scale * q[d] + bias. They
-// are the fused row-wise formats of FBGEMM and PyTorch (Guan et al., Post-training 4-bit quantization on embedding tables, 2019):
-//   int8       dim bytes, scale and bias as float32        torch.ops.quantized.embedding_bag_byte_prepack
-//   int8_fp16  dim bytes, scale and bias as float16        fbgemm, FusedNBitRowwiseQuantizedSBHalf with 8 bits
-//   int4       (dim + 1) / 2 bytes, value 2i in the low half of byte i, scale and bias as float16
-//                                                          torch.ops.quantized.embedding_bag_4bit_prepack
+// The layouts of the row formats are in row_format.h.
 //
 // Accumulator: float32, one chain for every (bag, d) in the order of the ids; fused multiply-add where the instruction set has it, apart
 // from int4, which rounds the product first: it comes from a table of 16. So the bits of a bag depend on its ids, weights and table only,
@@ -34,19 +31,29 @@
 // Ownership: all memory is the caller's; nothing is kept. On kIndexOutOfRange the content of out is unspecified.
 namespace terabag {
 
-enum class RowFormat : uint32_t { kFp32, kFp16, kBf16, kInt8, kInt8Fp16, kInt4 };
+// What becomes of the rows of a bag. src/model/pooling.ts has the same table, and refuses an addon whose table differs.
+// X(pooling, name in model.json, what it adds to the flags of a request's segment)
+#define TERABAG_POOLINGS(X) \
+  X(kSum, "sum", 0)         \
+  X(kMean, "mean", 1)
 
-static constexpr uint64_t bytes_per_row(RowFormat format, uint64_t dim) {
-  switch (format) {
-    case RowFormat::kFp32: return dim * 4;
-    case RowFormat::kFp16:
-    case RowFormat::kBf16: return dim * 2;
-    case RowFormat::kInt8: return dim + 8;
-    case RowFormat::kInt8Fp16: return dim + 4;
-    case RowFormat::kInt4: return (dim + 1) / 2 + 4;
-  }
-  return 0;
-}
+enum class Pooling : uint32_t {
+#define TERABAG_ENUMERATOR(pooling, name, flag) pooling,
+  TERABAG_POOLINGS(TERABAG_ENUMERATOR)
+#undef TERABAG_ENUMERATOR
+};
+
+struct PoolingInfo {
+  Pooling pooling;
+  const char* name;
+  uint32_t flag;
+};
+
+static constexpr PoolingInfo kPoolings[] = {
+#define TERABAG_INFO(pooling, name, flag) {Pooling::pooling, name, flag},
+    TERABAG_POOLINGS(TERABAG_INFO)
+#undef TERABAG_INFO
+};
 
 // How far ahead of the row in work rows are fetched, in cache lines, and whether into L2 only. A core waits for more lines at a time for
 // its L2 than for its L1 (Zen 4: twice the lookups of two lines a second), and reads what lies in L2 without waiting. The distance has to
@@ -67,7 +74,7 @@ struct BagJob {
   const unsigned char* weights;  // float32, any alignment, one per id; or null
   const uint32_t* offsets;       // [num_bags + 1]; only their differences count
   uint32_t num_bags;
-  bool mean;
+  Pooling pooling;
   Prefetch prefetch;  // while the stream of rows that are fetched ahead is in this job
   float* out;         // [num_bags, dim]
 };

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/row_values.h"
+#include "kernels/row_format.h"
 
 namespace terabag {
 namespace {

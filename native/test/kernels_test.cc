@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bag_reads.h"
 #include "kernels/kernel_table.h"
-#include "kernels/row_values.h"
 
 namespace terabag {
 namespace {
@@ -61,12 +61,17 @@ struct Isa {
   DotInteraction* dot_interaction;
 };
 
+bool runs_here(const char* isa) {
+  for (const char* const* name = available_kernels(); *name != nullptr; ++name)
+    if (std::strcmp(*name, isa) == 0) return true;
+  return false;
+}
+
 std::vector<Isa> isas() {
   std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2"))
-    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
-  if (__builtin_cpu_supports("avx512vl"))
+  if (runs_here("avx2")) all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
+  if (runs_here("avx512"))
     all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction});
 #elif defined(__aarch64__)
   all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction});
@@ -79,7 +84,7 @@ struct Exact {
   double value, magnitude;
 };
 Exact value_of(const unsigned char* row, RowFormat format, uint32_t dim, uint32_t d) {
-  if (format == RowFormat::kFp32 || format == RowFormat::kFp16 || format == RowFormat::kBf16) {
+  if (!is_quantized(format)) {
     const double value = row_value(row, format, d);
     return {value, std::abs(value)};
   }
@@ -176,7 +181,7 @@ void test_bags(const Isa& isa, int number) {
   const uint64_t num_jobs = 1 + below(6);
   for (uint64_t j = 0; j < num_jobs; ++j) {
     BagJob job{};
-    job.format = static_cast<RowFormat>(below(6));
+    job.format = static_cast<RowFormat>(below(kNumRowFormats));
     job.dim = any_dim();
     job.num_rows = 1 + below(20);
     const uint64_t row_bytes = bytes_per_row(job.format, job.dim);
@@ -210,7 +215,7 @@ void test_bags(const Isa& isa, int number) {
       }
       job.weights = weights;
     }
-    job.mean = below(2) == 0;
+    job.pooling = kPoolings[below(sizeof kPoolings / sizeof kPoolings[0])].pooling;
     job.prefetch = any_prefetch();
     job.out = reinterpret_cast<float*>(bags.buffer(static_cast<uint64_t>(job.num_bags) * job.dim * 4));
     bags.jobs.push_back(job);
@@ -221,7 +226,7 @@ void test_bags(const Isa& isa, int number) {
     uint64_t at = 0;
     for (uint32_t b = 0; b < job.num_bags; ++b) {
       const uint32_t count = job.offsets[b + 1] - job.offsets[b];
-      const double divisor = job.mean && count > 0 ? count : 1;
+      const double divisor = job.pooling == Pooling::kMean && count > 0 ? count : 1;
       for (uint32_t d = 0; d < job.dim; ++d) {
         double sum = 0, scale = 0;
         for (uint64_t i = at; i < at + count; ++i) {

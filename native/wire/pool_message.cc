@@ -125,11 +125,12 @@ constexpr uint64_t kStagesBytes = kShardStages * sizeof(double);
 
 bool parse_pool_message(Bytes bytes, PoolMessage* message) {
   Reader reader(bytes);
-  reader.expect(static_cast<unsigned char>(kFixArray + 10));
+  reader.expect(static_cast<unsigned char>(kFixArray + 11));
   reader.expect(kWireVersion);
   if (!reader.sound() || bytes.size() < 8) return false;
   reader.expect("pool");
   message->id = reader.id();
+  message->sent_at_ms = reader.number();
   message->remaining_ms = reader.number();
   const double index_bytes = reader.number();
   if (!reader.sound() || (index_bytes != 4 && index_bytes != 8)) return false;

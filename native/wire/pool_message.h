@@ -6,14 +6,15 @@
 // The two messages of src/rpc/codec.ts that carry tensors, for a shard that answers without JavaScript. Both are msgpack arrays.
 namespace terabag {
 
-constexpr uint8_t kWireVersion = 2;
+constexpr uint8_t kWireVersion = 3;
 constexpr size_t kShardStages = 7;  // SHARD_STAGES in src/rpc/messages.ts
 
 using Bytes = std::span<const unsigned char>;
 
 struct PoolMessage {
   Bytes id;  // as it was encoded
-  double remaining_ms;
+  double sent_at_ms;  // on the sender's clock
+  double remaining_ms;  // when it was sent
   uint32_t index_bytes;
   Bytes segments, indices, offsets, weights;
   bool timed;

@@ -8,6 +8,8 @@
 namespace terabag {
 namespace {
 
+// Peers whose clocks are known; what strangers send must not take more memory.
+constexpr size_t kMaxPeers = 4096;
 // A deadline nearer than that is for the caller, who says when it has passed.
 constexpr double kLeastRemainingMs = 5;
 // SHARD_STAGES in src/rpc/messages.ts.
@@ -16,6 +18,19 @@ enum Stage { kDeserialize, kDispatch, kQueue, kPool, kHandBack, kSerialize, kPoo
 double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>(to_ns - from_ns) / 1000; }
 
 }  // namespace
+
+void PoolService::set_clock_offset(const std::string& peer, double offset_ms) {
+  if (clock_offsets_.size() >= kMaxPeers && clock_offsets_.find(peer) == clock_offsets_.end()) clock_offsets_.clear();
+  clock_offsets_[peer] = offset_ms;
+}
+
+// Without a known clock, a message counts as received when it was sent.
+double PoolService::remaining_ms(const PoolMessage& message, const std::string& peer, uint64_t now_ns) const {
+  const auto offset = clock_offsets_.find(peer);
+  if (offset == clock_offsets_.end()) return message.remaining_ms;
+  const double waited_ms = static_cast<double>(now_ns) / 1e6 - message.sent_at_ms - offset->second;
+  return waited_ms > 0 ? message.remaining_ms - waited_ms : message.remaining_ms;
+}
 
 bool PoolService::worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const {
   // Of a segment and of a bag, roughly; so that many without ids are not taken for nothing.
@@ -29,7 +44,8 @@ bool PoolService::worth(const PoolMessage& message, uint64_t floats, const Zerom
 bool PoolService::answer(ZeromqSocket& socket) {
   const uint64_t received_ns = steady_ns();
   PoolMessage message;
-  if (!parse_pool_message(socket.body(), &message) || message.remaining_ms < kLeastRemainingMs) return false;
+  if (!parse_pool_message(socket.body(), &message) || remaining_ms(message, socket.peer(), received_ns) < kLeastRemainingMs)
+    return false;
   const uint64_t parsed_ns = steady_ns();
   const std::optional<uint64_t> floats = engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
   if (!floats || !worth(message, *floats, socket)) return false;

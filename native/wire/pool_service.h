@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <unordered_map>
 
 #include "engine/sparse_engine.h"
 #include "wire/pool_message.h"
@@ -17,6 +19,9 @@ class PoolService {
   PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns)
       : engine_(std::move(engine)), ns_per_index_(ns_per_index), budget_ns_(budget_ns), busy_budget_ns_(busy_budget_ns) {}
 
+  // How far the steady clock here, ms, is ahead of the peer's, so that what a request waited in the socket counts against its deadline.
+  void set_clock_offset(const std::string& peer, double offset_ms);
+
   // Answers the message that the socket holds and drops it. False, and the message is still held, when it is not one for it.
   bool answer(ZeromqSocket& socket);
 
@@ -25,10 +30,12 @@ class PoolService {
   uint64_t undeliverable() const { return undeliverable_; }
 
  private:
+  double remaining_ms(const PoolMessage& message, const std::string& peer, uint64_t now_ns) const;
   bool worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const;
 
   std::shared_ptr<const SparseEngine> engine_;
   double ns_per_index_, budget_ns_, busy_budget_ns_;
+  std::unordered_map<std::string, double> clock_offsets_;
   uint64_t answered_ = 0, undeliverable_ = 0;
 };
 

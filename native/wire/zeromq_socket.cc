@@ -34,7 +34,10 @@ enum MonitorEvent : uint16_t { kConnectRetried = 0x0004, kDisconnected = 0x0200,
 // Days, after which nobody waits. With 0, libzmq would drop what has arrived and is not received yet.
 constexpr int kNeverMs = 1 << 30;
 
-[[noreturn]] void fail(const ZeromqApi& zmq) { throw std::runtime_error(zmq.error_text(zmq.error())); }
+[[noreturn]] void fail(const ZeromqApi& zmq) {
+  const int number = zmq.error();
+  throw ZeromqError(number, zmq.error_text(number));
+}
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,12 @@ class ZeromqContext {
 
  private:
   ZeromqContext(const ZeromqApi& of, void* context) : api(of), handle(context) {}
+};
+
+// What libzmq says, with its errno.
+struct ZeromqError : std::runtime_error {
+  ZeromqError(int number_of, const char* text) : std::runtime_error(text), number(number_of) {}
+  const int number;
 };
 
 struct ZeromqSocketOptions {
@@ -55,12 +62,12 @@ class ZeromqSocket {
  public:
   enum Event { kNone, kHandshake, kDisconnect };
 
-  // Throws std::runtime_error with libzmq's reason. Closing lets nothing linger unless close says otherwise.
+  // Throws ZeromqError. Closing lets nothing linger unless close says otherwise.
   ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqSocketOptions& options);
   ~ZeromqSocket();
   ZeromqSocket(const ZeromqSocket&) = delete;
 
-  // Throw std::runtime_error with libzmq's reason. bind returns the endpoint with the port that it got. A dealer connects once: after
+  // Throw ZeromqError. bind returns the endpoint with the port that it got. A dealer connects once: after
   // kDisconnect, disconnect and connect anew.
   void connect(const std::string& endpoint);
   // Drops what was not sent, and what was not received.

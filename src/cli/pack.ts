@@ -2,10 +2,10 @@ import { access, stat } from 'node:fs/promises';
 import { Command, Option } from 'commander';
 import { TerabagError } from '../errors.js';
 import { formatBytes } from '../lab/report/numbers.js';
-import { ROW_FORMATS, type RowFormat } from '../model/formats.js';
+import { describeFormat, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
-import { outputError } from '../tables/output-directory.js';
+import { outputError } from '../tables/atomic.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { interruption } from './interruption.js';
 import { commaSeparated, verifyOption } from './options.js';
@@ -19,13 +19,15 @@ interface PackCommandOptions {
   readonly json?: boolean;
 }
 
+const PACK_FORMATS = ROW_FORMATS.filter((format) => format !== 'fp32');
+
 export const packCommand = new Command('pack')
   .description('write a bundle, or one safetensors file, with its tables in a smaller row format')
   .argument('<source>', 'directory of the model, or a safetensors file with plain tables')
   .requiredOption('-o, --output <path>', 'the new directory, which must be empty or not there, or the new file, which must not be there')
   .addOption(
-    new Option('--format <format>', 'row format: int8 (fp32 scale and bias), int8_fp16, int4, fp16, bf16')
-      .choices(ROW_FORMATS.filter((format) => format !== 'fp32'))
+    new Option('--format <format>', `row format: ${PACK_FORMATS.map(describeFormat).join(', ')}`)
+      .choices(PACK_FORMATS)
       .makeOptionMandatory(),
   )
   .option('--tables <list>', 'only these tables (of a file: tensors), comma-separated', commaSeparated)

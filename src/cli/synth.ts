@@ -3,7 +3,7 @@ import { shapeBytes } from '../lab/generate/model-shape.js';
 import { SHAPE_NAMES, shapeByName } from '../lab/generate/shape-by-name.js';
 import { writeSyntheticBundle } from '../lab/generate/synthetic-bundle.js';
 import { formatBytes } from '../lab/report/numbers.js';
-import type { PlainFormat } from '../model/formats.js';
+import { PLAIN_FORMATS, type PlainFormat } from '../model/formats.js';
 import { tableBytes } from '../plan/placement/bytes.js';
 import { checkRoom, fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { interruption } from './interruption.js';
@@ -24,7 +24,7 @@ export const synthCommand = new Command('synth')
   .requiredOption('-o, --output <dir>', 'directory of the new model; it must be empty or not there')
   .option('--scale <share>', 'of the rows; tables, dims and pooling stay', positiveShare, 1)
   .option('--seed <n>', 'the same seed gives the same bytes (default: one per shape)', positiveInteger)
-  .addOption(new Option('--format <format>', 'row format').choices(['fp32', 'fp16', 'bf16']).default('fp32'))
+  .addOption(new Option('--format <format>', 'row format').choices(PLAIN_FORMATS).default('fp32'))
   .option('--json', 'print JSON')
   .addHelpText(
     'after',

@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
+import { OPS } from '../model/layers.js';
 import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
 import { SYNC_BUDGET_NS } from './sync-budget.js';
@@ -33,22 +34,12 @@ export class DenseNet {
       if (found === undefined) throw new TerabagError('bad_model', `no such tensor in dense.safetensors: ${name}`, { tensor: name });
       return found.data;
     };
-    const layers = model.layers.map((layer) => ({
-      op: layer.op,
-      inputs: layer.inputs,
-      dim: layer.dim,
-      stage: layer.stage,
-      activation: layer.activation,
-      diagonal: layer.diagonal,
-      epsilon: layer.epsilon,
-      weight: tensor(layer.weight),
-      bias: tensor(layer.bias),
-    }));
-    for (const layer of layers) {
-      const inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
-      const macs =
-        layer.op === 'fc' || layer.op === 'dot_interaction' ? inputDim * (layer.op === 'fc' ? layer.dim : layer.inputs.length) : inputDim;
-      this.#macsPerItem[layer.stage] = (this.#macsPerItem[layer.stage] ?? 0) + macs;
+    const layers = model.layers.map((layer) => ({ ...layer, weight: tensor(layer.weight), bias: tensor(layer.bias) }));
+    for (const { op, inputs, dim, diagonal, stage } of layers) {
+      const inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
+      const macs = OPS[op].macs({ inputDim, numInputs: inputs.length, dim, diagonal });
+      // Those of pairs take about twice as long.
+      this.#macsPerItem[stage] = (this.#macsPerItem[stage] ?? 0) + macs * (OPS[op].kind === 'pairs' ? 2 : 1);
     }
     this.lastStage = Math.max(1, ...layers.map(({ stage }) => stage));
     try {

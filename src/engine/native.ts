@@ -1,11 +1,9 @@
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { TerabagError } from '../errors.js';
 import type { PlainFormat, RowFormat } from '../model/formats.js';
+import type { Op, OpAttributes } from '../model/layers.js';
+import { loadAddon } from './load-addon.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
+import { checkVocabulary, type NativeVocabulary } from './vocabulary.js';
 
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
 export interface NativeTable {
@@ -28,7 +26,7 @@ export interface NativeTable {
 
 /**
  * Pools whole requests. A batch of bags is:
- * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 0 mean, bit 1 weighted);
+ * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; the others: the pooling, see POOLINGS);
  * - indices: int32 or int64 (indexBytes 4 or 8) of all segments one after another;
  * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
  * - weights: float32 of the weighted segments only, one per index of these.
@@ -100,22 +98,14 @@ export interface NativeStatusError extends Error {
   readonly limit: string;
 }
 
-/** multiply_add: the first input times the second, plus the third; product: of all inputs; both elementwise. */
-export type NativeOp = 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
-
 /** One layer; values are numbered: inputs first (dense features, then bags, in model order), then one per layer. */
-export interface NativeLayer {
-  readonly op: NativeOp;
+export interface NativeLayer extends Omit<OpAttributes, 'weight' | 'bias'> {
+  readonly op: Op;
   readonly inputs: readonly number[];
   /** Output dim. */
   readonly dim: number;
   /** Layers of stage 0 read dense features only; a layer reads no value of a later stage. */
   readonly stage: number;
-  readonly activation: 'none' | 'relu' | 'sigmoid';
-  /** dot_interaction: whether pairs (i, i) are part of the output. */
-  readonly diagonal: boolean;
-  /** layer_norm: what is added to the variance. */
-  readonly epsilon?: number;
   /** fc: [dim, input dim] row-major, copied and packed; layer_norm: [dim], copied. */
   readonly weight: Float32Array | null;
   /** fc and layer_norm: [dim], copied. */
@@ -178,51 +168,6 @@ export interface NativePackError {
   readonly sumSquares: number;
 }
 
-/** A host of an emulated network: an interface, in a network namespace of its own or in the one that this process is in. */
-export interface NativeHost {
-  /** At most 15 bytes, and not there yet. */
-  readonly interfaceName: string;
-  /** IPv4; the network has 24 bits. */
-  readonly address: string;
-  readonly ownNamespace: boolean;
-}
-
-/** What happens to each Ethernet frame on its way. */
-export interface NativePathConditions {
-  /** One way; at most a minute. */
-  readonly delayUs: number;
-  /** Give or take, evenly spread; at most delayUs. Frames of one host do not overtake each other. */
-  readonly jitterUs: number;
-  /** Dropped of a million frames, independently. */
-  readonly lossPpm: number;
-  /** uint32. */
-  readonly seed: number;
-}
-
-/** Frames since the network was opened. */
-export interface NativeNetworkCounters {
-  readonly accepted: number;
-  readonly delivered: number;
-  /** Dropped because lossPpm asks for it. */
-  readonly lost: number;
-  /** Dropped because 32768 frames waited. */
-  readonly overflowed: number;
-  /** Too short or too long. */
-  readonly malformed: number;
-  /** Not taken by the interface that they were for. */
-  readonly refused: number;
-}
-
-/** Hosts on a switch that delays and drops, run by a thread of its own. All of it ends with the process, however that ends. */
-export interface NativeHostNetwork {
-  /** [sync] One per host: the file descriptor of its namespace in this process, or -1. Not to be closed. */
-  namespaces(): number[];
-  /** [sync] */
-  counters(): NativeNetworkCounters;
-  /** [sync] Ends the thread and removes the interfaces; a namespace ends with the last process in it. */
-  close(): void;
-}
-
 /** Times in ms. */
 export interface NativeSocketOptions {
   /** A ROUTER, which keeps the event loop alive until it is closed; else a DEALER, which does not. */
@@ -255,8 +200,8 @@ export interface NativeSocket {
    */
   serve(engine: NativeSparseEngine | null, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
   /**
-   * Of a ROUTER: how far this process's steady clock, ms since performance.timeOrigin, is ahead of the peer's, so that a request's wait in the
-   * socket counts against its deadline. Kept for the latest 4096 peers.
+   * For the service of a ROUTER, which has to serve: how far the system's monotonic clock (process.hrtime), ms, is ahead of the peer's, so that a
+   * request's wait in the socket counts against its deadline.
    */
   setClockOffset(peer: string, offsetMs: number): void;
   /** By itself. undeliverable: of those answered. */
@@ -284,10 +229,16 @@ export interface NativeSocket {
 }
 
 export interface NativeAddon {
+  readonly vocabulary: NativeVocabulary;
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
   readonly isa: string;
   /** [sync] Names of the kernels that this build and CPU have, best last. */
   availableKernels(): string[];
+  /**
+   * [sync] Hashes of what the kernels in use compute of fixed inputs, 16 hexadecimal digits each: kernels whose hashes are equal give the same
+   * bits. pooling: all that a sparse shard computes; dense: fully connected layers in float32 and dot interactions. Takes about a millisecond.
+   */
+  fingerprints(): { readonly pooling: string; readonly dense: string };
   /** [sync] CPU time of the calling thread, microseconds. */
   threadCpuUs(): number;
   /** [sync] Those that the kernels in use and this CPU have. */
@@ -298,11 +249,6 @@ export interface NativeAddon {
    * or infinity cannot be quantized), overflow (too large for the format), out_of_memory.
    */
   packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
-  /** Linux only, and needs CAP_NET_ADMIN and CAP_SYS_ADMIN: throws with the reason when the network cannot be made. */
-  HostNetwork: new (
-    hosts: readonly NativeHost[],
-    conditions: NativePathConditions,
-  ) => NativeHostNetwork;
   /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later. */
@@ -327,40 +273,5 @@ export interface NativeAddon {
   ) => NativeDenseNet;
 }
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-
-/** Alpine's C library is another one than glibc, and says no version of glibc in the process report. */
-function isMusl(): boolean {
-  const report = process.report?.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } } | undefined;
-  return process.platform === 'linux' && report?.header.glibcVersionRuntime === undefined;
-}
-
-function load(): NativeAddon {
-  const candidates = [
-    process.env['TERABAG_ADDON'],
-    join(root, 'native', 'build', 'Release', 'terabag.node'),
-    join(root, 'prebuilds', `${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}.node`),
-  ].filter((path) => path !== undefined);
-  const attempts: string[] = [];
-  const require = createRequire(import.meta.url);
-  for (const path of candidates) {
-    if (!existsSync(path)) {
-      attempts.push(`${path}: not there`);
-      continue;
-    }
-    try {
-      return require(path) as NativeAddon;
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      if (message.startsWith('TERABAG_')) throw new TerabagError('native_addon', message);
-      attempts.push(`${path}: ${message}`);
-    }
-  }
-  throw new TerabagError(
-    'native_addon',
-    `the native addon of terabag cannot be loaded on ${process.platform}-${process.arch}; build it with: npm rebuild terabag (in a checkout: npm run build:native), which needs a C++20 compiler and cmake (Debian: apt-get install g++ cmake). Tried:\n  ${attempts.join('\n  ')}`,
-  );
-}
-
 /** The addon, loaded once per environment. */
-export const native: NativeAddon = load();
+export const native: NativeAddon = checkVocabulary(loadAddon<NativeAddon>('terabag', process.env['TERABAG_ADDON']));

@@ -1,6 +1,8 @@
+import { POOLINGS, type Pooling } from '../model/pooling.js';
+
 /** A batch of bags in the layout that the addon pools and that travels on the wire; see NativeSparseEngine for the checks. */
 export interface SparseBatch {
-  /** SEGMENT_FIELDS uint32 per segment: table, part, parts, bags, flags (SEGMENT_MEAN, SEGMENT_WEIGHTED). */
+  /** SEGMENT_FIELDS uint32 per segment: table, part, parts, bags, flags (segmentFlags). */
   readonly segments: Uint8Array;
   readonly indexBytes: 4 | 8;
   readonly indices: Uint8Array;
@@ -9,5 +11,6 @@ export interface SparseBatch {
 }
 
 export const SEGMENT_FIELDS = 5;
-export const SEGMENT_MEAN = 1;
 export const SEGMENT_WEIGHTED = 2;
+
+export const segmentFlags = (pooling: Pooling, weighted: boolean): number => POOLINGS[pooling].flag | (weighted ? SEGMENT_WEIGHTED : 0);

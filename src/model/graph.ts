@@ -1,5 +1,7 @@
 import { TerabagError } from '../errors.js';
-import type { LayerSpec, ModelSpec } from './spec.js';
+import { type LayerContext, layerTypeOf, NO_ATTRIBUTES, type Op, type OpAttributes, type Value } from './layers.js';
+import type { Pooling } from './pooling.js';
+import type { ModelSpec } from './spec.js';
 
 /** A model whose names are resolved. Values are numbered: dense features, then bags, then the other layers, each in order. */
 export interface ResolvedModel {
@@ -17,31 +19,18 @@ export interface ResolvedBag {
   readonly tableName: string;
   readonly dim: number;
   readonly rows: number;
-  readonly pooling: 'sum' | 'mean';
+  readonly pooling: Pooling;
   readonly weighted: boolean;
   /** Position of its net in the spec. */
   readonly net: number;
 }
 
-export interface ResolvedLayer {
+export interface ResolvedLayer extends OpAttributes {
   readonly name: string;
-  readonly op: 'fc' | 'dot_interaction' | 'concat' | 'sum' | 'product' | 'multiply_add' | 'layer_norm';
+  readonly op: Op;
   readonly inputs: readonly number[];
   readonly dim: number;
   /** 0 when no embedding is needed; else n + 1 when those of nets up to net n are, counted from 0. */
-  readonly stage: number;
-  readonly activation: 'none' | 'relu' | 'sigmoid';
-  readonly diagonal: boolean;
-  /** Of a layer norm; else 0. */
-  readonly epsilon: number;
-  readonly weight: string | null;
-  readonly bias: string | null;
-}
-
-type DenseLayer = Exclude<LayerSpec, { type: 'embedding_bag' }>;
-interface Value {
-  readonly number: number;
-  readonly dim: number;
   readonly stage: number;
 }
 
@@ -70,19 +59,19 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   const layers: ResolvedLayer[] = [];
   for (const { layer, path } of placed) {
     if (layer.type === 'embedding_bag') continue;
-    const inputs = inputNames(layer).map((name) => {
+    const type = layerTypeOf(layer);
+    const inputs = type.inputs(layer).map((name) => {
       const value = values.get(name);
       if (value === undefined) throw bad(path, `reads a value that no dense feature and no earlier layer gives: ${name}`);
       return value;
     });
     const stage = Math.max(...inputs.map((input) => input.stage));
-    const parts = partsOf(layer, inputs, shapes, path);
-    for (const [part, { name, inputs: read, ...rest }] of parts.entries()) {
+    const steps = type.steps(layer, contextOf(path, inputs, shapes));
+    for (const [at, { name, inputs: read, ...rest }] of steps.entries()) {
       const numbers = read.map((input) => (typeof input === 'number' ? values.size - input : input.number));
-      const last = part === parts.length - 1;
-      layers.push({ ...PLAIN, ...rest, name, inputs: numbers, stage });
-      // Parts that nobody may read get a name that nobody can write.
-      define(`${path}.name`, last ? name : `${name}\0`, rest.dim, stage);
+      layers.push({ ...NO_ATTRIBUTES, ...rest, name, inputs: numbers, stage });
+      // Steps that nobody may read get a name that nobody can write.
+      define(`${path}.name`, at === steps.length - 1 ? name : `${name}\0`, rest.dim, stage);
     }
   }
   const output = values.get(spec.output);
@@ -103,92 +92,31 @@ function bad(path: string, what: string): TerabagError {
   return new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path });
 }
 
-const PLAIN = { activation: 'none', diagonal: false, epsilon: 0, weight: null, bias: null } as const;
-
-function inputNames(layer: DenseLayer): readonly string[] {
-  return layer.type === 'fc' || layer.type === 'layer_norm' ? [layer.input] : layer.inputs;
-}
-
-/** A step of a layer. Its inputs are values, or numbers: 1 is the step before it, 2 the one before that. */
-interface Part extends Partial<Omit<ResolvedLayer, 'inputs' | 'stage'>> {
-  readonly name: string;
-  readonly op: ResolvedLayer['op'];
-  readonly dim: number;
-  readonly inputs: readonly (Value | number)[];
-}
-
-/** The layer as the engine runs it; a cross layer is several steps. */
-function partsOf(layer: DenseLayer, inputs: readonly Value[], shapes: ReadonlyMap<string, readonly number[]>, path: string): Part[] {
-  const [first = { number: 0, dim: 0, stage: 0 }] = inputs;
-  const { name } = layer;
-  const alike = (): void => {
-    if (inputs.some(({ dim }) => dim !== first.dim))
-      throw bad(`${path}.inputs`, `have to be of one dim: ${inputs.map(({ dim }) => dim).join(', ')}`);
+/** path: of the layer; shapes: those of dense.safetensors. */
+function contextOf(path: string, inputs: readonly Value[], shapes: ReadonlyMap<string, readonly number[]>): LayerContext {
+  const dim = inputs[0]?.dim ?? 0;
+  const refuse: LayerContext['refuse'] = (what, key) => bad(key === undefined ? path : `${path}.${key}`, what);
+  const wrongShape = (key: string, tensor: string, wanted: string): TerabagError =>
+    refuse(`${tensor} has to be [${wanted}] in dense.safetensors: ${shapes.get(tensor)?.join('x') ?? 'missing'}`, key);
+  return {
+    inputs,
+    dim,
+    refuse,
+    sameDims: () => {
+      if (inputs.some((input) => input.dim !== dim))
+        throw refuse(`have to be of one dim: ${inputs.map((input) => input.dim).join(', ')}`, 'inputs');
+    },
+    matrix: (key, tensor, columns, rows) => {
+      const shape = shapes.get(tensor);
+      const [out = 0, width] = shape ?? [];
+      if (shape?.length !== 2 || out < 1 || width !== columns || (rows !== undefined && out !== rows))
+        throw wrongShape(key, tensor, `${rows ?? 'out'}, ${columns}`);
+      return out;
+    },
+    vector: (key, tensor, length) => {
+      if (tensor === null) return;
+      const shape = shapes.get(tensor);
+      if (shape?.length !== 1 || shape[0] !== length) throw wrongShape(key, tensor, String(length));
+    },
   };
-  const matrix = (key: string, tensor: string, columns: number, rows?: number): number => {
-    const shape = shapes.get(tensor);
-    const [out = 0, width] = shape ?? [];
-    if (shape?.length !== 2 || out < 1 || width !== columns || (rows !== undefined && out !== rows))
-      throw bad(
-        `${path}.${key}`,
-        `${tensor} has to be [${rows ?? 'out'}, ${columns}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`,
-      );
-    return out;
-  };
-  const vector = (key: string, tensor: string | null, length: number): void => {
-    const shape = tensor === null ? [length] : shapes.get(tensor);
-    if (shape?.length !== 1 || shape[0] !== length)
-      throw bad(`${path}.${key}`, `${tensor} has to be [${length}] in dense.safetensors: ${shape?.join('x') ?? 'missing'}`);
-  };
-  switch (layer.type) {
-    case 'fc': {
-      const { weight, bias, activation } = layer;
-      const dim = matrix('weight', weight, first.dim);
-      vector('bias', bias, dim);
-      return [{ name, op: 'fc', dim, inputs, weight, bias, activation }];
-    }
-    case 'dot_interaction':
-      alike();
-      return [
-        {
-          name,
-          op: layer.type,
-          dim: first.dim + (inputs.length * (inputs.length + (layer.diagonal ? 1 : -1))) / 2,
-          inputs,
-          diagonal: layer.diagonal,
-        },
-      ];
-    case 'concat':
-      return [{ name, op: layer.type, dim: inputs.reduce((sum, { dim }) => sum + dim, 0), inputs }];
-    case 'sum':
-    case 'product':
-      alike();
-      return [{ name, op: layer.type, dim: first.dim, inputs }];
-    case 'layer_norm': {
-      const { weight, bias, epsilon } = layer;
-      vector('weight', weight, first.dim);
-      vector('bias', bias, first.dim);
-      return [{ name, op: layer.type, dim: first.dim, inputs, weight, bias, epsilon }];
-    }
-    case 'cross': {
-      alike();
-      const { dim } = first;
-      const [x0, x] = inputs as [Value, Value];
-      const { weight, weightU, weightV, bias } = layer;
-      vector('bias', bias, dim);
-      const last: Part = { name, op: 'multiply_add', dim, inputs: [x0, 1, x] };
-      if (weight !== null && weightU === null && weightV === null) {
-        matrix('weight', weight, dim, dim);
-        return [{ name, op: 'fc', dim, inputs: [x], weight, bias }, last];
-      }
-      if (weight !== null || weightU === null || weightV === null) throw bad(path, 'needs either weight, or weightU and weightV');
-      const rank = matrix('weightV', weightV, dim);
-      matrix('weightU', weightU, rank, dim);
-      return [
-        { name: `${name}\0v`, op: 'fc', dim: rank, inputs: [x], weight: weightV },
-        { name, op: 'fc', dim, inputs: [1], weight: weightU, bias },
-        last,
-      ];
-    }
-  }
 }

@@ -1,12 +1,20 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from './formats.js';
+import { layerSchema, name } from './layers.js';
 
 /**
  * model.json. A model has dense features, tables, and nets that run in order. A net is a list of named layers; embedding bags are layers
  * that read ids of the request from one table. A layer reads dense features and earlier layers of this net or of earlier nets, by name.
  */
-const name = z.string().min(1).max(256);
 const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+/** A map of any keys: z.record passes over "__proto__". */
+const mapOf = <T extends z.ZodType>(values: T) =>
+  z
+    .preprocess(
+      (given) => (typeof given === 'object' && given !== null && !Array.isArray(given) ? new Map(Object.entries(given)) : given),
+      z.map(z.string(), values),
+    )
+    .transform((entries): Record<string, z.output<T>> => Object.fromEntries(entries));
 const dim = z.number().int().min(1).max(65_536);
 
 const tableSchema = z.strictObject({
@@ -18,71 +26,6 @@ const tableSchema = z.strictObject({
   file: z.string().min(1),
   tensor: z.string().min(1),
 });
-
-const embeddingBagSchema = z.strictObject({
-  type: z.literal('embedding_bag'),
-  name,
-  table: name,
-  pooling: z.enum(['sum', 'mean']).default('sum'),
-  weighted: z.boolean().default(false),
-  // What requests are like, for plans that are made without a sample of them. No defaults: the hash of a model without them stays.
-  /** Mean number of ids per bag. */
-  poolingFactor: z.number().min(0).optional(),
-  /** user: given once per request; item: once per item. */
-  side: z.enum(['user', 'item']).optional(),
-});
-const fcSchema = z.strictObject({
-  type: z.literal('fc'),
-  name,
-  input: name,
-  /** Tensor [out, in] F32 of dense.safetensors; bias [out] or null. */
-  weight: z.string().min(1),
-  bias: z.string().min(1).nullable().default(null),
-  activation: z.enum(['none', 'relu', 'sigmoid']).default('none'),
-});
-const dotInteractionSchema = z.strictObject({
-  /** Concat of the first input with the dot products of all pairs, row-major lower triangle; diagonal adds the pairs (i, i). */
-  type: z.literal('dot_interaction'),
-  name,
-  inputs: z.array(name).min(2),
-  diagonal: z.boolean().default(false),
-});
-const concatSchema = z.strictObject({ type: z.literal('concat'), name, inputs: z.array(name).min(1) });
-const sumSchema = z.strictObject({ type: z.literal('sum'), name, inputs: z.array(name).min(1) });
-/** Elementwise product. */
-const productSchema = z.strictObject({ type: z.literal('product'), name, inputs: z.array(name).min(1) });
-const crossSchema = z.strictObject({
-  /**
-   * A cross layer of DCNv2 (Wang et al., 2021) over [x0, x]: x0 * (W x + bias) + x with weight [dim, dim], or of low rank with
-   * W = weightU weightV, tensors [dim, rank] and [rank, dim].
-   */
-  type: z.literal('cross'),
-  name,
-  inputs: z.tuple([name, name]),
-  weight: z.string().min(1).nullable().default(null),
-  weightU: z.string().min(1).nullable().default(null),
-  weightV: z.string().min(1).nullable().default(null),
-  bias: z.string().min(1).nullable().default(null),
-});
-const layerNormSchema = z.strictObject({
-  /** As torch.nn.LayerNorm over the last dim; weight and bias are [dim]. */
-  type: z.literal('layer_norm'),
-  name,
-  input: name,
-  weight: z.string().min(1),
-  bias: z.string().min(1),
-  epsilon: z.number().min(0).default(1e-5),
-});
-const layerSchema = z.discriminatedUnion('type', [
-  embeddingBagSchema,
-  fcSchema,
-  dotInteractionSchema,
-  concatSchema,
-  sumSchema,
-  productSchema,
-  crossSchema,
-  layerNormSchema,
-]);
 
 export const fileSchema = z.strictObject({
   bytes: count,
@@ -110,7 +53,7 @@ export const publishedSchema = z.strictObject({
     }),
   ),
   /** The files that are here, by path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
 });
 
 export const modelSchema = z.strictObject({
@@ -123,14 +66,13 @@ export const modelSchema = z.strictObject({
   /** The layer whose value is returned as scores. */
   output: name,
   /** By path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
   published: publishedSchema.optional(),
 });
 
+/** model.json with its defaults; docs/model-json.md says what each field means. @useDeclaredType */
 export type ModelSpec = z.output<typeof modelSchema>;
 export type TableSpec = z.output<typeof tableSchema>;
-export type LayerSpec = z.output<typeof layerSchema>;
-export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;
 export type FileSpec = z.output<typeof fileSchema>;
 export type PublishedSpec = z.output<typeof publishedSchema>;
 export type PublishedPart = PublishedSpec['parts'][number];

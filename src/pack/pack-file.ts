@@ -1,8 +1,7 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
-import { DTYPES } from '../model/bundle.js';
-import { type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/formats.js';
+import { dtypeOf, isPacked, PLAIN_FORMATS, type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/formats.js';
 import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
@@ -31,14 +30,14 @@ export interface PackOptions {
 
 /** Blocks that are read, packed or waiting to be written: what memory a table of any size takes, times two for the packed ones. */
 const BLOCKS_IN_FLIGHT = 4;
-const PLAIN_FORMATS = new Map<string, PlainFormat>((['fp32', 'fp16', 'bf16'] as const).map((format) => [DTYPES[format], format]));
+const FORMAT_OF_DTYPE = new Map<string, PlainFormat>(PLAIN_FORMATS.map((format) => [dtypeOf(format), format]));
 
 /** Of a table; see the addon's packRows. */
 const MAX_DIM = 65_536;
 
 /** The plain format of a tensor that can be packed: rows of up to 65536 values in fp32, fp16 or bf16; else null. */
 export function packable({ dtype, shape }: TensorInfo): PlainFormat | null {
-  const format = PLAIN_FORMATS.get(dtype);
+  const format = FORMAT_OF_DTYPE.get(dtype);
   return format !== undefined && shape.length === 2 && shape.every((count) => count > 0) && Number(shape[1]) <= MAX_DIM ? format : null;
 }
 
@@ -60,7 +59,7 @@ export async function packFile(
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
       const to = formats.get(name);
-      if (to === undefined) return { name, dtype: info.dtype, shape: info.shape, data: blocksOf(file, source, info, signal, onBytes) };
+      if (to === undefined) return { name, ...info, data: blocksOf(file, source, info, signal, onBytes) };
       const from = packable(info);
       if (from === null) throw notPackable(source, name, info);
       const [rows = 0, dim = 0] = info.shape;
@@ -71,9 +70,9 @@ export async function packFile(
         packed.push({ tensor: name, rows, dim, from, to, bytesBefore: info.bytes, bytesAfter, maxError, rmsError, relativeError });
       };
       const table = { file, source, name, info, from, to, dim };
-      const shape = to === 'fp16' || to === 'bf16' || to === 'fp32' ? [rows, dim] : [rows, rowBytes(to, dim)];
-      if (DTYPES[to] === DTYPES.int8) metadata[`${name}.row_format`] = rowFormatMetadata(to, dim);
-      return { name, dtype: DTYPES[to], shape, data: packBlocks(table, signal, onBytes, onPacked) };
+      const shape = isPacked(to) ? [rows, rowBytes(to, dim)] : [rows, dim];
+      if (isPacked(to)) metadata[`${name}.row_format`] = rowFormatMetadata(to, dim);
+      return { name, dtype: dtypeOf(to), shape, data: packBlocks(table, signal, onBytes, onPacked) };
     });
     const checksum = await writeSafetensors(destination, tensors, { metadata, align: PAGE_BYTES });
     return { packed, checksum };

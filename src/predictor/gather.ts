@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
+import { type Combine, POOLINGS } from '../model/pooling.js';
 import type { Assignment, Partition } from './partition.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
@@ -84,7 +85,7 @@ export class Gathering {
     const { values, starts } = this.pooled;
     for (const [bag, parts] of this.#partsOf) {
       parts.sort((a, b) => a.part - b.part);
-      addRowWise(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts);
+      combineParts(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts);
     }
   }
 }
@@ -105,14 +106,22 @@ function answerLength(bytes: number, expected: number): TerabagError {
   });
 }
 
-function addRowWise({ dim, pooling }: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
+/** Takes a part's vector, from `from` on, into the one that starts at `at`, zeros at first. */
+const COMBINE: Readonly<Record<Combine, (into: Float32Array, at: number, part: Float32Array, from: number, dim: number) => void>> = {
+  add: (into, at, part, from, dim) => {
+    for (let d = 0; d < dim; d++) into[at + d] = (into[at + d] as number) + (part[from + d] as number);
+  },
+};
+
+function combineParts({ dim, pooling }: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
   pooled.fill(0);
   const numBags = pooled.length / dim;
-  const ids = new Uint32Array(pooling === 'mean' ? numBags : 0);
+  const { combine, divide } = POOLINGS[pooling].parts;
+  const ids = new Uint32Array(divide ? numBags : 0);
   for (const { bags, lengths, rows } of parts) {
     bags.forEach((target, row) => {
-      if (pooling === 'mean') ids[target] = (ids[target] as number) + (lengths[row] as number);
-      for (let d = 0; d < dim; d++) pooled[target * dim + d] = (pooled[target * dim + d] as number) + (rows[row * dim + d] as number);
+      if (divide) ids[target] = (ids[target] as number) + (lengths[row] as number);
+      COMBINE[combine](pooled, target * dim, rows, row * dim, dim);
     });
   }
   ids.forEach((count, bag) => {

@@ -1,6 +1,7 @@
-import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../engine/sparse-batch.js';
+import { SEGMENT_FIELDS, type SparseBatch, segmentFlags } from '../engine/sparse-batch.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
+import { POOLINGS } from '../model/pooling.js';
 import { outOfRange, rowAt } from './ids.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
@@ -134,8 +135,7 @@ export class Partitioner {
       segments[atSegment++] = assignment.part;
       segments[atSegment++] = assignment.parts;
       segments[atSegment++] = bags;
-      // The main shard divides the sum of all parts of a row-wise mean.
-      segments[atSegment++] = (bag.pooling === 'mean' && rows === undefined ? SEGMENT_MEAN : 0) | (bag.weighted ? SEGMENT_WEIGHTED : 0);
+      segments[atSegment++] = segmentFlags(rows === undefined ? bag.pooling : POOLINGS[bag.pooling].parts.pooling, bag.weighted);
       if (rows === undefined) {
         copyIndices(input, indices, atId, bag);
         copyOffsets(input, offsets, atBag, atId);

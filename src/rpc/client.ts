@@ -1,4 +1,5 @@
 import { type Clock, systemClock } from '../clock.js';
+import { poolAlike } from '../engine/kernels.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
 import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
@@ -401,9 +402,9 @@ export class ShardClient {
         `serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${message.modelHash.slice(0, 12)}, expected ${modelHash.slice(0, 12)}`,
         { modelHash: message.modelHash },
       );
-    } else if (message.kernels !== kernels) {
+    } else if (!poolAlike(message.kernels, kernels)) {
       this.#refuse(
-        `pools with other kernels, which give other bits (TERABAG_ISA sets them on both sides): ${this.name} at ${this.endpoint} has ${message.kernels}, this process ${kernels}`,
+        `pools with kernels that give other bits (TERABAG_ISA chooses them): ${this.name} at ${this.endpoint} has ${message.kernels}, this process ${kernels}`,
         { kernels: message.kernels, expected: kernels },
       );
     } else if (message.state === 'draining') {

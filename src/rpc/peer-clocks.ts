@@ -2,7 +2,7 @@ import type { Peer } from './transport/transport.js';
 
 /** Peers that are kept; strangers only push out who has been silent for longest. */
 const MAX_PEERS = 4096;
-/** Of the peer's clock: how long a least difference is kept. Clocks drift by some 50 us a second at worst. */
+/** How long a least difference is kept, on the peer's clock. Clocks drift by some 50 us a second at worst. */
 const WINDOW_MS = 10_000;
 
 interface PeerClock {

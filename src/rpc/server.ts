@@ -46,6 +46,7 @@ interface Job {
   readonly receivedAt: number;
   readonly deadlineAt: number;
   readonly times: ServiceTimes | null;
+  cancelled: boolean;
 }
 
 /** What a server counts; see SHARD_STATS. */
@@ -159,7 +160,7 @@ export class ShardServer {
     const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
     times?.begin(receivedAt);
     const deadlineAt = receivedAt + message.remainingMs - this.#peers.waited(peer, message.sentAtMs, receivedAt);
-    const job: Job = { peer, message, received, receivedAt, deadlineAt, times };
+    const job: Job = { peer, message, received, receivedAt, deadlineAt, times, cancelled: false };
     try {
       this.#check(job);
     } catch (error) {
@@ -231,8 +232,7 @@ export class ShardServer {
       times?.endDispatch();
       await pooling.pool(batch, new Float32Array(answer.bytes.buffer, 0, length), times);
       times?.endPooling();
-      // Cancelled while threads pooled.
-      if (!this.#jobs.has(jobKey(peer, id))) return;
+      if (job.cancelled) return;
       this.#refuseExpired(job);
       const serviceUs = (this.#clock.now() - receivedAt) * 1000;
       this.#reply(peer, { kind: 'pooled', id, serviceUs, pooled: answer.bytes, stages: times?.stages ?? null }, times);
@@ -247,7 +247,8 @@ export class ShardServer {
     const job = this.#jobs.get(key);
     if (job === undefined) return;
     this.#counts.cancelled++;
-    this.#jobs.delete(key);
+    job.cancelled = true;
+    this.#forget(job);
     if (this.#waiting.delete(job)) this.#end(job);
   }
 
@@ -259,12 +260,19 @@ export class ShardServer {
     this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
   }
 
-  #end({ peer, message, received, times }: Job): void {
-    this.#jobs.delete(jobKey(peer, message.id));
+  #end(job: Job): void {
+    const { received, times } = job;
+    this.#forget(job);
     received.release();
     if (times !== null) this.#idleTimes.push(times);
     this.#inFlight--;
     if (this.#inFlight === 0) this.#idle?.();
+  }
+
+  /** An id that a peer uses twice at once is the later request's. */
+  #forget(job: Job): void {
+    const key = jobKey(job.peer, job.message.id);
+    if (this.#jobs.get(key) === job) this.#jobs.delete(key);
   }
 
   #reply(peer: Peer, message: ShardMessage, times: ServiceTimes | null = null): void {

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Dealer, Router } from 'zeromq';
+import { kernelFingerprint } from '../../src/engine/kernels.js';
 import type { SparseBatch } from '../../src/engine/sparse-batch.js';
 import { type Cluster, connect, launchCluster, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
@@ -63,7 +64,7 @@ class RawClient {
   }
   /** The next answer is the pong of this ping: nothing before it was answered, and the shard is alive. */
   async expectNothingBut(id: number): Promise<void> {
-    await this.send(encodeClientMessage({ kind: 'ping', id }));
+    await this.send(encodeClientMessage({ kind: 'ping', sentAtMs: performance.now(), id }));
     expect(await this.answer()).toEqual({ kind: 'pong', id, state: 'ready' });
   }
 }
@@ -162,12 +163,16 @@ test('a sound message with a broken batch gets a typed error with its id, and th
     fc.asyncProperty(sound, faults, async (tensors, breakIt) => {
       const { batch, codes } = breakIt(tensors);
       const broken = ++id;
-      await client.send(encodeClientMessage({ kind: 'pool', id: broken, remainingMs: 5000, batch, timed: false }));
+      await client.send(
+        encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: broken, remainingMs: 5000, batch, timed: false }),
+      );
       const answer = await client.answer();
       expect(answer).toMatchObject({ kind: 'error', id: broken });
       expect(codes).toContain((answer as Extract<ShardMessage, { kind: 'error' }>).code);
       const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
-      await client.send(encodeClientMessage({ kind: 'pool', id: ++id, remainingMs: 5000, batch: right, timed: false }));
+      await client.send(
+        encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: ++id, remainingMs: 5000, batch: right, timed: false }),
+      );
       const pooled = await client.answer();
       expect(pooled).toMatchObject({ kind: 'pooled', id });
       const { pooled: bytes } = pooled as Extract<ShardMessage, { kind: 'pooled' }>;
@@ -197,7 +202,14 @@ test('requests that are answered where they are received get the vectors and sta
     expect(answer).toMatchObject({ kind: 'pooled', id: message.id });
     return answer as Extract<ShardMessage, { kind: 'pooled' }>;
   };
-  const { pooled: expected } = await ask({ kind: 'pool', id: 1, remainingMs: 5000, batch: large, timed: false });
+  const { pooled: expected } = await ask({
+    kind: 'pool',
+    sentAtMs: performance.now(),
+    id: 1,
+    remainingMs: 5000,
+    batch: large,
+    timed: false,
+  });
   // Ids of every length in msgpack, so that the vectors are padded by every number of bytes.
   for (const id of [0, 127, 128, 255, 256, 65_535, 65_536, 2 ** 32 - 1, 2 ** 32, 2 ** 40 + 1, Number.MAX_SAFE_INTEGER]) {
     for (const [batch, timed, remainingMs] of [
@@ -205,7 +217,7 @@ test('requests that are answered where they are received get the vectors and sta
       [small, false, 70_000.5],
       [large, true, 5000],
     ] as const) {
-      const { pooled, stages, serviceUs } = await ask({ kind: 'pool', id, remainingMs, batch, timed });
+      const { pooled, stages, serviceUs } = await ask({ kind: 'pool', sentAtMs: performance.now(), id, remainingMs, batch, timed });
       expect(
         Buffer.from(expected)
           .subarray(0, 2 * DIM * 4)
@@ -233,7 +245,7 @@ test('an error of an id names table, bag and position through the wire', async (
     offsets: [0, 1, 2, 4],
     weights: null,
   });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 9, remainingMs: 5000, batch, timed: false }));
+  await client.send(encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 9, remainingMs: 5000, batch, timed: false }));
   expect(await client.answer()).toMatchObject({
     kind: 'error',
     id: 9,
@@ -247,10 +259,12 @@ test('an answer that would reserve gigabytes, and a request that is already late
   const client = new RawClient(cluster.shards[0]!.endpoint);
   const segments = Array.from({ length: 40 }, () => [0, 0, 1, 2 ** 32 - 1, 0]).flat();
   const huge = batchOf({ segments, indexBytes: 4, indices: [], offsets: [0], weights: null });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 1, remainingMs: 5000, batch: huge, timed: false }));
+  await client.send(
+    encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 1, remainingMs: 5000, batch: huge, timed: false }),
+  );
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 1, code: 'bad_message' });
   const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
-  await client.send(encodeClientMessage({ kind: 'pool', id: 2, remainingMs: 0, batch: right, timed: false }));
+  await client.send(encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 2, remainingMs: 0, batch: right, timed: false }));
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 2, code: 'deadline_exceeded' });
   client.socket.close();
 });
@@ -258,12 +272,13 @@ test('an answer that would reserve gigabytes, and a request that is already late
 test('arbitrary and mutated messages never crash a shard, and each is dropped or answered', async () => {
   const client = new RawClient(cluster.shards[0]!.endpoint);
   const valid: ClientMessage[] = [
-    { kind: 'hello', modelHash: plan.model.hash },
-    { kind: 'ping', id: 5 },
+    { kind: 'hello', sentAtMs: performance.now(), kernels: kernelFingerprint(), modelHash: plan.model.hash },
+    { kind: 'ping', sentAtMs: performance.now(), id: 5 },
     { kind: 'stats', id: 6 },
     {
       kind: 'pool',
       id: 7,
+      sentAtMs: performance.now(),
       remainingMs: 1000,
       batch: batchOf({ segments: [2, 0, 1, 2, 2], indexBytes: 4, indices: [1, 2, 3], offsets: [0, 1, 3], weights: [1, 2, 3] }),
       timed: true,
@@ -294,7 +309,7 @@ test('arbitrary and mutated messages never crash a shard, and each is dropped or
   // What comes together may be answered in another order: a pong may overtake answers.
   const untilPong = async (): Promise<void> => {
     const id = ++pings;
-    await client.send(encodeClientMessage({ kind: 'ping', id }));
+    await client.send(encodeClientMessage({ kind: 'ping', sentAtMs: performance.now(), id }));
     for (let answer = await client.answer(); answer.kind !== 'pong' || answer.id !== id; answer = await client.answer()) answers++;
   };
   await fc.assert(
@@ -373,14 +388,15 @@ async function withFalseShard(
   }
 }
 
-const welcome = (): Buffer => encodeShardMessage({ kind: 'welcome', shard: 'shard-0', modelHash: plan.model.hash, state: 'ready' });
+const welcome = (): Buffer =>
+  encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: plan.model.hash, state: 'ready' });
 
 test('malformed and foreign answers are dropped and counted, and the request ends typed by its deadline', async () => {
   const garbage = [
     Buffer.alloc(0),
     Buffer.from('not msgpack'),
     Buffer.from('9301a4706f6f6cdd01ffffff', 'hex'),
-    encodeClientMessage({ kind: 'ping', id: 1 }),
+    encodeClientMessage({ kind: 'ping', sentAtMs: performance.now(), id: 1 }),
     Buffer.from(encodeShardMessage({ kind: 'pong', id: 1, state: 'ready' })).fill(WIRE_VERSION + 1, 1, 2),
   ];
   await withFalseShard(
@@ -458,14 +474,24 @@ test('a shard of another name, of another model, or that never answers is refuse
       (falsePlan) => expect(connect(falsePlan, { bundle: model.dir, readyMs: 400 })).rejects.toMatchObject(expected),
     );
   const { hash } = plan.model;
-  await says(() => encodeShardMessage({ kind: 'welcome', shard: 'shard-0', modelHash: 'f'.repeat(64), state: 'ready' }), {
-    code: 'model_mismatch',
-    details: { shard: 'shard-0' },
-  });
-  await says(() => encodeShardMessage({ kind: 'welcome', shard: 'shard-7', modelHash: hash, state: 'ready' }), { code: 'model_mismatch' });
-  await says(() => encodeShardMessage({ kind: 'welcome', shard: 'shard-0', modelHash: hash, state: 'draining' }), {
-    code: 'shard_unavailable',
-  });
+  await says(
+    () =>
+      encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: 'f'.repeat(64), state: 'ready' }),
+    {
+      code: 'model_mismatch',
+      details: { shard: 'shard-0' },
+    },
+  );
+  await says(
+    () => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-7', modelHash: hash, state: 'ready' }),
+    { code: 'model_mismatch' },
+  );
+  await says(
+    () => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: hash, state: 'draining' }),
+    {
+      code: 'shard_unavailable',
+    },
+  );
   await says(null, { code: 'shard_unavailable', details: { shard: 'shard-0' } });
 });
 

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { deserialize, serialize } from 'node:v8';
 import type { NativeLayer, NativeTable } from '../../src/engine/native.js';
 import type { Prefetch } from '../../src/engine/prefetch.js';
+import { NO_ATTRIBUTES } from '../../src/model/layers.js';
 
 export interface PoolJob {
   readonly segments: Uint8Array;
@@ -72,12 +73,11 @@ export const layer = (
   stage: number,
   more: Partial<NativeLayer> = {},
 ): NativeLayer => ({
+  ...NO_ATTRIBUTES,
   op,
   inputs,
   dim,
   stage,
-  activation: 'none',
-  diagonal: false,
   weight: null,
   bias: null,
   ...more,

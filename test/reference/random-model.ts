@@ -1,7 +1,8 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { randomRows, SeededNumbers } from '../../src/lab/generate/synthetic-values.js';
-import { DENSE_FILE, DTYPES, writeModelJson } from '../../src/model/bundle.js';
+import { DENSE_FILE, writeModelJson } from '../../src/model/bundle.js';
+import { dtypeOf } from '../../src/model/formats.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../../src/model/spec.js';
 import type { BagsInput, PredictRequest } from '../../src/predictor/predictor.js';
 import { writeSafetensors } from '../../src/tables/safetensors.js';
@@ -49,7 +50,7 @@ export async function writeRandomModel(dir: string, seed: number): Promise<Model
   const files: Record<string, FileSpec> = {};
   for (const { file, tensor: name, rows, dim, format } of tables) {
     const data = randomRows(format, rows * dim, -1, numbers);
-    files[file] = await writeSafetensors(join(dir, file), [{ name, dtype: DTYPES[format], shape: [rows, dim], data }]);
+    files[file] = await writeSafetensors(join(dir, file), [{ name, dtype: dtypeOf(format), shape: [rows, dim], data }]);
   }
   const weights = [0, 1].flatMap((net) => [
     { name: `hidden${net}`, shape: [HIDDEN, width(net)] },

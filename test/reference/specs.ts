@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { ROW_FORMATS } from '../../src/model/formats.js';
 import type { ResolvedModel } from '../../src/model/graph.js';
-import type { EmbeddingBagSpec, ModelSpec, TableSpec } from '../../src/model/spec.js';
+import type { EmbeddingBagSpec } from '../../src/model/layers.js';
+import type { ModelSpec, TableSpec } from '../../src/model/spec.js';
 
 /** Specs without files, for what plans by sizes alone. */
 

@@ -27,8 +27,8 @@ struct Avx2 {
 
   template <RowFormat format>
   static inline RowScale row_scale(const unsigned char* row, uint32_t dim) {
-    if constexpr (format == RowFormat::kInt8) return {load<float>(row + dim), load<float>(row + dim + 4)};
-    const unsigned char* at = row + (format == RowFormat::kInt4 ? (dim + 1) / 2 : dim);
+    const unsigned char* at = row + value_bytes(format, dim);
+    if constexpr (info_of(format).scale_and_bias == ScaleAndBias::kFloats) return {load<float>(at), load<float>(at + 4)};
     const __m128 both_f32x4 = _mm_cvtph_ps(_mm_cvtsi32_si128(load<int32_t>(at)));
     return {_mm_cvtss_f32(both_f32x4), _mm_cvtss_f32(_mm_movehdup_ps(both_f32x4))};
   }
@@ -45,25 +45,35 @@ struct Avx2 {
 
   template <RowFormat format>
   static inline Floats accumulate(Floats sum, Floats factor, const unsigned char* row, uint32_t d) {
-    if constexpr (format == RowFormat::kInt4) return _mm256_add_ps(sum, _mm256_mul_ps(factor, from_int4(load<int32_t>(row + d / 2))));
-    return _mm256_fmadd_ps(factor, values<format>(row, d), sum);
+    if constexpr (format == RowFormat::kInt4) {
+      return _mm256_add_ps(sum, _mm256_mul_ps(factor, from_int4(load<int32_t>(row + d / 2))));
+    } else {
+      return _mm256_fmadd_ps(factor, values<format>(row, d), sum);
+    }
   }
 
   template <RowFormat format>
   static inline Floats accumulate_last(Floats sum, Floats factor, const unsigned char* row, uint32_t d, Last last) {
     // Beyond the values of an int4 or int8 row lie scale and bias, so that these loads stay in it.
-    if (format == RowFormat::kInt4 || format == RowFormat::kInt8 || last.count == kLanes) return accumulate<format>(sum, factor, row, d);
-    if constexpr (format == RowFormat::kInt8Fp16) {
-      const __m128i raw_u8x8 = last.count < 4 ? _mm_cvtsi32_si128(load<int32_t>(row + d)) : _mm_loadl_epi64(as_vector(row + d));
-      return _mm256_fmadd_ps(factor, from_bytes(raw_u8x8), sum);
+    if constexpr (format == RowFormat::kInt4 || format == RowFormat::kInt8) {
+      return accumulate<format>(sum, factor, row, d);
     } else {
-      return _mm256_fmadd_ps(factor, last_values<format>(row, last.count), sum);
+      if (last.count == kLanes) return accumulate<format>(sum, factor, row, d);
+      if constexpr (holds_bytes(format)) {
+        const __m128i raw_u8x8 = last.count < 4 ? _mm_cvtsi32_si128(load<int32_t>(row + d)) : _mm_loadl_epi64(as_vector(row + d));
+        return _mm256_fmadd_ps(factor, from_bytes(raw_u8x8), sum);
+      } else {
+        return _mm256_fmadd_ps(factor, last_values<format>(row, last.count), sum);
+      }
     }
   }
 
  private:
   static inline const __m128i* as_vector(const unsigned char* from) { return reinterpret_cast<const __m128i*>(from); }
   static inline __m256i lanes() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static inline __m128i from_16_bits(const unsigned char* row, uint32_t d) {
+    return _mm_loadu_si128(as_vector(row + static_cast<uint64_t>(d) * 2));
+  }
   static inline Floats from_bytes(__m128i raw_u8x8) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(raw_u8x8)); }
 
   // 8 values of 4 bits each, the first in the lowest.
@@ -74,11 +84,17 @@ struct Avx2 {
 
   template <RowFormat format>
   static inline Floats values(const unsigned char* row, uint32_t d) {
-    if constexpr (format == RowFormat::kFp32) return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + d);
-    if constexpr (format >= RowFormat::kInt8) return from_bytes(_mm_loadl_epi64(as_vector(row + d)));
-    const __m128i raw_u16x8 = _mm_loadu_si128(as_vector(row + static_cast<uint64_t>(d) * 2));
-    if constexpr (format == RowFormat::kFp16) return _mm256_cvtph_ps(raw_u16x8);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw_u16x8), 16));
+    if constexpr (format == RowFormat::kFp32) {
+      return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + d);
+    } else if constexpr (holds_bytes(format)) {
+      return from_bytes(_mm_loadl_epi64(as_vector(row + d)));
+    } else if constexpr (format == RowFormat::kFp16) {
+      return _mm256_cvtph_ps(from_16_bits(row, d));
+    } else if constexpr (format == RowFormat::kBf16) {
+      return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(from_16_bits(row, d)), 16));
+    } else {
+      static_assert(kUnknownFormat<format>, "a row format without loads for avx2");
+    }
   }
 
   template <RowFormat format>

@@ -25,8 +25,8 @@ struct Avx512 {
 
   template <RowFormat format>
   static inline RowScale row_scale(const unsigned char* row, uint32_t dim) {
-    if constexpr (format == RowFormat::kInt8) return {load<float>(row + dim), load<float>(row + dim + 4)};
-    const unsigned char* at = row + (format == RowFormat::kInt4 ? (dim + 1) / 2 : dim);
+    const unsigned char* at = row + value_bytes(format, dim);
+    if constexpr (info_of(format).scale_and_bias == ScaleAndBias::kFloats) return {load<float>(at), load<float>(at + 4)};
     const __m128 both_f32x4 = _mm_cvtph_ps(_mm_cvtsi32_si128(load<int32_t>(at)));
     return {_mm_cvtss_f32(both_f32x4), _mm_cvtss_f32(_mm_movehdup_ps(both_f32x4))};
   }
@@ -52,7 +52,7 @@ struct Avx512 {
       return add_int4(sum, factor, load<int64_t>(row + d / 2));
     } else if constexpr (format == RowFormat::kFp32) {
       return _mm512_fmadd_ps(factor, _mm512_loadu_ps(row + static_cast<uint64_t>(d) * 4), sum);
-    } else if constexpr (format >= RowFormat::kInt8) {
+    } else if constexpr (holds_bytes(format)) {
       return _mm512_fmadd_ps(factor, from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + d))), sum);
     } else {
       const __m256i raw_u16x16 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + static_cast<uint64_t>(d) * 2));
@@ -68,7 +68,7 @@ struct Avx512 {
       return add_int4(sum, factor, raw);
     } else if constexpr (format == RowFormat::kFp32) {
       return _mm512_fmadd_ps(factor, _mm512_maskz_loadu_ps(last.mask, row + static_cast<uint64_t>(d) * 4), sum);
-    } else if constexpr (format >= RowFormat::kInt8) {
+    } else if constexpr (holds_bytes(format)) {
       return _mm512_fmadd_ps(factor, from_bytes(_mm_maskz_loadu_epi8(last.mask, row + d)), sum);
     } else {
       return _mm512_fmadd_ps(factor, from_16_bits<format>(_mm256_maskz_loadu_epi16(last.mask, row + static_cast<uint64_t>(d) * 2)), sum);
@@ -78,8 +78,13 @@ struct Avx512 {
  private:
   template <RowFormat format>
   static inline Floats from_16_bits(__m256i raw_u16x16) {
-    if constexpr (format == RowFormat::kFp16) return _mm512_cvtph_ps(raw_u16x16);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw_u16x16), 16));
+    if constexpr (format == RowFormat::kFp16) {
+      return _mm512_cvtph_ps(raw_u16x16);
+    } else if constexpr (format == RowFormat::kBf16) {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw_u16x16), 16));
+    } else {
+      static_assert(kUnknownFormat<format>, "a row format without loads for avx512");
+    }
   }
   static inline Floats from_bytes(__m128i raw_u8x16) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(raw_u8x16)); }
 

@@ -30,8 +30,8 @@ struct Neon {
 
   template <RowFormat format>
   static inline RowScale row_scale(const unsigned char* row, uint32_t dim) {
-    if constexpr (format == RowFormat::kInt8) return {load<float>(row + dim), load<float>(row + dim + 4)};
-    const unsigned char* at = row + (format == RowFormat::kInt4 ? (dim + 1) / 2 : dim);
+    const unsigned char* at = row + value_bytes(format, dim);
+    if constexpr (info_of(format).scale_and_bias == ScaleAndBias::kFloats) return {load<float>(at), load<float>(at + 4)};
     const float32x4_t both_f32x4 = vcvt_f32_f16(vreinterpret_f16_u32(vdup_n_u32(load<uint32_t>(at))));
     return {vgetq_lane_f32(both_f32x4, 0), vgetq_lane_f32(both_f32x4, 1)};
   }
@@ -48,14 +48,17 @@ struct Neon {
 
   template <RowFormat format>
   static inline Floats accumulate(Floats sum, Floats factor, const unsigned char* row, uint32_t d) {
-    if constexpr (format == RowFormat::kInt4) return vaddq_f32(sum, vmulq_f32(factor, from_int4(load<uint16_t>(row + d / 2))));
-    return vfmaq_f32(sum, factor, values<format>(row, d));
+    if constexpr (format == RowFormat::kInt4) {
+      return vaddq_f32(sum, vmulq_f32(factor, from_int4(load<uint16_t>(row + d / 2))));
+    } else {
+      return vfmaq_f32(sum, factor, values<format>(row, d));
+    }
   }
 
   template <RowFormat format>
   static inline Floats accumulate_last(Floats sum, Floats factor, const unsigned char* row, uint32_t d, Last last) {
     // Beyond the values of a quantized row lie scale and bias, so that these loads stay in it.
-    if (format >= RowFormat::kInt8 || last.count == kLanes) return accumulate<format>(sum, factor, row, d);
+    if (is_quantized(format) || last.count == kLanes) return accumulate<format>(sum, factor, row, d);
     unsigned char whole[16] = {};
     const uint64_t value_bytes = bytes_per_row(format, 1);
     std::memcpy(whole, row + d * value_bytes, last.count * value_bytes);
@@ -69,16 +72,24 @@ struct Neon {
     return vcvtq_f32_u32(vandq_u32(vshlq_u32(vdupq_n_u32(raw), vld1q_s32(kShifts)), vdupq_n_u32(15)));
   }
 
+  static inline uint16x4_t from_16_bits(const unsigned char* row, uint32_t d) {
+    return vreinterpret_u16_u8(vld1_u8(row + static_cast<uint64_t>(d) * 2));
+  }
+
   template <RowFormat format>
   static inline Floats values(const unsigned char* row, uint32_t d) {
-    if constexpr (format == RowFormat::kFp32) return vreinterpretq_f32_u8(vld1q_u8(row + static_cast<uint64_t>(d) * 4));
-    if constexpr (format >= RowFormat::kInt8) {
+    if constexpr (format == RowFormat::kFp32) {
+      return vreinterpretq_f32_u8(vld1q_u8(row + static_cast<uint64_t>(d) * 4));
+    } else if constexpr (holds_bytes(format)) {
       const uint8x8_t raw_u8x8 = vreinterpret_u8_u32(vdup_n_u32(load<uint32_t>(row + d)));
       return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(raw_u8x8))));
+    } else if constexpr (format == RowFormat::kFp16) {
+      return vcvt_f32_f16(vreinterpret_f16_u16(from_16_bits(row, d)));
+    } else if constexpr (format == RowFormat::kBf16) {
+      return vreinterpretq_f32_u32(vshll_n_u16(from_16_bits(row, d), 16));
+    } else {
+      static_assert(kUnknownFormat<format>, "a row format without loads for neon");
     }
-    const uint16x4_t raw_u16x4 = vreinterpret_u16_u8(vld1_u8(row + static_cast<uint64_t>(d) * 2));
-    if constexpr (format == RowFormat::kFp16) return vcvt_f32_f16(vreinterpret_f16_u16(raw_u16x4));
-    return vreinterpretq_f32_u32(vshll_n_u16(raw_u16x4, 16));
   }
 };
 

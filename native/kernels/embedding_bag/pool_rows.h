@@ -17,10 +17,14 @@
 //
 // The last vector of a row is the one that ends with it, and overlaps the vector before: what both have is added up twice, in the same way.
 // Loads need no mask then, which would cost more than the rest of the row (Zen 4, fp32, dim 64, rows that come from memory: 34 ns with a
-// masked load, 23 ns without). Short are rows with less than a vector, and int4 rows of odd dim, whose last vector would start inside a
-// byte.
+// masked load, 23 ns without). Short are rows with less than a vector, and rows of less than whole bytes (int4 of odd dim), whose last
+// vector would start inside a byte.
 namespace terabag {
 namespace {
+
+// Ends a chain of `if constexpr` over the formats: one that an instruction set does not know does not compile.
+template <RowFormat format>
+static constexpr bool kUnknownFormat = false;
 
 // Ids [at, at + count) of a job, values [first, ...) of the row; `last` is where the last vector starts.
 struct BagPart {
@@ -60,7 +64,7 @@ class RowPooler {
   template <RowFormat format, uint32_t kVectors, bool kShort, bool kWeighted, typename Rows>
   static inline __attribute__((always_inline)) bool pool_part(const BagJob& job, const BagPart& part, Last last, Rows& rows,
                                                               BadIndex* bad) {
-    constexpr bool kQuantized = format >= RowFormat::kInt8;
+    constexpr bool kQuantized = is_quantized(format);
     const uint32_t dim = job.dim, first = part.first, last_value = part.last;
     const int64_t lines = lines_of(job);
     Floats sums[kVectors];
@@ -104,7 +108,7 @@ class RowPooler {
 #pragma GCC unroll 16
       for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::add(Isa::template in_order<format>(sums[v]), Isa::broadcast(biases));
     }
-    if (job.mean && part.count > 0) {
+    if (job.pooling == Pooling::kMean && part.count > 0) {
       const Floats count = Isa::broadcast(static_cast<float>(part.count));
 #pragma GCC unroll 16
       for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::divide(sums[v], count);
@@ -194,19 +198,20 @@ class RowPooler {
   template <RowFormat format, bool kWeighted, typename Rows>
   static bool pool_format(const BagJob& job, Rows& rows, BadIndex* bad) {
     if (job.dim < kLanes) return pool_job<format, 1, true, kWeighted>(job, rows, bad);
-    if (format == RowFormat::kInt4 && job.dim % 2 != 0) return pool_length<RowFormat::kInt4, true, kWeighted>(job, rows, bad);
+    constexpr uint32_t kPerByte = values_per_byte(format);
+    if constexpr (kPerByte > 1) {
+      if (job.dim % kPerByte != 0) return pool_length<format, true, kWeighted>(job, rows, bad);
+    }
     return pool_length<format, false, kWeighted>(job, rows, bad);
   }
 
   template <bool kWeighted, typename Rows>
   static bool pool_weighted(const BagJob& job, Rows& rows, BadIndex* bad) {
     switch (job.format) {
-      case RowFormat::kFp32: return pool_format<RowFormat::kFp32, kWeighted>(job, rows, bad);
-      case RowFormat::kFp16: return pool_format<RowFormat::kFp16, kWeighted>(job, rows, bad);
-      case RowFormat::kBf16: return pool_format<RowFormat::kBf16, kWeighted>(job, rows, bad);
-      case RowFormat::kInt8: return pool_format<RowFormat::kInt8, kWeighted>(job, rows, bad);
-      case RowFormat::kInt8Fp16: return pool_format<RowFormat::kInt8Fp16, kWeighted>(job, rows, bad);
-      case RowFormat::kInt4: return pool_format<RowFormat::kInt4, kWeighted>(job, rows, bad);
+#define TERABAG_CASE(format, name, value_bits, scale_and_bias) \
+  case RowFormat::format: return pool_format<RowFormat::format, kWeighted>(job, rows, bad);
+      TERABAG_ROW_FORMATS(TERABAG_CASE)
+#undef TERABAG_CASE
     }
     return false;
   }

@@ -1,4 +1,4 @@
-#include "kernels/row_values.h"
+#include "kernels/bag_reads.h"
 
 // The contract, word for word.
 namespace terabag::scalar {
@@ -30,7 +30,7 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
       if (is_quantized(job.format)) {
         for (uint32_t d = 0; d < job.dim; ++d) out[d] += biases;
       }
-      if (job.mean && count > 0) {
+      if (job.pooling == Pooling::kMean && count > 0) {
         for (uint32_t d = 0; d < job.dim; ++d) out[d] /= static_cast<float>(count);
       }
     }

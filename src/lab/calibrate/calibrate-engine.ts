@@ -1,6 +1,7 @@
 import { type NativeLayer, native } from '../../engine/native.js';
 import { SEGMENT_FIELDS } from '../../engine/sparse-batch.js';
 import { ROW_FORMATS, type RowFormat, rowBytes } from '../../model/formats.js';
+import { NO_ATTRIBUTES } from '../../model/layers.js';
 import type { Costs } from '../../plan/predict/costs.js';
 import { bytesOf } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';
@@ -10,7 +11,7 @@ export interface RowsFile {
   readonly path: string;
   readonly byteOffset: number;
   readonly bytes: number;
-  /** Of one round. The rows of enough ids are more bytes than caches hold, so that the next round finds none of them there. */
+  /** Ids of one round. The rows of enough ids are more bytes than caches hold, so that the next round finds none of them there. */
   readonly idsPerRound: number;
 }
 
@@ -149,7 +150,7 @@ function denseCosts(): EngineCosts['dense'] {
   return { nsPerMac, nsPerPairMac };
 }
 
-const FC = { op: 'fc', stage: 1, activation: 'none', diagonal: false } as const;
+const FC = { ...NO_ATTRIBUTES, op: 'fc', stage: 1 } as const;
 
 /** ns of one run of the last layer's value, with cold caches. */
 function runNs(inputDims: readonly number[], layers: readonly NativeLayer[], items: number): number {

@@ -1,4 +1,5 @@
-import type { EmbeddingBagSpec, ModelSpec } from '../../model/spec.js';
+import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { ModelSpec } from '../../model/spec.js';
 import type { Profile } from '../../plan/profile/profile.js';
 import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
 import type { PredictRequest } from '../../predictor/predictor.js';

@@ -1,7 +1,8 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../errors.js';
-import { DENSE_FILE, DTYPES, writeModelJson } from '../../model/bundle.js';
+import { DENSE_FILE, finishBundle } from '../../model/bundle.js';
+import { dtypeOf } from '../../model/formats.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../../model/spec.js';
 import { PAGE_BYTES, writeSafetensors } from '../../tables/safetensors.js';
 import { type ModelShape, shapeBytes, type TableShape, tablesOf } from './model-shape.js';
@@ -44,7 +45,7 @@ export async function writeSyntheticBundle(
   const files: Record<string, FileSpec> = Object.fromEntries(tables.map(([index, table]) => [tableFile(table), sums[index] as FileSpec]));
   files[DENSE_FILE] = await writeSafetensors(join(dir, DENSE_FILE), denseTensors(shape));
   const spec = modelSchema.parse({ ...describeShape(shape), files });
-  await writeModelJson(dir, spec);
+  await finishBundle(dir, spec);
   return spec;
 }
 
@@ -52,5 +53,5 @@ const tableFile = ({ name }: TableShape): string => `tables/${name}.safetensors`
 
 function writeTable(path: string, { rows, dim, format }: TableShape, seed: number, onBytes: (bytes: number) => void): Promise<FileSpec> {
   const data = randomRows(format, rows * dim, ROW_EXPONENT, new SeededNumbers(seed), onBytes);
-  return writeSafetensors(path, [{ name: 'weight', dtype: DTYPES[format], shape: [rows, dim], data }], { align: PAGE_BYTES });
+  return writeSafetensors(path, [{ name: 'weight', dtype: dtypeOf(format), shape: [rows, dim], data }], { align: PAGE_BYTES });
 }

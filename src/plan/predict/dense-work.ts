@@ -1,4 +1,5 @@
 import type { ResolvedLayer, ResolvedModel } from '../../model/graph.js';
+import { OPS } from '../../model/layers.js';
 
 /** Multiply-adds of dense layers, and the weights that they read. */
 export interface DenseWork {
@@ -6,7 +7,7 @@ export interface DenseWork {
   /** Once per request: of layers, and of the leading inputs of a layer, that all items share. */
   readonly sharedMacs: number;
   readonly macsPerItem: number;
-  /** Of dot interactions, which take longer; not among those above. */
+  /** Multiply-adds of dot interactions, which take longer; not among those above. */
   readonly pairMacs: number;
   readonly pairMacsPerItem: number;
 }
@@ -29,14 +30,14 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
     many.push(itemwise);
     const macs = macsOf(layer, dims);
     const shared = itemwise ? macsOf(layer, dims, sharedInputDim(layer)) : macs;
-    if (layer.op === 'dot_interaction') {
+    if (OPS[layer.op].kind === 'pairs') {
       work.pairMacs += shared;
       work.pairMacsPerItem += macs - shared;
     } else {
       work.sharedMacs += shared;
       work.macsPerItem += macs - shared;
     }
-    if (layer.op === 'fc') work.weights += macs;
+    if (OPS[layer.op].kind === 'matrix') work.weights += macs;
   }
   return Array.from(stages, (work) => work ?? nothing());
 
@@ -49,18 +50,11 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
   }
 }
 
-/** Of one row; elementwise layers count one per value that they read. */
+/** Work of one row. */
 function macsOf(
-  layer: ResolvedLayer,
+  { op, inputs, dim, diagonal }: ResolvedLayer,
   dims: readonly number[],
-  inputDim = layer.inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0),
+  inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0),
 ): number {
-  switch (layer.op) {
-    case 'fc':
-      return inputDim * layer.dim;
-    case 'dot_interaction':
-      return (inputDim * (layer.inputs.length + (layer.diagonal ? 1 : -1))) / 2;
-    default:
-      return inputDim;
-  }
+  return OPS[op].macs({ inputDim, numInputs: inputs.length, dim, diagonal });
 }

@@ -1,6 +1,7 @@
 import { TerabagError } from '../../errors.js';
 import { modelHash } from '../../model/hash.js';
-import type { EmbeddingBagSpec, ModelSpec } from '../../model/spec.js';
+import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { ModelSpec } from '../../model/spec.js';
 import { HOT_ROWS, type Profile, type TableProfile } from './profile.js';
 
 /** A request that was checked against the model, ids included. */
@@ -20,7 +21,7 @@ interface LayerSums {
   readonly layer: EmbeddingBagSpec;
   /** Requests of other numbers of items that give one bag for all, or one per item. */
   readonly given: { once: number; perItem: number };
-  /** Of the user; and in requests of one item, where it could be the item's too. */
+  /** Given once for all items; in requests of one item it could be the item's too. */
   readonly user: BagSums;
   readonly eitherWay: BagSums;
 }

@@ -1,5 +1,6 @@
 import { modelHash } from '../../model/hash.js';
-import type { EmbeddingBagSpec, ModelSpec } from '../../model/spec.js';
+import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { ModelSpec } from '../../model/spec.js';
 import { HOT_ROWS, type Profile } from './profile.js';
 
 /** Candidate items per request where no request was sampled: what a ranking service that is neither idle nor offline scores at once. */

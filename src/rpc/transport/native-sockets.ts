@@ -20,6 +20,9 @@ const ANSWERED = -2;
 /** Up to so many bytes a copy costs less than an ArrayBuffer of its own. */
 const COPIED_BYTES = 16 * 1024;
 
+/** The addon reads the system's monotonic clock, performance.now() the same one from another origin. */
+const STEADY_ORIGIN_MS = Number(process.hrtime.bigint()) / 1e6 - performance.now();
+
 const { lingerMs: SERVER_LINGER_MS, reconnectMs, reconnectMaxMs, ...LIMITS } = SOCKET_LIMITS;
 
 /** One of the addon's sockets, on the libzmq that zeromq.js has loaded, read on the event loop. */
@@ -205,7 +208,7 @@ export function listenNative(endpoint: string, handler: ServerHandler): ServerTr
       if (service === null) socket.native.serve(null);
       else service.serveOn(socket.native);
     },
-    setClockOffset: (peer, offsetMs) => socket.native.setClockOffset(peer, offsetMs),
+    setClockOffset: (peer, offsetMs) => socket.native.setClockOffset(peer, offsetMs + STEADY_ORIGIN_MS),
     served: () => socket.native.served(),
     close: async () => socket.close(SERVER_LINGER_MS),
   };

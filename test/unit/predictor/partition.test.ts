@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { SEGMENT_FIELDS, SEGMENT_MEAN, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
+import { SEGMENT_FIELDS, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedModel } from '../../../src/model/graph.js';
+import { POOLINGS } from '../../../src/model/pooling.js';
 import { expandPooled, Gathering, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
 import { dropRepeatedBags } from '../../../src/predictor/modes/dedup.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
@@ -45,7 +46,7 @@ function naiveAnswer(batch: SparseBatch): Uint8Array {
           (value, d) => (pooled[d] = (pooled[d] as number) + weight * value),
         );
       }
-      out.push(...pooled.map((value) => (flags & SEGMENT_MEAN && to > from ? value / (to - from) : value)));
+      out.push(...pooled.map((value) => (flags & POOLINGS.mean.flag && to > from ? value / (to - from) : value)));
     }
   }
   expect([bag, weights.length]).toEqual([offsets.length - 1, 0]);

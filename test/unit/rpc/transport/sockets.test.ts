@@ -25,7 +25,7 @@ async function until(condition: () => boolean): Promise<void> {
   for (const end = Date.now() + 10_000; !condition(); await sleep(2)) if (Date.now() > end) throw new Error('it did not come to pass');
 }
 
-/** Of the thread, whose event loop then hears of nothing. */
+/** Blocks the thread, whose event loop then hears of nothing. */
 const block = (ms: number): unknown => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 
 describe.each(kinds)('$name', ({ connect, listen }) => {
@@ -40,7 +40,7 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
   }
   function client(endpoint: string, handlers: Partial<ClientHandlers> = {}): ClientTransport {
     const ignored = (): void => undefined;
-    const transport = connect(endpoint, { up: ignored, down: ignored, message: ignored, ...handlers });
+    const transport = connect(endpoint, { up: ignored, down: ignored, unreachable: ignored, message: ignored, ...handlers });
     open.push(transport);
     return transport;
   }
@@ -238,6 +238,7 @@ test('a server that closes still sends what it was given, to a client that reads
   let receivedWhenDown: number | null = null;
   const asker = connectNative(transport.endpoint, {
     up: () => asker.send(Buffer.from('?')),
+    unreachable: () => undefined,
     down: () => (receivedWhenDown ??= received.length),
     message: (message) => received.push(Buffer.from(message.bytes)),
   });
@@ -252,7 +253,7 @@ test('a peer that comes while the event loop is blocked gets nothing of what was
   await first.bind(ANY_PORT);
   const endpoint = first.lastEndpoint as string;
   const events: string[] = [];
-  const asker = connectNative(endpoint, { up: () => events.push('up'), down: () => events.push('down'), message: () => undefined });
+  const asker = connectNative(endpoint, { up: () => events.push('up'), down: () => events.push('down'), unreachable: () => undefined, message: () => undefined });
   await until(() => events.length === 1);
   // More than the kernel's buffers hold.
   for (let i = 0; i < 300; i++) asker.send(Buffer.alloc(100_000, i));
@@ -298,7 +299,7 @@ test('a client comes back to a port at which a stranger spoke', async () => {
   await new Promise<void>((resolve) => stranger.listen(0, '127.0.0.1', resolve));
   const endpoint = `tcp://127.0.0.1:${(stranger.address() as AddressInfo).port}`;
   let ups = 0;
-  const asker = connectNative(endpoint, { up: () => ups++, down: () => undefined, message: () => undefined });
+  const asker = connectNative(endpoint, { up: () => ups++, down: () => undefined, unreachable: () => undefined, message: () => undefined });
   await until(() => calls > 0);
   await new Promise((resolve) => stranger.close(resolve));
   const transport = listenNative(endpoint, (_, message) => message.release());

@@ -1,0 +1,249 @@
+import { z } from 'zod';
+import type { TerabagError } from '../errors.js';
+import { POOLING_NAMES } from './pooling.js';
+
+/**
+ * The one table of layers. An operation is what the dense net runs (OPS); a layer is what model.json names (LAYERS): one operation, or a few.
+ * native/engine/layer.h has the same operations and activations, with what to do to add one; an addon that has others is refused when it is
+ * loaded.
+ */
+export const name = z.string().min(1).max(256);
+const tensor = z.string().min(1);
+
+/** What an operation reads and gives, of one row. */
+export interface OpShape {
+  /** Sum of the inputs' dims. */
+  readonly inputDim: number;
+  readonly numInputs: number;
+  readonly dim: number;
+  readonly diagonal: boolean;
+}
+
+/** What an operation costs, for the planner. */
+interface OpWork {
+  /** matrix: multiply-adds of as many weights; pairs: of a dot interaction, which take longer; values: one for each value that is read. */
+  readonly kind: 'matrix' | 'pairs' | 'values';
+  /** Of one row; of a matrix in proportion to inputDim. */
+  readonly macs: (shape: OpShape) => number;
+}
+
+const VALUES: OpWork = { kind: 'values', macs: ({ inputDim }) => inputDim };
+
+export const OPS = {
+  fc: { kind: 'matrix', macs: ({ inputDim, dim }) => inputDim * dim },
+  dot_interaction: { kind: 'pairs', macs: ({ inputDim, numInputs, diagonal }) => (inputDim * (numInputs + (diagonal ? 1 : -1))) / 2 },
+  concat: VALUES,
+  sum: VALUES,
+  /** Of all inputs, elementwise. */
+  product: VALUES,
+  /** The first input times the second, plus the third, elementwise. */
+  multiply_add: VALUES,
+  layer_norm: VALUES,
+} satisfies Record<string, OpWork>;
+export type Op = keyof typeof OPS;
+
+export const ACTIVATIONS = ['none', 'relu', 'sigmoid'] as const;
+export type Activation = (typeof ACTIVATIONS)[number];
+
+/** What an operation has beside its inputs. */
+export interface OpAttributes {
+  readonly activation: Activation;
+  /** dot_interaction: whether pairs (i, i) are part of the output. */
+  readonly diagonal: boolean;
+  /** layer_norm: what is added to the variance; else 0. */
+  readonly epsilon: number;
+  /** Tensors of dense.safetensors. fc: [dim, input dim] and [dim]; layer_norm: [dim] both. */
+  readonly weight: string | null;
+  readonly bias: string | null;
+}
+export const NO_ATTRIBUTES: OpAttributes = { activation: 'none', diagonal: false, epsilon: 0, weight: null, bias: null };
+
+/** A value that a layer reads. */
+export interface Value {
+  readonly number: number;
+  readonly dim: number;
+  readonly stage: number;
+}
+
+/** An operation of a layer. Its inputs are values, or numbers: 1 is the operation before it, 2 the one before that. */
+export interface Step extends Partial<OpAttributes> {
+  /** Of the last step: the layer's. */
+  readonly name: string;
+  readonly op: Op;
+  readonly dim: number;
+  readonly inputs: readonly (Value | number)[];
+}
+
+/** The layer's surroundings, for its checks. All but refuse throw what it gives: bad_model with the place of the layer and, if given, the key in it. */
+export interface LayerContext {
+  readonly inputs: readonly Value[];
+  /** Dim of the first input. */
+  readonly dim: number;
+  refuse(what: string, key?: string): TerabagError;
+  /** The inputs have to be of one dim. */
+  sameDims(): void;
+  /** A tensor has to be [rows, columns], with any rows when none are given; returns them. */
+  matrix(key: string, tensor: string, columns: number, rows?: number): number;
+  /** A tensor has to be [length]; null is none. */
+  vector(key: string, tensor: string | null, length: number): void;
+}
+
+type LayerSchema<Type extends string, Fields extends z.ZodRawShape> = z.ZodObject<
+  { type: z.ZodLiteral<Type>; name: typeof name } & Fields,
+  z.core.$strict
+>;
+
+interface LayerType<Schema extends z.ZodType> {
+  readonly schema: Schema;
+  /** Names of the values that it reads, in order. */
+  readonly inputs: (layer: z.output<Schema>) => readonly string[];
+  /** The layer as the dense net runs it, checked; the last step gives the layer's value. */
+  readonly steps: (layer: z.output<Schema>, context: LayerContext) => readonly Step[];
+}
+
+function layerType<Type extends string, Fields extends z.ZodRawShape>(
+  type: Type,
+  fields: Fields,
+  rest: Omit<LayerType<LayerSchema<Type, Fields>>, 'schema'>,
+): LayerType<LayerSchema<Type, Fields>> {
+  const schema = z.strictObject({ type: z.literal(type), name, ...fields }) as unknown as LayerSchema<Type, Fields>;
+  return { schema, ...rest };
+}
+
+/** Layers of one elementwise operation over inputs of one dim. */
+const elementwise = <Type extends Op>(op: Type) =>
+  layerType(
+    op,
+    { inputs: z.array(name).min(1) },
+    {
+      inputs: ({ inputs }) => inputs as readonly string[],
+      steps: (layer, { inputs, dim, sameDims }) => {
+        sameDims();
+        return [{ name: layer.name as string, op, dim, inputs }];
+      },
+    },
+  );
+
+const LAYERS = [
+  layerType(
+    'fc',
+    {
+      input: name,
+      /** Tensor [out, in] F32 of dense.safetensors; bias [out] or null. */
+      weight: tensor,
+      bias: tensor.nullable().default(null),
+      activation: z.enum(ACTIVATIONS).default('none'),
+    },
+    {
+      inputs: ({ input }) => [input],
+      steps: ({ name, weight, bias, activation }, context) => {
+        const dim = context.matrix('weight', weight, context.dim);
+        context.vector('bias', bias, dim);
+        return [{ name, op: 'fc', dim, inputs: context.inputs, weight, bias, activation }];
+      },
+    },
+  ),
+  /** Concat of the first input with the dot products of all pairs, row-major lower triangle; diagonal adds the pairs (i, i). */
+  layerType(
+    'dot_interaction',
+    { inputs: z.array(name).min(2), diagonal: z.boolean().default(false) },
+    {
+      inputs: ({ inputs }) => inputs,
+      steps: ({ name, diagonal }, { inputs, dim, sameDims }) => {
+        sameDims();
+        const pairs = (inputs.length * (inputs.length + (diagonal ? 1 : -1))) / 2;
+        return [{ name, op: 'dot_interaction', dim: dim + pairs, inputs, diagonal }];
+      },
+    },
+  ),
+  layerType(
+    'concat',
+    { inputs: z.array(name).min(1) },
+    {
+      inputs: ({ inputs }) => inputs,
+      steps: ({ name }, { inputs }) => [{ name, op: 'concat', dim: inputs.reduce((sum, { dim }) => sum + dim, 0), inputs }],
+    },
+  ),
+  elementwise('sum'),
+  elementwise('product'),
+  /**
+   * A cross layer of DCNv2 (Wang et al., 2021) over [x0, x]: x0 * (W x + bias) + x with weight [dim, dim], or of low rank with
+   * W = weightU weightV, tensors [dim, rank] and [rank, dim].
+   */
+  layerType(
+    'cross',
+    {
+      inputs: z.tuple([name, name]),
+      weight: tensor.nullable().default(null),
+      weightU: tensor.nullable().default(null),
+      weightV: tensor.nullable().default(null),
+      bias: tensor.nullable().default(null),
+    },
+    {
+      inputs: ({ inputs }) => inputs,
+      steps: ({ name, weight, weightU, weightV, bias }, context) => {
+        context.sameDims();
+        const { dim } = context;
+        const [x0, x] = context.inputs as [Value, Value];
+        context.vector('bias', bias, dim);
+        const last: Step = { name, op: 'multiply_add', dim, inputs: [x0, 1, x] };
+        if (weight !== null && weightU === null && weightV === null) {
+          context.matrix('weight', weight, dim, dim);
+          return [{ name, op: 'fc', dim, inputs: [x], weight, bias }, last];
+        }
+        if (weight !== null || weightU === null || weightV === null) throw context.refuse('needs either weight, or weightU and weightV');
+        const rank = context.matrix('weightV', weightV, dim);
+        context.matrix('weightU', weightU, rank, dim);
+        return [
+          { name: `${name}\0v`, op: 'fc', dim: rank, inputs: [x], weight: weightV },
+          { name, op: 'fc', dim, inputs: [1], weight: weightU, bias },
+          last,
+        ];
+      },
+    },
+  ),
+  /** As torch.nn.LayerNorm over the last dim; weight and bias are [dim]. */
+  layerType(
+    'layer_norm',
+    { input: name, weight: tensor, bias: tensor, epsilon: z.number().min(0).default(1e-5) },
+    {
+      inputs: ({ input }) => [input],
+      steps: ({ name, weight, bias, epsilon }, { inputs, dim, vector }) => {
+        vector('weight', weight, dim);
+        vector('bias', bias, dim);
+        return [{ name, op: 'layer_norm', dim, inputs, weight, bias, epsilon }];
+      },
+    },
+  ),
+] as const;
+
+/** Reads ids of the request from one table; no layer of the dense net. */
+export const embeddingBagSchema = z.strictObject({
+  type: z.literal('embedding_bag'),
+  name,
+  table: name,
+  pooling: z.enum(POOLING_NAMES).default('sum'),
+  weighted: z.boolean().default(false),
+  // What requests are like, for plans that are made without a sample of them. No defaults: the hash of a model without them stays.
+  /** Mean number of ids per bag. */
+  poolingFactor: z.number().min(0).optional(),
+  /** user: given once per request; item: once per item. */
+  side: z.enum(['user', 'item']).optional(),
+});
+
+type DenseSchema = (typeof LAYERS)[number]['schema'];
+export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;
+/** A layer of the dense net. */
+export type DenseLayerSpec = z.output<DenseSchema>;
+export type LayerSpec = EmbeddingBagSpec | DenseLayerSpec;
+
+export const layerSchema = z.discriminatedUnion('type', [
+  embeddingBagSchema,
+  ...(LAYERS.map(({ schema }) => schema) as [DenseSchema, ...DenseSchema[]]),
+]);
+
+const BY_TYPE = new Map<string, LayerType<DenseSchema>>(
+  LAYERS.map((layer) => [layer.schema.shape.type.value, layer as unknown as LayerType<DenseSchema>]),
+);
+
+export const layerTypeOf = (layer: DenseLayerSpec): LayerType<DenseSchema> => BY_TYPE.get(layer.type) as LayerType<DenseSchema>;
