@@ -34,7 +34,7 @@ const SHARDS = [2, 4, 8];
 const FULL = { scale: 1, startRequests: 400, requestsPerRound: 200 };
 const QUICK = { scale: 0.1, startRequests: 20, requestsPerRound: 20 };
 const PROFILED_REQUESTS = 300;
-/** Of each round, uncounted: its requests were made just before. */
+/** Uncounted requests before each round, whose own were made just before. */
 const WARM_UP = 20;
 const DEADLINE_MS = 10_000;
 /** A file of terabag calibrate; without it the bench calibrates first. */
@@ -147,7 +147,7 @@ interface Round {
   readonly mainCpuUs: number;
   readonly shardCpuUs: number;
   readonly p50Us: number;
-  /** Of main, in collections of garbage. */
+  /** Garbage collection of main. */
   readonly collectionUs: number;
 }
 

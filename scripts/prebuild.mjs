@@ -1,4 +1,4 @@
-// Builds the addon for the platforms that the package has it prebuilt for, into prebuilds/: npm run prebuild -- [linux-x64 ...], all by default.
+// Builds the addon for the platforms that the package has it prebuilt for, into prebuilds/: npm run build:prebuilt -- [linux-x64 ...], all by default.
 // Runs on Linux and macOS, and takes clang, libc++ and the C libraries of all targets from PyPI's ziglang.
 import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';

@@ -70,6 +70,7 @@ export const modelSchema = z.strictObject({
   published: publishedSchema.optional(),
 });
 
+/** model.json with its defaults; docs/model-json.md says what each field means. @useDeclaredType */
 export type ModelSpec = z.output<typeof modelSchema>;
 export type TableSpec = z.output<typeof tableSchema>;
 export type FileSpec = z.output<typeof fileSchema>;

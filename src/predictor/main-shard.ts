@@ -20,12 +20,13 @@ export class MainShard implements Predictor {
   constructor(
     bundle: Bundle,
     private readonly shards: readonly ShardConnection[],
-    private readonly own: OpenedTables | null,
+    /** Main's own tables; none of most plans. */
+    private readonly own: OpenedTables,
     options: Way & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'maxInFlight' | 'trace'>,
   ) {
     this.modelHash = bundle.hash;
     const model = bundle.model as ResolvedModel;
-    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own?.engine ?? null });
+    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own.engine });
     options.trace?.watch(shards.map(({ name }) => name));
   }
 
@@ -42,11 +43,11 @@ export class MainShard implements Predictor {
   }
 
   stats(): PredictorStats {
-    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own?.residency ?? {};
+    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
       ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
-      ...(this.own?.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
+      ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };
   }
 
@@ -58,6 +59,6 @@ export class MainShard implements Predictor {
     const drained = this.#pipeline.close();
     for (const shard of this.shards) shard.close();
     await drained;
-    this.own?.engine.close();
+    this.own.engine.close();
   }
 }

@@ -41,7 +41,7 @@ export interface ConnectOptions extends PredictorOptions {
    * more P50 and CPU; with no two alike, as much for nothing. For networks that are slower than a loopback.
    */
   readonly dedup?: boolean;
-  /** How shards are reached; default ZeroMQ. */
+  /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
 

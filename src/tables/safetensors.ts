@@ -1,6 +1,6 @@
 import { open } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
-import { AtomicFile } from './atomic.js';
+import { AtomicFile, outputError } from './atomic.js';
 import { BlockWriter } from './block-writer.js';
 import { readFully } from './blocks.js';
 import { ChunkedCrc32, type FileChecksum } from './checksum.js';
@@ -275,6 +275,6 @@ export async function writeSafetensors(path: string, tensors: readonly TensorToW
     return await writer.commit();
   } catch (error) {
     await writer.discard();
-    throw error;
+    throw outputError(error, path);
   }
 }

@@ -38,6 +38,7 @@ const planSchema = z.strictObject({
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
 });
+/** @useDeclaredType */
 export type Plan = z.output<typeof planSchema>;
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);

@@ -26,7 +26,7 @@ export const profileSchema = z.strictObject({
       /** Bags, and ids of all of them, per request. */
       bags: mean,
       lookups: mean,
-      /** Of the ids, those that differ within a request. */
+      /** Number of different ids among them. */
       uniqueRows: mean,
       /** Share of all sampled lookups that goes to the 1 % of the sampled rows that are looked up most. */
       hotShare: z.number().min(0).max(1),
@@ -36,6 +36,7 @@ export const profileSchema = z.strictObject({
     }),
   ),
 });
+/** @useDeclaredType */
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
 

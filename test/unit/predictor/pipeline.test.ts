@@ -90,7 +90,11 @@ function shard(
       const segments = new Uint32Array(Uint8Array.from(copy.segments).buffer);
       const asked = Array.from({ length: segments.length / SEGMENT_FIELDS }, (_, at) => segments[at * SEGMENT_FIELDS] as number);
       const failed = typeof failing === 'object' && asked.find((table) => failing?.has(table));
-      if (typeof failed === 'number') throw new TerabagError('internal', `as told: ${s}`, { shard: s, asked: asked.join() });
+      if (typeof failed === 'number') {
+        // Tells the batches of a request apart, where all bags are per item.
+        const ids = new Int32Array(Uint8Array.from(copy.indices).buffer).join();
+        throw new TerabagError('internal', `as told: ${s}`, { shard: s, asked: asked.join(), ids });
+      }
       if (typeof failing === 'string' && failing !== 'short answer') throw new TerabagError(failing, `as told: ${s}`, { shard: s });
       const pooled = new Float32Array((engine as SparseEngine).outputLength(copy.segments, copy.offsets));
       await engine?.pool(copy, pooled);
@@ -151,6 +155,8 @@ async function outcome(where: Served, mode: Mode, request: PredictRequest, sched
   return ended;
 }
 
+/** Takes a random number: two schedulers in a row would choose alike. */
+const BETWEEN = fc.nat();
 const anyWhere = fc.nat(2);
 const anyMode = fc.constantFrom(...MODES);
 
@@ -188,8 +194,9 @@ test('faults of a request come before failures of shards, and the first of these
       anyWhere,
       anyMode,
       fc.scheduler(),
+      BETWEEN,
       fc.scheduler(),
-      async ({ request, valid }, how, where, mode, one, other) => {
+      async ({ request, valid }, how, where, mode, one, _, other) => {
         const place = served[where] as Served;
         const first = await outcome(place, mode, request, one, how);
         expect(await outcome(place, mode, request, other, how)).toEqual(first);
@@ -263,6 +270,24 @@ test('a failure waits for the shards before it in the plan, and cancels those af
   await expect(failed).rejects.toMatchObject({ code: 'overloaded' });
   expect(early.gates.map(({ aborted }) => aborted)).toEqual([true, true, true]);
   await early.running.close();
+});
+
+test('a batch that fails waits for the batches before it', async () => {
+  // One table, whose ids tell the batches apart.
+  const { gates, running } = held(served[0] as Served, [null, null, new Set([0])], { paper: true, batchItems: 1 });
+  const sum = { indices: Int32Array.of(10, 11, 12), offsets: [0, 1, 2, 3] };
+  const none = { indices: [], offsets: [0, 0] };
+  const request = { ...FULL, sparse: { sum, mean: none, weighted: { ...none, weights: [] } } };
+  const ends: unknown[] = [];
+  const asked = running.predict(request, { deadlineMs: 20_000 }).catch(({ details }: TerabagError) => ends.push(details['ids']));
+  const waiting = gates[2]?.waiting.splice(0) ?? [];
+  expect(waiting.length).toBe(3);
+  for (const batch of [2, 1]) waiting[batch]?.();
+  await sleep(5);
+  expect(ends).toEqual([]);
+  waiting[0]?.();
+  await asked;
+  expect(ends).toEqual(['10']);
 });
 
 test('a bad id is told as soon as one shard has failed in any way, though the shard that would find it does not answer', async () => {
@@ -358,9 +383,10 @@ test('with nets one after another and batches side by side, an error does not de
           bad: fc.array(fc.tuple(fc.constantFrom(...allBags(shape)), fc.boolean()), { maxLength: 2 }),
         }),
         fc.scheduler(),
+        BETWEEN,
         fc.scheduler(),
-        async ({ seed, mode, place, tables, bad }, one, other) => {
-          const request = netsRequest(shape, random(seed), 5, { poolingFactor: 2 });
+        async ({ seed, mode, place, tables, bad }, one, _, other) => {
+          const request = netsRequest(shape, random(seed), 5, { poolingFactor: 2, once: () => false });
           const sparse = { ...request.sparse };
           for (const [{ name }, plain] of bad) {
             const { indices, ...rest } = sparse[name] as { indices: Int32Array; offsets: readonly number[] };

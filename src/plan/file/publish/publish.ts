@@ -4,7 +4,7 @@ import { TerabagError } from '../../../errors.js';
 import { openBundle, readModelSpec } from '../../../model/bundle.js';
 import { checkContent, checkLength, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec, ModelSpec } from '../../../model/spec.js';
-import { outputError } from '../../../tables/output-directory.js';
+import { outputError } from '../../../tables/atomic.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
