@@ -15,9 +15,11 @@ export const TARGETS = {
 };
 const work = join(root, 'native', 'build-prebuilt');
 
-/** The compiler driver, installed once into a virtual environment of its own. */
+/** Of a virtual environment of its own, which zig makes. */
+export const python = join(work, 'python', 'bin', 'python');
+
+/** The compiler driver, installed once. */
 function zig() {
-  const python = join(work, 'python', 'bin', 'python');
   if (!existsSync(python)) run('python3', '-m', 'venv', join(work, 'python'));
   run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `ziglang==${ZIG_VERSION}`);
   return `${python};-m;ziglang`;

