@@ -1,7 +1,6 @@
 import { Command, Option } from 'commander';
-import { openBundle } from '../model/bundle.js';
-import type { ResolvedModel } from '../model/graph.js';
 import { modelHash } from '../model/hash.js';
+import { openModel } from '../model/open-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { type Plan, writePlan } from '../plan/file/plan.js';
 import { planSummary, type ShardSummary } from '../plan/placement/bytes.js';
@@ -121,12 +120,12 @@ Examples:
   });
 
 async function readScenario(dir: string, shards: number, options: PlanCommandOptions): Promise<Scenario> {
-  const { spec, model, hash } = await openBundle(dir, { verify: 'later', tables: new Set() });
+  const { spec, model, hash } = await openModel(dir);
   const profile = await profileOf(dir, spec, options);
   const costs = options.costs === undefined ? DEFAULT_COSTS : await readCosts(options.costs);
   const { strategy, objective } = options;
   return {
-    planned: { spec, model: model as ResolvedModel },
+    planned: { spec, model },
     hash,
     profile,
     costs,

@@ -1,6 +1,6 @@
 import { Command } from 'commander';
 import { profileRequests } from '../lab/requests/request-sample.js';
-import { openBundle } from '../model/bundle.js';
+import { openModel } from '../model/open-model.js';
 import { type Profile, writeProfile } from '../plan/profile/profile.js';
 import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
@@ -46,9 +46,9 @@ Examples:
 
 /** Samples a file of requests with progress; bad ones are told of on stderr. */
 export async function sampleProfile(bundleDir: string, path: string, requests: number): Promise<Profile> {
-  const bundle = await openBundle(bundleDir, { verify: 'later', tables: new Set() });
+  const model = await openModel(bundleDir);
   const { profile, bad } = await withProgress('reading requests', 'bytes', (onProgress) =>
-    profileRequests(bundle, path, { requests, onProgress }),
+    profileRequests(model, path, { requests, onProgress }),
   );
   if (bad.first !== null) warn(`${bad.count} of the sampled requests are left out, the first for: ${bad.first.message}`);
   return profile;
