@@ -297,6 +297,16 @@ test('predict ends when its reader goes away', () => {
   expect(piped.stdout.trimEnd().split('\n').length).toBe(1);
 });
 
+test('a command whose stderr nobody reads does what it is asked', async () => {
+  const [good = ''] = readFileSync(join(dir, 'requests.jsonl'), 'utf8').split('\n');
+  writeFileSync(join(dir, 'one-bad.jsonl'), `{ nonsense\n${good}\n`);
+  const child = spawn(process.execPath, [main, 'profile', 'model', 'one-bad.jsonl', '-o', 'unheard.json'], { cwd: dir });
+  // It warns of the line that is left out.
+  child.stderr.destroy();
+  expect(await once(child, 'close')).toEqual([0, null]);
+  expect(readJson('unheard.json')).toMatchObject({ requests: 1 });
+});
+
 /** Starts `terabag up` and waits until all shards are up; gives the process, the shards' pids, and what it printed. */
 async function up(...args: string[]): Promise<{ child: ChildProcess; pids: number[]; text: string }> {
   const child = spawn(process.execPath, [main, 'up', ...args, '--json'], { cwd: dir, stdio: ['ignore', 'pipe', 'inherit'] });
