@@ -137,7 +137,7 @@ function refuseContradictions(options: BenchOptions, command: Command): void {
 function warnOfShortRuns({ findMaxQps, schedule, duration, p99 }: BenchOptions): void {
   if (!(findMaxQps || schedule) || duration >= LEAST_OVER_BOUND * p99) return;
   warn(
-    `rates that are too high may pass, since a queue grows for ${duration} ms only, with a bound of ${p99} ms; give --duration ${LEAST_OVER_BOUND * p99}ms or more`,
+    `rates that are too high may pass, since a queue grows for ${duration} ms only, with a bound of ${p99} ms; give --duration ${(LEAST_OVER_BOUND * p99) / 1000}s or more`,
   );
 }
 
