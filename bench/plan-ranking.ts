@@ -9,14 +9,14 @@ export interface CellResult {
   readonly predicted: Figures;
   /** Medians over rounds. */
   readonly measured: Figures;
-  /** Of main, per request, in collections of garbage. */
+  /** Garbage collection of main, per request. */
   readonly collectionUs: number;
   /** By round. In a round all strategies answer the same requests. */
   readonly roundsUs: Readonly<Record<'cpuUs' | 'p50Us', readonly number[]>>;
 }
 
 interface Figures {
-  /** Of all processes, and of the main shard's. */
+  /** CPU of all processes, and of the main shard's. */
   readonly cpuUs: number;
   readonly mainCpuUs: number;
   readonly p50Us: number;

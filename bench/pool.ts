@@ -57,7 +57,7 @@ const CASES: readonly PoolCase[] = [
   many(128),
 ];
 
-/** Of a table file; larger ones have fewer rows. */
+/** Most bytes of a table file; larger ones have fewer rows. */
 const MAX_BYTES = 2.6e9;
 const QUICK_BYTES = 64e6;
 /** Ids of a call differ from those of the calls before, so that it finds none of their rows in the caches: 2^21 of them, at least 16 calls. */

@@ -32,7 +32,7 @@ interface Comparison {
   readonly items: number;
   readonly poolingFactor: number;
   readonly minIds?: number;
-  /** Of a bag layer given per item; all when left out. */
+  /** Different bags of a bag layer given per item; all when left out. */
   readonly differentBags?: number;
   readonly sides: readonly [Side, Side];
 }

@@ -101,7 +101,7 @@ export interface Case {
   readonly params: Line['params'];
   readonly metric: string;
   readonly unit: string;
-  /** Of one unit of work, in the unit above, from ns. */
+  /** Converts ns of one unit of work to the unit above. */
   readonly fromNs: (ns: number) => number;
   readonly roundMs: number;
 }

@@ -24,7 +24,7 @@ export function prepare() {
     console.error(`terabag needs more on this machine:\n  ${lines.join('\n  ')}`);
     process.exit(1);
   }
-  if (!installed()) run('npm', 'install', '--no-save', '--ignore-scripts');
+  if (!installed()) run('npm', 'ci', '--ignore-scripts');
   run('npm', 'run', '--silent', 'build:native');
   run('npm', 'run', '--silent', 'build:ts');
 }

@@ -1,24 +1,28 @@
+/** Every code, in the order of docs/errors.md, which says when each comes and what to do. */
+export const ERROR_CODES = [
+  'invalid_argument',
+  'index_out_of_range',
+  'bad_offsets',
+  'bad_model',
+  'bad_table',
+  'bad_plan',
+  'checksum_mismatch',
+  'model_mismatch',
+  'does_not_fit',
+  'deadline_exceeded',
+  'aborted',
+  'overloaded',
+  'draining',
+  'shard_unavailable',
+  'bad_message',
+  'closed',
+  'native_addon',
+  'unsupported',
+  'internal',
+] as const;
+
 /** What went wrong, as a stable word that programs can test for. */
-export type ErrorCode =
-  | 'invalid_argument'
-  | 'index_out_of_range'
-  | 'bad_offsets'
-  | 'bad_model'
-  | 'bad_table'
-  | 'bad_plan'
-  | 'checksum_mismatch'
-  | 'model_mismatch'
-  | 'does_not_fit'
-  | 'deadline_exceeded'
-  | 'aborted'
-  | 'overloaded'
-  | 'draining'
-  | 'shard_unavailable'
-  | 'bad_message'
-  | 'closed'
-  | 'native_addon'
-  | 'unsupported'
-  | 'internal';
+export type ErrorCode = (typeof ERROR_CODES)[number];
 
 /** Fields that locate an error: table, bag, position, shard, path... Plain JSON values, so that they travel on the wire. */
 export type ErrorDetails = Readonly<Record<string, string | number | boolean>>;

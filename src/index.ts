@@ -3,15 +3,18 @@ export type { LogLevel } from './cluster/shard-task.js';
 export type { ShardEvent } from './cluster/watch.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
-export { type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
+export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { readModelSpec } from './model/bundle.js';
+export type { Verify } from './model/bundle-files.js';
+export type { PlainFormat, RowFormat } from './model/formats.js';
+export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js';
 export { modelHash } from './model/hash.js';
 export type { ModelSpec } from './model/spec.js';
-export { type ChromeTrace, chromeTrace } from './observe/chrome-trace.js';
+export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';
 export { PREDICTOR_COUNTERS, type PredictorStats } from './observe/counters.js';
 export { type QuantileStacks, stacksAtQuantile } from './observe/quantile-stacks.js';
-export { computeStack, embeddedStack, latencyStack, type Stack } from './observe/stacks.js';
-export type { TracedRequest } from './observe/traced-request.js';
+export { computeStack, type EmbeddedStack, embeddedStack, latencyStack, type Stack } from './observe/stacks.js';
+export type { Interval, TracedJob, TracedPhase, TracedRequest, TracedRpc } from './observe/traced-request.js';
 export { Tracer, type TracerOptions } from './observe/tracer.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';
 export { type Plan, readPlan, writePlan } from './plan/file/plan.js';
@@ -19,12 +22,23 @@ export { type PublishedShard, type PublishOptions, publish } from './plan/file/p
 export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/placement/strategies.js';
 export { type Costs, readCosts, writeCosts } from './plan/predict/costs.js';
 export { DEFAULT_COSTS } from './plan/predict/default-costs.js';
-export { type PlanPrediction, PlanPredictor, type PredictPlanOptions, predictPlan } from './plan/predict/predict-plan.js';
+export type { Messages, Round, Timeline } from './plan/predict/latency.js';
+export {
+  type PlanPrediction,
+  PlanPredictor,
+  type PredictedShard,
+  type PredictPlanOptions,
+  predictPlan,
+  type RequestShape,
+} from './plan/predict/predict-plan.js';
+export type { AskedRequest, AskedRound, PredictedRequest, RequestShard } from './plan/predict/predict-request.js';
+export type { AskedTable, PlannedModel, Work } from './plan/predict/work.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile/profile.js';
-export { ProfileBuilder } from './plan/profile/profile-builder.js';
+export { ProfileBuilder, type ProfiledRequest } from './plan/profile/profile-builder.js';
 export { profileFromSpec } from './plan/profile/profile-from-spec.js';
-export { type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/search/auto.js';
+export { type Alternative, type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/search/auto.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest } from './predictor/predictor.js';
 export { requestFromJson } from './predictor/request-json.js';
 export { type ConnectOptions, connect, type RpcMode, type ShardedPredictor } from './predictor/sharded.js';
+export type { ShardState, ShardStats } from './rpc/messages.js';

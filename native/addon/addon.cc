@@ -7,7 +7,6 @@
 
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
-#include "addon/host_network_object.h"
 #include "addon/pack_rows.h"
 #include "addon/socket_object.h"
 #include "addon/sparse_engine_object.h"
@@ -93,7 +92,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("precisions", define_precisions(env));
   exports.Set("DenseNet", define_dense_net(env));
-  exports.Set("HostNetwork", define_host_network(env));
   exports.Set("socketsAvailable", define_sockets_available(env));
   exports.Set("Socket", define_socket(env));
   return exports;

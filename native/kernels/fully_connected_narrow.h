@@ -15,7 +15,7 @@
 // Ownership: all memory is the caller's; y overlaps nothing. Cannot fail, so there is no status.
 namespace terabag {
 
-// Of an int8 layer: 65536 products of 255 and 127 stay in int32.
+// Most inputs of an int8 layer: 65536 products of 255 and 127 stay in int32.
 constexpr uint32_t kMaxInt8Inputs = 65536;
 
 struct NarrowJob {

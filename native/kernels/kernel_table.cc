@@ -12,27 +12,46 @@ namespace {
 bool runs_always() { return true; }
 
 #if defined(__x86_64__)
-// The compiler's builtins also ask whether the operating system saves the registers. They do not know f16c everywhere; its registers are
-// avx2's.
-bool has_avx2() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & bit_F16C) == 0) return false;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+// Read from the CPU itself: __builtin_cpu_supports is answered by the compiler's run-time library, and that of zig's says no to everything.
+struct CpuFeatures {
+  bool avx2 = false;
+  bool avx512 = false;
+  bool avx512_bf16 = false;
+  bool avx512_vnni = false;
 
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+  CpuFeatures() {
+    struct {
+      unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    } basic, extended, more;
+    __get_cpuid(1, &basic.eax, &basic.ebx, &basic.ecx, &basic.edx);
+    if ((basic.ecx & bit_OSXSAVE) == 0) return;
+    __get_cpuid_count(7, 0, &extended.eax, &extended.ebx, &extended.ecx, &extended.edx);
+    if (extended.eax >= 1) __get_cpuid_count(7, 1, &more.eax, &more.ebx, &more.ecx, &more.edx);
+    // What the operating system saves: XMM and YMM, then the mask registers and both parts of ZMM.
+    unsigned saved = 0, unused = 0;
+    __asm__("xgetbv" : "=a"(saved), "=d"(unused) : "c"(0));
+    const unsigned ymm = 0x6, zmm = 0xe6;
+    const auto all = [](unsigned found, unsigned wanted) { return (found & wanted) == wanted; };
+    avx2 = all(saved, ymm) && all(basic.ecx, bit_AVX | bit_FMA | bit_F16C) && all(extended.ebx, bit_AVX2);
+    avx512 = avx2 && all(saved, zmm) && all(extended.ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+    avx512_vnni = avx512 && all(extended.ecx, bit_AVX512VNNI);
+    avx512_bf16 = avx512 && all(more.eax, bit_AVX512BF16);
+  }
+};
+
+const CpuFeatures& cpu() {
+  static const CpuFeatures once;
+  return once;
 }
+bool has_avx2() { return cpu().avx2; }
+bool has_avx512() { return cpu().avx512; }
 #endif
 
 // Leaves out what an instruction set has only on some CPUs.
 KernelTable as_run_here(KernelTable table) {
 #if defined(__x86_64__)
-  if (table.fully_connected_bf16 == avx512::fully_connected_bf16 && !__builtin_cpu_supports("avx512bf16"))
-    table.fully_connected_bf16 = nullptr;
-  if (table.fully_connected_int8 == avx512::fully_connected_int8 && !__builtin_cpu_supports("avx512vnni"))
-    table.fully_connected_int8 = nullptr;
+  if (table.fully_connected_bf16 == avx512::fully_connected_bf16 && !cpu().avx512_bf16) table.fully_connected_bf16 = nullptr;
+  if (table.fully_connected_int8 == avx512::fully_connected_int8 && !cpu().avx512_vnni) table.fully_connected_int8 = nullptr;
 #endif
   return table;
 }

@@ -53,7 +53,7 @@ static constexpr bool is_quantized(RowFormat format) { return info_of(format).sc
 // Whether the values are one unsigned byte each.
 static constexpr bool holds_bytes(RowFormat format) { return is_quantized(format) && info_of(format).value_bits == 8; }
 static constexpr uint32_t values_per_byte(RowFormat format) { return info_of(format).value_bits < 8 ? 8 / info_of(format).value_bits : 1; }
-// Of the values alone.
+// Bytes of the values alone.
 static constexpr uint64_t value_bytes(RowFormat format, uint64_t dim) { return (dim * info_of(format).value_bits + 7) / 8; }
 static constexpr uint64_t bytes_per_row(RowFormat format, uint64_t dim) {
   return value_bytes(format, dim) + static_cast<uint32_t>(info_of(format).scale_and_bias);

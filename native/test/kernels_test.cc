@@ -61,12 +61,17 @@ struct Isa {
   DotInteraction* dot_interaction;
 };
 
+bool runs_here(const char* isa) {
+  for (const char* const* name = available_kernels(); *name != nullptr; ++name)
+    if (std::strcmp(*name, isa) == 0) return true;
+  return false;
+}
+
 std::vector<Isa> isas() {
   std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction}};
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2"))
-    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
-  if (__builtin_cpu_supports("avx512vl"))
+  if (runs_here("avx2")) all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
+  if (runs_here("avx512"))
     all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction});
 #elif defined(__aarch64__)
   all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction});

@@ -76,7 +76,10 @@ export const commaSeparated = (text: string): string[] => text.split(',').map((p
 export const positiveIntegers = (text: string): number[] => commaSeparated(text).map(positiveInteger);
 
 export const verifyOption = (): Option =>
-  new Option('--verify <what>', 'what is checked of the files at start: full checksums, or only the size')
+  new Option(
+    '--verify <what>',
+    'what is checked of the files at start: full: every checksum; size: lengths, headers, and the checksums of a sample (the first 64 MiB of each file, and up to 256 MiB more of all): damage elsewhere is not seen',
+  )
     .choices(['full', 'size'])
     .default('full');
 

@@ -5,7 +5,7 @@ import { formatBytes } from '../lab/report/numbers.js';
 import { describeFormat, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
-import { outputError } from '../tables/output-directory.js';
+import { outputError } from '../tables/atomic.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { interruption } from './interruption.js';
 import { commaSeparated, verifyOption } from './options.js';

@@ -1,11 +1,9 @@
-import { once } from 'node:events';
 import { Command, Option } from 'commander';
 import type { Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
-import type { PredictorStats } from '../observe/counters.js';
 import { Tracer } from '../observe/tracer.js';
 import { readPlan } from '../plan/file/plan.js';
 import { openLocal } from '../predictor/local.js';
@@ -15,6 +13,7 @@ import { writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { positiveInteger, residencyOption, rpcOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
+import { stdoutError } from './stdout.js';
 import { warn } from './warn.js';
 
 /** With spans of 128 bytes, 8 MiB. */
@@ -63,6 +62,8 @@ export const predictCommand = new Command('predict')
     'after',
     `
 A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed.
+Scores that are not finite, which JSON has no numbers for, are an error of their request (unsupported), with the item.
+Lines end with \\n or \\r\\n. Ids of 2^53 and beyond are strings of their decimal digits: {"indices": ["9007199254740993"], ...}.
 A request: {"dense": {"dense": [0.5, 1]}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2], "weights": [1, 0.5]}}}
 Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
 Safetensors of one: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
@@ -83,29 +84,25 @@ Examples:
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
     const startedAt = performance.now();
     const tracer = options.trace === undefined ? null : new Tracer({ capacity: TRACED_REQUESTS, spans: TRACED_SPANS });
-    const chosen = await openPredictor(options, tracer);
-    const compared = options.compare ? new ComparedPredictor(chosen, await openPredictor({ ...options, precision: 'fp32' }, null)) : null;
-    const predictor = compared ?? chosen;
+    const predictor = await openPredictor(options, tracer);
+    const comparison = options.compare ? new Comparison(await openPredictor({ ...options, precision: 'fp32' }, null)) : null;
+    const scorer = { predictor, comparison };
     try {
-      const counts = tensors ? await predictTensors(predictor, path, options) : await predictLines(predictor, path, options);
+      const counts = tensors ? await predictTensors(scorer, path, options) : await predictLines(scorer, path, options);
       if (tracer !== null && options.trace !== undefined) await writeTrace(tracer, options.trace);
       const seconds = (performance.now() - startedAt) / 1000;
       if (options.json)
-        console.log(JSON.stringify({ ...counts, seconds, output: options.output, ...(compared && { scoreError: compared.errors }) }));
+        console.log(JSON.stringify({ ...counts, seconds, output: options.output, ...(comparison && { scoreError: comparison.errors }) }));
       else if (options.output !== undefined)
         console.log(`${counts.scored} requests scored, ${counts.failed} failed, ${seconds.toFixed(1)} s: ${options.output}`);
-      if (compared !== null && !options.json) {
-        const { scores, max, mean } = compared.errors;
-        process.stderr.write(
-          `terabag: scores in ${options.precision} against fp32: largest difference ${max.toPrecision(3)}, mean ${mean.toPrecision(3)}, over ${scores} scores\n`,
-        );
-      }
+      if (comparison !== null && !options.json)
+        for (const line of comparison.summary(options.precision)) process.stderr.write(`terabag: ${line}\n`);
       if (counts.failed > 0) {
         process.stderr.write(`terabag: ${counts.failed} of ${counts.scored + counts.failed} requests failed; their lines say why\n`);
         process.exitCode = 1;
       }
     } finally {
-      await predictor.close();
+      await Promise.all([predictor.close(), comparison?.close()]);
     }
   });
 
@@ -140,26 +137,30 @@ async function writeTrace(tracer: Tracer, path: string): Promise<void> {
   if (cut > 0) warn(`the trace lacks spans of ${cut} requests, which had more than ${TRACED_SPANS}`);
 }
 
+/** Most requests that a message names. */
+const MOST_NAMED = 10;
+
 /** Answers with one predictor, and keeps how far its scores are from those of another. */
-class ComparedPredictor implements Predictor {
+class Comparison {
   #scores = 0;
   #sum = 0;
   #max = 0;
-  readonly modelHash: string;
+  readonly #incomparable: number[] = [];
 
-  constructor(
-    private readonly chosen: Predictor,
-    private readonly reference: Predictor,
-  ) {
-    this.modelHash = chosen.modelHash;
+  constructor(private readonly reference: Predictor) {}
+
+  /** Scores that are not finite in one of the two are at no distance: their requests are named instead, by their lines. */
+  get errors(): { readonly scores: number; readonly max: number; readonly mean: number; readonly incomparable: readonly number[] } {
+    const mean = this.#scores === 0 ? 0 : this.#sum / this.#scores;
+    return { scores: this.#scores, max: this.#max, mean, incomparable: this.#incomparable.toSorted((a, b) => a - b) };
   }
 
-  get errors(): { readonly scores: number; readonly max: number; readonly mean: number } {
-    return { scores: this.#scores, max: this.#max, mean: this.#scores === 0 ? 0 : this.#sum / this.#scores };
-  }
-
-  async predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
-    const [answer, expected] = await Promise.all([this.chosen.predict(request, options), this.reference.predict(request, options)]);
+  async predict(predictor: Predictor, request: PredictRequest, line: number, options: PredictOptions): Promise<Prediction> {
+    const [answer, expected] = await Promise.all([predictor.predict(request, options), this.reference.predict(request, options)]);
+    if (firstNotFinite(answer) !== null || firstNotFinite(expected) !== null) {
+      this.#incomparable.push(line);
+      return answer;
+    }
     answer.scores.forEach((score, at) => {
       const error = Math.abs(score - (expected.scores[at] as number));
       this.#sum += error;
@@ -169,13 +170,49 @@ class ComparedPredictor implements Predictor {
     return answer;
   }
 
-  stats(): PredictorStats {
-    return this.chosen.stats();
+  close(): Promise<void> {
+    return this.reference.close();
   }
 
-  async close(): Promise<void> {
-    await Promise.all([this.chosen.close(), this.reference.close()]);
+  /** For people. */
+  summary(precision: Precision): string[] {
+    const { scores, max, mean, incomparable } = this.errors;
+    const compared =
+      scores === 0
+        ? `no scores in ${precision} could be compared with fp32`
+        : `scores in ${precision} against fp32: largest difference ${max.toPrecision(3)}, mean ${mean.toPrecision(3)}, over ${scores} scores`;
+    const more = incomparable.length > MOST_NAMED ? `, and ${incomparable.length - MOST_NAMED} more` : '';
+    const named = incomparable.slice(0, MOST_NAMED).join(', ') + more;
+    return incomparable.length === 0 ? [compared] : [compared, `not compared, scores are not finite: requests of lines ${named}`];
   }
+}
+
+/** Position of the first score that is NaN or infinite; null when all are finite. */
+function firstNotFinite({ scores }: Prediction): number | null {
+  const at = scores.findIndex((score) => !Number.isFinite(score));
+  return at < 0 ? null : at;
+}
+
+/** Scores that are no numbers rank nothing, and JSON has no word for them: such a request has failed. */
+function refuseNotFinite(prediction: Prediction): void {
+  const at = firstNotFinite(prediction);
+  if (at === null) return;
+  const { scores, scoreDim } = prediction;
+  const [item, score, value] = [Math.floor(at / scoreDim), at % scoreDim, String(scores[at])];
+  throw new TerabagError('unsupported', `scores are not finite: item ${item}, score ${score}, ${value}`, { item, score, value });
+}
+
+/** A predictor, and what its scores are compared with. */
+interface Scorer {
+  readonly predictor: Predictor;
+  readonly comparison: Comparison | null;
+}
+
+async function score({ predictor, comparison }: Scorer, request: PredictRequest, line: number, deadlineMs: number): Promise<Prediction> {
+  const options = { deadlineMs };
+  const prediction = await (comparison?.predict(predictor, request, line, options) ?? predictor.predict(request, options));
+  refuseNotFinite(prediction);
+  return prediction;
 }
 
 interface Counts {
@@ -183,8 +220,8 @@ interface Counts {
   failed: number;
 }
 
-async function predictTensors(predictor: Predictor, path: string, { output = '', deadlineMs }: PredictCommandOptions): Promise<Counts> {
-  const { scores, items, scoreDim } = await predictor.predict(await readSafetensorsRequest(path), { deadlineMs });
+async function predictTensors(scorer: Scorer, path: string, { output = '', deadlineMs }: PredictCommandOptions): Promise<Counts> {
+  const { scores, items, scoreDim } = await score(scorer, await readSafetensorsRequest(path), 1, deadlineMs);
   const data = new Uint8Array(scores.buffer, scores.byteOffset, scores.byteLength);
   await writeSafetensors(output, [{ name: 'scores', dtype: 'F32', shape: [items, scoreDim], data }]);
   return { scored: 1, failed: 0 };
@@ -192,23 +229,20 @@ async function predictTensors(predictor: Predictor, path: string, { output = '',
 
 type Put = (line: string) => Promise<unknown>;
 
-async function putStdout(line: string): Promise<void> {
-  const closed = (cause?: unknown): TerabagError =>
-    new TerabagError('aborted', 'nobody reads the scores any more: stdout was closed', {}, { cause });
-  if (process.stdout.destroyed) throw closed();
-  if (process.stdout.write(line)) return;
-  await once(process.stdout, 'drain').catch((error: unknown) => {
-    throw closed(error);
+/** Waits until stdout has taken the line: what it cannot take ends the command, and not a later one. */
+function putStdout(line: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    process.stdout.write(line, (error) => (error ? reject(stdoutError(error)) : resolve()));
   });
 }
 
-async function predictLines(predictor: Predictor, path: string, options: PredictCommandOptions): Promise<Counts> {
+async function predictLines(scorer: Scorer, path: string, options: PredictCommandOptions): Promise<Counts> {
   const { output } = options;
-  if (output === undefined) return answerLines(predictor, path, options, putStdout, () => undefined);
+  if (output === undefined) return answerLines(scorer, path, options, putStdout, () => undefined);
   return withProgress('scoring', 'bytes', async (onProgress) => {
     let counts: Counts = { scored: 0, failed: 0 };
     await writeAtomic(output, async (file) => {
-      counts = await answerLines(predictor, path, options, (line) => file.write(line), onProgress);
+      counts = await answerLines(scorer, path, options, (line) => file.appendFile(line), onProgress);
     });
     return counts;
   });
@@ -216,7 +250,7 @@ async function predictLines(predictor: Predictor, path: string, options: Predict
 
 /** Keeps a number of requests in flight and puts their answers in the order of the lines. */
 async function answerLines(
-  predictor: Predictor,
+  scorer: Scorer,
   path: string,
   { deadlineMs, concurrency }: PredictCommandOptions,
   put: Put,
@@ -226,7 +260,7 @@ async function answerLines(
   const answer = async (read: ReadRequest): Promise<string> => {
     try {
       if ('error' in read) throw read.error;
-      const prediction = await predictor.predict(read.request, { deadlineMs });
+      const prediction = await score(scorer, read.request, read.line, deadlineMs);
       counts.scored++;
       return `${JSON.stringify(scoresOf(prediction))}\n`;
     } catch (error) {

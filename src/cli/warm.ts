@@ -23,7 +23,7 @@ Examples:
   terabag warm ./model --json | jq .after.hugePageBytes`,
   )
   .action(async (dir: string, options: { json?: boolean }) => {
-    const bundle = await openBundle(dir, { verify: 'size', dense: false });
+    const bundle = await openBundle(dir, { verify: 'later', dense: false });
     const engine = new SparseEngine(engineTables(bundle, everyPart(bundle)));
     try {
       const before = told(await engine.measureResidency({ mapCached: true }));

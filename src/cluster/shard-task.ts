@@ -20,6 +20,7 @@ export type ShardReport =
   | { readonly kind: 'refused'; readonly code: ErrorCode; readonly message: string; readonly details: ErrorDetails };
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+/** @useDeclaredType */
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Errors of what a shard is given, which another start with the same does not mend. */

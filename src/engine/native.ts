@@ -1,10 +1,6 @@
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { TerabagError } from '../errors.js';
 import type { PlainFormat, RowFormat } from '../model/formats.js';
 import type { Op, OpAttributes } from '../model/layers.js';
+import { loadAddon } from './load-addon.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
 import { checkVocabulary, type NativeVocabulary } from './vocabulary.js';
@@ -175,51 +171,6 @@ export interface NativePackError {
   readonly sumSquares: number;
 }
 
-/** A host of an emulated network: an interface, in a network namespace of its own or in the one that this process is in. */
-export interface NativeHost {
-  /** At most 15 bytes, and not there yet. */
-  readonly interfaceName: string;
-  /** IPv4; the network has 24 bits. */
-  readonly address: string;
-  readonly ownNamespace: boolean;
-}
-
-/** What happens to each Ethernet frame on its way. */
-export interface NativePathConditions {
-  /** One way; at most a minute. */
-  readonly delayUs: number;
-  /** Give or take, evenly spread; at most delayUs. Frames of one host do not overtake each other. */
-  readonly jitterUs: number;
-  /** Dropped of a million frames, independently. */
-  readonly lossPpm: number;
-  /** uint32. */
-  readonly seed: number;
-}
-
-/** Frames since the network was opened. */
-export interface NativeNetworkCounters {
-  readonly accepted: number;
-  readonly delivered: number;
-  /** Dropped because lossPpm asks for it. */
-  readonly lost: number;
-  /** Dropped because 32768 frames waited. */
-  readonly overflowed: number;
-  /** Too short or too long. */
-  readonly malformed: number;
-  /** Not taken by the interface that they were for. */
-  readonly refused: number;
-}
-
-/** Hosts on a switch that delays and drops, run by a thread of its own. All of it ends with the process, however that ends. */
-export interface NativeHostNetwork {
-  /** [sync] One per host: the file descriptor of its namespace in this process, or -1. Not to be closed. */
-  namespaces(): number[];
-  /** [sync] */
-  counters(): NativeNetworkCounters;
-  /** [sync] Ends the thread and removes the interfaces; a namespace ends with the last process in it. */
-  close(): void;
-}
-
 /** Times in ms. */
 export interface NativeSocketOptions {
   /** A ROUTER, which keeps the event loop alive until it is closed; else a DEALER, which does not. */
@@ -296,11 +247,6 @@ export interface NativeAddon {
    * or infinity cannot be quantized), overflow (too large for the format), out_of_memory.
    */
   packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
-  /** Linux only, and needs CAP_NET_ADMIN and CAP_SYS_ADMIN: throws with the reason when the network cannot be made. */
-  HostNetwork: new (
-    hosts: readonly NativeHost[],
-    conditions: NativePathConditions,
-  ) => NativeHostNetwork;
   /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later. */
@@ -328,40 +274,5 @@ export interface NativeAddon {
   ) => NativeDenseNet;
 }
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
-
-/** Alpine's C library is another one than glibc, and says no version of glibc in the process report. */
-function isMusl(): boolean {
-  const report = process.report?.getReport() as { readonly header: { readonly glibcVersionRuntime?: string } } | undefined;
-  return process.platform === 'linux' && report?.header.glibcVersionRuntime === undefined;
-}
-
-function load(): NativeAddon {
-  const candidates = [
-    process.env['TERABAG_ADDON'],
-    join(root, 'native', 'build', 'Release', 'terabag.node'),
-    join(root, 'prebuilds', `${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}.node`),
-  ].filter((path) => path !== undefined);
-  const attempts: string[] = [];
-  const require = createRequire(import.meta.url);
-  for (const path of candidates) {
-    if (!existsSync(path)) {
-      attempts.push(`${path}: not there`);
-      continue;
-    }
-    try {
-      return require(path) as NativeAddon;
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      if (message.startsWith('TERABAG_')) throw new TerabagError('native_addon', message);
-      attempts.push(`${path}: ${message}`);
-    }
-  }
-  throw new TerabagError(
-    'native_addon',
-    `the native addon of terabag cannot be loaded on ${process.platform}-${process.arch}; build it with: npm rebuild terabag (in a checkout: npm run build:native), which needs a C++20 compiler and cmake (Debian: apt-get install g++ cmake). Tried:\n  ${attempts.join('\n  ')}`,
-  );
-}
-
 /** The addon, loaded once per environment. */
-export const native: NativeAddon = checkVocabulary(load());
+export const native: NativeAddon = checkVocabulary(loadAddon<NativeAddon>('terabag', process.env['TERABAG_ADDON']));

@@ -8,6 +8,7 @@
  *   not share. Of a row-wise part only its own rows are copied.
  */
 export const RESIDENCIES = ['map', 'populate', 'lock', 'hugepages'] as const;
+/** @useDeclaredType */
 export type Residency = (typeof RESIDENCIES)[number];
 
 /** A file as the addon measures it. */

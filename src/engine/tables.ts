@@ -1,7 +1,8 @@
 import { statfs } from 'node:fs/promises';
 import { release } from 'node:os';
 import { TerabagError } from '../errors.js';
-import { type Bundle, bytesToCheck, checkChecksums } from '../model/bundle.js';
+import { type Bundle, bytesToCheck, checkOpened } from '../model/bundle.js';
+import type { Verify } from '../model/bundle-files.js';
 import { partRows, type RowPart } from '../tables/rows.js';
 import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
 import { type EngineTable, SparseEngine } from './sparse-engine.js';
@@ -56,8 +57,8 @@ function notHeld({ spec, dir }: Bundle, table: number, { part, parts }: RowPart)
 export interface OpenTablesOptions {
   /** Default populate. */
   readonly residency?: Residency;
-  /** full (default) checks the checksums of the bundle's opened files. */
-  readonly verify?: 'full' | 'size';
+  /** How the bundle's opened files are checked; default full. */
+  readonly verify?: Verify;
   /** Bytes brought into memory and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Told once when much of the tables lies on small pages, with what to do about it. Default: a warning of the process. */
@@ -66,13 +67,13 @@ export interface OpenTablesOptions {
 
 export interface OpenedTables {
   readonly engine: SparseEngine;
-  /** As it was after opening; null where the system does not tell. */
+  /** As it was after opening; null where the system does not tell, or there are no tables. */
   readonly residency: ResidencyReport | null;
 }
 
 /**
- * Opens tables of a bundle that was opened with verify: size. They are brought into memory before their checksums are checked: the first to
- * read a file decides on which pages it lies.
+ * Opens tables of a bundle that was opened with verify: later, be there none, and checks the bundle's opened files. The tables are brought into
+ * memory before their checksums are checked: the first to read a file decides on which pages it lies.
  */
 export async function openTables(
   bundle: Bundle,
@@ -82,10 +83,10 @@ export async function openTables(
   const engine = new SparseEngine(tables, residency);
   try {
     const toFill = engine.tableBytes;
-    const total = toFill + (verify === 'full' ? bytesToCheck(bundle) : 0);
+    const total = toFill + bytesToCheck(bundle, verify);
     await engine.fill((done) => onProgress?.(done, total));
-    if (verify === 'full') await checkChecksums(bundle, (done) => onProgress?.(toFill + done, total));
-    const report = await engine.measureResidency();
+    await checkOpened(bundle, verify, (done) => onProgress?.(toFill + done, total));
+    const report = tables.length === 0 ? null : await engine.measureResidency();
     const warning = report === null || residency === 'map' ? null : await smallPagesWarning(bundle.dir, residency, report);
     if (warning !== null) onWarning(warning);
     return { engine, residency: report };

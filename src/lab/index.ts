@@ -8,5 +8,5 @@ export {
   type HostOptions,
   launchOnHosts,
 } from './hosts/hosts.js';
-export { readRequests, writeRequests } from './requests/request-file.js';
+export { type ReadRequest, readRequests, writeRequests } from './requests/request-file.js';
 export { type RecordOptions, type RequestRecorder, recordRequests } from './requests/request-recorder.js';

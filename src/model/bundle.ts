@@ -1,14 +1,15 @@
-import { readFile, stat } from 'node:fs/promises';
-import { isAbsolute, join, normalize } from 'node:path';
+import { join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
-import { CHUNK_BYTES, checksumFile } from '../tables/checksum.js';
-import { readSafetensorsHeader, readTensor } from '../tables/safetensors.js';
+import { formatPath } from '../tables/json.js';
+import { readJsonFile } from '../tables/json-file.js';
+import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
+import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, type Verify } from './bundle-files.js';
 import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
 import { checkPublished, type HeldTable, heldTables, ownFiles } from './published.js';
-import { type FileSpec, type ModelSpec, modelSchema } from './spec.js';
+import { type ModelSpec, modelSchema } from './spec.js';
 
 export const DENSE_FILE = 'dense.safetensors';
 
@@ -25,14 +26,17 @@ export interface Bundle {
   readonly hash: string;
   /** Null when opened without the dense weights. */
   readonly model: ResolvedModel | null;
+  /** The tensors that the layers name; others of the file may be of any dtype. */
   readonly dense: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
   /** Aligned with spec.tables; null where not opened, or not in a published bundle. */
   readonly tables: readonly (OpenTable | null)[];
+  /** The files that were opened, each as it was then (fileIdentity). */
+  readonly openedAs: ReadonlyMap<string, string>;
 }
 
 export interface OpenOptions {
-  /** full (default): lengths and checksums; size: lengths only. */
-  readonly verify?: 'full' | 'size';
+  /** As Verify says (default full); later: only lengths and headers, since checkOpened follows when the tables are in memory. */
+  readonly verify?: Verify | 'later';
   /** Only these tables; default all. */
   readonly tables?: ReadonlySet<string>;
   /** Whether the dense weights are read; default true. */
@@ -41,34 +45,34 @@ export interface OpenOptions {
 }
 
 export async function readModelSpec(dir: string): Promise<ModelSpec> {
-  const path = join(dir, 'model.json');
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    throw new TerabagError('bad_model', `no bundle here, model.json cannot be read (${error.code}): ${path}`, { path }, { cause: error });
-  });
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new TerabagError('bad_model', `model.json is not JSON: ${path}`, { path }, { cause: error });
-  }
-  const parsed = modelSchema.safeParse(json);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    const at = issue?.path.map((key) => (typeof key === 'number' ? `[${key}]` : `.${String(key)}`)).join('') ?? '';
-    throw new TerabagError('bad_model', `model.json: ${at.replace(/^\./, '') || 'root'}: ${issue?.message}`, { path: at });
-  }
-  checkPublished(parsed.data);
-  return parsed.data;
+  const unreadable = 'no bundle here, model.json cannot be read';
+  const kind = { what: 'model.json', code: 'bad_model', unreadable, formatField: formatPath } as const;
+  const spec = await readJsonFile(join(dir, 'model.json'), kind, modelSchema);
+  checkPublished(spec);
+  return spec;
 }
 
-/** Writes model.json, the last file of a bundle: before it there is no bundle. */
 export async function writeModelJson(dir: string, spec: ModelSpec): Promise<void> {
   await writeFileAtomic(join(dir, 'model.json'), `${JSON.stringify(spec, null, 2)}\n`);
 }
 
+/**
+ * Makes a bundle of the files in a directory: opens them as the spec says, and writes model.json when that works. What a reader would refuse
+ * is refused with the reader's error, and gets no model.json: before it there is no bundle.
+ */
+export async function finishBundle(dir: string, spec: ModelSpec): Promise<void> {
+  const written = modelSchema.parse(spec);
+  checkPublished(written);
+  await openSpec(dir, written, { verify: 'later', dense: holdsDense(written) });
+  await writeModelJson(dir, spec);
+}
+
 /** Opens and checks a bundle's files; nothing of the tables is read into memory. */
 export async function openBundle(dir: string, options: OpenOptions = {}): Promise<Bundle> {
-  const spec = await readModelSpec(dir);
+  return openSpec(dir, await readModelSpec(dir), options);
+}
+
+async function openSpec(dir: string, spec: ModelSpec, options: OpenOptions): Promise<Bundle> {
   const wanted = heldTables(spec).map((held) => (held !== null && (options.tables?.has(held.spec.name) ?? true) ? held : null));
   const files = new Set(wanted.flatMap((held) => (held === null ? [] : [held.file])));
   if (options.dense !== false) files.add(DENSE_FILE);
@@ -76,116 +80,77 @@ export async function openBundle(dir: string, options: OpenOptions = {}): Promis
     throw new TerabagError('bad_model', `bundle has no dense weights, it was published for shard ${spec.published?.shard}: ${dir}`, {
       dir,
     });
-  await checkFiles(dir, spec, [...files], options);
+  const listed = listedFiles(dir, spec, [...files]);
+  for (const { path, file, expected } of listed) await checkLength(path, file, expected);
+  const openedAs = new Map<string, string>();
+  for (const { path, file } of listed) openedAs.set(file, await fileIdentity(path, file));
   const tables: (OpenTable | null)[] = [];
   for (const held of wanted) tables.push(held === null ? null : await openTable(dir, held));
-  const dense = options.dense === false ? new Map<string, { shape: readonly number[]; data: Float32Array }>() : await readDense(dir);
-  const shapes = new Map([...dense].map(([name, { shape }]) => [name, shape]));
-  return { dir, spec, hash: modelHash(spec), model: options.dense === false ? null : resolveModel(spec, shapes), dense, tables };
+  const { model, dense } = options.dense === false ? NO_DENSE : await openDense(dir, spec);
+  const bundle = { dir, spec, hash: modelHash(spec), model, dense, tables, openedAs };
+  const { verify = 'full', onProgress } = options;
+  if (verify !== 'later') await checkOpened(bundle, verify, onProgress);
+  return bundle;
 }
 
 /** False of what is published for a sparse shard. */
 export const holdsDense = (spec: ModelSpec): boolean => spec.published === undefined || Object.hasOwn(ownFiles(spec), DENSE_FILE);
 
-/** Bytes that checkChecksums reads. */
-export function bytesToCheck(bundle: Bundle): number {
-  return openedFiles(bundle).reduce((sum, file) => sum + (ownFiles(bundle.spec)[file]?.bytes ?? 0), 0);
+/** Bytes that checkOpened reads. */
+export const bytesToCheck = (bundle: Bundle, verify: Verify): number => bytesToRead(openedFiles(bundle), verify, bundle.hash);
+
+/**
+ * Holds the files of a bundle that were opened against model.json. With it the model's hash, which covers the checksums, stands for what was
+ * opened: a file that was replaced or written to since is refused (bad_table).
+ */
+export async function checkOpened(bundle: Bundle, verify: Verify, onProgress?: OpenOptions['onProgress']): Promise<void> {
+  const files = openedFiles(bundle);
+  const total = bytesToRead(files, verify, bundle.hash);
+  let done = 0;
+  await checkFiles(files, verify, bundle.hash, (bytes) => {
+    done += bytes;
+    onProgress?.(done, total);
+  });
+  for (const { path, file } of files) {
+    if ((await fileIdentity(path, file)) !== bundle.openedAs.get(file))
+      throw new TerabagError('bad_table', `file was changed while the bundle was opened; open it again: ${path}`, { file, path });
+  }
 }
 
-/** Checks the checksums of the files of a bundle that was opened with verify: size. */
-export async function checkChecksums(bundle: Bundle, onProgress?: OpenOptions['onProgress']): Promise<void> {
-  await checkFiles(bundle.dir, bundle.spec, openedFiles(bundle), onProgress ? { onProgress } : {});
-}
-
-function openedFiles({ tables, model }: Bundle): string[] {
-  const files = new Set(tables.flatMap((table) => (table === null ? [] : [table.file])));
-  if (model !== null) files.add(DENSE_FILE);
-  return [...files];
-}
+const openedFiles = ({ dir, spec, openedAs }: Bundle): ListedFile[] => listedFiles(dir, spec, [...openedAs.keys()]);
 
 /** Checks every file and returns what is wrong, one line per file. */
 export async function verifyBundle(dir: string, onProgress?: OpenOptions['onProgress']): Promise<string[]> {
   const spec = await readModelSpec(dir);
+  const hash = modelHash(spec);
   const problems: string[] = [];
-  const files = ownFiles(spec);
-  const total = Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0);
-  let before = 0;
-  for (const [file, { bytes }] of Object.entries(files)) {
-    const base = before;
-    await checkFiles(dir, spec, [file], onProgress ? { onProgress: (done) => onProgress(base + done, total) } : {}).catch(
-      (error: unknown) => problems.push(TerabagError.from(error).message),
-    );
-    before += bytes;
+  const files = Object.keys(ownFiles(spec));
+  const total = Object.values(ownFiles(spec)).reduce((sum, { bytes }) => sum + bytes, 0);
+  let done = 0;
+  for (const file of files) {
+    try {
+      await checkFiles(listedFiles(dir, spec, [file]), 'full', hash, (bytes) => {
+        done += bytes;
+        onProgress?.(done, total);
+      });
+    } catch (error) {
+      problems.push(TerabagError.from(error).message);
+    }
   }
   if (problems.length === 0)
-    await openBundle(dir, { verify: 'size', dense: holdsDense(spec) }).catch((error: unknown) =>
+    await openSpec(dir, spec, { verify: 'later', dense: holdsDense(spec) }).catch((error: unknown) =>
       problems.push(TerabagError.from(error).message),
     );
   return problems;
 }
 
-/** The path of a bundle's file; one outside of it is refused (bad_model). */
-export function pathInside(dir: string, file: string): string {
-  const clean = normalize(file);
-  if (isAbsolute(clean) || clean.startsWith('..'))
-    throw new TerabagError('bad_model', `file has to lie inside the bundle: ${file}`, { file });
-  return join(dir, clean);
-}
-
-async function checkFiles(dir: string, spec: ModelSpec, files: readonly string[], options: OpenOptions): Promise<void> {
+function listedFiles(dir: string, spec: ModelSpec, files: readonly string[]): ListedFile[] {
   const known = ownFiles(spec);
-  const listed = files.map((file): [string, FileSpec] => {
-    const entry = Object.hasOwn(known, file) ? known[file] : undefined;
-    if (entry === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${file}`, { file });
-    return [file, entry];
+  return files.map((file) => {
+    const expected = Object.hasOwn(known, file) ? known[file] : undefined;
+    if (expected === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${file}`, { file });
+    return { file, path: pathInside(dir, file), expected };
   });
-  const total = listed.reduce((sum, [, { bytes }]) => sum + bytes, 0);
-  let done = 0;
-  for (const [file, expected] of listed) {
-    const path = pathInside(dir, file);
-    await checkLength(path, file, expected);
-    if (options.verify === 'size') continue;
-    await checkContent(path, file, expected, (bytes) => {
-      done += bytes;
-      options.onProgress?.(done, total);
-    });
-  }
-}
-
-/** Holds a file against its entry in model.json, by its length. */
-export async function checkLength(path: string, file: string, expected: FileSpec): Promise<void> {
-  const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
-    throw new TerabagError('bad_table', `file of the bundle is missing (${error.code}): ${path}`, { file }, { cause: error });
-  });
-  if (info.size !== expected.bytes)
-    throw new TerabagError(
-      'bad_table',
-      `file has another length than model.json says (truncated?): ${path}, ${info.size} bytes, expected ${expected.bytes}`,
-      { file },
-    );
-}
-
-/** Reads a file and holds it against its checksums in model.json. */
-export async function checkContent(path: string, file: string, expected: FileSpec, onBytes?: (bytes: number) => void): Promise<void> {
-  compareChecksums(path, file, await checksumFile(path, onBytes), expected);
-}
-
-/** Refuses checksums of a file that are not those of model.json, with the first chunk that differs. */
-export function compareChecksums(path: string, file: string, found: FileSpec, expected: FileSpec): void {
-  const chunk = found.crc32.findIndex((value, index) => value !== expected.crc32[index]);
-  if (chunk < 0 && found.crc32.length !== expected.crc32.length)
-    throw new TerabagError(
-      'bad_model',
-      `model.json: files: more checksums than the file has chunks: ${file}, ${expected.crc32.length}, expected ${found.crc32.length}`,
-      { file },
-    );
-  if (chunk >= 0) {
-    throw new TerabagError(
-      'checksum_mismatch',
-      `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found.crc32[chunk]}, expected ${expected.crc32[chunk]}`,
-      { file, chunk },
-    );
-  }
 }
 
 async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
@@ -209,12 +174,24 @@ async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
   return { ...held, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / rows, bytes: tensor.bytes };
 }
 
-async function readDense(dir: string): Promise<Map<string, { shape: readonly number[]; data: Float32Array }>> {
+type DenseTensors = Bundle['dense'];
+const NO_DENSE: Pick<Bundle, 'model' | 'dense'> = { model: null, dense: new Map() };
+
+async function openDense(dir: string, spec: ModelSpec): Promise<Pick<Bundle, 'model' | 'dense'>> {
   const header = await readSafetensorsHeader(join(dir, DENSE_FILE));
+  const model = resolveModel(spec, new Map([...header.tensors].map(([name, { shape }]) => [name, shape])));
+  return { model, dense: await readDense(header, model) };
+}
+
+/** The tensors that the model's layers name. */
+async function readDense(header: SafetensorsHeader, model: ResolvedModel): Promise<DenseTensors> {
+  const named = new Set(model.layers.flatMap(({ weight, bias }) => [weight, bias]).filter((name) => name !== null));
   const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
-  for (const [name, tensor] of header.tensors) {
+  for (const name of named) {
+    const tensor = header.tensors.get(name);
+    if (tensor === undefined) throw new TerabagError('bad_model', `no such tensor in ${DENSE_FILE}: ${name}`, { tensor: name });
     if (tensor.dtype !== 'F32')
-      throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}`, { tensor: name });
+      throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}: ${header.path}`, { tensor: name });
     tensors.set(name, { shape: tensor.shape, data: new Float32Array((await readTensor(header, tensor)).buffer) });
   }
   return tensors;

@@ -22,7 +22,9 @@ const FORMATS = {
   int4: { dtype: 'U8', packed: true, valueBits: 4, scaleAndBiasBytes: 4 },
 } as const satisfies Record<string, RowFormatInfo>;
 
+/** @useDeclaredType */
 export type RowFormat = keyof typeof FORMATS;
+/** @useDeclaredType */
 export type PlainFormat = { [F in RowFormat]: (typeof FORMATS)[F]['packed'] extends true ? never : F }[RowFormat];
 export type PackedFormat = Exclude<RowFormat, PlainFormat>;
 

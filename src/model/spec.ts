@@ -7,6 +7,14 @@ import { layerSchema, name } from './layers.js';
  * that read ids of the request from one table. A layer reads dense features and earlier layers of this net or of earlier nets, by name.
  */
 const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+/** A map of any keys: z.record passes over "__proto__". */
+const mapOf = <T extends z.ZodType>(values: T) =>
+  z
+    .preprocess(
+      (given) => (typeof given === 'object' && given !== null && !Array.isArray(given) ? new Map(Object.entries(given)) : given),
+      z.map(z.string(), values),
+    )
+    .transform((entries): Record<string, z.output<T>> => Object.fromEntries(entries));
 const dim = z.number().int().min(1).max(65_536);
 
 const tableSchema = z.strictObject({
@@ -45,7 +53,7 @@ export const publishedSchema = z.strictObject({
     }),
   ),
   /** The files that are here, by path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
 });
 
 export const modelSchema = z.strictObject({
@@ -58,10 +66,11 @@ export const modelSchema = z.strictObject({
   /** The layer whose value is returned as scores. */
   output: name,
   /** By path relative to the bundle. */
-  files: z.record(z.string(), fileSchema),
+  files: mapOf(fileSchema),
   published: publishedSchema.optional(),
 });
 
+/** model.json with its defaults; docs/model-json.md says what each field means. @useDeclaredType */
 export type ModelSpec = z.output<typeof modelSchema>;
 export type TableSpec = z.output<typeof tableSchema>;
 export type FileSpec = z.output<typeof fileSchema>;

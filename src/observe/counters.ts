@@ -36,7 +36,7 @@ export const PREDICTOR_COUNTERS = {
 export type RpcCounts = Readonly<Record<keyof typeof RPC_COUNTERS, number>>;
 type TableCounts = Readonly<Record<keyof typeof TABLE_COUNTERS, number>>;
 
-/** See PREDICTOR_COUNTERS. Without shards, what is counted of them is 0. */
+/** See PREDICTOR_COUNTERS. Without shards, what is counted of them is 0. @useDeclaredType */
 export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUNTERS, keyof TableCounts>, number>> & Partial<TableCounts>;
 
 /** The sums of these counts, 0 of none. */

@@ -61,12 +61,12 @@ export class Tracer {
     }
   }
 
-  /** Names the shards of the predictor that it watches, in the plan's order. One tracer watches one predictor. */
+  /** Names the shards of the predictor that it watches, in the plan's order. One tracer watches one predictor. @internal */
   watch(shards: readonly string[]): void {
     this.#shards = shards;
   }
 
-  /** A record for a request that begins now; null when none is wanted, or none is free. */
+  /** A record for a request that begins now; null when none is wanted, or none is free. @internal */
   open(): RequestRecord | null {
     if (!this.#enabled) return null;
     const startedAt = performance.now();

@@ -1,7 +1,8 @@
 import { copyFile, link, mkdir, realpath } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, normalize } from 'node:path';
 import { TerabagError } from '../errors.js';
-import { checkContent, checkLength, openBundle, pathInside, writeModelJson } from '../model/bundle.js';
+import { DENSE_FILE, finishBundle, openBundle, readModelSpec } from '../model/bundle.js';
+import { bytesToRead, checkFiles, type ListedFile, pathInside, type Verify } from '../model/bundle-files.js';
 import { isPacked, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
@@ -11,8 +12,8 @@ export interface PackBundleOptions extends PackOptions {
   readonly format: RowFormat;
   /** Names of the tables to pack; default all. */
   readonly tables?: readonly string[];
-  /** full (default) checks the checksums of the source first. */
-  readonly verify?: 'full' | 'size';
+  /** How the source is checked first; default full. */
+  readonly verify?: Verify;
   /** Bytes of the source that were checked, packed and copied. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
@@ -30,56 +31,75 @@ export async function packBundle(source: string, destination: string, options: P
   if (!ROW_FORMATS.includes(format))
     throw new TerabagError('invalid_argument', `format has to be one of ${ROW_FORMATS.join(', ')}: ${format}`, { field: 'format' });
   await refuseUsed(destination);
-  const { spec } = await openBundle(source, { verify: 'size', dense: false });
-  if (spec.published !== undefined)
-    throw new TerabagError('invalid_argument', `what was published cannot be packed; pack the source, plan and publish it: ${source}`);
-  // All that is written anew, not just what the tables name; a name that leads out of the bundle is refused.
-  const listed = Object.entries(spec.files);
-  for (const [file, entry] of listed) await checkLength(pathInside(source, file), file, entry);
-  const sizes = listed.reduce((sum, [, { bytes }]) => sum + bytes, 0);
+  if ((await readModelSpec(source)).published !== undefined)
+    throw new TerabagError('invalid_argument', `what was published cannot be packed; pack the source, plan and publish it: ${source}`, {
+      path: source,
+    });
+  // With the dense weights, and the layers that read them.
+  const { spec, hash, dense } = await openBundle(source, { verify: 'later' });
   const selected = selectTables(spec, format, options.tables);
-  const total = sizes * (verify === 'full' ? 2 : 1);
+  refuseShared(selected, new Set(dense.keys()));
+  // All that is written anew, not just what the tables name; a name that leads out of the bundle is refused.
+  const listed = Object.entries(spec.files).map(([file, expected]): ListedFile => ({ file, path: pathInside(source, file), expected }));
+  refuseTwoNames(listed);
+  const total = bytesToRead(listed, verify, hash) + listed.reduce((sum, { expected }) => sum + expected.bytes, 0);
   let done = 0;
   const onBytes = (bytes: number): void => {
     done += bytes;
     onProgress(done, total);
   };
-  if (verify === 'full') {
-    for (const [file, entry] of listed) {
-      await checkContent(join(source, file), file, entry, (bytes) => {
-        stopIf(options.signal);
-        onBytes(bytes);
-      });
-    }
-    // The dense weights and the layers that read them.
-    await openBundle(source, { verify: 'size' });
-  }
+  await checkFiles(listed, verify, hash, (bytes) => {
+    stopIf(options.signal);
+    onBytes(bytes);
+  });
   return fillDirectory(destination, async () => {
-    const files: Record<string, FileSpec> = {};
+    const files = new Map<string, FileSpec>();
     const results: PackedTable[] = [];
-    for (const [file, entry] of listed) {
-      const [from, to] = [join(source, file), join(destination, file)];
+    for (const { file, path: from, expected: entry } of listed) {
+      const to = pathInside(destination, file);
       await mkdir(dirname(to), { recursive: true });
       const tables = selected.filter((table) => table.file === file);
       if (tables.length === 0) {
         stopIf(options.signal);
         // A link to a symbolic link would lead elsewhere from there.
         await link(await realpath(from), to).catch(() => copyFile(from, to));
-        files[file] = entry;
+        files.set(file, entry);
         onBytes(entry.bytes);
         continue;
       }
       const { packed, checksum } = await packFile(from, to, new Map(tables.map(({ tensor }) => [tensor, format])), { ...options, onBytes });
-      files[file] = checksum;
+      files.set(file, checksum);
       results.push(
         ...tables.map((table) => ({ table: table.name, ...(packed.find(({ tensor }) => tensor === table.tensor) as PackedTensor) })),
       );
     }
     const names = new Set(selected.map(({ name }) => name));
     const tables = spec.tables.map((table) => (names.has(table.name) ? { ...table, format } : table));
-    await writeModelJson(destination, { ...spec, tables, files });
+    await finishBundle(destination, { ...spec, tables, files: Object.fromEntries(files) });
     return results;
   });
+}
+
+/** A tensor that a layer reads has to stay F32. */
+function refuseShared(selected: readonly TableSpec[], dense: ReadonlySet<string>): void {
+  const shared = selected.find(({ file, tensor }) => normalize(file) === DENSE_FILE && dense.has(tensor));
+  if (shared !== undefined)
+    throw new TerabagError(
+      'invalid_argument',
+      `table cannot be packed, a dense layer reads its tensor too: ${shared.name}, tensor ${shared.tensor}; name other tables`,
+      { table: shared.name, tensor: shared.tensor },
+    );
+}
+
+/** Two entries for one file would be written over each other. */
+function refuseTwoNames(listed: readonly ListedFile[]): void {
+  const names = new Map<string, string>();
+  for (const { file, path } of listed) {
+    const other = names.get(path);
+    if (other !== undefined)
+      throw new TerabagError('bad_model', `model.json: files: two names of one file: ${other} and ${file}`, { file });
+    names.set(path, file);
+  }
 }
 
 function selectTables(spec: ModelSpec, format: RowFormat, names: readonly string[] | undefined): TableSpec[] {

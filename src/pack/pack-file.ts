@@ -59,7 +59,7 @@ export async function packFile(
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
       const to = formats.get(name);
-      if (to === undefined) return { name, dtype: info.dtype, shape: info.shape, data: blocksOf(file, source, info, signal, onBytes) };
+      if (to === undefined) return { name, ...info, data: blocksOf(file, source, info, signal, onBytes) };
       const from = packable(info);
       if (from === null) throw notPackable(source, name, info);
       const [rows = 0, dim = 0] = info.shape;

@@ -1,4 +1,6 @@
 import type { OpenedTables } from '../engine/tables.js';
+import type { Bundle } from '../model/bundle.js';
+import type { ResolvedModel } from '../model/graph.js';
 import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
 import type { ShardConnection } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/messages.js';
@@ -7,18 +9,24 @@ import type { Prediction, PredictOptions, Predictor, PredictRequest } from './pr
 
 const STATS_MS = 2000;
 
+/** How requests go through the dense net and to where their tables are. */
+export type Way = Pick<PipelineOptions, 'net' | 'rounds' | 'onMain'>;
+
 /** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
 export class MainShard implements Predictor {
   readonly modelHash: string;
   readonly #pipeline: Pipeline;
 
   constructor(
+    bundle: Bundle,
     private readonly shards: readonly ShardConnection[],
-    private readonly own: OpenedTables | null,
-    options: Omit<PipelineOptions, 'shards' | 'engine'>,
+    /** Main's own tables; none of most plans. */
+    private readonly own: OpenedTables,
+    options: Way & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'maxInFlight' | 'trace'>,
   ) {
-    this.modelHash = options.modelHash;
-    this.#pipeline = new Pipeline({ ...options, shards, engine: own?.engine ?? null });
+    this.modelHash = bundle.hash;
+    const model = bundle.model as ResolvedModel;
+    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own.engine });
     options.trace?.watch(shards.map(({ name }) => name));
   }
 
@@ -35,11 +43,11 @@ export class MainShard implements Predictor {
   }
 
   stats(): PredictorStats {
-    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own?.residency ?? {};
+    const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
       ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
-      ...(this.own?.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
+      ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };
   }
 
@@ -51,6 +59,6 @@ export class MainShard implements Predictor {
     const drained = this.#pipeline.close();
     for (const shard of this.shards) shard.close();
     await drained;
-    this.own?.engine.close();
+    this.own.engine.close();
   }
 }

@@ -39,7 +39,7 @@ export interface PredictOptions {
 
 /** How a predictor is opened, whether its tables are in this process or on shards. */
 export interface PredictorOptions {
-  /** full (default) checks the checksums of all files that are opened. */
+  /** full (default): lengths and checksums of all opened files; size: lengths, and the checksums of a sample of chunks. */
   readonly verify?: 'full' | 'size';
   /** How the tables of this process are held in memory; default populate. */
   readonly residency?: Residency;

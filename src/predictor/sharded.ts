@@ -1,5 +1,5 @@
 import { DenseNet } from '../engine/dense-net.js';
-import { engineTables, everyPart, type OpenedTables, openTables } from '../engine/tables.js';
+import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
@@ -8,7 +8,8 @@ import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { type Connect, ShardConnection } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/messages.js';
 import { connectTo } from '../rpc/transport/sockets.js';
-import { MainShard } from './main-shard.js';
+import { wayOnMain } from './local.js';
+import { MainShard, type Way } from './main-shard.js';
 import { roundsOfNets } from './modes/paper.js';
 import type { Predictor, PredictorOptions } from './predictor.js';
 import { roundOfPlan } from './rounds.js';
@@ -40,7 +41,7 @@ export interface ConnectOptions extends PredictorOptions {
    * more P50 and CPU; with no two alike, as much for nothing. For networks that are slower than a loopback.
    */
   readonly dedup?: boolean;
-  /** How shards are reached; default ZeroMQ. */
+  /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
 
@@ -55,19 +56,20 @@ const DEFAULT_READY_MS = 10_000;
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(options);
   const tables = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
-  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'size' });
+  const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'later' });
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
-  const own = tables.size > 0 ? await openTables(bundle, engineTables(bundle, everyPart(bundle)), options) : null;
+  // Without tables of its own, too: the dense weights are checked there.
+  const own = await openTables(bundle, engineTables(bundle, everyPart(bundle)), options);
   const shards: ShardConnection[] = [];
   let predictor: MainShard;
   try {
     for (const { name, endpoints } of plan.shards)
       shards.push(new ShardConnection(name, endpoints[0] ?? '', bundle.hash, options.transport ?? connectTo));
-    predictor = mainShard(plan, bundle, shards, own, options);
+    predictor = new MainShard(bundle, shards, own, { ...options, ...wayOf(plan, bundle, options) });
   } catch (error) {
     for (const shard of shards) shard.close();
-    own?.engine.close();
+    own.engine.close();
     throw error;
   }
   try {
@@ -90,15 +92,13 @@ function checkOptions({ rpc = 'coalesced', batchItems, readyMs = DEFAULT_READY_M
   if (rpc !== 'paper') throw invalid('batchItems', 'batchItems needs rpc paper: coalesced requests are not cut');
 }
 
-function mainShard(
-  plan: Plan,
-  bundle: Bundle,
-  shards: readonly ShardConnection[],
-  own: OpenedTables | null,
-  { rpc = 'coalesced', ...options }: ConnectOptions,
-): MainShard {
+function wayOf(plan: Plan, bundle: Bundle, options: ConnectOptions): Way {
+  const { rpc = 'coalesced', dedup = false, precision } = options;
   const model = bundle.model as ResolvedModel;
-  const net = new DenseNet(rpc === 'coalesced' ? inStages(model, 2) : model, bundle.dense, options.precision);
-  const rounds = rpc === 'coalesced' ? [roundOfPlan(plan, model)] : roundsOfNets(plan, model, net.lastStage);
-  return new MainShard(shards, own, { ...options, model, modelHash: bundle.hash, net, rounds, onMain: false });
+  if (rpc === 'coalesced') {
+    if (plan.shards.length === 0 && !dedup) return wayOnMain(model, bundle.dense, options);
+    return { net: new DenseNet(inStages(model, 2), bundle.dense, precision), rounds: [roundOfPlan(plan, model)], onMain: false };
+  }
+  const net = new DenseNet(model, bundle.dense, precision);
+  return { net, rounds: roundsOfNets(plan, model, net.lastStage), onMain: false };
 }

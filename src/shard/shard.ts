@@ -47,7 +47,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   }
   const mine = placedParts(plan, shard);
   const tables = new Set(mine.keys());
-  const bundle = await openBundle(await bundleOf(options.bundle, shard), { verify: 'size', tables, dense: false });
+  const bundle = await openBundle(await bundleOf(options.bundle, shard), { verify: 'later', tables, dense: false });
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, shard, bundle.spec, bundle.dir);
   const parts = engineTables(bundle, (table) => {

@@ -1,4 +1,4 @@
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { TerabagError } from '../errors.js';
 
@@ -8,25 +8,31 @@ const TEMPORARY = /^(.+)\.\d+\.tmp$/;
 /** The final name of what a process left half-written under this one; null of other files. */
 export const finalName = (name: string): string | null => TEMPORARY.exec(name)?.[1] ?? null;
 
-/** A file that is written beside its final name, and gets that with commit: readers see the old file or the whole new one. */
+/**
+ * A file that is written beside its final name, and gets that with commit: readers see the old file or the whole new one. A device or a pipe
+ * (/dev/stdout, a FIFO) is written to as it is: a rename would put a file in its place.
+ */
 export class AtomicFile {
-  readonly #temporary: string;
+  /** Null when the path itself is written to. */
+  readonly #temporary: string | null;
 
   private constructor(
     readonly path: string,
-    temporary: string,
+    temporary: string | null,
     readonly file: FileHandle,
   ) {
     this.#temporary = temporary;
   }
 
   static async create(path: string): Promise<AtomicFile> {
-    const temporary = `${path}.${process.pid}.tmp`;
-    return new AtomicFile(path, temporary, await open(temporary, 'w').catch(cannotWrite(path)));
+    const there = await stat(path).catch(() => null);
+    const temporary = there === null || there.isFile() || there.isDirectory() ? `${path}.${process.pid}.tmp` : null;
+    return new AtomicFile(path, temporary, await open(temporary ?? path, 'w').catch(cannotWrite(path)));
   }
 
   /** Flushes, renames, and flushes the directory. When it fails, discard. */
   async commit(): Promise<void> {
+    if (this.#temporary === null) return this.file.close();
     await this.file.sync();
     await this.file.close();
     await rename(this.#temporary, this.path).catch(cannotWrite(this.path));
@@ -35,7 +41,7 @@ export class AtomicFile {
 
   async discard(): Promise<void> {
     await this.file.close().catch(() => undefined);
-    await rm(this.#temporary, { force: true });
+    if (this.#temporary !== null) await rm(this.#temporary, { force: true });
   }
 }
 
@@ -44,7 +50,12 @@ const cannotWrite =
   (path: string) =>
   (error: NodeJS.ErrnoException): never => {
     if (error.code === 'ENOSPC' || error.code === 'EDQUOT') throw error;
-    throw new TerabagError('invalid_argument', `file cannot be written (${error.code}): ${path}`, { path }, { cause: error });
+    throw new TerabagError(
+      'invalid_argument',
+      `file cannot be written (${error.code}): ${path}`,
+      { path, reason: error.code ?? '' },
+      { cause: error },
+    );
   };
 
 /** What was created, renamed or removed in a directory lasts from here on. */
@@ -57,7 +68,7 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Writes a file atomically; when that fails, nothing is left. */
+/** Writes a file atomically; when that fails, nothing is left. A full disk is does_not_fit; a reader of a pipe that has gone, aborted. */
 export async function writeAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
   const atomic = await AtomicFile.create(path);
   try {
@@ -65,8 +76,24 @@ export async function writeAtomic(path: string, write: (file: FileHandle) => Pro
     await atomic.commit();
   } catch (error) {
     await atomic.discard();
-    throw error;
+    throw outputError(error, path);
   }
+}
+
+const FULL_CODES: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
+
+/** What the system says of a write, with what to do when the disk is full; a TerabagError, or what the system did not say, stays as it is. */
+export function outputError(error: unknown, output: string, whenFull = 'no room left on the disk; make room, and try again'): TerabagError {
+  const { code, path = output, message } = error as NodeJS.ErrnoException;
+  if (error instanceof TerabagError || code === undefined) return TerabagError.from(error);
+  const full = FULL_CODES.has(code);
+  const what = full ? whenFull : code === 'EPIPE' ? 'nobody reads the output any more' : 'output cannot be written';
+  return new TerabagError(
+    full ? 'does_not_fit' : code === 'EPIPE' ? 'aborted' : 'invalid_argument',
+    `${what} (${code}): ${path}, ${message}`,
+    { path, reason: code },
+    { cause: error },
+  );
 }
 
 /** Refuses a path that writeAtomic could not write to, before the work whose result it is for. */

@@ -1,7 +1,8 @@
 import type { FileHandle } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
+import { fileError } from './file-error.js';
 
-/** Of a file that is read from start to end: large enough for the disk, small beside the memory of a process. */
+/** Block of a file that is read from start to end: large enough for the disk, small beside the memory of a process. */
 export const BLOCK_BYTES = 4 * 1024 * 1024;
 
 /** As many whole rows as a block has room for, at least one. */
@@ -10,8 +11,8 @@ export const rowsInBlock = (rowBytes: number): number => Math.max(1, Math.floor(
 /** Fills `into` from the file, starting at byte `from`. A file that ends before, or that cannot be read, is a bad_table. */
 export async function readFully(file: FileHandle, path: string, from: number, into: Uint8Array): Promise<void> {
   for (let at = 0; at < into.length; ) {
-    const { bytesRead } = await file.read(into, at, into.length - at, from + at).catch((error: NodeJS.ErrnoException) => {
-      throw new TerabagError('bad_table', `file cannot be read (${error.code}): ${path}`, { path }, { cause: error });
+    const { bytesRead } = await file.read(into, at, into.length - at, from + at).catch((error: unknown) => {
+      throw fileError(error, 'file cannot be read', path, 'bad_table');
     });
     if (bytesRead === 0) throw new TerabagError('bad_table', `file ended while it was read: ${path}`, { path });
     at += bytesRead;

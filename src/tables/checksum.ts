@@ -1,5 +1,7 @@
 import { open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
+import type { TerabagError } from '../errors.js';
+import { fileError } from './file-error.js';
 
 /** Checksums cover chunks of this size, so that a flipped bit is located and chunks can be checked apart. */
 export const CHUNK_BYTES = 64 * 1024 * 1024;
@@ -44,15 +46,39 @@ export class ChunkedCrc32 {
 
 /** Reads the whole file in order, which also brings it into the page cache. */
 export async function checksumFile(path: string, onBytes?: (bytes: number) => void): Promise<FileChecksum> {
-  const file = await open(path, 'r');
+  const sum = new ChunkedCrc32();
+  await readFrom(path, 0, Number.POSITIVE_INFINITY, (bytes) => {
+    sum.update(bytes);
+    onBytes?.(bytes.length);
+  });
+  return sum.digest();
+}
+
+/** The checksum of one chunk of the file, counted from 0. */
+export async function checksumChunk(path: string, chunk: number, onBytes?: (bytes: number) => void): Promise<string> {
+  const sum = new ChunkedCrc32();
+  await readFrom(path, chunk * CHUNK_BYTES, CHUNK_BYTES, (bytes) => {
+    sum.update(bytes);
+    onBytes?.(bytes.length);
+  });
+  return sum.digest().crc32[0] ?? '';
+}
+
+/** Bytes are good until onBytes returns. */
+async function readFrom(path: string, from: number, length: number, onBytes: (bytes: Uint8Array) => void): Promise<void> {
+  const unreadable = (error: unknown): TerabagError => fileError(error, 'file cannot be read', path, 'bad_table');
+  const file = await open(path, 'r').catch((error: unknown) => {
+    throw unreadable(error);
+  });
   try {
-    const sum = new ChunkedCrc32();
     const buffer = Buffer.allocUnsafe(READ_BYTES);
-    for (;;) {
-      const { bytesRead } = await file.read(buffer, 0, READ_BYTES, null);
-      if (bytesRead === 0) return sum.digest();
-      sum.update(buffer.subarray(0, bytesRead));
-      onBytes?.(bytesRead);
+    for (let at = 0; at < length; ) {
+      const { bytesRead } = await file.read(buffer, 0, Math.min(READ_BYTES, length - at), from + at).catch((error: unknown) => {
+        throw unreadable(error);
+      });
+      if (bytesRead === 0) return;
+      onBytes(buffer.subarray(0, bytesRead));
+      at += bytesRead;
     }
   } finally {
     await file.close();

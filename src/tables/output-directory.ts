@@ -2,6 +2,7 @@ import type { StatsFs } from 'node:fs';
 import { mkdir, readdir, rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { TerabagError } from '../errors.js';
+import { outputError } from './atomic.js';
 
 /** Refuses a directory that holds something. */
 export async function refuseUsed(directory: string): Promise<void> {
@@ -27,17 +28,6 @@ export async function fillDirectory<T>(directory: string, fill: () => Promise<T>
     else await rm(created, { recursive: true, force: true });
     throw outputError(error, directory);
   }
-}
-
-const FULL_CODES: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
-
-/** What the system says of a write, with what to do when the disk is full; a TerabagError, or what the system did not say, stays as it is. */
-export function outputError(error: unknown, output: string, whenFull = 'no room left on the disk; make room, and try again'): TerabagError {
-  const { code, path = output, message } = error as NodeJS.ErrnoException;
-  if (error instanceof TerabagError || code === undefined) return TerabagError.from(error);
-  const full = FULL_CODES.has(code);
-  const what = full ? whenFull : 'output cannot be written';
-  return new TerabagError(full ? 'does_not_fit' : 'invalid_argument', `${what} (${code}): ${path}, ${message}`, { path }, { cause: error });
 }
 
 async function empty(directory: string): Promise<void> {

@@ -65,7 +65,7 @@ test('strategies, batches and a trace of a small model, each request answered by
       expect(cpuMsPerRequest?.total).toBeGreaterThan(0);
       expect(stacks.map(({ quantile }) => quantile)).toEqual([0.5, 0.99]);
     }
-    // Of the traced requests, layers add up to a latency that was measured from outside.
+    // Layers of the traced requests add up to a latency that was measured from outside.
     const [{ stacks, latencyMs }] = runs as [(typeof runs)[number]];
     const tallest = stacks[1]?.latency.reduce((sum, { ms }) => sum + ms, 0) ?? 0;
     expect(tallest).toBeGreaterThan(0);

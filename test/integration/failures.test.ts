@@ -188,6 +188,31 @@ test('an abort ends a request at once, and the scratch of one that still runs is
   });
 });
 
+test('aborted requests to a stalled shard free their slots at once, and hold no memory', async () => {
+  await running(false, async ({ cluster }) => {
+    const narrow = await connect(cluster.plan, { bundle: model.dir, maxInFlight: 2 });
+    try {
+      const expected = (await local.predict(small())).scores;
+      cluster.kill('shard-1', 'SIGSTOP');
+      for (let n = 0; n < 20; n++) {
+        const controller = new AbortController();
+        const aborted = rejection(narrow.predict(small(), { signal: controller.signal, deadlineMs: 20_000 }));
+        controller.abort();
+        expect((await aborted).code).toBe('aborted');
+        expect(narrow.stats().inFlight).toBe(0);
+      }
+      await expect.poll(() => narrow.stats().lingering).toBe(0);
+      const waiting = [1, 2].map(() => narrow.predict(small(), { deadlineMs: 20_000 }));
+      await expect(narrow.predict(small())).rejects.toMatchObject({ code: 'overloaded' });
+      cluster.kill('shard-1', 'SIGCONT');
+      for (const { scores } of await Promise.all(waiting)) expect(scores).toEqual(expected);
+    } finally {
+      cluster.kill('shard-1', 'SIGCONT');
+      await narrow.close();
+    }
+  });
+});
+
 test('close during requests ends each right or as closed, also when it is called twice', async () => {
   await running(false, async ({ predictor }) => {
     const expected = (await local.predict(small())).scores;

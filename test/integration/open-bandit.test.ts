@@ -29,7 +29,7 @@ if (missing.length > 0) console.warn(`open-bandit tests are skipped, their data 
 describe.skipIf(missing.length > 0)('a DLRM that PyTorch trained on the Open Bandit sample', () => {
   let vocabulary: Vocabulary;
   let impressions: Impression[];
-  /** Of all candidates of all impressions, from the local predictor. */
+  /** Scores of all candidates of all impressions, from the local predictor. */
   let local: Float32Array[];
   let shown: Float32Array;
 

@@ -110,7 +110,7 @@ test('an answer to a request that has failed leaves the next one alone, which wo
       expect(await failed).toMatchObject({ code: 'overloaded' });
       const answered = predictor.predict(request, { deadlineMs: 10_000 });
       await both(2);
-      // Of shard 1, the answer to this request, and behind it the late one of the other.
+      // Shard 1 sends the answer to this request, and behind it the late one of the other.
       held[1]?.[1]?.deliver();
       await sleep(5);
       held[1]?.[0]?.deliver();

@@ -104,7 +104,7 @@ test.each<[string, (tracer: Tracer) => Promise<Predictor>, number]>([
   expect(latency.layers.unattributed / latency.totalUs).toBeLessThan(0.05);
   expect(latency.layers.dense).toBeGreaterThan(0);
   expect(latency.layers.interaction).toBeGreaterThan(0);
-  // Of a single request, all of it may have passed while other batches were computed.
+  // A single request may have spent all of it while other batches were computed.
   expect(sum(requests.map((request) => latencyStack(request).layers.embedded))).toBeGreaterThan(0);
   expect(compute.layers.sparse).toBeGreaterThan(0);
   expectValidTrace(JSON.parse(JSON.stringify(chromeTrace(requests))));

@@ -119,7 +119,7 @@ export interface RequestOptions {
   readonly minIds?: number;
   /** Whether a bag is given once; default: as its side says. */
   readonly once?: (bag: string) => boolean;
-  /** Of the bags given per item, how many differ; default all. */
+  /** How many of the bags given per item differ; default all. */
   readonly differentBags?: number;
 }
 

@@ -248,7 +248,7 @@ export class ReferenceModel {
   }
 }
 
-/** Of b with the values of a from a position on. */
+/** The dot product of b with the values of a from a position on. */
 function dot(a: Float64Array, b: Float64Array, start: number): number {
   let sum = 0;
   for (let k = 0; k < b.length; k++) sum += (a[start + k] as number) * (b[k] as number);

@@ -29,7 +29,7 @@ export interface SmallModelOptions {
   readonly format?: 'fp32' | 'fp16' | 'bf16';
   /** Rounds the tables to multiples of 1/128, which every format holds exactly; always so when the format is not fp32. */
   readonly exact?: boolean;
-  /** Of the top layer; default sigmoid. */
+  /** Activation of the top layer; default sigmoid. */
   readonly activation?: 'sigmoid' | 'none';
   readonly version?: string;
 }

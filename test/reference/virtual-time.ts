@@ -60,7 +60,7 @@ export class VirtualTime implements Pacer {
 
 export interface Service {
   readonly time: VirtualTime;
-  /** Of the n-th request, counted from 0, ms. */
+  /** Service time of the n-th request, counted from 0, ms. */
   readonly serviceMs: (n: number) => number;
 }
 

@@ -42,7 +42,7 @@ class RowsOneByOne {
         num_ids_(ids_of(job)),
         distance_(job.prefetch.lines),
         last_byte_(bytes_per_row(job.format, job.dim) - 1),
-        // Of the lines, the last byte's is fetched by itself: it may be one more.
+        // Fetches the last byte's line by itself: it may be one more.
         other_lines_(straddles(job) ? lines_of(job) : lines_of(job) - 1) {
     for (uint64_t at = 0; at < distance_ && at < num_ids_; ++at) fetch(at);
   }
@@ -51,7 +51,7 @@ class RowsOneByOne {
     position_ += last_count_;
     return last_count_ = count;
   }
-  // Of those that were taken last; null when the table does not have that id.
+  // Row i of those that were taken last; null when the table does not have that id.
   inline __attribute__((always_inline)) const unsigned char* row(uint32_t i) {
     const uint64_t at = position_ + i;
     if (at + distance_ < num_ids_) fetch(at + distance_);
@@ -99,7 +99,7 @@ class RowStream {
     return last_count_;
   }
 
-  // Of those that were taken last; null when the table does not have that id.
+  // Row i of those that were taken last; null when the table does not have that id.
   inline const unsigned char* row(uint32_t i) const { return rows_[(taken_ + i) % kCapacity]; }
   // The id of the first row that is null.
   int64_t bad_id() const { return bad_id_; }

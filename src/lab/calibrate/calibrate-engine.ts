@@ -11,7 +11,7 @@ export interface RowsFile {
   readonly path: string;
   readonly byteOffset: number;
   readonly bytes: number;
-  /** Of one round. The rows of enough ids are more bytes than caches hold, so that the next round finds none of them there. */
+  /** Ids of one round. The rows of enough ids are more bytes than caches hold, so that the next round finds none of them there. */
   readonly idsPerRound: number;
 }
 

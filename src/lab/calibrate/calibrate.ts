@@ -14,7 +14,7 @@ export interface Calibration {
   readonly trials: readonly {
     readonly name: string;
     readonly mainCpuUs: number;
-    /** Of all shards together. */
+    /** Summed over all shards. */
     readonly shardCpuUs: number;
     readonly cpuUs: number;
     readonly predictedCpuUs: number;
@@ -32,7 +32,7 @@ export interface CalibrateOptions {
 }
 
 interface Effort extends TrialEffort {
-  /** Of the file whose rows are looked up; more than caches hold. */
+  /** Bytes of the file whose rows are looked up; more than caches hold. */
   readonly rowsBytes: number;
   readonly idsPerRound: number;
 }

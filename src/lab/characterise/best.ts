@@ -26,7 +26,7 @@ export function strategyResults(results: Judged, kind: Overhead['kind']): Strate
   });
 }
 
-/** Of several shards, the one with the lowest serial P99 over singular; null when none was measured. */
+/** The configuration of several shards with the lowest serial P99 over singular; null when none was measured. */
 export function bestStrategy(results: Judged): StrategyResult | null {
   return strategyResults(results, 'serial')
     .filter(({ configuration }) => configuration.shards > 1)

@@ -9,7 +9,7 @@ import type { PredictRequest } from '../../predictor/predictor.js';
 
 /** Turns of each setup; setups alternate. */
 export interface Rounds {
-  /** Of the strategies, whose differences are small. */
+  /** Rounds of the strategies, whose differences are small. */
   readonly strategies: number;
   readonly openLoop: number;
   readonly others: number;
@@ -20,19 +20,19 @@ export interface Scale {
   /** Numbers of shards that every strategy is planned for. */
   readonly shards: readonly number[];
   readonly rounds: Rounds;
-  /** Of one turn, by the serial latency of all tables in one process: the number of requests of a turn follows, and is the same for all. */
+  /** Duration of one turn, by the serial latency of all tables in one process: the number of requests of a turn follows, and is the same for all. */
   readonly turnMs: number;
   readonly openLoopTurnMs: number;
   readonly warmUpMs: number;
   /** Items per batch of the sweep; whole requests come last by themselves. */
   readonly batchItems: readonly number[];
   readonly packedFormats: readonly RowFormat[];
-  /** Of tables: packing more would take too long. */
+  /** Most bytes of tables: packing more would take too long. */
   readonly mostPackedBytes: number;
   /** Cores of a slower host. */
   readonly shardCpuLimits: readonly number[];
   readonly networks: readonly { readonly delayMs: number; readonly loss: number }[];
-  /** Of each rate that the search for the highest tries. */
+  /** Duration of each rate that the search for the highest tries. */
   readonly probeMs: number;
   readonly probeRequests: number;
   /** Rates this close are not told apart. */
@@ -93,7 +93,7 @@ export interface Experiment {
   readonly p99Ms: number;
   readonly seed: number;
   readonly residency: Residency;
-  /** Of the results: packed bundles are made in it. */
+  /** Directory of the results: packed bundles are made in it. */
   readonly dir: string;
   readonly mostShardsOpen: number;
   readonly signal: AbortSignal;

@@ -7,7 +7,7 @@ import type { Hypothesis, Judged, Verdict } from './hypothesis.js';
 
 const HYPOTHESES: readonly Hypothesis[] = [...TAIL_FINDINGS, ...SHARD_FINDINGS, ...BATCH_FINDINGS, ...COST_FINDINGS];
 
-/** Of ratios that have a spread: of a single round, any difference would look like one. */
+/** Judges by ratios that have a spread: in a single round any difference would look like one. */
 function verdictOf({ judge }: Hypothesis, results: Judged): Verdict {
   const verdict = judge({ ...results, overheads: results.overheads.filter(({ pairs }) => pairs > 1) });
   const ofAll = judge(results);

@@ -19,9 +19,9 @@ export interface FirstLookOptions {
 
 const FEWEST_REQUESTS = 12;
 const MOST_REQUESTS = 400;
-/** Of the rate that one request after the other reaches: a steady rate well below the knee, also of setups that take half as long again. */
+/** Share of the rate that one request after the other reaches: a steady rate well below the knee, also of setups that take half as long again. */
 const STEADY_SHARE = 0.3;
-/** Of the serial P99: the bound under which rates are searched. */
+/** Multiple of the serial P99: the bound under which rates are searched. */
 const BOUND_OVER_P99 = 2;
 const FIRST_LOOK_MS = 1000;
 

@@ -6,7 +6,7 @@ import { tableBytes } from '../../plan/placement/bytes.js';
 import { makePlan, type Strategy } from '../../plan/placement/strategies.js';
 import type { Profile } from '../../plan/profile/profile.js';
 
-/** Of equal shares: what a shard may hold before a table is split by rows; the first that all tables fit into. */
+/** Multiples of equal shares: what a shard may hold before a table is split by rows; the first that all tables fit into. */
 const ROOM = [1.25, 1.5, 2, Number.POSITIVE_INFINITY];
 
 /**

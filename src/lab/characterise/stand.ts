@@ -98,7 +98,7 @@ async function openSharded(opened: Opened, bundle: string, { residency, signal }
     verify: 'size',
     ephemeralPorts: true,
     restart: false,
-    // Of small pages main warns already, once.
+    // Main warns of small pages already, once.
     logLevel: 'error',
     hosts,
     signal,

@@ -7,7 +7,7 @@ import type { CharacterisedRun, StackLayers, Waterfall } from '../report/charact
 import type { Setup } from './setup.js';
 
 const QUANTILES = [0.5, 0.99];
-/** Of one RPC per shard and net, and main's own. */
+/** Spans of one RPC per shard and net, and main's own. */
 const SPANS = 48;
 
 /**

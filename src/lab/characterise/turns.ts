@@ -7,7 +7,7 @@ import type { Ready, RpcCounts, Stand } from './stand.js';
 /** What a setup did when it was its turn. */
 export interface Turn {
   readonly run: LoadRun;
-  /** Of the measured requests; null when there is nothing to call. */
+  /** Counts over the measured requests; null when nothing is called. */
   readonly rpcs: RpcCounts | null;
 }
 

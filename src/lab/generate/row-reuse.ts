@@ -122,7 +122,7 @@ class ZipfRows implements RowSampler {
 /** Draws a class by its share of the accesses, then one of its rows, all alike. */
 class TraceRows implements RowSampler {
   readonly #scatter: Scatter;
-  /** Of each class and those before it: share of the accesses, times 2^32. */
+  /** Share of the accesses of each class and those before it, times 2^32. */
   readonly #accesses: Float64Array;
   /** First rank of each class, and the number of rows at the end. */
   readonly #ranks: Float64Array;

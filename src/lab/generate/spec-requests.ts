@@ -4,7 +4,7 @@ import { RequestGenerator } from './request-generator.js';
 import { requestShapeOfSpec } from './request-shape.js';
 
 export interface SpecRequestOptions {
-  /** Of every request. */
+  /** Items of every request. */
   readonly items: number;
   readonly seed: number;
 }

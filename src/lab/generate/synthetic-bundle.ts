@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../errors.js';
-import { DENSE_FILE, writeModelJson } from '../../model/bundle.js';
+import { DENSE_FILE, finishBundle } from '../../model/bundle.js';
 import { dtypeOf } from '../../model/formats.js';
 import { type FileSpec, type ModelSpec, modelSchema } from '../../model/spec.js';
 import { PAGE_BYTES, writeSafetensors } from '../../tables/safetensors.js';
@@ -45,7 +45,7 @@ export async function writeSyntheticBundle(
   const files: Record<string, FileSpec> = Object.fromEntries(tables.map(([index, table]) => [tableFile(table), sums[index] as FileSpec]));
   files[DENSE_FILE] = await writeSafetensors(join(dir, DENSE_FILE), denseTensors(shape));
   const spec = modelSchema.parse({ ...describeShape(shape), files });
-  await writeModelJson(dir, spec);
+  await finishBundle(dir, spec);
   return spec;
 }
 

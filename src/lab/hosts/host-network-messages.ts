@@ -1,4 +1,4 @@
-import type { NativeHost, NativeNetworkCounters, NativePathConditions } from '../../engine/native.js';
+import type { NativeHost, NativeNetworkCounters, NativePathConditions } from './native-hosts.js';
 
 /** What a launcher asks of the process that runs the switch, over the channel of fork. */
 export type NetworkRequest =

@@ -1,5 +1,5 @@
-import { type NativeHostNetwork, native } from '../../engine/native.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
+import { type NativeHostNetwork, nativeHosts } from './native-hosts.js';
 
 /** The process that runs the switch between emulated hosts, so that a shard's or the predictor's own CPU time holds nothing of it. */
 
@@ -7,7 +7,7 @@ let network: NativeHostNetwork | null = null;
 
 function answer(request: NetworkRequest): NetworkAnswer {
   if (request.ask === 'open') {
-    network = new native.HostNetwork(request.hosts, request.conditions);
+    network = new (nativeHosts().HostNetwork)(request.hosts, request.conditions);
     return { answer: 'opened', namespaces: network.namespaces() };
   }
   if (network === null) return { answer: 'failed', reason: 'the network is not open' };

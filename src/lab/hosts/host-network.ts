@@ -3,9 +3,9 @@ import { once } from 'node:events';
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { promisify } from 'node:util';
 import { compiledPath } from '../../cluster/compiled-path.js';
-import type { NativeNetworkCounters } from '../../engine/native.js';
 import { TerabagError } from '../../errors.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
+import type { NativeNetworkCounters } from './native-hosts.js';
 
 /** The way between any two hosts. */
 export interface NetworkOptions {
@@ -13,9 +13,9 @@ export interface NetworkOptions {
   readonly delayMs: number;
   /** A frame takes delayMs give or take up to so much, evenly spread; frames of one host do not overtake each other. Default 0. */
   readonly jitterMs?: number;
-  /** Of the Ethernet frames (up to 1500 bytes of payload), dropped independently of each other; default 0. */
+  /** Share of the Ethernet frames (up to 1500 bytes of payload) that is dropped, independently of each other; default 0. */
   readonly lossPercent?: number;
-  /** Of losses and jitter, an integer from 0 to 2^32 - 1; default 1. */
+  /** Seeds losses and jitter: an integer from 0 to 2^32 - 1; default 1. */
   readonly seed?: number;
 }
 

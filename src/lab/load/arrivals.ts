@@ -8,7 +8,7 @@ export const HIGHEST_QPS = 200_000;
 export interface Arrivals {
   readonly process: 'poisson' | 'constant';
   readonly qps: number;
-  /** Of poisson: the same seed gives the same times. */
+  /** Seeds poisson arrivals: the same seed gives the same times. */
   readonly seed: number;
 }
 

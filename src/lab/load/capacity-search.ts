@@ -44,7 +44,7 @@ const DEFAULT_TOLERANCE = 0.05;
 const DEFAULT_FEWEST_REQUESTS = 300;
 const LONGEST_RUN_MS = 60_000;
 const LOWEST_QPS = 0.1;
-/** Of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
+/** Share of the first rate, which is near what one request after the other reaches: below, requests hardly ever meet, and lower rates are no faster. */
 const LEAST_OF_FIRST = 1 / 16;
 const FIRST_SHARE = 0.5;
 /** An invalid run is repeated: a burst of the machine's other work, or code that was not compiled yet, may have been to blame. */

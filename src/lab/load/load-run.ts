@@ -12,7 +12,7 @@ export interface Load {
   readonly deadlineMs?: number;
   /** Ends the run early: nothing more is sent, and the result holds what was measured until then. */
   readonly signal?: AbortSignal;
-  /** Of sparse shards, for their share of the cost. */
+  /** Sparse shards' processes, for their share of the cost. */
   readonly shardCpu?: ShardCpu;
   readonly onProgress?: (doneMs: number, totalMs: number) => void;
 }
@@ -23,9 +23,9 @@ export interface LoadRun {
   readonly offeredQps: number | null;
   /** From the first send that counts to the end of the sends, or to the last answer when that came later. */
   readonly measuredMs: number;
-  /** Of requests that were answered: from the intended send time (of serial load: from the send). */
+  /** Latency of requests that were answered: from the intended send time (of serial load: from the send). */
   readonly latency: LatencyHistogram;
-  /** Of the same requests, from the send: what a generator that waits for answers would have reported. */
+  /** Latency of the same requests from the send: what a closed-loop generator would have reported. */
   readonly fromSend: LatencyHistogram;
   /** From the intended to the real send, of all requests sent. */
   readonly lag: LatencyHistogram;

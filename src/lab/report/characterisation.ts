@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import { readJsonFile } from '../../plan/file/json-file.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 /**
  * The results of `terabag characterise`, which `terabag report` draws. Times are milliseconds unless the name says otherwise. The file is written
@@ -23,7 +23,7 @@ const modelSchema = z.strictObject({
   name,
   version: text,
   hash: z.string().regex(/^[0-9a-f]{64}$/),
-  /** Of all tables, as the bundle that was given holds them. */
+  /** Bytes of all tables, as the bundle that was given holds them. */
   bytes: amount,
   tables: count,
   nets: count,
@@ -79,9 +79,9 @@ const stacksSchema = z.strictObject({
   quantile: z.number().min(0).max(1),
   /** How many requests were averaged. */
   requests: count,
-  /** Of the whole request: the layers add up to its latency. */
+  /** The whole request: the layers add up to its latency. */
   latency: layersSchema,
-  /** Of the shard that answered last. */
+  /** The bounding shard, which answered last. */
   embedded: layersSchema,
   /** CPU time over main and all shards. */
   compute: layersSchema,
@@ -94,7 +94,7 @@ const runSchema = z
     /** Requests a second that were meant to be sent; null of serial load. */
     qps: z.number().positive().nullable(),
     repeats: z.number().int().min(1),
-    /** Of all repeats together. */
+    /** Summed over all repeats. */
     measuredMs: amount,
     /** Answered and failed. */
     requests: count,
@@ -102,7 +102,7 @@ const runSchema = z
     failures: z.record(text, count),
     /** Why the run says nothing of the system under test; empty when it is valid. */
     invalid: z.array(text),
-    /** Of answered requests; of open-loop load from the intended send time. */
+    /** Latency of answered requests; of open-loop load from the intended send time. */
     latencyMs: latencySchema,
     /** Null as a whole without an answer; shards and total also when shards did not tell. */
     cpuMsPerRequest: z.strictObject({ main: amount, shards: amount.nullable(), total: amount.nullable() }).nullable(),
@@ -142,7 +142,7 @@ const configurationSchema = z.strictObject({
 });
 export type Configuration = z.output<typeof configurationSchema>;
 
-/** Of pairs that ran side by side: the median of their ratios, the lowest and the highest. */
+/** Ratios of pairs that ran side by side: their median, the lowest and the highest. */
 const ratioSchema = z.strictObject({ median: amount, low: amount, high: amount });
 export type Ratio = z.output<typeof ratioSchema>;
 
@@ -273,7 +273,7 @@ export const characterisationSchema = z
 export type Characterisation = z.output<typeof characterisationSchema>;
 
 export const readCharacterisation = (path: string): Promise<Characterisation> =>
-  readJsonFile(path, 'results of characterise', characterisationSchema, 'invalid_argument');
+  readJsonFile(path, { what: 'results of characterise', code: 'invalid_argument' }, characterisationSchema);
 
 export async function writeCharacterisation(path: string, results: Characterisation): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(characterisationSchema.parse(results))}\n`);

@@ -9,9 +9,9 @@ export type ChartOption = Echarts.EChartsOption;
 export type Chart = (width: number) => { readonly height: number; readonly option: ChartOption };
 
 export const FONT_SIZE = 11.5;
-/** Of a character of that size, on average; there is no browser to measure it. */
+/** Width of a character of that size, on average; there is no browser to measure it. */
 export const CHARACTER_WIDTH = 6.4;
-/** Of a series that says nothing when pointed at: pages have no scripts. */
+/** Options of a series without tooltips: pages have no scripts. */
 export const STILL = { silent: true, emphasis: { disabled: true } } as const;
 /** ECharts' own guess is that of narrower fonts than some systems have: names would run into each other, and out of the picture. */
 const measureText = (text: string, font = ''): { width: number } => ({

@@ -4,7 +4,7 @@ import { formatNumber } from './numbers.js';
 /** The same load on several configurations. */
 export interface LoadRuns {
   readonly title: string;
-  /** Of at least one configuration, in the order of the file. */
+  /** Loads of at least one configuration, in the order of the file. */
   readonly runs: readonly { readonly configuration: Configuration; readonly run: CharacterisedRun }[];
 }
 

@@ -26,7 +26,7 @@ export const formatCount = (value: number): string => value.toLocaleString('en-U
 /** 0.5 is P50, 0.999 is P99.9. */
 export const quantileName = (quantile: number): string => `P${Number((quantile * 100).toFixed(4))}`;
 
-/** Of durations from seconds to days: 2 h 05 min. */
+/** Formats durations from seconds to days: 2 h 05 min. */
 export function formatDuration(ms: number): string {
   const seconds = Math.round(ms / 1000);
   if (seconds < 60) return `${seconds} s`;

@@ -1,6 +1,6 @@
 import { variables } from './palette.js';
 
-/** Of every page: light or dark as the reader's system is, from 360 pixels up, and on paper. */
+/** The style of every page: light or dark as the reader's system is, from 360 pixels up, and on paper. */
 export const PAGE_STYLE = `
 :root { color-scheme: light dark; ${variables('light')} }
 @media (prefers-color-scheme: dark) { :root { ${variables('dark')} } }

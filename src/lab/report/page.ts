@@ -3,7 +3,7 @@ import { type Html, html, NOTHING, type Piece, trusted } from './html.js';
 import { PAGE_STYLE } from './page-style.js';
 
 export interface Section {
-  /** Of the link to it. */
+  /** Anchor that links lead to. */
   readonly id: string;
   readonly heading: string;
   readonly content: Piece;

@@ -67,12 +67,12 @@ export type Meaning =
 export const colour = (meaning: Meaning): string => `var(--${meaning})`;
 
 export const layerColour = (layer: string): string => `var(--layer-${Object.hasOwn(LAYERS, layer) ? layer : 'unknown'})`;
-/** Of text on that colour. */
+/** Colour of text on that colour. */
 export const onLayerColour = (layer: string): string => layerColour(layer).replace('--', '--on-');
 export const layerTitle = (layer: string): string => (Object.hasOwn(LAYERS, layer) ? (LAYERS[layer]?.title ?? layer) : layer);
 export const lineColour = (position: number): string => `var(--line-${position % LINES.length})`;
 
-/** Of the given layers, each once, from the bottom of a stack up; unknown ones last. */
+/** Orders the given layers, each once, from the bottom of a stack up; unknown ones last. */
 export function layersInOrder(layers: Iterable<string>): string[] {
   const known = Object.keys(LAYERS);
   const rank = (layer: string): number => (Object.hasOwn(LAYERS, layer) ? known.indexOf(layer) : known.length);

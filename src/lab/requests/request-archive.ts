@@ -1,5 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { TerabagError } from '../../errors.js';
+import { fileError } from '../../tables/file-error.js';
 import { type SafetensorsHeader, type TensorToWrite, writeSafetensors } from '../../tables/safetensors.js';
 import type { CopiedBags, CopiedRequest } from './request-copy.js';
 
@@ -26,13 +27,13 @@ export async function writeRequestArchive(path: string, requests: readonly Copie
   const itemCounts = Int32Array.from(requests, ({ items = -1 }) => items);
   const tensors: TensorToWrite[] = [{ name: 'items', dtype: 'I32', shape: [requests.length], data: new Uint8Array(itemCounts.buffer) }];
   for (const name of Object.keys(first.dense)) {
-    const values = requests.map(({ dense }, r) => dense[name] ?? missing('dense feature', name, r));
+    const values = requests.map(({ dense }, r) => own(dense, name) ?? missing('dense feature', name, r));
     tensors.push(starts(`dense.${name}`, values), concatenated(`dense.${name}`, 'F32', values));
   }
   const turns = new Turns();
   for (const [name, { weights }] of Object.entries(first.sparse)) {
     await turns.end();
-    const bags = requests.map(({ sparse }, r) => sparse[name] ?? missing('bag', name, r));
+    const bags = requests.map(({ sparse }, r) => own(sparse, name) ?? missing('bag', name, r));
     const counts = bags.map(({ offsets }) => ({ length: Math.max(0, offsets.length - 1) }));
     const wide = bags.some(({ indices }) => indices instanceof BigInt64Array);
     const indices = bags.map((bag) => (wide && bag.indices instanceof Int32Array ? BigInt64Array.from(bag.indices, BigInt) : bag.indices));
@@ -53,6 +54,9 @@ export async function writeRequestArchive(path: string, requests: readonly Copie
   }
   await writeSafetensors(path, tensors, { metadata: { [ARCHIVE_KEY]: VERSION } });
 }
+
+const own = <T>(features: Readonly<Record<string, T>>, name: string): T | undefined =>
+  Object.hasOwn(features, name) ? features[name] : undefined;
 
 function missing(what: string, name: string, request: number): never {
   throw new TerabagError('invalid_argument', `${what} is in the first request and not in request ${request}: ${name}`, { name, request });
@@ -108,7 +112,9 @@ export async function* readRequestArchive(
 ): AsyncGenerator<CopiedRequest> {
   if (header.metadata[ARCHIVE_KEY] !== VERSION)
     throw damaged(header, `${ARCHIVE_KEY} is ${header.metadata[ARCHIVE_KEY]}, expected ${VERSION}`);
-  const file = await open(header.path, 'r');
+  const file = await open(header.path, 'r').catch((error: unknown) => {
+    throw fileError(error, 'requests cannot be read', header.path, 'invalid_argument');
+  });
   try {
     const archive = new ArchiveReader(header, file);
     for (let from = 0; from < archive.count; from += REQUESTS_AT_ONCE) {
@@ -138,7 +144,9 @@ class ArchiveReader {
   ) {
     const named = (prefix: string): string[] =>
       [...header.tensors.keys()].filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
-    this.count = header.tensors.get('items')?.shape[0] ?? 0;
+    const items = header.tensors.get('items');
+    if (items === undefined) throw damaged(header, 'items is missing, expected I32');
+    this.count = items.shape[0] ?? 0;
     this.#dense = named('starts.dense.');
     this.#bags = named('starts.sparse.');
   }

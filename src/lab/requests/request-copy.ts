@@ -1,3 +1,4 @@
+import { TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
 
 /** A request in arrays of its own, of the types that files hold. */
@@ -31,11 +32,21 @@ function copyBags({ indices, offsets, weights }: BagsInput): CopiedBags {
 function copyIndices(indices: BagsInput['indices']): Int32Array | BigInt64Array {
   if (indices instanceof Int32Array) return indices.slice();
   let wide = false;
-  for (const index of indices) wide ||= Number(index) > MAX_INT32 || Number(index) < -MAX_INT32;
-  return wide ? BigInt64Array.from(indices as readonly number[], BigInt) : Int32Array.from(indices as readonly number[], Number);
+  for (const index of indices) {
+    const value = Number(index);
+    if (!Number.isInteger(value)) throw new TerabagError('invalid_argument', `an id has to be an integer: ${String(index)}`);
+    wide ||= Math.abs(value) > MAX_INT32;
+  }
+  return wide ? BigInt64Array.from(indices as readonly number[], toInt64) : Int32Array.from(indices as readonly number[], Number);
 }
 
-/** Of the numbers that it holds. */
+function toInt64(index: number | bigint | string): bigint {
+  const value = BigInt(index);
+  if (BigInt.asIntN(64, value) !== value) throw new TerabagError('invalid_argument', `an id has to fit into int64: ${value}`);
+  return value;
+}
+
+/** Bytes of the numbers that it holds. */
 export function requestBytes({ dense, sparse }: CopiedRequest): number {
   let bytes = 0;
   for (const values of Object.values(dense)) bytes += values.byteLength;

@@ -1,17 +1,17 @@
-import { type FileHandle, open } from 'node:fs/promises';
-import { createInterface } from 'node:readline';
-import { TerabagError } from '../../errors.js';
+import { type ErrorDetails, TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
 import { requestFromJson } from '../../predictor/request-json.js';
 import { writeAtomic } from '../../tables/atomic.js';
+import { parseJson } from '../../tables/json.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../../tables/safetensors.js';
+import { type ReadLine, readLines } from './lines.js';
 import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
 import { type CopiedRequest, copyRequest } from './request-copy.js';
 
 /**
  * Requests in files. JSONL: one request a line, as requestFromJson takes it.
  * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
- * sparse.BAG.offsets (I32 or U32) and sparse.BAG.weights (F32).
+ * sparse.BAG.offsets (I32, U32 or I64) and sparse.BAG.weights (F32).
  */
 
 /** One line's request, or what is wrong with the line. */
@@ -58,7 +58,7 @@ export async function writeRequests(path: string, requests: Iterable<PredictRequ
   if (!path.endsWith('.jsonl'))
     throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
   await writeAtomic(path, async (file) => {
-    for await (const request of requests) await file.write(jsonLine(request));
+    for await (const request of requests) await file.appendFile(jsonLine(request));
   });
 }
 
@@ -75,35 +75,13 @@ function jsonLine(request: PredictRequest): string {
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
 async function* readJsonlRequests(path: string, onProgress?: (doneBytes: number, totalBytes: number) => void): AsyncGenerator<ReadRequest> {
-  for await (const { line, text } of readLines(path, onProgress)) yield parseLine(text, line);
-}
-
-/** The lines of a file that are not empty, counted from 1, as a stream. "-" reads stdin. */
-export async function* readLines(
-  path: string,
-  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
-): AsyncGenerator<{ readonly line: number; readonly text: string }> {
-  const file = path === '-' ? null : await openToRead(path);
-  const totalBytes = file === null ? 0 : (await file.stat()).size;
-  const lines = createInterface({ input: file?.createReadStream() ?? process.stdin, crlfDelay: Number.POSITIVE_INFINITY });
-  let line = 0;
-  let doneBytes = 0;
-  for await (const text of lines) {
-    line++;
-    doneBytes += Buffer.byteLength(text) + 1;
-    if (file !== null) onProgress(doneBytes, totalBytes);
-    if (text.trim() !== '') yield { line, text };
-  }
-}
-
-function openToRead(path: string): Promise<FileHandle> {
-  return open(path, 'r').catch((error: NodeJS.ErrnoException) => {
-    throw new TerabagError('invalid_argument', `requests cannot be read (${error.code}): ${path}`, { path }, { cause: error });
-  });
+  for await (const read of readLines(path, onProgress)) yield parseLine(read);
 }
 
 /** The request of a line. */
-export function parseLine(text: string, line: number): ReadRequest {
+export function parseLine(read: ReadLine): ReadRequest {
+  if ('error' in read) return read;
+  const { line, text } = read;
   const bad = (what: string): ReadRequest => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
   let json: unknown;
   try {
@@ -115,45 +93,61 @@ export function parseLine(text: string, line: number): ReadRequest {
     return { line, request: requestFromJson(json) };
   } catch (error) {
     const { code, message, details } = TerabagError.from(error);
-    return { line, error: new TerabagError(code, `line ${line}: ${message}`, { ...details, line }) };
+    const digits = writtenDigits(text, details);
+    const written = digits === null || message.endsWith(digits) ? '' : `, written as ${digits}`;
+    return { line, error: new TerabagError(code, `line ${line}: ${message}${written}`, { ...details, line }) };
   }
+}
+
+/** The number that an error is about, as it stands in the line: JSON.parse rounds those beyond 2^53. Null when it is about none. */
+function writtenDigits(text: string, { field, position }: ErrorDetails): string | null {
+  let written: string | null = null;
+  if (position === undefined) return written;
+  parseJson(text, (digits, path) => {
+    if (path.at(-1) === position && path.slice(0, -1).join('.') === field) written = digits;
+  });
+  return written;
 }
 
 /** Reads a safetensors file as one request. */
 export async function readSafetensorsRequest(path: string): Promise<PredictRequest> {
   const header = await readSafetensorsHeader(path);
-  const dense: Record<string, Float32Array> = {};
-  const sparse: Record<string, Record<string, unknown>> = {};
+  const dense = new Map<string, Float32Array>();
+  const sparse = new Map<string, Record<string, unknown>>();
   for (const name of header.tensors.keys()) {
-    const [, feature] = /^dense\.(.+)$/.exec(name) ?? [];
-    const [, bag, field] = /^sparse\.(.+)\.(indices|offsets|weights)$/.exec(name) ?? [];
-    if (feature !== undefined) dense[feature] = (await readArray(header, name, ['F32'])) as Float32Array;
-    else if (bag !== undefined && field !== undefined) {
-      sparse[bag] = { ...sparse[bag], [field]: await readArray(header, name, DTYPES_OF[field as keyof typeof DTYPES_OF]) };
-    } else {
+    // Names hold any characters, line ends too.
+    const [, feature] = /^dense\.(.+)$/s.exec(name) ?? [];
+    const [, bag, field] = /^sparse\.(.+)\.(indices|offsets|weights)$/s.exec(name) ?? [];
+    if (feature !== undefined) dense.set(feature, (await readArray(header, name, ['F32'])) as Float32Array);
+    else if (bag !== undefined && field !== undefined)
+      sparse.set(bag, { ...sparse.get(bag), [field]: await readArray(header, name, DTYPES_OF[field as keyof typeof DTYPES_OF]) });
+    else
       throw new TerabagError('invalid_argument', `tensors have to be dense.NAME or sparse.BAG.indices, .offsets, .weights: ${name}`, {
         path,
       });
-    }
   }
-  for (const [bag, fields] of Object.entries(sparse)) {
+  for (const [bag, fields] of sparse) {
     for (const field of ['indices', 'offsets']) {
       if (fields[field] === undefined)
-        throw new TerabagError('invalid_argument', `tensor is missing: sparse.${bag}.${field}: ${path}`, { path });
+        throw new TerabagError('invalid_argument', `tensor is missing: sparse.${bag}.${field}: ${path}`, {
+          path,
+          field: `sparse.${bag}.${field}`,
+        });
     }
   }
-  return { dense, sparse: sparse as unknown as Record<string, BagsInput> };
+  return { dense: Object.fromEntries(dense), sparse: Object.fromEntries(sparse) as unknown as Record<string, BagsInput> };
 }
 
-const DTYPES_OF = { indices: ['I32', 'I64'], offsets: ['I32', 'U32'], weights: ['F32'] } as const;
+const DTYPES_OF = { indices: ['I32', 'I64'], offsets: ['I32', 'U32', 'I64'], weights: ['F32'] } as const;
 const ARRAYS = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array } as const;
 
 async function readArray(header: SafetensorsHeader, name: string, dtypes: readonly (keyof typeof ARRAYS)[]) {
   const tensor = header.tensors.get(name);
   const dtype = dtypes.find((candidate) => candidate === tensor?.dtype);
   if (tensor === undefined || dtype === undefined) {
-    throw new TerabagError('invalid_argument', `tensor has to be ${dtypes.join(' or ')}: ${name} is ${tensor?.dtype}`, {
+    throw new TerabagError('invalid_argument', `tensor has to be ${dtypes.join(' or ')}: ${name} is ${tensor?.dtype}: ${header.path}`, {
       path: header.path,
+      field: name,
     });
   }
   return new ARRAYS[dtype]((await readTensor(header, tensor)).buffer);

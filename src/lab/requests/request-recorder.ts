@@ -32,7 +32,7 @@ export class RequestRecorder implements Predictor {
   readonly #kept: CopiedRequest[] = [];
   readonly #share: number;
   readonly #maxBytes: number;
-  /** Of the kept and of those in flight. */
+  /** Bytes of requests that are kept, and of those in flight. */
   #bytes = 0;
   #dropped = 0;
   readonly #json: boolean;

@@ -7,7 +7,8 @@ import { rowAt } from '../../predictor/ids.js';
 import { type CheckedRequest, checkRequest } from '../../predictor/request.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';
-import { parseLine, type ReadRequest, readLines, readRequests } from './request-file.js';
+import { readLines } from './lines.js';
+import { parseLine, type ReadRequest, readRequests } from './request-file.js';
 
 const SAMPLE_SEED = 1;
 
@@ -61,7 +62,7 @@ interface FileRequest {
 }
 
 async function* lines(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
-  for await (const { line, text } of readLines(path, onProgress)) yield { line, read: () => parseLine(text, line) };
+  for await (const read of readLines(path, onProgress)) yield { line: read.line, read: () => parseLine(read) };
 }
 
 async function* archived(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {

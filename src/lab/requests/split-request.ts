@@ -1,7 +1,7 @@
 import type { PredictorStats } from '../../observe/counters.js';
 import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
 
-/** Of the spec: a request alone does not tell one long row from several. */
+/** Dims of the spec: a request alone does not tell one long row from several. */
 export type DenseFeatures = readonly { readonly name: string; readonly dim: number }[];
 
 /**

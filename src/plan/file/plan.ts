@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from './json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 const name = z.string().min(1).max(256);
 export const MAX_PORT = 65_535;
@@ -38,11 +38,12 @@ const planSchema = z.strictObject({
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
 });
+/** @useDeclaredType */
 export type Plan = z.output<typeof planSchema>;
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 
-export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, 'plan', planSchema, 'bad_plan');
+export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, { what: 'plan', code: 'bad_plan' }, planSchema);
 
 export async function writePlan(path: string, plan: Plan): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);

@@ -31,7 +31,7 @@ export interface ShardSummary {
   readonly endpoint: string;
   /** Tables that it holds whole or a part of. */
   readonly tables: number;
-  /** Of these, parts of row-wise tables. */
+  /** Those among them that are parts of row-wise tables. */
   readonly parts: number;
   readonly bytes: number;
   /** Rows looked up per request; null without a profile. */

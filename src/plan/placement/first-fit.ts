@@ -61,7 +61,7 @@ class FirstFit {
     return shard;
   }
 
-  /** Of the first so many shards. */
+  /** The largest room of the first so many shards. */
   largestRoom(shards: number): number {
     return this.#room.subarray(this.#leaves, this.#leaves + shards).reduce((most, room) => Math.max(most, room), 0);
   }

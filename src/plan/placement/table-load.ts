@@ -17,7 +17,7 @@ export interface TableLoad {
 /** The numbers of the shards that hold the parts of each table, part 0 first. */
 export type Placement = Map<TableLoad, readonly number[]>;
 
-/** Of the spec's tables, in its order, which is the profile's too. */
+/** Loads of the spec's tables, in its order, which is the profile's too. */
 export function tableLoads(spec: ModelSpec, profile: Profile): TableLoad[] {
   return spec.tables.map(({ name, rows, dim, format }, table) => {
     const bytes = rowBytes(format, dim);

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from '../../model/formats.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../file/json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 const cost = z.number().min(0);
 
@@ -16,7 +16,7 @@ const costsSchema = z.strictObject({
   lookups: z.array(z.strictObject({ format: z.enum(ROW_FORMATS), dim: z.number().int().min(1), ns: cost, inCacheNs: cost })).min(1),
   /** Bytes of rows that the caches keep: a random lookup in this much still takes less than halfway from inCacheNs to ns. */
   cacheBytes: cost,
-  /** Of the engine, beside its lookups: ns per bag, and per segment (a bag layer's table, or a part of it, in a batch). */
+  /** What the engine takes beside its lookups: ns per bag, and per segment (a bag layer's table, or a part of it, in a batch). */
   pool: z.strictObject({ nsPerBag: cost, nsPerSegment: cost }),
   /** The dense layers: ns per weight to read it, once a request, per multiply-add, and per one of a dot interaction. */
   dense: z.strictObject({ nsPerWeight: cost, nsPerMac: cost, nsPerPairMac: cost }),
@@ -30,7 +30,7 @@ const costsSchema = z.strictObject({
     nsPerSegment: cost,
     nsPerRowWiseId: cost,
     nsPerRowWisePartial: cost,
-    /** Of segments, ids and offsets sent, and of pooled vectors received. */
+    /** Per byte of segments, ids and offsets sent, and of pooled vectors received. */
     nsPerByteSent: cost,
     nsPerByteReceived: cost,
   }),
@@ -49,9 +49,10 @@ const costsSchema = z.strictObject({
     bytesOnPath: z.number().min(0).max(1),
   }),
 });
+/** @useDeclaredType */
 export type Costs = z.output<typeof costsSchema>;
 
-export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, 'costs', costsSchema, 'invalid_argument');
+export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, { what: 'costs', code: 'invalid_argument' }, costsSchema);
 
 export async function writeCosts(path: string, costs: Costs): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(costsSchema.parse(costs), null, 2)}\n`);

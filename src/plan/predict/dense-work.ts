@@ -7,7 +7,7 @@ export interface DenseWork {
   /** Once per request: of layers, and of the leading inputs of a layer, that all items share. */
   readonly sharedMacs: number;
   readonly macsPerItem: number;
-  /** Of dot interactions, which take longer; not among those above. */
+  /** Multiply-adds of dot interactions, which take longer; not among those above. */
   readonly pairMacs: number;
   readonly pairMacsPerItem: number;
 }
@@ -50,7 +50,7 @@ export function denseWork(model: ResolvedModel, perItem: readonly boolean[]): De
   }
 }
 
-/** Of one row. */
+/** Work of one row. */
 function macsOf(
   { op, inputs, dim, diagonal }: ResolvedLayer,
   dims: readonly number[],

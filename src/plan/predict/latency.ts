@@ -8,9 +8,9 @@ export interface Messages {
 
 /** CPU us of one round: the main shard asks shards, and goes on when all have answered. */
 export interface Round {
-  /** Of the main shard, to send and to receive. */
+  /** What the main shard takes to send and to receive. */
   readonly messages: Messages;
-  /** Of the main shard, meanwhile: layers that need no embeddings, tables of its own. */
+  /** What the main shard does meanwhile: layers that need no embeddings, tables of its own. */
   readonly besideUs: number;
   readonly shards: readonly { readonly messages: Messages; readonly poolUs: number }[];
 }

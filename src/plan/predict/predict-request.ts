@@ -12,7 +12,7 @@ export interface AskedRequest {
   readonly denseUs: readonly number[];
 }
 
-/** Of one batch. */
+/** What one batch asks. */
 export interface AskedRound {
   readonly shards: readonly Work[];
   readonly own: Work;
@@ -21,7 +21,7 @@ export interface AskedRound {
 export interface RequestShard {
   readonly lookups: number;
   readonly rpcs: number;
-  /** Of the engine, all RPCs together. */
+  /** What the engine does, all RPCs together. */
   readonly serviceUs: number;
   readonly cpuUs: number;
   readonly sentBytes: number;
@@ -34,7 +34,7 @@ export interface PredictedRequest {
   readonly main: RequestShard;
   readonly timeline: Timeline;
   readonly latencyUs: number;
-  /** Of all processes. */
+  /** CPU of all processes. */
   readonly cpuUs: number;
 }
 

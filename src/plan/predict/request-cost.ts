@@ -34,7 +34,7 @@ export function mainAmounts(shards: readonly Asked[], own: Work): Record<keyof C
 /** When main has computed for so long, caches have nothing left of a shard that waits. */
 const COLD_AFTER_US = 2000;
 
-/** Of a request whose dense layers take main so long. */
+/** Amounts that costs multiply, of a request whose dense layers take main so long. */
 export function shardAmounts({ rpcs, work }: Asked, denseUs: number): Record<keyof Costs['shard'], number> {
   return {
     usPerRpc: rpcs,

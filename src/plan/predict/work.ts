@@ -13,11 +13,11 @@ export interface Work {
   lookups: number;
   /** ns of all lookups. */
   lookupNs: number;
-  /** Of ids, offsets and segments, to a shard. */
+  /** Bytes of ids, offsets and segments, to a shard. */
   sentBytes: number;
-  /** Of pooled vectors, back from it. */
+  /** Bytes of pooled vectors, back from it. */
   receivedBytes: number;
-  /** Of the lookups and the bags, those of row-wise tables. */
+  /** Those among the lookups and the bags that are of row-wise tables. */
   rowWiseIds: number;
   rowWisePartials: number;
 }
@@ -51,7 +51,7 @@ export interface AskedTable {
   readonly table: number;
   readonly net: number;
   readonly dim: number;
-  /** Of the whole table. */
+  /** Work of the whole table. */
   readonly work: Work;
 }
 

@@ -21,7 +21,7 @@ interface LayerSums {
   readonly layer: EmbeddingBagSpec;
   /** Requests of other numbers of items that give one bag for all, or one per item. */
   readonly given: { once: number; perItem: number };
-  /** Of the user; and in requests of one item, where it could be the item's too. */
+  /** Given once for all items; in requests of one item it could be the item's too. */
   readonly user: BagSums;
   readonly eitherWay: BagSums;
 }

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../file/json-file.js';
+import { readJsonFile } from '../../tables/json-file.js';
 
 /** Share of a table's rows, those that are looked up most, that hotShare tells of. */
 export const HOT_ROWS = 0.01;
@@ -26,7 +26,7 @@ export const profileSchema = z.strictObject({
       /** Bags, and ids of all of them, per request. */
       bags: mean,
       lookups: mean,
-      /** Of the ids, those that differ within a request. */
+      /** Number of different ids among them. */
       uniqueRows: mean,
       /** Share of all sampled lookups that goes to the 1 % of the sampled rows that are looked up most. */
       hotShare: z.number().min(0).max(1),
@@ -36,10 +36,12 @@ export const profileSchema = z.strictObject({
     }),
   ),
 });
+/** @useDeclaredType */
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
 
-export const readProfile = (path: string): Promise<Profile> => readJsonFile(path, 'profile', profileSchema, 'invalid_argument');
+export const readProfile = (path: string): Promise<Profile> =>
+  readJsonFile(path, { what: 'profile', code: 'invalid_argument' }, profileSchema);
 
 export async function writeProfile(path: string, profile: Profile): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(profileSchema.parse(profile), null, 2)}\n`);

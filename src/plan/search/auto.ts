@@ -65,7 +65,7 @@ class AutoSearch {
   readonly #shape: RequestShape;
   /** us of an engine, of each table. */
   readonly #poolUs: ReadonlyMap<TableLoad, number>;
-  /** Of the given number of shards, by strategy. */
+  /** Plans of the given number of shards, by strategy. */
   readonly #made = new Map<Strategy, Plan>();
 
   constructor(

@@ -16,7 +16,7 @@ export interface Scenario {
   readonly profile: Profile;
   readonly costs: Costs;
   readonly strategy: Strategy | 'auto';
-  /** Of auto. */
+  /** What auto minimizes. */
   readonly objective: Objective;
   readonly options: PlanOptions;
   readonly asking: PredictPlanOptions;
@@ -61,9 +61,9 @@ export interface Change {
   readonly shards?: number;
   readonly memoryLimitBytes?: number;
   readonly localBytes?: number;
-  /** Of all tables. */
+  /** Row format of all tables. */
   readonly format?: RowFormat;
-  /** Of every request. */
+  /** Items of every request. */
   readonly items?: number;
   /** null: each process has cores of its own. */
   readonly cores?: number | null;

@@ -1,8 +1,11 @@
-import { rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc, { type Scheduler } from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { DenseNet } from '../../../src/engine/dense-net.js';
+import { SEGMENT_FIELDS } from '../../../src/engine/sparse-batch.js';
 import { SparseEngine } from '../../../src/engine/sparse-engine.js';
 import { engineTables } from '../../../src/engine/tables.js';
 import { type ErrorCode, TerabagError } from '../../../src/errors.js';
@@ -14,18 +17,19 @@ import { roundsOfNets } from '../../../src/predictor/modes/paper.js';
 import { Pipeline, type PoolingShard } from '../../../src/predictor/pipeline.js';
 import type { Predictor, PredictRequest } from '../../../src/predictor/predictor.js';
 import { roundOfPlan } from '../../../src/predictor/rounds.js';
+import { allBags, netsRequest, writeNetsModel } from '../../reference/nets-model.js';
 import { ROWS, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
 import { brokenInSeveralLayers, validRequest } from '../../reference/small-requests.js';
 
 let files: SmallModel;
 let bundle: Bundle;
-let model: ResolvedModel;
 let local: Predictor;
 const engines: SparseEngine[] = [];
 /** Layers in the model's order are on shards of another; tables split by rows; and tables on main too. */
 let served: readonly Served[];
 
 interface Served {
+  readonly bundle: Bundle;
   readonly plan: Plan;
   /** By shard, in the plan's order; main's after the last. */
   readonly engines: readonly (SparseEngine | null)[];
@@ -33,12 +37,12 @@ interface Served {
 
 const SHARDS = ['shard-0', 'shard-1', 'shard-2'];
 
-async function serve(parts: readonly (readonly string[])[]): Promise<Served> {
+async function serve(bundle: Bundle, parts: readonly (readonly string[])[]): Promise<Served> {
   const plan: Plan = {
     terabag: 1,
     model: { name: 'small', version: '1', hash: bundle.hash },
     shards: SHARDS.map((name) => ({ name, endpoints: [] })),
-    tables: parts.map((each, t) => ({ table: `t${t}`, parts: [...each] })),
+    tables: parts.map((each, t) => ({ table: bundle.spec.tables[t]?.name, parts: [...each] })),
   } as unknown as Plan;
   const byShard = await Promise.all(
     [...SHARDS, MAIN_SHARD].map(async (shard) => {
@@ -49,18 +53,17 @@ async function serve(parts: readonly (readonly string[])[]): Promise<Served> {
     }),
   );
   engines.push(...byShard.filter((engine) => engine !== null));
-  return { plan, engines: byShard };
+  return { bundle, plan, engines: byShard };
 }
 
 beforeAll(async () => {
   files = await writeSmallModel(77, { activation: 'none', exact: true });
   bundle = await openBundle(files.dir);
-  model = bundle.model as ResolvedModel;
   local = await openLocal(files.dir);
   served = [
-    await serve([['shard-2'], ['shard-1'], ['shard-0']]),
-    await serve([['shard-1'], ['main'], ['shard-0']]),
-    await serve([['shard-1', 'shard-0', 'shard-2'], ['shard-2', 'shard-1'], ['shard-1']]),
+    await serve(bundle, [['shard-2'], ['shard-1'], ['shard-0']]),
+    await serve(bundle, [['shard-1'], ['main'], ['shard-0']]),
+    await serve(bundle, [['shard-1', 'shard-0', 'shard-2'], ['shard-2', 'shard-1'], ['shard-1']]),
   ];
 });
 
@@ -70,8 +73,8 @@ afterAll(async () => {
   await rm(files.dir, { recursive: true });
 });
 
-/** How a shard fails, whatever it is asked. */
-type Failing = ErrorCode | 'short answer' | null;
+/** How a shard fails: whatever it is asked, or when it is asked for one of these tables. */
+type Failing = ErrorCode | 'short answer' | null | ReadonlySet<number>;
 
 /** A shard that pools with its engine, when its turn comes. */
 function shard(
@@ -84,11 +87,19 @@ function shard(
     async pool(batch, { signal = null }) {
       const copy = structuredClone(batch);
       await turn(signal);
-      if (failing !== null && failing !== 'short answer') throw new TerabagError(failing, `as told: ${s}`, { shard: s });
+      const segments = new Uint32Array(Uint8Array.from(copy.segments).buffer);
+      const asked = Array.from({ length: segments.length / SEGMENT_FIELDS }, (_, at) => segments[at * SEGMENT_FIELDS] as number);
+      const failed = typeof failing === 'object' && asked.find((table) => failing?.has(table));
+      if (typeof failed === 'number') {
+        // Tells the batches of a request apart, where all bags are per item.
+        const ids = new Int32Array(Uint8Array.from(copy.indices).buffer).join();
+        throw new TerabagError('internal', `as told: ${s}`, { shard: s, asked: asked.join(), ids });
+      }
+      if (typeof failing === 'string' && failing !== 'short answer') throw new TerabagError(failing, `as told: ${s}`, { shard: s });
       const pooled = new Float32Array((engine as SparseEngine).outputLength(copy.segments, copy.offsets));
       await engine?.pool(copy, pooled);
       const bytes = new Uint8Array(pooled.buffer);
-      return { pooled: failing === null ? bytes : bytes.subarray(4), message: { release: () => pooled.fill(Number.NaN) } };
+      return { pooled: failing === 'short answer' ? bytes.subarray(4) : bytes, message: { release: () => pooled.fill(Number.NaN) } };
     },
   };
 }
@@ -117,7 +128,12 @@ const MODES: readonly Mode[] = [
   { paper: true, batchItems: 1, dedup: true },
 ];
 
-function pipeline({ plan, engines: held }: Served, shards: readonly PoolingShard[], { paper = false, ...mode }: Mode = {}): Pipeline {
+function pipeline(
+  { bundle, plan, engines: held }: Served,
+  shards: readonly PoolingShard[],
+  { paper = false, ...mode }: Mode = {},
+): Pipeline {
+  const model = bundle.model as ResolvedModel;
   const net = new DenseNet(paper ? model : inStages(model, 2), bundle.dense);
   const rounds = paper ? roundsOfNets(plan, model, net.lastStage) : [roundOfPlan(plan, model)];
   const engine = held.at(-1) ?? null;
@@ -139,6 +155,8 @@ async function outcome(where: Served, mode: Mode, request: PredictRequest, sched
   return ended;
 }
 
+/** Takes a random number: two schedulers in a row would choose alike. */
+const BETWEEN = fc.nat();
 const anyWhere = fc.nat(2);
 const anyMode = fc.constantFrom(...MODES);
 
@@ -176,8 +194,9 @@ test('faults of a request come before failures of shards, and the first of these
       anyWhere,
       anyMode,
       fc.scheduler(),
+      BETWEEN,
       fc.scheduler(),
-      async ({ request, valid }, how, where, mode, one, other) => {
+      async ({ request, valid }, how, where, mode, one, _, other) => {
         const place = served[where] as Served;
         const first = await outcome(place, mode, request, one, how);
         expect(await outcome(place, mode, request, other, how)).toEqual(first);
@@ -197,7 +216,7 @@ test('faults of a request come before failures of shards, and the first of these
         }
         seen.shards++;
         if (how[expected] === 'short answer') expect(first).toMatchObject({ code: 'bad_message', details: { bytes: expect.any(Number) } });
-        else expect(first).toMatchObject({ code: how[expected], details: { shard: expected } });
+        else expect(first).toMatchObject({ code: how[expected] as string, details: { shard: expected } });
       },
     ),
     { numRuns: 600 },
@@ -253,6 +272,24 @@ test('a failure waits for the shards before it in the plan, and cancels those af
   await early.running.close();
 });
 
+test('a batch that fails waits for the batches before it', async () => {
+  // One table, whose ids tell the batches apart.
+  const { gates, running } = held(served[0] as Served, [null, null, new Set([0])], { paper: true, batchItems: 1 });
+  const sum = { indices: Int32Array.of(10, 11, 12), offsets: [0, 1, 2, 3] };
+  const none = { indices: [], offsets: [0, 0] };
+  const request = { ...FULL, sparse: { sum, mean: none, weighted: { ...none, weights: [] } } };
+  const ends: unknown[] = [];
+  const asked = running.predict(request, { deadlineMs: 20_000 }).catch(({ details }: TerabagError) => ends.push(details['ids']));
+  const waiting = gates[2]?.waiting.splice(0) ?? [];
+  expect(waiting.length).toBe(3);
+  for (const batch of [2, 1]) waiting[batch]?.();
+  await sleep(5);
+  expect(ends).toEqual([]);
+  waiting[0]?.();
+  await asked;
+  expect(ends).toEqual(['10']);
+});
+
 test('a bad id is told as soon as one shard has failed in any way, though the shard that would find it does not answer', async () => {
   const { gates, running } = held(served[0] as Served, [null, 'overloaded', null]);
   const sum = FULL.sparse['sum'] as { indices: Int32Array; offsets: number[] };
@@ -301,7 +338,7 @@ test('main that fails in one batch, while another waits for a shard, leaves no r
     unhandled.push(reason);
   };
   process.on('unhandledRejection', listen);
-  const { gates, running } = held({ plan: place.plan, engines: [...place.engines.slice(0, -1), closed] }, [], {
+  const { gates, running } = held({ plan: place.plan, engines: [...place.engines.slice(0, -1), closed], bundle }, [], {
     paper: true,
     batchItems: 1,
   });
@@ -314,4 +351,69 @@ test('main that fails in one batch, while another waits for a shard, leaves no r
   await running.close();
   process.off('unhandledRejection', listen);
   expect(unhandled).toEqual([]);
+});
+
+test('with nets one after another and batches side by side, an error does not depend on the order of answers either', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-test-'));
+  const shape = { seed: 5, nets: 3, tablesPerNet: 3, rows: 40, dim: 4, hidden: 5 };
+  await writeNetsModel(join(dir, 'model'), shape);
+  const nets = await openBundle(join(dir, 'model'));
+  const alone = await openLocal(join(dir, 'model'));
+  const numTables = nets.spec.tables.length;
+  const places = [
+    await serve(
+      nets,
+      nets.spec.tables.map((_, t) => [SHARDS[(2 * t + 1) % 3] as string]),
+    ),
+    await serve(
+      nets,
+      nets.spec.tables.map((_, t) => (t % 4 === 0 ? ['main'] : t % 4 === 1 ? ['shard-2', 'shard-0'] : [SHARDS[t % 3] as string])),
+    ),
+  ];
+  const modes: readonly Mode[] = [{}, { paper: true }, { paper: true, batchItems: 2 }, { paper: true, batchItems: 1, dedup: true }];
+  const seen = { failed: 0, bad: 0, answered: 0 };
+  try {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          seed: fc.integer({ min: 1, max: 1e6 }),
+          mode: fc.constantFrom(...modes),
+          place: fc.constantFrom(...places),
+          tables: fc.array(fc.array(fc.nat(numTables - 1), { maxLength: 2 }), { minLength: 3, maxLength: 3 }),
+          bad: fc.array(fc.tuple(fc.constantFrom(...allBags(shape)), fc.boolean()), { maxLength: 2 }),
+        }),
+        fc.scheduler(),
+        BETWEEN,
+        fc.scheduler(),
+        async ({ seed, mode, place, tables, bad }, one, _, other) => {
+          const request = netsRequest(shape, random(seed), 5, { poolingFactor: 2, once: () => false });
+          const sparse = { ...request.sparse };
+          for (const [{ name }, plain] of bad) {
+            const { indices, ...rest } = sparse[name] as { indices: Int32Array; offsets: readonly number[] };
+            if (indices.length === 0) continue;
+            const ids = Array.from(indices, (id, at) => (at === indices.length - 1 ? 40 : id));
+            sparse[name] = { ...rest, indices: plain ? ids : Int32Array.from(ids) };
+          }
+          const asked = { ...request, sparse };
+          const failing = tables.map((each) => new Set(each));
+          const first = await outcome(place, mode, asked, one, failing);
+          expect(await outcome(place, mode, asked, other, failing)).toEqual(first);
+          const known = await alone.predict(asked).catch((error: TerabagError) => error);
+          if (known instanceof TerabagError) {
+            seen.bad++;
+            expect(first).toEqual({ code: known.code, message: known.message, details: known.details });
+          } else if ('scores' in first) seen.answered++;
+          else {
+            seen.failed++;
+            expect(first.code).toBe('internal');
+          }
+        },
+      ),
+      { numRuns: 300 },
+    );
+    expect(Math.min(...Object.values(seen))).toBeGreaterThan(10);
+  } finally {
+    await alone.close();
+    await rm(dir, { recursive: true });
+  }
 });

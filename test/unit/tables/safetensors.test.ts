@@ -111,15 +111,89 @@ test.each([
   ['a hole before the data', entry([5, 4], [16, 96])],
   ['a negative size', entry([-6, -4], [0, 96])],
   ['half a row', entry([6.5, 4], [0, 104])],
-  ['an unknown dtype', entry([6, 4], [0, 96], 'F99')],
   ['a dtype that is an object', entry([6, 4], [0, 96], { toString: 1 })],
   ['metadata that is no map of strings', '{"__metadata__":{"a":1}}'],
+  ['metadata that is a list', '{"__metadata__":["a"]}'],
+  [
+    'a key that stands twice',
+    `{"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]},"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}`,
+  ],
+  ['a key that stands twice, once as an escape', '{"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96],"\\u0064type":"F32"}}'],
+  ['a size with a fraction of zero', '{"w":{"dtype":"F32","shape":[6.0,4],"data_offsets":[0,96]}}'],
+  ['a size with an exponent', '{"w":{"dtype":"F32","shape":[6,4e0],"data_offsets":[0,96]}}'],
+  ['a size of minus zero', '{"w":{"dtype":"F32","shape":[24],"data_offsets":[-0,96]}}'],
+  ['a size that a double does not hold', '{"w":{"dtype":"X","shape":[9007199254740993],"data_offsets":[0,96]}}'],
+  ['half of a surrogate pair in a name', '{"\\ud800":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}'],
+  ['a byte order mark', '\uFEFF{"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}'],
+  ['space before the header', ' {"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}'],
+  [
+    'tensors that overlap',
+    '{"a":{"dtype":"U8","shape":[60],"data_offsets":[0,60]},"b":{"dtype":"U8","shape":[60],"data_offsets":[36,96]}}',
+  ],
+  ['values of four bits that end within a byte', '{"w":{"dtype":"F4","shape":[191],"data_offsets":[0,96]}}'],
+  ['a dtype that is missing', '{"w":{"shape":[24],"data_offsets":[0,96]}}'],
   ['no JSON', 'x'.repeat(20)],
   ['a list', '[1,2]'],
 ])('refuses %s', async (_, json) => {
   const path = join(dir, 'lying.safetensors');
   await withHeader(path, json, 96);
   await expect(readSafetensorsHeader(path)).rejects.toMatchObject({ code: 'bad_table', details: { path } });
+});
+
+test.each([
+  ['a dtype that nobody knows', entry([7], [0, 96], 'F99')],
+  ['values of eight bits', entry([96], [0, 96], 'F8_E4M3')],
+  ['values of six bits', entry([128], [0, 96], 'F6_E2M3')],
+  ['values of four bits', entry([192], [0, 96], 'F4')],
+  ['complex values', entry([12], [0, 96], 'C64')],
+  ['a tensor without dims', '{"n":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[22],"data_offsets":[8,96]}}'],
+  ['no metadata, said as null', '{"__metadata__":null,"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}'],
+  ['fields that the format may get', '{"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96],"scale":0.5}}'],
+  ['spaces after the header', '{"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}   '],
+  [
+    'a tensor of no bytes',
+    '{"e":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]},"w":{"dtype":"F32","shape":[24],"data_offsets":[0,96]}}',
+  ],
+])('takes %s', async (_, json) => {
+  const path = join(dir, 'taken.safetensors');
+  await withHeader(path, json, 96);
+  expect([...(await readSafetensorsHeader(path)).tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)).toBe(96);
+});
+
+test('a header says which key stands twice and where; bytes that are no UTF-8 are refused; limits are named', async () => {
+  const path = join(dir, 'strict.safetensors');
+  const tensor = '{"dtype":"F32","shape":[24],"data_offsets":[0,96]}';
+  await withHeader(path, `{"w":${tensor},"w":${tensor}}`, 96);
+  await expect(readSafetensorsHeader(path)).rejects.toThrow(/key stands twice: "w" in root, position \d+/);
+  const bytes = await readFile(path);
+  bytes[10] = 0xff;
+  await writeFile(path, bytes);
+  await expect(readSafetensorsHeader(path)).rejects.toThrow(/header is not UTF-8/);
+  const long = Buffer.alloc(8);
+  long.writeBigUInt64LE(100_000_001n);
+  await writeFile(path, long);
+  await truncate(path, 200_000_000);
+  await expect(readSafetensorsHeader(path)).rejects.toThrow(/header of 100000001 bytes, the limit is 100000000/);
+});
+
+test('what the reader refuses is refused before it is written', async () => {
+  const path = join(dir, 'unwritable.safetensors');
+  const data = new Uint8Array(1);
+  for (const [tensors, message] of [
+    [[{ name: 'a\ud800', dtype: 'U8', shape: [1], data }], /half of a surrogate pair/],
+    [[{ name: '__metadata__', dtype: 'U8', shape: [1], data }], /the name of a tensor is taken: __metadata__/],
+    [
+      [
+        { name: 'a', dtype: 'U8', shape: [1], data },
+        { name: 'a', dtype: 'U8', shape: [1], data },
+      ],
+      /the name of a tensor is taken: a/,
+    ],
+    [[{ name: 'a', dtype: 'F99', shape: [1], data }], /unknown dtype/],
+  ] as const) {
+    await expect(writeSafetensors(path, tensors)).rejects.toThrow(message);
+    await expect(stat(path)).rejects.toThrow('ENOENT');
+  }
 });
 
 test('a header length of 2^63, or beyond the file, reserves nothing', async () => {

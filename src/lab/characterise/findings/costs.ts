@@ -44,7 +44,7 @@ function nsbpCostsLeast(results: Judged): Verdict {
   };
 }
 
-/** Of configurations against the same one as it was given, serial. */
+/** Compares configurations with the same one as it was given, serial. */
 function against(
   results: Judged,
   differs: (configuration: Configuration) => boolean,

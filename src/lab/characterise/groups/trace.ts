@@ -8,7 +8,7 @@ import { setupId } from '../setup.js';
 import { withStands } from '../stand.js';
 import { answered, medianRequest, waterfallOf } from '../tracing.js';
 
-/** Of the results: opens in Perfetto. */
+/** File beside the results: opens in Perfetto. */
 export const TRACE_FILE = 'trace.json';
 /** In the file: those around the one that is drawn. */
 const REQUESTS_IN_FILE = 50;

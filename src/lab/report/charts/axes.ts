@@ -30,7 +30,7 @@ export const namesWidth = (names: readonly string[], width: number): number =>
 
 const FEWEST_TICKS = 4;
 const MOST_TICKS = 8;
-/** Of each power of ten, from coarse to fine. */
+/** Ticks within each power of ten, from coarse to fine. */
 const STEPS = [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8], Array.from({ length: 90 }, (_, n) => (n + 10) / 10)];
 
 /** A logarithmic axis around the values, all positive, with ticks at 1, 2 and 5 of each power of ten, or finer where those are too few. */

@@ -26,7 +26,7 @@ export interface LineChart {
 
 const PLOT_HEIGHT = 230;
 const LEGEND_HEIGHT = 20;
-/** Of each line after the first. */
+/** Each line after the first takes less. */
 const LEGEND_LINE_HEIGHT = 29;
 
 /** Lines of one name have one colour and one entry in the legend. */

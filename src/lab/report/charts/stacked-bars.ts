@@ -10,13 +10,13 @@ export interface BarSegment {
 }
 
 export interface StackedBars {
-  /** Of the bars, from the top down. */
+  /** Names of the bars, from the top down. */
   readonly names: readonly string[];
   /** From the left to the right. */
   readonly segments: readonly BarSegment[];
   /** After the numbers of the axis, with a space if it needs one. */
   readonly unit: string;
-  /** Of a bar's sum, at its end. */
+  /** Text of a bar's sum, at its end. */
   readonly format: (total: number) => string;
 }
 

@@ -23,7 +23,7 @@ export function spanRows(spans: readonly Span[]): SpanRow[] {
   const lanes = [...new Set(spans.map(({ lane }) => lane))];
   return lanes.flatMap((lane) => {
     const rows: Span[][] = [];
-    // Of two that start together, the longer one holds the other.
+    // Sort the longer of two that start together first: it holds the other.
     const inTime = spans.filter((span) => span.lane === lane).sort((a, b) => a.startMs - b.startMs || b.durationMs - a.durationMs);
     for (const span of inTime) {
       const free = rows.find((row) => row.every((other) => other.startMs + other.durationMs <= span.startMs + ROUNDING_MS));

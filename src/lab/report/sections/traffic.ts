@@ -10,7 +10,7 @@ const KIB = 1024;
 const SENT = colour('bytes');
 const RECEIVED = lineColour(2);
 
-/** Of serial runs, or of the first that counted: what a request sends does not depend on the load. */
+/** Reads serial runs, or the first that counted: what a request sends does not depend on the load. */
 export function trafficSection({ configurations }: Characterisation, charts: Charts): Section | null {
   const rows = configurations.flatMap(({ id, runs }) => {
     const run = runs.find(({ rpcsPerRequest, bytesPerRequest }) => rpcsPerRequest !== null || bytesPerRequest !== null);

@@ -1,6 +1,6 @@
 import { link, open, realpath, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { checkLength, compareChecksums } from '../../../model/bundle.js';
+import { checkLength, compareChecksums } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { AtomicFile, syncDirectory } from '../../../tables/atomic.js';
 import { BlockWriter } from '../../../tables/block-writer.js';

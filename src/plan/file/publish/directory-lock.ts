@@ -100,7 +100,7 @@ async function holderOf(path: string): Promise<{ readonly alive: boolean; readon
 }
 
 async function isAlive(pid: number): Promise<boolean> {
-  // Of an earlier process with this number.
+  // Left by an earlier process with this pid.
   if (pid === process.pid) return false;
   try {
     process.kill(pid, 0);

@@ -16,7 +16,7 @@ export interface PublishedFile extends RowPart {
   readonly linked: boolean;
   readonly tensors: readonly TensorShape[];
   readonly metadata: Readonly<Record<string, string>>;
-  /** Of the tensors; of a linked file, of all of it. */
+  /** Bytes of the tensors, or of the whole file when it is linked. */
   readonly bytes: number;
 }
 

@@ -1,9 +1,10 @@
 import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../../errors.js';
-import { checkContent, checkLength, openBundle } from '../../../model/bundle.js';
+import { openBundle, readModelSpec } from '../../../model/bundle.js';
+import { checkContent, checkLength, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec, ModelSpec } from '../../../model/spec.js';
-import { outputError } from '../../../tables/output-directory.js';
+import { outputError } from '../../../tables/atomic.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
@@ -16,8 +17,8 @@ import { splitFile, stopIf } from './split-file.js';
 export interface PublishOptions {
   /** Only these shards of the plan, main among them; default all. */
   readonly shards?: readonly string[];
-  /** full (default): the source's checksums, and those of what an earlier run wrote; size: lengths only. */
-  readonly verify?: 'full' | 'size';
+  /** full (default): the source's checksums, and those of what an earlier run wrote; size: lengths and headers only. */
+  readonly verify?: Verify;
   /** Ends it with `aborted`; the same call goes on later. */
   readonly signal?: AbortSignal;
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -63,12 +64,15 @@ interface Target {
  * the tables' size. A bundle's model.json comes last; a call that is repeated goes on where the one before was stopped or killed.
  */
 export async function publish(plan: Plan, bundleDir: string, outDir: string, options: PublishOptions = {}): Promise<PublishedShard[]> {
-  const { spec, hash } = await openBundle(bundleDir, { verify: 'size', dense: false });
-  if (spec.published !== undefined)
+  const { published } = await readModelSpec(bundleDir);
+  if (published !== undefined)
     throw new TerabagError(
       'invalid_argument',
-      `only a whole bundle can be published, this is that of shard ${spec.published.shard}: ${bundleDir}`,
+      `only a whole bundle can be published, this is that of shard ${published.shard}: ${bundleDir}`,
+      { path: bundleDir, shard: published.shard },
     );
+  // With the dense weights, and the layers that read them: what cannot be opened is not worth publishing.
+  const { spec, hash } = await openBundle(bundleDir, { verify: 'later' });
   checkPlan(plan, spec, hash);
   const names = selectShards(plan, options.shards);
   const headers = new Map<string, SafetensorsHeader>();
@@ -146,6 +150,12 @@ class Publication {
     for (const { directory, whole } of this.shards) await directory.finish(this.spec, Object.fromEntries([...whole].sort()));
   }
 
+  #sourceEntry(file: string): FileSpec {
+    const expected = Object.hasOwn(this.spec.files, file) ? this.spec.files[file] : undefined;
+    if (expected === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${file}`, { file });
+    return expected;
+  }
+
   /** Runs jobs a few at a time; the first that fails stops the others. */
   async #atOnce<Job>(jobs: readonly Job[], run: (job: Job) => Promise<void>): Promise<void> {
     const queue = [...jobs];
@@ -184,8 +194,7 @@ class Publication {
 
   async #publishPass(targets: readonly Target[]): Promise<void> {
     const [{ file: first }] = targets as [Target];
-    const expected = this.spec.files[first.source];
-    if (expected === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${first.source}`);
+    const expected = this.#sourceEntry(first.source);
     if (first.linked) {
       for (const target of targets) await this.#publishWhole(target, expected);
       return;

@@ -1,7 +1,7 @@
 import { appendFile, mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { TerabagError } from '../../../errors.js';
-import { readModelSpec, writeModelJson } from '../../../model/bundle.js';
+import { finishBundle, readModelSpec } from '../../../model/bundle.js';
 import { type FileSpec, fileSchema, type ModelSpec, type PublishedSpec, publishedSchema } from '../../../model/spec.js';
 import { finalName, writeFileAtomic } from '../../../tables/atomic.js';
 import { partsDifference } from '../published.js';
@@ -73,9 +73,9 @@ export class ShardDirectory {
     await appendFile(join(this.dir, JOURNAL_FILE), `\n${JSON.stringify({ file, bytes, crc32 })}\n`);
   }
 
-  /** Makes a bundle of it. */
+  /** Makes a bundle of it, when what was written opens. */
   async finish(source: ModelSpec, files: Readonly<Record<string, FileSpec>>): Promise<void> {
-    await writeModelJson(this.dir, { ...source, published: { ...this.head, files } });
+    await finishBundle(this.dir, { ...source, published: { ...this.head, files } });
     await rm(join(this.dir, JOURNAL_FILE), { force: true });
   }
 }

@@ -1,6 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { TerabagError } from '../../../errors.js';
-import { compareChecksums } from '../../../model/bundle.js';
+import { compareChecksums } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { BLOCK_BYTES, type Block, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
 import { ChunkedCrc32, type FileChecksum } from '../../../tables/checksum.js';
@@ -83,7 +83,8 @@ function rowBlocks({ byteOffset, bytes, shape }: TensorInfo): {
   blockBytes: number;
 } {
   const [rows = 0] = shape;
-  const rowBytes = shape.length === 2 && bytes > 0 ? bytes / rows : 1;
+  // Values of a few bits may share a byte between two rows; such a tensor is no table.
+  const rowBytes = shape.length === 2 && bytes > 0 && bytes % rows === 0 ? bytes / rows : 1;
   return { extent: { from: byteOffset, bytes }, rowBytes, blockBytes: rowsInBlock(rowBytes) * rowBytes };
 }
 

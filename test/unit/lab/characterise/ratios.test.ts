@@ -51,7 +51,7 @@ test('rounds are compared with the same round of the baseline, so that what drif
 test('a round in which the quantile failed, or a shard did not tell its CPU, is no pair', () => {
   const cpu = { mainMs: 1, shardsMs: 1 };
   const baseline = { runs: [round(10, cpu), round(10, cpu)], shards: 0 };
-  // Of 20 requests, half failed: P99 is beyond any answer.
+  // Half of 20 requests failed: P99 is beyond any answer.
   const second = pairRounds({ runs: [round(10, cpu, 10), round(12, cpu)], shards: 1 }, baseline)?.p99;
   expect([second?.low, second?.high]).toEqual([expect.closeTo(1.2, 2), expect.closeTo(1.2, 2)]);
   expect(pairRounds({ runs: [round(10, cpu, 10)], shards: 1 }, baseline)).toBeNull();

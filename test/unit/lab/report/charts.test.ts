@@ -9,7 +9,7 @@ beforeAll(async () => {
   charts = await Charts.load();
 });
 
-/** Of a character of DejaVu Sans at the charts' size, the widest font that systems have as theirs: what its names take, by the number of their characters. */
+/** Width of a character of DejaVu Sans at the charts' size, the widest font that systems have as theirs: what its names take, by the number of their characters. */
 const WIDE = 6.2;
 const PHONE = 330;
 const WIDE_PAGE = 530;

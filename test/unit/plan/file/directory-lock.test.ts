@@ -22,7 +22,7 @@ const refused = (holder: string) =>
     message: expect.stringContaining(`${shard}, ${holder}`),
   });
 
-/** Of a process that has ended. */
+/** The pid of a process that has ended. */
 const deadPid = (): number => spawnSync('true').pid;
 
 async function leaveLock(text: string): Promise<void> {

@@ -351,7 +351,7 @@ test('verify against the source says the first row that differs, files that were
     expect.stringMatching(/damaged.*main\/dense/),
     expect.stringMatching(new RegExp(`dense weights differ from the source: byte ${weights.length - 1}: `)),
   ]);
-  // Of the same length, with rows of one part in the place of another's.
+  // A file of the same length, with rows of one part in the place of another's.
   const even = plan([['a'], ['a'], ['b'], ['a', 'b']]);
   const evenOut = join(dir, 'even');
   await publish(even, model.dir, evenOut);
@@ -456,7 +456,7 @@ test('an output that is no directory, or in which nothing may be written, is ref
     code: 'invalid_argument',
     message: expect.stringMatching(/no directory.*ENOTDIR.*file/),
   });
-  // Of a name that is too long the system says so when it is written, also to the superuser.
+  // The system refuses a name that is too long when it is written, also to the superuser.
   await expect(publish(plan(), model.dir, join(dir, 'x'.repeat(300)))).rejects.toMatchObject({
     code: 'invalid_argument',
     message: expect.stringContaining('ENAMETOOLONG'),

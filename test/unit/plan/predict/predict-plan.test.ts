@@ -86,7 +86,7 @@ test('RPCs cost shards more the longer main computes, up to two milliseconds', (
 
 test('a part of a row-wise table is sent the bags that have ids on it', () => {
   const { shards, receivedBytes } = predict(planOf(['s0'], ['s0', 's1']));
-  // Of 10 bags with 2 ids each, a quarter has none on one of two parts.
+  // A quarter of 10 bags with 2 ids each has none on one of two parts.
   expect(receivedBytes).toBeCloseTo(16 + 2 * 7.5 * 32, 9);
   expect(shards.map(({ lookups }) => lookups)).toEqual([13, 10]);
   // The user's one bag of 3 ids: an eighth of the requests has none of them on a part.

@@ -139,7 +139,7 @@ test('rows are counted for the hot share of the first 2^22 lookups alone; all el
   const none = given(0, 0);
   builder.add({ items: 1, bags: [given(1, 2 ** 22), none, none] });
   for (let row = 2; row < 4; row++) builder.add({ items: 1, bags: [given(row, 2 ** 20), none, none] });
-  // Of row 1 alone; with the others its share would be 2/3.
+  // The share of row 1 alone; with the others it would be 2/3.
   expect(builder.build().tables[0]).toMatchObject({ lookups: 2 ** 21, uniqueRows: 1, hotShare: 1 });
 });
 

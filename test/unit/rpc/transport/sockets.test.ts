@@ -25,7 +25,7 @@ async function until(condition: () => boolean): Promise<void> {
   for (const end = Date.now() + 10_000; !condition(); await sleep(2)) if (Date.now() > end) throw new Error('it did not come to pass');
 }
 
-/** Of the thread, whose event loop then hears of nothing. */
+/** Blocks the thread, whose event loop then hears of nothing. */
 const block = (ms: number): unknown => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 
 describe.each(kinds)('$name', ({ connect, listen }) => {

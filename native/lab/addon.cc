@@ -1,4 +1,6 @@
-#include "addon/host_network_object.h"
+// The addon of emulated hosts, apart from the one that serves: measuring needs it, and privileges. Its interface is documented in
+// src/lab/hosts/native-hosts.ts.
+#include <napi.h>
 
 #include <exception>
 #include <memory>
@@ -91,7 +93,10 @@ class HostNetworkObject : public Napi::ObjectWrap<HostNetworkObject> {
 };
 
 }  // namespace
-
-Napi::Function define_host_network(Napi::Env env) { return HostNetworkObject::define(env); }
-
 }  // namespace terabag
+
+static Napi::Object init_terabag_lab(Napi::Env env, Napi::Object exports) {
+  exports.Set("HostNetwork", terabag::HostNetworkObject::define(env));
+  return exports;
+}
+NODE_API_MODULE(terabag_lab, init_terabag_lab)
