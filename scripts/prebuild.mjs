@@ -1,4 +1,4 @@
-// Builds the addon for the platforms that the package has it prebuilt for, into prebuilds/: npm run prebuild -- [linux-x64 ...], all by default.
+// Builds the addon for the platforms that the package has it prebuilt for, into prebuilds/: npm run build:prebuilt -- [linux-x64 ...], all by default.
 // Runs on Linux and macOS, and takes clang, libc++ and the C libraries of all targets from PyPI's ziglang.
 import { copyFileSync, existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -15,9 +15,11 @@ export const TARGETS = {
 };
 const work = join(root, 'native', 'build-prebuilt');
 
-/** The compiler driver, installed once into a virtual environment of its own. */
+/** Of a virtual environment of its own, which zig makes. */
+export const python = join(work, 'python', 'bin', 'python');
+
+/** The compiler driver, installed once. */
 function zig() {
-  const python = join(work, 'python', 'bin', 'python');
   if (!existsSync(python)) run('python3', '-m', 'venv', join(work, 'python'));
   run(python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `ziglang==${ZIG_VERSION}`);
   return `${python};-m;ziglang`;

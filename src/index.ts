@@ -9,6 +9,7 @@ export type { Verify } from './model/bundle-files.js';
 export type { PlainFormat, RowFormat } from './model/formats.js';
 export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js';
 export { modelHash } from './model/hash.js';
+export { type Model, openModel } from './model/open-model.js';
 export type { ModelSpec } from './model/spec.js';
 export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';
 export { PREDICTOR_COUNTERS, type PredictorStats } from './observe/counters.js';

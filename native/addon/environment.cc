@@ -1,5 +1,6 @@
 #include "addon/environment.h"
 
+#include <exception>
 #include <string>
 
 #include "engine/thread_pool.h"
@@ -38,7 +39,7 @@ Napi::Value Environment::run(const Napi::CallbackInfo& info, std::function<void(
     std::lock_guard<std::mutex> lock(mutex_);
     ++running_;
   }
-  ThreadPool::shared().submit([job = job.release()] {
+  const auto work_and_settle = [job = job.get()] {
     job->work();
     Environment* environment = job->environment;
     if (napi_call_threadsafe_function(environment->to_thread_, job, napi_tsfn_nonblocking) != napi_ok) delete job;
@@ -46,7 +47,24 @@ Napi::Value Environment::run(const Napi::CallbackInfo& info, std::function<void(
     std::lock_guard<std::mutex> lock(environment->mutex_);
     --environment->running_;
     environment->idle_.notify_all();
-  });
+  };
+  try {
+    ThreadPool::shared().submit(work_and_settle);
+  } catch (const std::exception& failure) {
+    // It will never run: teardown may not wait for it, nor the event loop stay for it, nor its promise and arguments be kept.
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      --running_;
+    }
+    if (--unsettled_ == 0) napi_unref_threadsafe_function(env, to_thread_);
+    if (job->settle) job->settle(env);
+    napi_resolve_deferred(env, job->deferred, env.Undefined());
+    napi_delete_reference(env, job->arguments);
+    Napi::Error error = Napi::Error::New(env, std::string("no memory or no thread for a job: ") + failure.what());
+    error.Set("status", "out_of_memory");
+    throw error;
+  }
+  job.release();  // The thread's.
   return {env, promise};
 }
 

@@ -29,7 +29,8 @@ class Environment {
   explicit Environment(Napi::Env env);
 
   // Runs work on a thread of the addon, then settles a promise with its outcome on the environment's thread: an error rejects it. settled
-  // is called before that, even when the outcome cannot be told any more.
+  // is called before that, even when the outcome cannot be told any more. A job that cannot be submitted is settled at once, and an error
+  // with status out_of_memory is thrown.
   Napi::Value run(const Napi::CallbackInfo& info, std::function<void()> work, std::function<Napi::Value(Napi::Env)> outcome,
                   std::function<void(napi_env)> settled = nullptr);
 

@@ -35,12 +35,18 @@ Residency residency_of(const Napi::Value& value) {
   return value.IsUndefined() ? Residency::kPopulate : named<Residency>(value, "residency", kNames);
 }
 
+// An error with a status and, when a system call failed, its errno.
+Napi::Value system_error(Napi::Env env, const char* status, const Failure& failure) {
+  Napi::Object error = Napi::Error::New(env, failure.message).Value();
+  error.Set("status", status);
+  if (failure.number != 0) error.Set("errno", Napi::Number::New(env, failure.number));
+  return error;
+}
+
 // What a fill on a thread came to: nothing, or an error with a status.
 Napi::Value fill_outcome(Napi::Env env, const FillStatus& status) {
   if (status.status == nullptr) return env.Undefined();
-  Napi::Object error = Napi::Error::New(env, status.message).Value();
-  error.Set("status", status.status);
-  return error;
+  return system_error(env, status.status, {status.message, status.number});
 }
 
 Napi::Value residency_array(Napi::Env env, const std::vector<FileResidency>& files) {
@@ -106,10 +112,10 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
       view.format = row_format(member(table, "format"), "format");
       if (info[2].IsObject()) view.prefetch = prefetch_of(info[2].As<Napi::Object>());
-      std::string error;
+      Failure failure;
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
-                       integer(table, "rowStep", kSafe), &error)) {
-        throw Napi::Error::New(info.Env(), error);
+                       integer(table, "rowStep", kSafe), &failure)) {
+        throw Napi::Error(info.Env(), system_error(info.Env(), "unreadable", failure));
       }
     }
     engine_ = std::move(engine);
@@ -234,7 +240,11 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   void close(const Napi::CallbackInfo&) {
     progress_->stop = true;
     // Unmapping gigabytes takes milliseconds, which the event loop does not have.
-    if (engine_ != nullptr) ThreadPool::shared().submit([engine = std::move(engine_)] {});
+    try {
+      if (engine_ != nullptr) ThreadPool::shared().submit([engine = engine_] {});
+    } catch (const std::exception&) {
+      // It is unmapped here then.
+    }
     engine_.reset();
   }
 

@@ -29,8 +29,8 @@ FillStatus fill_error(int failure, const std::string& path, uint64_t from, uint6
     case EFAULT: return {"unreadable", "table file cannot be read or was shortened meanwhile: " + where};
     case ENOMEM:
     case EAGAIN:
-    case EPERM: return {"does_not_fit", "tables cannot be kept in memory (" + std::string(std::strerror(failure)) + "): " + where};
-    default: return {"unreadable", "table file cannot be read (" + std::string(std::strerror(failure)) + "): " + where};
+    case EPERM: return {"does_not_fit", "tables cannot be kept in memory (" + std::string(std::strerror(failure)) + "): " + where, failure};
+    default: return {"unreadable", "table file cannot be read (" + std::string(std::strerror(failure)) + "): " + where, failure};
   }
 }
 
@@ -49,23 +49,24 @@ int read_exactly(int file, unsigned char* to, uint64_t from, uint64_t length) {
 }  // namespace
 
 bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step,
-                       std::string* error) {
+                       Failure* failure) {
   const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
   // 128 bits hold every product of the fields, so that nothing wraps.
   const unsigned __int128 last = static_cast<unsigned __int128>(view.num_rows - 1) * row_step + first_row + 1;
   const unsigned __int128 end = last * row_bytes + byte_offset;
   if (view.num_rows == 0 || view.dim == 0 || row_step == 0 || end > UINT64_MAX) {
-    *error = "table does not lie in its file: " + path + ", rows " + std::to_string(view.num_rows) + ", dim " + std::to_string(view.dim);
+    failure->message =
+        "table does not lie in its file: " + path + ", rows " + std::to_string(view.num_rows) + ", dim " + std::to_string(view.dim);
     return false;
   }
   if (view.num_rows == 1) row_step = 1;  // It may be any number, whose product with the row's bytes wraps.
   const uint64_t from = byte_offset + first_row * row_bytes;
   if (residency_ == Residency::kHugePages) {
     view.row_pitch = row_bytes;
-    view.rows = add_copied(path, {nullptr, from, view.num_rows, row_bytes, row_step * row_bytes}, static_cast<uint64_t>(end), error);
+    view.rows = add_copied(path, {nullptr, from, view.num_rows, row_bytes, row_step * row_bytes}, static_cast<uint64_t>(end), failure);
   } else {
     view.row_pitch = row_step * row_bytes;
-    view.rows = add_mapped(path, {from, static_cast<uint64_t>(end)}, error);
+    view.rows = add_mapped(path, {from, static_cast<uint64_t>(end)}, failure);
   }
   if (view.rows == nullptr) return false;
   const auto at =
@@ -78,15 +79,15 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
   return true;
 }
 
-const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent extent, std::string* error) {
+const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent extent, Failure* failure) {
   TableFile& file = files_[path];
   if (file.mapping == nullptr) {
-    file.mapping = MappedFile::open(path, error);
+    file.mapping = MappedFile::open(path, failure);
     if (file.mapping == nullptr) return nullptr;
     if (residency_ != Residency::kMap) file.mapping->prefer_huge_pages();
   }
   if (extent.to > file.mapping->size()) {
-    *error = too_short(path, extent.to, file.mapping->size());
+    failure->message = too_short(path, extent.to, file.mapping->size());
     return nullptr;
   }
   const unsigned char* rows = file.mapping->data() + extent.from;
@@ -105,20 +106,20 @@ const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent ex
   return rows;
 }
 
-const unsigned char* SparseEngine::add_copied(const std::string& path, const TableCopy& copy, uint64_t end, std::string* error) {
+const unsigned char* SparseEngine::add_copied(const std::string& path, const TableCopy& copy, uint64_t end, Failure* failure) {
   CopiedFile& file = copied_files_[path];
   if (file.identity.size == 0) {
-    const int opened = FileIdentity::open(path, &file.identity, error);
+    const int opened = FileIdentity::open(path, &file.identity, failure);
     if (opened < 0) return nullptr;
     close(opened);
   }
   if (end > file.identity.size) {
-    *error = too_short(path, end, file.identity.size);
+    failure->message = too_short(path, end, file.identity.size);
     return nullptr;
   }
   file.copies.push_back(copy);
   std::shared_ptr<const HugePages>& memory = file.copies.back().memory;
-  memory = HugePages::reserve(copy.num_rows * copy.row_bytes, error);
+  memory = HugePages::reserve(copy.num_rows * copy.row_bytes, failure);
   return memory == nullptr ? nullptr : memory->data();
 }
 
@@ -158,9 +159,9 @@ FillStatus SparseEngine::fill_mapped(const TableFile& file, FillProgress* progre
 
 FillStatus SparseEngine::fill_copied(const CopiedFile& file, FillProgress* progress) const {
   FileIdentity now;
-  FillStatus status;
-  const int opened = FileIdentity::open(file.identity.path, &now, &status.message);
-  if (opened < 0) return {"unreadable", status.message};
+  Failure failed;
+  const int opened = FileIdentity::open(file.identity.path, &now, &failed);
+  if (opened < 0) return {"unreadable", failed.message, failed.number};
   const std::unique_ptr<const int, void (*)(const int*)> closing(&opened, [](const int* descriptor) { close(*descriptor); });
   if (now.device != file.identity.device || now.inode != file.identity.inode) {
     return {"unreadable", "table file was replaced while it was opened: " + now.path};
@@ -255,7 +256,7 @@ FillStatus SparseEngine::drop_cached(const std::vector<std::string>& paths) cons
   for (const std::string& path : paths) {
     const auto file = files_.find(path);
     const int failure = file == files_.end() ? 0 : file->second.mapping->drop();
-    if (failure != 0) return {"unreadable", "table file cannot be dropped from memory: " + path + ", " + std::strerror(failure)};
+    if (failure != 0) return {"unreadable", "table file cannot be dropped from memory: " + path + ", " + std::strerror(failure), failure};
   }
   return {};
 }

@@ -10,6 +10,7 @@
 
 #include "engine/prefetch_tuning.h"
 #include "kernels/kernel_table.h"
+#include "tables/failure.h"
 #include "tables/huge_pages.h"
 #include "tables/mapped_file.h"
 #include "tables/residency.h"
@@ -82,6 +83,7 @@ struct TunedRows {
 struct FillStatus {
   const char* status = nullptr;  // null when all is well; else unreadable, does_not_fit or closed
   std::string message;
+  int number = 0;  // errno of the system call that failed; 0 when none did
 };
 
 // Written by the thread that fills, read by others.
@@ -103,7 +105,7 @@ class SparseEngine {
   SparseEngine(const KernelTable& kernels, Residency residency) : kernels_(kernels), residency_(residency) {}
   // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that. Takes address
   // space but no memory.
-  bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, std::string* error);
+  bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, Failure* failure);
   // Brings the rows of all tables into memory as the residency says, file by file in order; until then tables of kHugePages hold zeros.
   // Takes seconds for large tables. Once, on any thread.
   FillStatus fill(FillProgress* progress) const;
@@ -154,8 +156,8 @@ class SparseEngine {
     std::vector<TableCopy> copies;
   };
 
-  const unsigned char* add_mapped(const std::string& path, Extent extent, std::string* error);
-  const unsigned char* add_copied(const std::string& path, const TableCopy& copy, uint64_t end, std::string* error);
+  const unsigned char* add_mapped(const std::string& path, Extent extent, Failure* failure);
+  const unsigned char* add_copied(const std::string& path, const TableCopy& copy, uint64_t end, Failure* failure);
   FillStatus fill_mapped(const TableFile& file, FillProgress* progress) const;
   FillStatus fill_copied(const CopiedFile& file, FillProgress* progress) const;
   // What is locked of an extent: to whole huge pages, since a mapping that is locked in part is split where the lock ends.

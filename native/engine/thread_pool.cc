@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 #include <optional>
+#include <system_error>
 #include <thread>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -83,13 +84,23 @@ std::string ThreadPool::settings_error() {
   return {};
 }
 
-ThreadPool::ThreadPool(unsigned num_threads, unsigned spin_us) : num_threads_(num_threads), spin_us_(spin_us) {
-  for (unsigned i = 0; i < num_threads; ++i) std::thread([this] { work(); }).detach();
+ThreadPool::ThreadPool(unsigned num_threads, unsigned spin_us) : spin_us_(spin_us) {
+  unsigned started = 0;
+  try {
+    for (; started < num_threads; ++started) std::thread([this] { work(); }).detach();
+  } catch (const std::system_error&) {
+    // The system gives no more threads, or no memory for their stacks: those that run share the jobs, and the first job tries again if
+    // there is none.
+  }
+  has_thread_ = started > 0;
+  num_threads_ = std::max(started, 1u);
 }
 
 void ThreadPool::submit(std::function<void()> job) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (!has_thread_) std::thread([this] { work(); }).detach();
+    has_thread_ = true;
     jobs_.push_back(std::move(job));
     ++num_jobs_;
   }
@@ -101,7 +112,7 @@ void ThreadPool::parallel(uint32_t parts, const std::function<void(uint32_t)>& p
   try {
     if (parts > 1) shared = std::make_shared<Parts>(part, parts);
     for (uint32_t helper = 1; helper < std::min(parts, num_threads_); ++helper) submit([shared] { shared->take(); });
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     // Fewer helpers, or none: this thread takes what they would have.
   }
   if (shared == nullptr) {

@@ -19,22 +19,25 @@ class ThreadPool {
   static ThreadPool& shared();
   // What is wrong with the two settings, or nothing: shared() passes over numbers that it cannot use.
   static std::string settings_error();
-  // Runs the job on a thread, in the order of submission.
+  // Runs the job on a thread, in the order of submission. Throws std::bad_alloc or, when the system has not given a single thread yet,
+  // std::system_error; the job does not run then.
   void submit(std::function<void()> job);
   // Calls part(0) to part(parts - 1), each once, on this thread and on those that are idle; returns when all have returned. No part may
   // throw.
   void parallel(uint32_t parts, const std::function<void(uint32_t)>& part);
+  // At least 1; fewer than asked for when the system gives no more.
   unsigned num_threads() const { return num_threads_; }
 
  private:
   ThreadPool(unsigned num_threads, unsigned spin_us);
   [[noreturn]] void work();
 
-  const unsigned num_threads_;
+  unsigned num_threads_ = 1;
   const unsigned spin_us_;
   std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<std::function<void()>> jobs_;
+  bool has_thread_ = false;
   std::atomic<uint64_t> num_jobs_{0};  // of the queue, for those who look without the lock
 };
 

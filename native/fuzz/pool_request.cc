@@ -38,8 +38,8 @@ struct Tables {
     for (uint32_t t = 0; t < kTables; ++t) {
       TableView view{};
       view.table = t, view.part = 0, view.parts = 1, view.num_rows = kRows, view.dim = dims[t], view.format = static_cast<RowFormat>(t);
-      std::string error;
-      if (!engine.add(view, path, starts[t], 0, 1, &error)) std::abort();
+      Failure failure;
+      if (!engine.add(view, path, starts[t], 0, 1, &failure)) std::abort();
     }
     unlink(path);
   }

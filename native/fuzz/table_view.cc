@@ -20,11 +20,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   view.parts = 1;
   view.num_rows = number(1);
   view.dim = static_cast<uint32_t>(number(2) % (1 << 17));
-  view.format = static_cast<RowFormat>(number(3) % 6);
+  view.format = static_cast<RowFormat>(number(3) % kNumRowFormats);
   SparseEngine engine(*selected_kernels(), static_cast<Residency>(number(4) % 2));
-  std::string error;
-  if (!engine.add(view, path, number(5), number(6), number(7), &error)) {
-    if (error.empty()) std::abort();
+  Failure failure;
+  if (!engine.add(view, path, number(5), number(6), number(7), &failure)) {
+    if (failure.message.empty()) std::abort();
     return 0;
   }
   const uint32_t segment[5] = {0, 0, 1, 2, 0};

@@ -41,11 +41,11 @@ void* map_aligned(int file, uint64_t size, int protection, bool guard) {
   return data;
 }
 
-std::shared_ptr<HugePages> HugePages::reserve(uint64_t size, std::string* error) {
+std::shared_ptr<HugePages> HugePages::reserve(uint64_t size, Failure* failure) {
   size = round_up(size, page_size());
   void* data = map_aligned(-1, size, PROT_READ | PROT_WRITE, true);
   if (data == nullptr) {
-    *error = "no address space for a table: " + std::to_string(size) + " bytes, " + std::strerror(errno);
+    *failure = {"no address space for a table: " + std::to_string(size) + " bytes, " + std::strerror(errno), errno};
     return nullptr;
   }
 #ifdef MADV_HUGEPAGE

@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "tables/failure.h"
+
 namespace terabag {
 
 constexpr uint64_t kHugePage = 2 << 20;
@@ -18,8 +20,8 @@ void* map_aligned(int file, uint64_t size, int protection, bool guard);
 // An inaccessible page behind it keeps the kernel from merging it with a neighbour, and readers from running over.
 class HugePages {
  public:
-  // Null, and the reason in *error, when the address space is exhausted.
-  static std::shared_ptr<HugePages> reserve(uint64_t size, std::string* error);
+  // Null, and the reason in *failure, when the address space is exhausted.
+  static std::shared_ptr<HugePages> reserve(uint64_t size, Failure* failure);
   ~HugePages();
   HugePages(const HugePages&) = delete;
   HugePages& operator=(const HugePages&) = delete;

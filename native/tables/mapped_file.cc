@@ -37,27 +37,30 @@ int read_through(const std::string& path, uint64_t from, uint64_t to) {
 
 }  // namespace
 
-int FileIdentity::open(const std::string& path, FileIdentity* identity, std::string* error) {
+int FileIdentity::open(const std::string& path, FileIdentity* identity, Failure* failure) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   struct stat info;
-  if (file < 0 || fstat(file, &info) != 0 || info.st_size <= 0) {
-    *error = "table file cannot be opened or is empty: " + path + ", " + std::strerror(errno);
-    if (file >= 0) close(file);
-    return -1;
+  if (file < 0 || fstat(file, &info) != 0) {
+    *failure = {"table file cannot be opened: " + path + ", " + std::strerror(errno), errno};
+  } else if (info.st_size <= 0) {
+    *failure = {"table file is empty: " + path};
+  } else {
+    *identity = {path, static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino), static_cast<uint64_t>(info.st_size)};
+    return file;
   }
-  *identity = {path, static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino), static_cast<uint64_t>(info.st_size)};
-  return file;
+  if (file >= 0) close(file);
+  return -1;
 }
 
-std::shared_ptr<MappedFile> MappedFile::open(const std::string& path, std::string* error) {
+std::shared_ptr<MappedFile> MappedFile::open(const std::string& path, Failure* failure) {
   FileIdentity identity;
-  const int file = FileIdentity::open(path, &identity, error);
+  const int file = FileIdentity::open(path, &identity, failure);
   if (file < 0) return nullptr;
   void* data = map_aligned(file, identity.size, PROT_READ, false);
   const int reason = errno;
   close(file);
   if (data == nullptr) {
-    *error = "table file cannot be mapped: " + path + ", " + std::strerror(reason);
+    *failure = {"table file cannot be mapped: " + path + ", " + std::strerror(reason), reason};
     return nullptr;
   }
   return std::shared_ptr<MappedFile>(new MappedFile(static_cast<const unsigned char*>(data), std::move(identity)));

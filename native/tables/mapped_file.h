@@ -3,6 +3,8 @@
 #include <memory>
 #include <string>
 
+#include "tables/failure.h"
+
 namespace terabag {
 
 // Which file a path named when it was looked at, so that another one under the same name is noticed.
@@ -10,17 +12,17 @@ struct FileIdentity {
   std::string path;
   uint64_t device = 0, inode = 0, size = 0;
 
-  // Opens the file for reading and sets *identity; -1, and the reason in *error, when it cannot be opened or is empty. The caller closes
+  // Opens the file for reading and sets *identity; -1, and the reason in *failure, when it cannot be opened or is empty. The caller closes
   // it.
-  static int open(const std::string& path, FileIdentity* identity, std::string* error);
+  static int open(const std::string& path, FileIdentity* identity, Failure* failure);
 };
 
 // A file mapped read-only. Unmapped when the last owner lets go. Reading rows of a file that somebody shortens while it is mapped ends the
 // process with SIGBUS; bundles are replaced by renaming, never rewritten.
 class MappedFile {
  public:
-  // Null, and the reason in *error, when it cannot be opened or mapped.
-  static std::shared_ptr<MappedFile> open(const std::string& path, std::string* error);
+  // Null, and the reason in *failure, when it cannot be opened or mapped.
+  static std::shared_ptr<MappedFile> open(const std::string& path, Failure* failure);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

@@ -2,6 +2,7 @@ import type { NetworkCounters } from '../lab/hosts/host-network.js';
 import type { BatchSchedule } from '../lab/load/batch-scheduler.js';
 import { type Capacity, type Probe, probeAsJson } from '../lab/load/capacity-search.js';
 import { answeredQps, cpuMsPerRequest, failures, type LoadRun, latencyAt, runAsJson } from '../lab/load/load-run.js';
+import { type Column, figure, numeric, printTable, text } from './table.js';
 
 /** One line of results: a load, and what it is called. */
 export interface BenchResult {
@@ -16,34 +17,58 @@ export interface BenchResult {
 
 const milliseconds = (value: number | null): string => (value === null ? '' : Number.isFinite(value) ? value.toFixed(3) : 'failed');
 
-/** A row of the table for people. Latencies in ms; a failed request is slower than any other. */
-export function resultRow({ name, run, repeats, capacity }: BenchResult): Record<string, string | number> {
-  const { lag, cost, offeredQps, invalid } = run;
-  const [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map((q) => milliseconds(latencyAt(run, q)));
+/** The table for people. Latencies in ms; a failed request is slower than any other. */
+export function printResults(results: readonly BenchResult[]): void {
+  const has = (of: (result: BenchResult) => boolean): boolean => results.some(of);
+  const quantile = (heading: string, q: number): Column<BenchResult> =>
+    figure(`${heading}, ms`, ({ run }) => milliseconds(latencyAt(run, q)));
+  printTable(results, [
+    text('load', ({ name }) => name),
+    ...only(
+      has(({ capacity }) => capacity !== undefined),
+      figure('max qps', maxQps),
+    ),
+    ...only(
+      has(({ run }) => run.offeredQps !== null),
+      numeric('qps meant', ({ run }) => run.offeredQps, 1),
+    ),
+    numeric('qps answered', ({ run }) => answeredQps(run), 1),
+    ...[quantile('P50', 0.5), quantile('P90', 0.9), quantile('P99', 0.99), quantile('P99.9', 0.999)],
+    ...only(
+      has(({ repeats }) => repeats.length > 1),
+      figure('P99 of repeats, ms', p99OfRepeats),
+    ),
+    numeric('answered', ({ run }) => run.latency.count),
+    figure('failed', ({ run }) => failedByCode(run)),
+    figure('CPU main, ms', ({ run }) => milliseconds(cpuMsPerRequest(run)?.main ?? null)),
+    ...only(
+      has(({ run }) => cpuMsPerRequest(run)?.shards != null),
+      figure('CPU shards, ms', ({ run }) => milliseconds(cpuMsPerRequest(run)?.shards ?? null)),
+    ),
+    numeric('GC, ms per s', ({ run: { cost, measuredMs } }) => (cost.collectionMs * 1000) / Math.max(1, measuredMs), 1),
+    figure('loop delay P99, ms', ({ run }) => milliseconds(run.cost.loopDelayMs.p99)),
+    ...only(
+      has(({ run }) => run.lag.count > 0),
+      figure('lag P99, ms', ({ run }) => milliseconds(run.lag.quantile(0.99))),
+    ),
+    text('valid', ({ run }) => (run.invalid.length === 0 ? 'yes' : 'no')),
+  ]);
+}
+
+const only = (condition: boolean, column: Column<BenchResult>): Column<BenchResult>[] => (condition ? [column] : []);
+
+const maxQps = ({ capacity }: BenchResult): string =>
+  capacity === undefined ? '' : (capacity.qps?.toFixed(1) ?? (capacity.limitedBy === 'search' ? 'not found yet' : 'none'));
+
+function p99OfRepeats({ repeats }: BenchResult): string {
   const p99s = repeats.map((repeat) => latencyAt(repeat, 0.99) ?? Number.POSITIVE_INFINITY);
-  const cpu = cpuMsPerRequest(run);
-  return {
-    load: name,
-    ...(capacity && { 'max qps': capacity.qps?.toFixed(1) ?? (capacity.limitedBy === 'search' ? 'not found yet' : 'none') }),
-    ...(offeredQps !== null && { 'qps meant': offeredQps.toFixed(1) }),
-    'qps answered': answeredQps(run).toFixed(1),
-    ...{ P50: p50 ?? '', P90: p90 ?? '', P99: p99 ?? '', 'P99.9': p999 ?? '' },
-    ...(repeats.length > 1 && { 'P99 of repeats': `${milliseconds(Math.min(...p99s))} to ${milliseconds(Math.max(...p99s))}` }),
-    answered: run.latency.count,
-    failed: failedByCode(run),
-    'CPU main': milliseconds(cpu?.main ?? null),
-    ...(cpu?.shards != null && { 'CPU shards': milliseconds(cpu.shards) }),
-    'GC ms/s': ((cost.collectionMs * 1000) / Math.max(1, run.measuredMs)).toFixed(1),
-    'loop delay P99': milliseconds(cost.loopDelayMs.p99),
-    ...(lag.count > 0 && { 'lag P99': milliseconds(lag.quantile(0.99)) }),
-    valid: invalid.length === 0 ? 'yes' : 'no',
-  };
+  return `${milliseconds(Math.min(...p99s))} to ${milliseconds(Math.max(...p99s))}`;
 }
 
 /** 0, or how many failed of what: 12 deadline_exceeded. */
-function failedByCode({ errors }: LoadRun): string | number {
+function failedByCode({ errors }: LoadRun): string {
   const failed = Object.entries(errors).map(([code, times]) => `${times} ${code}`);
-  return failed.length === 0 ? 0 : failed.join(', ');
+  return failed.length === 0 ? '0' : failed.join(', ');
 }
 
 export function probeLine({ qps, meetsBound, run }: Probe): string {

@@ -9,8 +9,9 @@ import { describeMachine, machineLine } from '../lab/report/machine.js';
 import { itemsOf } from '../lab/requests/split-request.js';
 import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
-import { type BenchResult, networkLine, probeLine, resultAsJson, resultRow, scheduleLine } from './bench-table.js';
+import { type BenchResult, networkLine, printResults, probeLine, resultAsJson, scheduleLine } from './bench-table.js';
 import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
+import { further } from './help.js';
 import { addHostOptions, hostsOf } from './host-options.js';
 import { INTERRUPTED, interruption } from './interruption.js';
 import {
@@ -18,10 +19,10 @@ import {
   positiveDurationMs,
   positiveInteger,
   positiveIntegers,
+  quantityOption,
   requestRate,
   residencyOption,
   rpcOption,
-  timeOption,
   verifyOption,
 } from './options.js';
 import { withProgress } from './progress.js';
@@ -64,20 +65,20 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .option('--find-max-qps', 'the highest open-loop rate whose P99 stays within --p99')
   .option('--batch-sweep <list>', 'repeat the load (default --serial) with batches of so many items: 1,8,64', positiveIntegers)
   .option('--schedule', 'find the items per batch with the highest rate within --p99')
-  .addOption(timeOption('--p99 <time>', 'the bound of --find-max-qps and --schedule', positiveDurationMs, '20ms'))
+  .addOption(quantityOption('--p99 <time>', 'the bound of --find-max-qps and --schedule', positiveDurationMs, '20ms'))
   .option('--batch-items <n>', 'cut requests into batches of so many items, sent side by side', positiveInteger)
   .addOption(new Option('--arrivals <process>', 'gaps between requests').choices(['poisson', 'constant']).default('poisson'))
-  .addOption(timeOption('--duration <time>', 'of each repeat', positiveDurationMs, '10s'))
-  .addOption(timeOption('--warm-up <time>', 'before each repeat, not counted', durationMs, '2s'))
+  .addOption(quantityOption('--duration <time>', 'of each repeat', positiveDurationMs, '10s'))
+  .addOption(quantityOption('--warm-up <time>', 'before each repeat, not counted', durationMs, '2s'))
   .option('--repeats <n>', 'of each load', positiveInteger, 3)
-  .addOption(timeOption('--deadline <time>', 'of each request, from its intended send time', positiveDurationMs, '1s'))
+  .addOption(quantityOption('--deadline <time>', 'of each request, from its intended send time', positiveDurationMs, '1s'))
   .option('--max-in-flight <n>', 'requests beyond wait, and their latency with them', positiveInteger, 1024)
   .addOption(verifyOption())
   .addOption(residencyOption())
   .option('--json <file>', 'write all results, with histograms, to this file')
   .addHelpText(
     'after',
-    `
+    further(`
 Latency counts from the intended send time, so that a stall lengthens every request that would have been sent in it. CPU is per request, ms.
 Exits with 1 when a run is invalid (the load generator itself was late) or nothing was answered. Ctrl-C ends it and prints what was measured.
 
@@ -87,7 +88,7 @@ Examples:
   terabag bench --bundle ./model --plan plan.json --requests requests.jsonl --find-max-qps --p99 20ms
   terabag bench --bundle ./model --plan plan.json --launch --host-cpu 50 --network-delay 1ms --network-loss 0.1 --qps 25
   terabag bench --bundle ./model --items 512 --batch-sweep 1,8,64,512 --serial
-  terabag bench --bundle ./model --items 512 --schedule --p99 50ms --duration 2s --repeats 1`,
+  terabag bench --bundle ./model --items 512 --schedule --p99 50ms --duration 2s --repeats 1`),
   )
   .action(async (options: BenchOptions, command: Command) => {
     refuseContradictions(options, command);
@@ -106,7 +107,7 @@ Examples:
       await target.close();
     }
     const { results, schedule } = bench;
-    if (results.length > 0) console.table(results.map(resultRow));
+    if (results.length > 0) printResults(results);
     if (networkUsed !== null) console.log(networkLine(networkUsed));
     if (schedule !== null) console.log(scheduleLine(schedule));
     for (const { name, run } of results) for (const reason of run.invalid) process.stderr.write(`terabag: invalid: ${name}: ${reason}\n`);

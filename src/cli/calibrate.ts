@@ -3,7 +3,9 @@ import { type Calibration, calibrate } from '../lab/calibrate/calibrate.js';
 import { describeMachine, machineLine } from '../lab/report/machine.js';
 import { type Costs, writeCosts } from '../plan/predict/costs.js';
 import { refuseUnwritable } from '../tables/atomic.js';
+import { further } from './help.js';
 import { withProgress } from './progress.js';
+import { figure, numeric, printTable, text } from './table.js';
 
 interface CalibrateOptions {
   readonly output?: string;
@@ -18,7 +20,7 @@ export const calibrateCommand = new Command('calibrate')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 About two and a half minutes, in which nothing else should run here: lookups in every row format from caches and from memory, dense layers, then whole requests
 on up to 8 real shards over loopback, one at a time. The costs are those that explain the measured requests best; the last table compares.
 Costs of messages hold for this machine's loopback. sharedCores says that main shard and sparse shards share the cores, as they did here: write
@@ -26,7 +28,7 @@ null there where each has a machine of its own.
 
 Examples:
   terabag calibrate -o costs.json
-  terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --costs costs.json -o plan.json`,
+  terabag plan ./model --strategy auto --shards 8 --memory-limit 48GiB --costs costs.json -o plan.json`),
   )
   .action(async ({ output, quick, json }: CalibrateOptions) => {
     const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
@@ -39,36 +41,32 @@ Examples:
     else print(calibration);
   });
 
-const rounded = (value: number): number => Number(value.toPrecision(3));
-const percent = (predicted: number, measured: number): string => `${(100 * (predicted / measured - 1)).toFixed(0)} %`;
+const rounded = (value: number | null): string => (value === null ? 'none' : String(Number(value.toPrecision(3))));
+const percent = (predicted: number, measured: number): string => (100 * (predicted / measured - 1)).toFixed(0);
 
 function print({ costs, trials }: Calibration): void {
-  console.log(`measured on ${costs.machine}`);
-  console.table(
-    costs.lookups.map(({ format, dim, ns, inCacheNs }) => ({
-      format,
-      dim,
-      'ns from memory': rounded(ns),
-      'ns in cache': rounded(inCacheNs),
-    })),
-  );
-  console.table(flat(costs));
-  console.table(
-    trials.map(({ name, cpuUs, predictedCpuUs, p50Us, predictedP50Us }) => ({
-      requests: name,
-      'CPU us': Math.round(cpuUs),
-      'by the costs': percent(predictedCpuUs, cpuUs),
-      'P50 us': Math.round(p50Us),
-      'by them': percent(predictedP50Us, p50Us),
-    })),
-  );
+  console.log(`measured on ${costs.machine}\n`);
+  printTable(costs.lookups, [
+    text('row format', ({ format }) => format),
+    numeric('dim', ({ dim }) => dim),
+    figure('from memory, ns per row', ({ ns }) => rounded(ns)),
+    figure('in cache, ns per row', ({ inCacheNs }) => rounded(inCacheNs)),
+  ]);
+  console.log();
+  printTable(flat(costs), [text('cost', ({ cost }) => cost), figure('value', ({ value }) => rounded(value))]);
+  console.log();
+  printTable(trials, [
+    text('requests', ({ name }) => name),
+    numeric('CPU, us', ({ cpuUs }) => cpuUs),
+    figure('by the costs, %', ({ cpuUs, predictedCpuUs }) => percent(predictedCpuUs, cpuUs)),
+    numeric('P50, us', ({ p50Us }) => p50Us),
+    figure('by the costs, %', ({ p50Us, predictedP50Us }) => percent(predictedP50Us, p50Us)),
+  ]);
 }
 
 /** One row a cost: "main.usPerRpc". */
 function flat({ pool, dense, main, shard, latency, cacheBytes, sharedCores }: Costs): { cost: string; value: number | null }[] {
   const groups = Object.entries({ pool, dense, main, shard, latency });
-  const rows = groups.flatMap(([group, costs]) =>
-    Object.entries(costs).map(([name, value]) => ({ cost: `${group}.${name}`, value: rounded(value) })),
-  );
+  const rows = groups.flatMap(([group, costs]) => Object.entries(costs).map(([name, value]) => ({ cost: `${group}.${name}`, value })));
   return [{ cost: 'sharedCores', value: sharedCores }, { cost: 'cacheBytes', value: cacheBytes }, ...rows];
 }

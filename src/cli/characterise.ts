@@ -9,9 +9,11 @@ import type { Characterisation, Finding } from '../lab/report/characterisation.j
 import { renderCharacterisation } from '../lab/report/characterisation-report.js';
 import { Charts } from '../lab/report/charts.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { further } from './help.js';
 import { INTERRUPTED, interruption } from './interruption.js';
 import { commaSeparated, positiveDurationMs, positiveInteger, requestRate, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
+import { figure, printTable, text } from './table.js';
 import { warn } from './warn.js';
 
 interface CharacteriseCommandOptions {
@@ -50,7 +52,7 @@ export const characteriseCommand = new Command('characterise')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Groups of experiments:
 ${MEASURED_BY}
 
@@ -61,7 +63,7 @@ Examples:
   terabag characterise ./drm1 -o ./results
   terabag characterise ./drm1 -o ./results --quick
   terabag characterise ./model -o ./results --requests requests.safetensors --qps 25 --p99 50ms
-  terabag characterise ./model -o ./results --only strategies,formats --rounds 9 --json`,
+  terabag characterise ./model -o ./results --only strategies,formats --rounds 9 --json`),
   )
   .action(async (bundle: string, options: CharacteriseCommandOptions, command: Command) => {
     const unknown = options.only?.find((name) => !GROUPS.some((group) => group.name === name));
@@ -133,14 +135,13 @@ const times = (ratio: { readonly median: number; readonly low: number; readonly 
   ratio === null ? '' : `${ratio.median.toFixed(3)} (${ratio.low.toFixed(3)}-${ratio.high.toFixed(3)})`;
 
 function print(results: Characterisation, dir: string): void {
-  console.table(
-    results.overheads.map(({ configuration, baseline, kind, p50, p90, p99, cpu }) => ({
-      configuration,
-      over: baseline,
-      load: kind,
-      ...{ P50: times(p50), P90: times(p90), P99: times(p99), CPU: times(cpu) },
-    })),
-  );
+  type Overhead = Characterisation['overheads'][number];
+  printTable<Overhead>(results.overheads, [
+    text('configuration', ({ configuration }) => configuration),
+    text('over', ({ baseline }) => baseline),
+    text('load', ({ kind }) => kind),
+    ...(['p50', 'p90', 'p99', 'cpu'] as const).map((of) => figure<Overhead>(of.toUpperCase(), (overhead) => times(overhead[of]))),
+  ]);
   for (const finding of results.findings) console.log(`${verdict(finding)}: ${finding.statement}\n  ${finding.numbers}`);
   for (const { experiment, reason } of results.skipped) console.log(`skipped: ${experiment}: ${reason}`);
   console.log(`${join(dir, RESULTS_FILE)} has all figures, ${join(dir, REPORT_FILE)} draws them`);

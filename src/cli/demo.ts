@@ -29,9 +29,11 @@ import type { Predictor } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { checkRoom } from '../tables/output-directory.js';
+import { further } from './help.js';
 import { INTERRUPTED } from './interruption.js';
-import { byteSize, positiveInteger } from './options.js';
+import { positiveByteSize, positiveInteger, quantityOption } from './options.js';
 import { withProgress } from './progress.js';
+import { bytes, numeric, printTable, text } from './table.js';
 
 interface DemoOptions {
   readonly size: number;
@@ -42,7 +44,6 @@ interface DemoOptions {
   readonly json?: boolean;
 }
 
-const GIB = 2 ** 30;
 const WARM_UP = 20;
 const FEWEST_ITEMS = 16;
 const MOST_ITEMS = 128;
@@ -52,7 +53,7 @@ const DEADLINE_MS = 10_000;
 
 export const demoCommand = new Command('demo')
   .description('make a model, shard it, rank requests, compare sharded with local scores, draw a picture')
-  .option('--size <bytes>', 'bytes of the tables', byteSize, GIB)
+  .addOption(quantityOption('--size <size>', 'of the tables', positiveByteSize, '1GiB'))
   .option('--shards <n>', 'sparse shards, one process each', positiveInteger, 4)
   .option('--requests <n>', 'requests to rank', positiveInteger, 300)
   .option('-o, --output <dir>', 'where the model and the picture go', 'demo-output')
@@ -60,7 +61,9 @@ export const demoCommand = new Command('demo')
   .option('--json', 'print the results as JSON')
   .addHelpText(
     'after',
-    '\nExamples:\n  terabag demo\n  terabag demo --size 100M --shards 2 --requests 50\n  terabag demo --keep && terabag inspect demo-output/model',
+    further(
+      '\nExamples:\n  terabag demo\n  terabag demo --size 100MiB --shards 2 --requests 50\n  terabag demo --keep && terabag inspect demo-output/model',
+    ),
   )
   .action(async (options: DemoOptions) => {
     const say = (line: string): void => (options.json ? undefined : console.log(line));
@@ -83,7 +86,11 @@ export const demoCommand = new Command('demo')
       );
       const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: options.shards });
       if (!options.json)
-        console.table(planSummary(plan, spec).map(({ shard, tables, bytes }) => ({ shard, tables, bytes: formatBytes(bytes) })));
+        printTable(planSummary(plan, spec), [
+          text('shard', ({ shard }) => shard),
+          numeric('tables', ({ tables }) => tables),
+          bytes('size', (held) => held.bytes),
+        ]);
       const results = await rank(plan, modelDir, shape, options, say);
       const report = await draw(options, spec, results.plan, results.latencies, machineLine(machine));
       if (report !== null) say(`picture: ${report}`);

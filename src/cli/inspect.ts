@@ -7,7 +7,9 @@ import { openBundle, readModelSpec } from '../model/bundle.js';
 import { rowBytes } from '../model/formats.js';
 import { modelHash } from '../model/hash.js';
 import { heldTables } from '../model/published.js';
-import { residencyRow } from './residency-rows.js';
+import { further } from './help.js';
+import { printResidency } from './residency-table.js';
+import { bytes, numeric, printTable, text } from './table.js';
 
 export const inspectCommand = new Command('inspect')
   .description('show what a bundle holds')
@@ -16,7 +18,7 @@ export const inspectCommand = new Command('inspect')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    '\nExamples:\n  terabag inspect ./model\n  terabag inspect ./model --json | jq .tables\n  terabag inspect ./model --residency',
+    further('\nExamples:\n  terabag inspect ./model\n  terabag inspect ./model --json | jq .tables\n  terabag inspect ./model --residency'),
   )
   .action(async (bundle: string, options: { json?: boolean; residency?: boolean }) => {
     if (options.residency) {
@@ -44,9 +46,16 @@ export const inspectCommand = new Command('inspect')
     const total = tables.reduce((sum, { bytes }) => sum + bytes, 0);
     console.log(`${spec.name} ${spec.version}, hash ${hash.slice(0, 12)}: ${tables.length} tables, ${formatBytes(total)}`);
     if (published) console.log(`published for ${published.shard}: its rows of ${tables.length} of ${spec.tables.length} tables`);
-    console.table(tables.map((table) => ({ ...table, bytes: formatBytes(table.bytes) })));
+    printTable<(typeof tables)[number]>(tables, [
+      text('table', ({ name }) => name),
+      ...(published ? [text<{ part?: string }>('part', ({ part = '' }) => part)] : []),
+      numeric('rows', ({ rows }) => rows),
+      numeric('dim', ({ dim }) => dim),
+      text('format', ({ format }) => format),
+      bytes('size', (table) => table.bytes),
+    ]);
     console.log(`dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}`);
-    console.table(layers);
+    printTable(layers, [text('net', ({ net }) => net), text('layer', ({ name }) => name), text('type', ({ type }) => type)]);
   });
 
 async function inspectResidency(dir: string, json: boolean): Promise<void> {
@@ -59,10 +68,10 @@ async function inspectResidency(dir: string, json: boolean): Promise<void> {
     console.log(`this system does not tell what is in memory: ${process.platform}`);
     return;
   }
-  const { bytes, residentBytes, hugePageBytes, files } = report;
+  const { residentBytes, hugePageBytes, files } = report;
   const [resident, huge] = [formatBytes(residentBytes), formatBytes(hugePageBytes)];
-  console.log(`${dir}: ${resident} of ${formatBytes(bytes)} in the page cache, ${huge} on huge pages`);
-  console.table(files.map((file) => residencyRow(dir, file)));
+  console.log(`${dir}: ${resident} of ${formatBytes(report.bytes)} in the page cache, ${huge} on huge pages`);
+  printResidency(dir, files);
   if (files.some((file) => !file.known)) console.log('of files that it may not write, the system does not tell');
   const onSmallPages = files.some((file) => file.known && file.residentBytes === file.bytes && !liesOnHugePages(file));
   if (onSmallPages) console.log(`what lies on small pages is read anew by: terabag warm ${dir}`);

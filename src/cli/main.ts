@@ -6,6 +6,8 @@ import { lostOutput, watchStdout } from './stdout.js';
 const FAILED = 1;
 
 watchStdout();
+// Messages that nobody can read are no reason to stop.
+process.stderr.on('error', () => undefined);
 
 const fail = (error: TerabagError): void => {
   process.stderr.write(`terabag: ${error.message} (${error.code})\n`);

@@ -33,12 +33,23 @@ export function requestRate(text: string): number {
 }
 
 const MS_PER_UNIT: Readonly<Record<string, number>> = { us: 1e-3, ms: 1, s: 1000, m: 60_000 };
+/** The longest time of a timer of Node's; it fires a longer one at once. */
+const MAX_MS = 2 ** 31 - 1;
 
-/** Milliseconds of a time with its unit: 500us, 20ms, 10s, 2m; 0s is one too. */
+/** Milliseconds of a time, which is a number with its unit: 500us, 20ms, 10s, 2m; 0s is one too. */
 export function durationMs(text: string): number {
-  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)(us|ms|s|m)$/.exec(text.trim()) ?? [];
-  if (number === '') throw new InvalidArgumentError('It has to be a time with its unit, such as 500us, 20ms, 10s or 2m.');
-  return Number(number) * (MS_PER_UNIT[unit] as number);
+  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)(us|ms|s|m)$/.exec(text) ?? [];
+  if (number === '') {
+    const plain = /^\d+(?:\.\d+)?$/.test(text.trim());
+    throw new InvalidArgumentError(
+      plain
+        ? `It has to be a time with its unit: ${text.trim()}ms or ${text.trim()}s.`
+        : 'It has to be a time with its unit (us, ms, s, m), such as 500us, 20ms, 10s or 2m.',
+    );
+  }
+  const ms = Number(number) * (MS_PER_UNIT[unit] as number);
+  if (ms > MAX_MS) throw new InvalidArgumentError(`It has to be at most ${MAX_MS}ms, which are 24 days.`);
+  return ms;
 }
 
 export function positiveDurationMs(text: string): number {
@@ -47,30 +58,43 @@ export function positiveDurationMs(text: string): number {
   return ms;
 }
 
-/** An option of a time, whose default --help shows as one would type it. */
-export const timeOption = (flags: string, description: string, parse: (text: string) => number, given: string): Option =>
+/** An option of a time or a size, whose default --help shows as one would type it. */
+export const quantityOption = (flags: string, description: string, parse: (text: string) => number, given: string): Option =>
   new Option(flags, description).argParser(parse).default(parse(given), given);
 
-const UNITS: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 
-/** Bytes, with K, M, G or T for powers of 1024: 512M, 1.5G. */
+/** Bytes of a size, which is a number with its unit, in powers of 1024: 512MiB, 1.5GiB; 0B is one too. */
 export function byteSize(text: string): number {
-  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?$/i.exec(text.trim()) ?? [];
-  const bytes = Math.round(Number(number) * (UNITS[unit.toLowerCase()] ?? Number.NaN));
-  if (number === '' || !Number.isSafeInteger(bytes) || bytes < 1)
-    throw new InvalidArgumentError('It has to be a size such as 512M or 1.5G.');
+  const [, number = '', unit = ''] = /^(\d+(?:\.\d+)?)(B|KiB|MiB|GiB|TiB)$/.exec(text) ?? [];
+  if (number === '') {
+    // The units of other programs, of which it is not known whether they are powers of 1000 or of 1024.
+    const [, amount, letter] = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(text.trim()) ?? [];
+    const meant = letter === '' ? 'B' : `${letter?.toUpperCase()}iB`;
+    throw new InvalidArgumentError(
+      amount === undefined
+        ? 'It has to be a size with its unit (B, KiB, MiB, GiB, TiB), such as 512MiB or 1.5GiB.'
+        : `It has to be a size with its unit (B, KiB, MiB, GiB, TiB): ${amount}${meant}.`,
+    );
+  }
+  const bytes = Math.round(Number(number) * 1024 ** SIZE_UNITS.indexOf(unit));
+  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('It has to be less than 8192TiB.');
   return bytes;
 }
 
-/** Bytes, given as a number of units of so many bytes; at least 1, or 0. */
-export const bytesIn =
-  (unitBytes: number, leastBytes: 0 | 1 = 1) =>
-  (text: string): number => {
-    const bytes = Math.round(Number(text) * unitBytes);
-    if (text.trim() === '' || !Number.isSafeInteger(bytes) || bytes < leastBytes)
-      throw new InvalidArgumentError(`It has to be a number${leastBytes === 0 ? ', 0 or more' : ' above 0'}.`);
-    return bytes;
-  };
+export function positiveByteSize(text: string): number {
+  const bytes = byteSize(text);
+  if (bytes === 0) throw new InvalidArgumentError('It has to be more than 0.');
+  return bytes;
+}
+
+/** An option that is spelled otherwise now: it is not listed, and says what to write. */
+export const renamedOption = (flags: string, instead: (value: string) => string): Option =>
+  new Option(flags)
+    .argParser((value) => {
+      throw new InvalidArgumentError(`It is ${instead(value)} now.`);
+    })
+    .hideHelp();
 
 export const commaSeparated = (text: string): string[] => text.split(',').map((part) => part.trim());
 export const positiveIntegers = (text: string): number[] => commaSeparated(text).map(positiveInteger);
@@ -97,7 +121,7 @@ export const logLevelOption = (level: LogLevel): Option =>
   new Option('--log-level <level>', 'what the shards log, on stderr').choices(LOG_LEVELS).default(level);
 
 export const readyOption = (): Option =>
-  timeOption('--ready <time>', 'a shard that does not serve so long after its start is killed', positiveDurationMs, '5m');
+  quantityOption('--ready <time>', 'a shard that does not serve so long after its start is killed', positiveDurationMs, '5m');
 
 export const drainOption = (): Option =>
-  timeOption('--drain <time>', 'how long a shard that ends waits for requests in flight', durationMs, '3s');
+  quantityOption('--drain <time>', 'how long a shard that ends waits for requests in flight', durationMs, '3s');

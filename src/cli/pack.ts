@@ -7,9 +7,11 @@ import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
 import { outputError } from '../tables/atomic.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
+import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { commaSeparated, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
+import { bytes, figure, numeric, printTable, text } from './table.js';
 
 interface PackCommandOptions {
   readonly output: string;
@@ -35,14 +37,14 @@ export const packCommand = new Command('pack')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Rows are quantized one by one, as PyTorch and FBGEMM do; scale and bias lie at the end of each row. The error is that of the values,
 not of the scores: compare them on requests of yours before you serve.
 
 Examples:
   terabag pack ./model -o ./model-int8 --format int8
   terabag pack ./model -o ./model-mixed --format int4 --tables user_id,item_id
-  terabag pack table.safetensors -o table-fp16.safetensors --format fp16 --json`,
+  terabag pack table.safetensors -o table-fp16.safetensors --format fp16 --json`),
   )
   .action(async (source: string, options: PackCommandOptions) => {
     const interrupted = interruption();
@@ -55,20 +57,18 @@ Examples:
       console.log(JSON.stringify({ source, output: options.output, format: options.format, bytesBefore, bytesAfter, tables: packed }));
       return;
     }
-    console.table(
-      packed.map(({ table, rows, dim, from, to, maxError, rmsError, relativeError, ...bytes }) => ({
-        table,
-        rows,
-        dim,
-        from,
-        to,
-        before: formatBytes(bytes.bytesBefore),
-        after: formatBytes(bytes.bytesAfter),
-        'max error': maxError.toPrecision(3),
-        'rms error': rmsError.toPrecision(3),
-        'rms error / rms': `${(relativeError * 100).toPrecision(3)} %`,
-      })),
-    );
+    printTable(packed, [
+      text('table', ({ table }) => table),
+      numeric('rows', ({ rows }) => rows),
+      numeric('dim', ({ dim }) => dim),
+      text('from', ({ from }) => from),
+      text('to', ({ to }) => to),
+      bytes('before', (table) => table.bytesBefore),
+      bytes('after', (table) => table.bytesAfter),
+      figure('max error', ({ maxError }) => maxError.toPrecision(3)),
+      figure('rms error', ({ rmsError }) => rmsError.toPrecision(3)),
+      figure('of the rms, %', ({ relativeError }) => (relativeError * 100).toPrecision(3)),
+    ]);
     console.log(
       `${options.output}: ${formatBytes(bytesBefore)} before, ${formatBytes(bytesAfter)} after, ${(bytesBefore / bytesAfter).toFixed(2)} times smaller`,
     );

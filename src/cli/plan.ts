@@ -1,8 +1,6 @@
 import { Command, Option } from 'commander';
-import { formatBytes } from '../lab/report/numbers.js';
-import { openBundle } from '../model/bundle.js';
-import type { ResolvedModel } from '../model/graph.js';
 import { modelHash } from '../model/hash.js';
+import { openModel } from '../model/open-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { type Plan, writePlan } from '../plan/file/plan.js';
 import { planSummary, type ShardSummary } from '../plan/placement/bytes.js';
@@ -14,10 +12,12 @@ import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/p
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile/profile-from-spec.js';
 import { OBJECTIVES, type Objective } from '../plan/search/auto.js';
 import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/search/scenario.js';
-import { byteSize, bytesIn, commaSeparated, positiveInteger } from './options.js';
+import { further } from './help.js';
+import { byteSize, commaSeparated, positiveByteSize, positiveInteger, renamedOption } from './options.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
 import { writePlanMap } from './plan-map.js';
 import { SAMPLED_REQUESTS, sampleProfile } from './profile.js';
+import { bytes, numeric, printTable, text } from './table.js';
 import { parseWhatIf, WHAT_IF_KEYS } from './what-if.js';
 
 interface PlanCommandOptions {
@@ -31,9 +31,8 @@ interface PlanCommandOptions {
   readonly shards?: number;
   readonly endpoints?: string[];
   readonly memoryLimit?: number;
-  /** Bytes, though the option is in GB; localMb likewise. */
-  readonly shardGb?: number;
-  readonly localMb?: number;
+  readonly shardSize?: number;
+  readonly local?: number;
   readonly profile?: string;
   readonly requests?: string;
   readonly json?: boolean;
@@ -51,12 +50,14 @@ export const planCommand = new Command('plan')
       .default('capacity-balanced'),
   )
   .addOption(new Option('--objective <what>', 'what auto makes small').choices(OBJECTIVES).default('p99'))
-  .option('--shards <n>', 'number of sparse shards; with auto or --shard-gb at most so many', positiveInteger)
+  .option('--shards <n>', 'number of sparse shards; with auto or --shard-size at most so many', positiveInteger)
   .requiredOption('-o, --output <file>', 'the plan file to write')
   .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', commaSeparated)
-  .option('--memory-limit <size>', 'bytes of tables that a shard may hold, such as 64G; larger tables are split by rows', byteSize)
-  .option('--shard-gb <n>', 'nsbp: GiB of tables per shard, from which the number of shards follows', bytesIn(2 ** 30))
-  .option('--local-mb <n>', 'MiB of tables that main keeps itself: those with the most lookups per byte', bytesIn(2 ** 20, 0))
+  .option('--memory-limit <size>', 'tables that a shard may hold, such as 64GiB; larger tables are split by rows', positiveByteSize)
+  .option('--shard-size <size>', 'nsbp: tables per shard, such as 48GiB, from which the number of shards follows', positiveByteSize)
+  .option('--local <size>', 'tables that main keeps itself, such as 64MiB: those with the most lookups per byte', byteSize)
+  .addOption(renamedOption('--shard-gb <n>', (value) => `--shard-size ${value}GiB`))
+  .addOption(renamedOption('--local-mb <n>', (value) => `--local ${value}MiB`))
   .addOption(new Option('--profile <file>', 'what requests ask, from terabag profile').conflicts('requests'))
   .option('--requests <file>', `what requests ask: ${SAMPLED_REQUESTS} are sampled of this file, JSONL or safetensors`)
   .option('--costs <file>', 'what work costs, from terabag calibrate (default: as measured on a machine of the authors)')
@@ -66,9 +67,9 @@ export const planCommand = new Command('plan')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
-auto takes the plan with the least predicted P99 or CPU that keeps --memory-limit (on main too, or --local-mb there): without a limit, main holds
-all, since no RPC is cheaper than one; with --local-mb 0, none. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
+    further(`
+auto takes the plan with the least predicted P99 or CPU that keeps --memory-limit (on main too, or --local there): without a limit, main holds
+all, since no RPC is cheaper than one; with --local 0B, none. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
 items.
 
 The profile that was used is written beside the plan (plan.json: plan.profile.json). Without --profile and --requests it is made of the figures
@@ -76,17 +77,17 @@ that model.json has of its bags (poolingFactor, side), or of one id per bag and 
 
 Examples:
   terabag plan ./model --shards 4 -o plan.json
-  terabag plan ./model --strategy load-balanced --shards 8 --requests requests.jsonl --local-mb 64 -o plan.json
-  terabag plan ./model --strategy nsbp --shard-gb 48 -o plan.json
-  terabag plan ./model --strategy auto --shards 8 --memory-limit 48G --profile profile.json --explain --map plan.html -o plan.json
+  terabag plan ./model --strategy load-balanced --shards 8 --requests requests.jsonl --local 64MiB -o plan.json
+  terabag plan ./model --strategy nsbp --shard-size 48GiB -o plan.json
+  terabag plan ./model --strategy auto --shards 8 --memory-limit 48GiB --profile profile.json --explain --map plan.html -o plan.json
   terabag plan ./model --shards 8 --what-if shards=16,format=int8 -o plan.json
-  terabag plan ./model --shards 2 --memory-limit 64G --endpoints tcp://10.0.0.1:7400,tcp://10.0.0.2:7400 -o plan.json`,
+  terabag plan ./model --shards 2 --memory-limit 64GiB --endpoints tcp://10.0.0.1:7400,tcp://10.0.0.2:7400 -o plan.json`),
   )
   .action(async (bundle: string, options: PlanCommandOptions, command: Command) => {
     const shards = numShards(options);
     if (shards === null) return command.error("error: required option '--shards <n>' not specified");
-    if (options.shardGb !== undefined && options.strategy !== 'nsbp')
-      return command.error('error: --shard-gb needs --strategy nsbp: others balance what they place on a given number of shards');
+    if (options.shardSize !== undefined && options.strategy !== 'nsbp')
+      return command.error('error: --shard-size needs --strategy nsbp: others balance what they place on a given number of shards');
     const scenario = await readScenario(bundle, shards, options);
     const { profile, planned } = scenario;
     const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);
@@ -109,7 +110,7 @@ Examples:
       console.log(JSON.stringify({ ...describe(options.output, made.plan, profilePath, profile, summary), ...more }));
       return;
     }
-    print(made.plan, profile, summary);
+    print(made.plan, profile, summary, options);
     if (predicted) printPrediction(made.prediction, scenario.costs, options);
     if (options.explain) {
       printShards(made.prediction);
@@ -119,12 +120,12 @@ Examples:
   });
 
 async function readScenario(dir: string, shards: number, options: PlanCommandOptions): Promise<Scenario> {
-  const { spec, model, hash } = await openBundle(dir, { verify: 'later', tables: new Set() });
+  const { spec, model, hash } = await openModel(dir);
   const profile = await profileOf(dir, spec, options);
   const costs = options.costs === undefined ? DEFAULT_COSTS : await readCosts(options.costs);
   const { strategy, objective } = options;
   return {
-    planned: { spec, model: model as ResolvedModel },
+    planned: { spec, model },
     hash,
     profile,
     costs,
@@ -148,20 +149,20 @@ function printPrediction(
 }
 
 /** Null where the strategy needs to be told. */
-function numShards({ strategy, shards, endpoints, shardGb }: PlanCommandOptions): number | null {
+function numShards({ strategy, shards, endpoints, shardSize }: PlanCommandOptions): number | null {
   if (shards !== undefined) return shards;
   if (endpoints !== undefined) return endpoints.length;
   if (strategy === 'singular' || strategy === 'one-shard') return 1;
-  return strategy === 'nsbp' && shardGb !== undefined ? MAX_SHARDS : null;
+  return strategy === 'nsbp' && shardSize !== undefined ? MAX_SHARDS : null;
 }
 
-function planOptions(shards: number, { endpoints, memoryLimit, shardGb, localMb }: PlanCommandOptions): PlanOptions {
+function planOptions(shards: number, { endpoints, memoryLimit, shardSize, local }: PlanCommandOptions): PlanOptions {
   return {
     shards,
     ...(endpoints && { endpoints }),
     ...(memoryLimit && { memoryLimitBytes: memoryLimit }),
-    ...(shardGb && { shardBytes: shardGb }),
-    ...(localMb !== undefined && { localBytes: localMb }),
+    ...(shardSize && { shardBytes: shardSize }),
+    ...(local !== undefined && { localBytes: local }),
   };
 }
 
@@ -188,11 +189,26 @@ function describe(planPath: string, plan: Plan, profilePath: string, profile: Pr
   return { plan: planPath, strategy, model, profile: { file: profilePath, source, requests, items }, shards };
 }
 
-function print(plan: Plan, profile: Profile, summary: readonly ShardSummary[]): void {
-  console.log(`${plan.strategy}: ${plan.tables.length} tables, ${plan.shards.length} sparse shards; ${describeProfile(profile)}`);
-  console.table(
-    summary.map(({ bytes, rows, ...held }) => ({ ...held, bytes: formatBytes(bytes), 'rows per request': Number(rows?.toFixed(1)) })),
-  );
+function print(plan: Plan, profile: Profile, summary: readonly ShardSummary[], options: PlanCommandOptions): void {
+  const { strategy, tables, shards } = plan;
+  const held =
+    strategy === 'auto' && shards.length === 0
+      ? `no sparse shard, since ${whyOnMain(options)}, and a request without RPCs costs least (--local 0B puts all tables on shards)`
+      : `${tables.length} tables, ${shards.length} sparse ${shards.length === 1 ? 'shard' : 'shards'}`;
+  console.log(`${strategy}: ${held}; ${describeProfile(profile)}`);
+  printTable(summary, [
+    text('shard', ({ shard }) => shard),
+    text('endpoint', ({ endpoint }) => endpoint),
+    numeric('tables', ({ tables }) => tables),
+    numeric('parts', ({ parts }) => parts),
+    bytes('size', (held) => held.bytes),
+    numeric('rows per request', ({ rows }) => rows, 1),
+  ]);
+}
+
+function whyOnMain({ memoryLimit, local }: PlanCommandOptions): string {
+  if (local !== undefined) return 'main holds all tables within --local';
+  return memoryLimit === undefined ? 'main may hold all tables: there is no --memory-limit' : 'main holds all tables within --memory-limit';
 }
 
 const describeProfile = ({ source, requests }: Profile): string =>

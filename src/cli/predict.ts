@@ -11,7 +11,8 @@ import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../p
 import { connect, type RpcMode } from '../predictor/sharded.js';
 import { writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
-import { positiveInteger, residencyOption, rpcOption, verifyOption } from './options.js';
+import { further } from './help.js';
+import { positiveDurationMs, positiveInteger, quantityOption, renamedOption, residencyOption, rpcOption, verifyOption } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
 import { stdoutError } from './stdout.js';
 import { warn } from './warn.js';
@@ -27,7 +28,7 @@ interface PredictCommandOptions {
   readonly batchItems?: number;
   readonly dedup?: boolean;
   readonly output?: string;
-  readonly deadlineMs: number;
+  readonly deadline: number;
   readonly concurrency: number;
   readonly verify: 'full' | 'size';
   readonly residency: Residency;
@@ -46,7 +47,8 @@ export const predictCommand = new Command('predict')
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
   .option('-o, --output <file>', 'where scores go (default: stdout, but for a safetensors file of one request)')
-  .option('--deadline-ms <ms>', 'of each request', positiveInteger, 10_000)
+  .addOption(quantityOption('--deadline <time>', 'of each request', positiveDurationMs, '10s'))
+  .addOption(renamedOption('--deadline-ms <ms>', (value) => `--deadline ${value}ms`))
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
   .addOption(verifyOption())
   .addOption(residencyOption())
@@ -60,12 +62,17 @@ export const predictCommand = new Command('predict')
   .option('--json', 'print the summary as JSON (needs --output)')
   .addHelpText(
     'after',
-    `
-A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed.
-Scores that are not finite, which JSON has no numbers for, are an error of their request (unsupported), with the item.
-Lines end with \\n or \\r\\n. Ids of 2^53 and beyond are strings of their decimal digits: {"indices": ["9007199254740993"], ...}.
-A request: {"dense": {"dense": [0.5, 1]}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2], "weights": [1, 0.5]}}}
+    further(`
+A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed. Scores that are
+not finite, which JSON has no numbers for, are an error of their request (unsupported), with the item.
+
+Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are strings of their decimal digits ("9007199254740993"):
+  {"dense": {"dense": [0.5, 1]},
+   "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2],
+                         "weights": [1, 0.5]}}}
+
 Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
+
 Safetensors of one: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
 
 Examples:
@@ -75,7 +82,7 @@ Examples:
   terabag predict requests.jsonl --bundle ./model --plan plan.json --dedup -o scores.jsonl
   terabag predict requests.jsonl --bundle ./model --precision bf16 --compare -o scores.jsonl
   terabag predict requests.jsonl --bundle ./model --plan plan.json -o scores.jsonl --trace trace.json
-  terabag predict batch.safetensors --bundle ./model -o scores.safetensors`,
+  terabag predict batch.safetensors --bundle ./model -o scores.safetensors`),
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
     const tensors = path.endsWith('.safetensors') && !(await holdsManyRequests(path));
@@ -220,8 +227,8 @@ interface Counts {
   failed: number;
 }
 
-async function predictTensors(scorer: Scorer, path: string, { output = '', deadlineMs }: PredictCommandOptions): Promise<Counts> {
-  const { scores, items, scoreDim } = await score(scorer, await readSafetensorsRequest(path), 1, deadlineMs);
+async function predictTensors(scorer: Scorer, path: string, { output = '', deadline }: PredictCommandOptions): Promise<Counts> {
+  const { scores, items, scoreDim } = await score(scorer, await readSafetensorsRequest(path), 1, deadline);
   const data = new Uint8Array(scores.buffer, scores.byteOffset, scores.byteLength);
   await writeSafetensors(output, [{ name: 'scores', dtype: 'F32', shape: [items, scoreDim], data }]);
   return { scored: 1, failed: 0 };
@@ -252,7 +259,7 @@ async function predictLines(scorer: Scorer, path: string, options: PredictComman
 async function answerLines(
   scorer: Scorer,
   path: string,
-  { deadlineMs, concurrency }: PredictCommandOptions,
+  { deadline, concurrency }: PredictCommandOptions,
   put: Put,
   onProgress: OnProgress,
 ): Promise<Counts> {
@@ -260,7 +267,7 @@ async function answerLines(
   const answer = async (read: ReadRequest): Promise<string> => {
     try {
       if ('error' in read) throw read.error;
-      const prediction = await score(scorer, read.request, read.line, deadlineMs);
+      const prediction = await score(scorer, read.request, read.line, deadline);
       counts.scored++;
       return `${JSON.stringify(scoresOf(prediction))}\n`;
     } catch (error) {

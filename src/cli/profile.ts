@@ -1,10 +1,12 @@
 import { Command } from 'commander';
 import { profileRequests } from '../lab/requests/request-sample.js';
-import { openBundle } from '../model/bundle.js';
+import { openModel } from '../model/open-model.js';
 import { type Profile, writeProfile } from '../plan/profile/profile.js';
 import { refuseUnwritable } from '../tables/atomic.js';
+import { further } from './help.js';
 import { positiveInteger } from './options.js';
 import { withProgress } from './progress.js';
+import { numeric, printTable, text } from './table.js';
 import { warn } from './warn.js';
 
 /** Requests that are sampled where nothing else is said. */
@@ -25,14 +27,14 @@ export const profileCommand = new Command('profile')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Per request, of each table: bags, ids (lookups), rows that differ, the ids of bags that are given once for the user, and the share of all
 sampled lookups that goes to the 1 % of the sampled rows that are looked up most.
 
 Examples:
   terabag profile ./model requests.jsonl
   terabag profile ./model requests.jsonl --requests 10000 -o profile.json
-  terabag plan ./model --strategy load-balanced --shards 4 --profile profile.json -o plan.json`,
+  terabag plan ./model --strategy load-balanced --shards 4 --profile profile.json -o plan.json`),
   )
   .action(async (bundle: string, path: string, options: ProfileOptions) => {
     if (options.output !== undefined) await refuseUnwritable(options.output);
@@ -44,9 +46,9 @@ Examples:
 
 /** Samples a file of requests with progress; bad ones are told of on stderr. */
 export async function sampleProfile(bundleDir: string, path: string, requests: number): Promise<Profile> {
-  const bundle = await openBundle(bundleDir, { verify: 'later', tables: new Set() });
+  const model = await openModel(bundleDir);
   const { profile, bad } = await withProgress('reading requests', 'bytes', (onProgress) =>
-    profileRequests(bundle, path, { requests, onProgress }),
+    profileRequests(model, path, { requests, onProgress }),
   );
   if (bad.first !== null) warn(`${bad.count} of the sampled requests are left out, the first for: ${bad.first.message}`);
   return profile;
@@ -56,14 +58,12 @@ const rounded = (value: number): number => Number(value.toFixed(2));
 
 function print({ requests, items, tables }: Profile): void {
   console.log(`${requests} requests sampled; items: mean ${rounded(items.mean)}, P50 ${items.p50}, P99 ${items.p99}`);
-  console.table(
-    tables.map(({ table, bags, lookups, uniqueRows, userLookups, hotShare }) => ({
-      table,
-      bags: rounded(bags),
-      lookups: rounded(lookups),
-      'unique rows': rounded(uniqueRows),
-      'of the user': rounded(userLookups),
-      'hot share': `${(100 * hotShare).toFixed(1)} %`,
-    })),
-  );
+  printTable(tables, [
+    text('table', ({ table }) => table),
+    numeric('bags', ({ bags }) => bags, 2),
+    numeric('lookups', ({ lookups }) => lookups, 2),
+    numeric('unique rows', ({ uniqueRows }) => uniqueRows, 2),
+    numeric('of the user', ({ userLookups }) => userLookups, 2),
+    numeric('hot share, %', ({ hotShare }) => 100 * hotShare, 1),
+  ]);
 }

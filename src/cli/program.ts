@@ -4,6 +4,7 @@ import { benchCommand } from './bench.js';
 import { calibrateCommand } from './calibrate.js';
 import { characteriseCommand } from './characterise.js';
 import { demoCommand } from './demo.js';
+import { further } from './help.js';
 import { inspectCommand } from './inspect.js';
 import { packCommand } from './pack.js';
 import { planCommand } from './plan.js';
@@ -26,9 +27,10 @@ const { version } = JSON.parse(readFileSync(new URL('../../package.json', import
 export const program = new Command('terabag')
   .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
   .version(version)
+  .configureHelp({ subcommandTerm: (command) => command.name() })
   .addHelpText(
     'after',
-    `
+    further(`
 Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usage.
 
 Examples:
@@ -40,7 +42,7 @@ Examples:
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json
   terabag bench --bundle ./model --plan plan.json --qps 25
-  terabag characterise ./model -o ./results`,
+  terabag characterise ./model -o ./results`),
   );
 for (const command of [
   inspectCommand,

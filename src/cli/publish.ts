@@ -1,10 +1,11 @@
 import { Command } from 'commander';
-import { formatBytes } from '../lab/report/numbers.js';
 import { readPlan } from '../plan/file/plan.js';
-import { publish } from '../plan/file/publish/publish.js';
+import { type PublishedShard, publish } from '../plan/file/publish/publish.js';
+import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { commaSeparated, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
+import { bytes, numeric, printTable, text } from './table.js';
 
 interface PublishCommandOptions {
   readonly bundle: string;
@@ -23,7 +24,7 @@ export const publishCommand = new Command('publish')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Files of which a shard needs all are hard links (copies on another filesystem): replace the model's files, never change them in place.
 When it is stopped or killed, the same command goes on; while one writes to a shard's directory, another is refused there. Check
 the result with terabag verify OUT --source DIR.
@@ -32,7 +33,7 @@ Examples:
   terabag publish plan.json ./published --bundle ./model
   terabag publish plan.json ./published --bundle ./model --shards shard-0,main --json
   terabag up plan.json --bundle ./published
-  terabag shard plan.json --name shard-0 --bundle ./published/shard-0`,
+  terabag shard plan.json --name shard-0 --bundle ./published/shard-0`),
   )
   .action(async (planPath: string, out: string, options: PublishCommandOptions) => {
     const interrupted = interruption();
@@ -42,5 +43,16 @@ Examples:
       publish(plan, bundle, out, { verify, signal: interrupted, onProgress, ...(shards && { shards }) }),
     );
     if (json) console.log(JSON.stringify({ plan: planPath, out, shards: published }));
-    else console.table(published.map((shard) => ({ ...shard, bytes: formatBytes(shard.bytes) })));
+    else print(published);
   });
+
+function print(published: readonly PublishedShard[]): void {
+  printTable(published, [
+    text('shard', ({ shard }) => shard),
+    text('directory', ({ dir }) => dir),
+    numeric('tables', ({ tables }) => tables),
+    bytes('size', (shard) => shard.bytes),
+    ...(['written', 'linked', 'copied', 'kept'] as const).map((how) => numeric<PublishedShard>(how, (shard) => shard[how])),
+  ]);
+  console.log('written, linked, copied and kept count files');
+}

@@ -4,6 +4,7 @@ import { readCharacterisation } from '../lab/report/characterisation.js';
 import { renderCharacterisation } from '../lab/report/characterisation-report.js';
 import { Charts } from '../lab/report/charts.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { further } from './help.js';
 
 interface ReportOptions {
   readonly output: string;
@@ -15,7 +16,7 @@ export const reportCommand = new Command('report')
   .argument('<results>', 'JSON file that characterise wrote; of one that has not ended, what there is')
   .requiredOption('-o, --output <file>', 'HTML file to write')
   .option('--json', 'say as JSON where it was written')
-  .addHelpText('after', '\nExamples:\n  terabag report results.json -o report.html')
+  .addHelpText('after', further('\nExamples:\n  terabag report results.json -o report.html'))
   .action(async (path: string, options: ReportOptions) => {
     const charts = await Charts.load();
     const results = await readCharacterisation(path);

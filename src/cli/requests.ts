@@ -9,6 +9,7 @@ import { SeededNumbers } from '../lab/generate/synthetic-values.js';
 import { writeRequests } from '../lab/requests/request-file.js';
 import { readModelSpec } from '../model/bundle.js';
 import type { PredictRequest } from '../predictor/predictor.js';
+import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { positiveInteger, positiveShare } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
@@ -35,14 +36,14 @@ export const requestsCommand = new Command('requests')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 trace-2021 and trace-2022 recur as in published accesses of production models in training (docs/workloads.md); they are not serving requests.
 In a bundle, bags say their side and pooling factor; one that says neither is an item's, with one id.
 
 Examples:
   terabag requests ./model -n 500 --items 64 -o requests.jsonl
   terabag requests drm1 --scale 0.02 --items lognormal:64,1,512 -o requests.safetensors
-  terabag requests ./model --items file:sizes.txt --reuse zipf:0.9 --seed 7 -o requests.safetensors`,
+  terabag requests ./model --items file:sizes.txt --reuse zipf:0.9 --seed 7 -o requests.safetensors`),
   )
   .action(async (model: string, options: RequestsOptions, command: Command) => {
     if (options.scale !== undefined && !isShapeName(model)) command.error(`error: --scale is of shapes; the bundle has its own: ${model}`);

@@ -5,6 +5,7 @@ import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan } from '../plan/file/plan.js';
 import { bundleOf } from '../plan/file/published.js';
+import { further } from './help.js';
 import { drainOption, logLevelOption, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 import { wholeTablesWarning } from './whole-tables.js';
@@ -31,13 +32,13 @@ export const shardCommand = new Command('shard')
   .addOption(drainOption())
   .addHelpText(
     'after',
-    `
+    further(`
 On SIGTERM it refuses new requests, answers those in flight, and ends with exit code 0.
 
 Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
   terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size
-  terabag shard plan.json --name shard-2 --bundle ./model --residency lock`,
+  terabag shard plan.json --name shard-2 --bundle ./model --residency lock`),
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
     const { name: shard, bundle, listen, logLevel, verify, residency, drain } = options;

@@ -6,6 +6,7 @@ import { formatBytes } from '../lab/report/numbers.js';
 import { PLAIN_FORMATS, type PlainFormat } from '../model/formats.js';
 import { tableBytes } from '../plan/placement/bytes.js';
 import { checkRoom, fillDirectory, refuseUsed } from '../tables/output-directory.js';
+import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { positiveInteger, positiveShare } from './options.js';
 import { withProgress } from './progress.js';
@@ -28,14 +29,14 @@ export const synthCommand = new Command('synth')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 drm1, drm2, drm3 are those of Lui et al. (ISPASS 2021): 257 tables, 194 GB; 133 tables, 138 GB; 39 tables, 200 GB. rmc1, rmc2, rmc3 are those of
 Gupta et al. (HPCA 2020), mlperf-dcnv2 is MLPerf's. docs/workloads.md says what of them is published and what is assumed. Sizes above are in fp32.
 
 Examples:
   terabag synth drm1 --scale 0.02 -o ./drm1
   terabag synth rmc2 --scale 10% --format bf16 -o ./rmc2
-  terabag synth mlperf-dcnv2 --scale 0.01 --seed 3 -o ./dcn --json`,
+  terabag synth mlperf-dcnv2 --scale 0.01 --seed 3 -o ./dcn --json`),
   )
   .action(async (name: string, { scale, output, seed, format, json }: SynthOptions) => {
     const interrupted = interruption();

@@ -6,6 +6,7 @@ import { TerabagError } from '../errors.js';
 import { launchOnHosts } from '../lab/hosts/hosts.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan, writePlan } from '../plan/file/plan.js';
+import { further } from './help.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
 import { wholeTablesWarning } from './whole-tables.js';
@@ -36,7 +37,7 @@ export const upCommand = addHostOptions(new Command('up'))
   .option('--json', 'print events as JSON, one a line')
   .addHelpText(
     'after',
-    `
+    further(`
 With --network-delay, --network-jitter or --network-loss, each shard has an address of its own that only this machine reaches. Frames are
 up to 1500 bytes; a delay counts once each way. --free-ports says where the shards are.
 
@@ -47,7 +48,7 @@ Examples:
   terabag up plan.json --bundle ./model
   terabag up plan.json --bundle ./model --free-ports live-plan.json &
   terabag predict requests.jsonl --bundle ./model --plan live-plan.json
-  terabag up plan.json --bundle ./model --free-ports live-plan.json --host-cpu 50 --network-delay 1ms --network-loss 0.1`,
+  terabag up plan.json --bundle ./model --free-ports live-plan.json --host-cpu 50 --network-delay 1ms --network-loss 0.1`),
   )
   .action(async (planPath: string, options: UpOptions, command: Command) => {
     if (usesNetwork(options) && options.freePorts === undefined)

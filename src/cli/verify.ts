@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { verifyBundle } from '../model/bundle.js';
 import { bundlesIn, verifyPublished } from '../plan/file/publish/verify-published.js';
+import { further } from './help.js';
 import { type OnProgress, withProgress } from './progress.js';
 
 export const verifyCommand = new Command('verify')
@@ -10,14 +11,14 @@ export const verifyCommand = new Command('verify')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Exits with 1 when something is wrong.
 
 Examples:
   terabag verify ./model
   terabag verify ./model --json
   terabag verify ./published --source ./model
-  terabag verify ./published/shard-0 --source ./model`,
+  terabag verify ./published/shard-0 --source ./model`),
   )
   .action(async (bundle: string, options: { source?: string; json?: boolean }) => {
     const { source, json } = options;

@@ -6,8 +6,9 @@ import { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, everyPart } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
+import { further } from './help.js';
 import { withProgress } from './progress.js';
-import { residencyRow } from './residency-rows.js';
+import { printResidency } from './residency-table.js';
 
 export const warmCommand = new Command('warm')
   .description("read a bundle's tables into the page cache, on huge pages: what lies there on small pages is dropped and read anew")
@@ -15,12 +16,12 @@ export const warmCommand = new Command('warm')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    `
+    further(`
 Stop what serves the bundle first: a file keeps its pages as long as a process maps it.
 
 Examples:
   terabag warm ./model
-  terabag warm ./model --json | jq .after.hugePageBytes`,
+  terabag warm ./model --json | jq .after.hugePageBytes`),
   )
   .action(async (dir: string, options: { json?: boolean }) => {
     const bundle = await openBundle(dir, { verify: 'later', dense: false });
@@ -33,11 +34,10 @@ Examples:
       if (options.json) {
         console.log(JSON.stringify({ before, after }));
       } else {
-        const rows = (report: ResidencyReport): Record<string, string>[] => report.files.map((file) => residencyRow(dir, file));
         console.log('before');
-        console.table(rows(before));
-        console.log('after');
-        console.table(rows(after));
+        printResidency(dir, before.files);
+        console.log('\nafter');
+        printResidency(dir, after.files);
       }
       await remark(after);
     } finally {

@@ -4,7 +4,7 @@ import { ROW_FORMATS } from '../model/formats.js';
 import { STRATEGIES } from '../plan/placement/strategies.js';
 import { OBJECTIVES } from '../plan/search/auto.js';
 import type { Change } from '../plan/search/scenario.js';
-import { byteSize, positiveInteger } from './options.js';
+import { byteSize, positiveByteSize, positiveInteger } from './options.js';
 
 const oneOf =
   <T extends string>(choices: readonly T[]) =>
@@ -19,8 +19,8 @@ const KEYS: { readonly [key: string]: (text: string) => Change } = {
   strategy: (text) => ({ strategy: oneOf([...STRATEGIES, 'auto'] as const)(text) }),
   objective: (text) => ({ objective: oneOf(OBJECTIVES)(text) }),
   shards: (text) => ({ shards: positiveInteger(text) }),
-  'memory-limit': (text) => ({ memoryLimitBytes: byteSize(text) }),
-  local: (text) => ({ localBytes: text === '0' ? 0 : byteSize(text) }),
+  'memory-limit': (text) => ({ memoryLimitBytes: positiveByteSize(text) }),
+  local: (text) => ({ localBytes: byteSize(text) }),
   format: (text) => ({ format: oneOf(ROW_FORMATS)(text) }),
   items: (text) => ({ items: positiveInteger(text) }),
   cores: (text) => ({ cores: text === 'own' ? null : positiveInteger(text) }),

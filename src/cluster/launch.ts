@@ -59,8 +59,8 @@ export interface Cluster {
   stop(): Promise<void>;
 }
 
-export const DEFAULT_READY_MS = 300_000;
-export const DEFAULT_DRAIN_MS = 3_000;
+const DEFAULT_READY_MS = 300_000;
+const DEFAULT_DRAIN_MS = 3_000;
 /** To close and exit, after a drain. */
 const EXIT_MS = 2_000;
 /** The longest time of a timer of Node's. */

@@ -3,6 +3,7 @@ import type { ResolvedModel } from '../model/graph.js';
 import { OPS } from '../model/layers.js';
 import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
+import { runError } from './native-errors.js';
 import { SYNC_BUDGET_NS } from './sync-budget.js';
 
 /** Reading a weight from the L3 cache, once a run, and multiplying it, once an item. */
@@ -70,8 +71,12 @@ export class DenseNet {
   ): Promise<void> | undefined {
     const hops = (this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > SYNC_BUDGET_NS;
     if (job !== null) job.onThread = hops;
-    if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
-    this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
-    return undefined;
+    try {
+      if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
+      this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
+      return undefined;
+    } catch (error) {
+      throw runError(error);
+    }
   }
 }

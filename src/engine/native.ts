@@ -47,7 +47,8 @@ export interface NativeSparseEngine {
     weights: Uint8Array | null,
     out: Float32Array,
   ): void;
-  /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. */
+  /** [async] on an addon thread; buffers must not be touched, transferred or detached until it settles. Like all that run there, it throws {status:
+   * out_of_memory} when there is no memory or no thread for the job. */
   pool(
     segments: Uint8Array,
     indexBytes: number,
@@ -89,8 +90,10 @@ export interface NativeSparseEngine {
 }
 
 export interface NativeStatusError extends Error {
-  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed; of fill: unreadable | does_not_fit | closed */
+  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed; of tables: unreadable | does_not_fit | closed */
   readonly status: string;
+  /** Of tables: of the system call that failed, positive. */
+  readonly errno?: number;
   readonly segment: number;
   readonly bag: number;
   readonly position: number;
@@ -257,7 +260,10 @@ export interface NativeAddon {
     /** [sync] Of lend. */
     giveBack(memory: ArrayBuffer): void;
   };
-  /** Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. */
+  /**
+   * Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. Errors about files
+   * carry {status: unreadable} and {errno} when a system call failed.
+   */
   SparseEngine: new (
     tables: readonly NativeTable[],
     residency?: Residency,

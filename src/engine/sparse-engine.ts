@@ -3,6 +3,7 @@ import { rowBytes } from '../model/formats.js';
 import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
 import { type NativeSocket, type NativeSparseEngine, type NativeStatusError, type NativeTable, native } from './native.js';
+import { tableError } from './native-errors.js';
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { RESIDENCIES, type Residency, type ResidencyReport, reportResidency } from './residency.js';
 import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
@@ -51,7 +52,7 @@ export class SparseEngine {
     try {
       this.#engine = new native.SparseEngine(tables, residency, typeof this.#prefetch === 'object' ? this.#prefetch : undefined);
     } catch (error) {
-      throw TerabagError.from(error, 'bad_table');
+      throw tableError(error);
     }
   }
 
@@ -102,8 +103,7 @@ export class SparseEngine {
       if (this.#prefetch === 'auto' && residency !== 'map') this.#tuned = await this.#engine.tunePrefetch();
       onProgress(total, total);
     } catch (error) {
-      const { status, message } = error as NativeStatusError;
-      throw new TerabagError(status === 'closed' || status === 'does_not_fit' ? status : 'bad_table', message, {}, { cause: error });
+      throw tableError(error);
     } finally {
       clearInterval(timer);
     }
@@ -120,7 +120,7 @@ export class SparseEngine {
   /** Drops files of these tables from the page cache, as far as no other process maps them: the next read finds them a place anew. */
   async dropCached(paths: readonly string[]): Promise<void> {
     await this.#engine.dropCached(paths).catch((error: unknown) => {
-      throw TerabagError.from(error, 'bad_table');
+      throw tableError(error);
     });
   }
 
@@ -184,12 +184,11 @@ export class SparseEngine {
     const estimate = numIndices * this.#nsPerLookup + out.length / 8;
     const hops = estimate > SYNC_BUDGET_NS;
     if (job !== null) job.onThread = hops;
-    if (hops) {
-      return this.#engine.pool(segments, indexBytes, indices, offsets, weights, out, job?.times, job?.timesAt).catch((error: unknown) => {
-        throw this.#named(error, segments);
-      });
-    }
     try {
+      if (hops)
+        return this.#engine.pool(segments, indexBytes, indices, offsets, weights, out, job?.times, job?.timesAt).catch((error: unknown) => {
+          throw this.#named(error, segments);
+        });
       this.#engine.poolSync(segments, indexBytes, indices, offsets, weights, out);
     } catch (error) {
       throw this.#named(error, segments);

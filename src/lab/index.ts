@@ -10,3 +10,4 @@ export {
 } from './hosts/hosts.js';
 export { type ReadRequest, readRequests, writeRequests } from './requests/request-file.js';
 export { type RecordOptions, type RequestRecorder, recordRequests } from './requests/request-recorder.js';
+export { profileRequests, type SampledProfile, type SampleOptions } from './requests/request-sample.js';

@@ -57,12 +57,18 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   const bagPaths = placed.filter(({ layer }) => layer.type === 'embedding_bag').map(({ path }) => path);
   bags.forEach(({ name, dim, net }, index) => define(`${bagPaths[index]}.name`, name, dim, net + 1));
   const layers: ResolvedLayer[] = [];
-  for (const { layer, path } of placed) {
+  for (const { layer, net, path } of placed) {
     if (layer.type === 'embedding_bag') continue;
     const type = layerTypeOf(layer);
     const inputs = type.inputs(layer).map((name) => {
       const value = values.get(name);
       if (value === undefined) throw bad(path, `reads a value that no dense feature and no earlier layer gives: ${name}`);
+      // Layers of later nets are not there yet; bags all are.
+      if (value.stage > net + 1) {
+        const later = spec.nets[value.stage - 1]?.name ?? '';
+        const what = `layer ${layer.name} of net ${spec.nets[net]?.name} reads a bag of a later net: ${name}, net ${later}`;
+        throw new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path, layer: layer.name, bag: name });
+      }
       return value;
     });
     const stage = Math.max(...inputs.map((input) => input.stage));

@@ -235,7 +235,6 @@ type DenseSchema = (typeof LAYERS)[number]['schema'];
 export type EmbeddingBagSpec = z.output<typeof embeddingBagSchema>;
 /** A layer of the dense net. */
 export type DenseLayerSpec = z.output<DenseSchema>;
-export type LayerSpec = EmbeddingBagSpec | DenseLayerSpec;
 
 export const layerSchema = z.discriminatedUnion('type', [
   embeddingBagSchema,

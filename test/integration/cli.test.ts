@@ -59,6 +59,7 @@ test.each([
   const { status, stdout } = terabag([command, '--help']);
   expect(status).toBe(0);
   expect(stdout).toMatch(new RegExp(`Examples:\n {2}terabag ${command}`));
+  expect(stdout.split('\n').filter((line) => line.length > 80)).toEqual([]);
 });
 
 test('wrong usage exits with 2, failures with 1 and one line that says what to do', () => {
@@ -74,7 +75,7 @@ test('wrong usage exits with 2, failures with 1 and one line that says what to d
   const failed = terabag(['inspect', 'elsewhere']);
   expect(failed.status).toBe(1);
   expect(failed.stderr).toMatch(/^terabag: no bundle here.*\(bad_model\)\n$/);
-  const tight = terabag(['plan', 'model', '--shards', '2', '--memory-limit', '100K', '-o', 'tight.json']);
+  const tight = terabag(['plan', 'model', '--shards', '2', '--memory-limit', '100KiB', '-o', 'tight.json']);
   expect(tight).toMatchObject({ status: 1, stderr: expect.stringMatching(/does not fit.*needs \d+ bytes.*room for/) });
   expect(existsSync(join(dir, 'tight.json'))).toBe(false);
 });
@@ -153,14 +154,14 @@ test('plan takes every strategy, and writes the profile that it used beside the 
     const rows = (readJson('made.profile.json').tables as { lookups: number }[]).reduce((sum, { lookups }) => sum + lookups, 0);
     expect(held.reduce((sum, shard) => sum + shard.rows, 0)).toBeCloseTo(rows);
   }
-  const split = plan('--shards', '9', '--memory-limit', '160K', '--profile', 'profile.json');
+  const split = plan('--shards', '9', '--memory-limit', '160KiB', '--profile', 'profile.json');
   expect(split.shards.every(({ bytes }: { bytes: number }) => bytes <= 160 * 1024)).toBe(true);
   expect(split.shards.some(({ parts }: { parts: number }) => parts > 0)).toBe(true);
   const bytes = shapeBytes(shape);
-  const packed = plan('--strategy', 'nsbp', '--shard-gb', String(bytes / 3 / 2 ** 30)).shards as { bytes: number }[];
+  const packed = plan('--strategy', 'nsbp', '--shard-size', `${bytes / 3 / 2 ** 30}GiB`).shards as { bytes: number }[];
   expect([3, 4]).toContain(packed.length);
   expect(Math.max(...packed.map((shard) => shard.bytes))).toBeLessThanOrEqual(bytes / 3 + 1);
-  expect(plan('--strategy', 'nsbp', '--shards', '2', '--local-mb', '0.1').shards.at(-1)).toMatchObject({ shard: 'main' });
+  expect(plan('--strategy', 'nsbp', '--shards', '2', '--local', '0.1MiB').shards.at(-1)).toMatchObject({ shard: 'main' });
   expect(plan('--endpoints', 'tcp://a:1,tcp://b:1').shards.map(({ endpoint }: { endpoint: string }) => endpoint)).toEqual([
     'tcp://a:1',
     'tcp://b:1',
@@ -182,7 +183,7 @@ test('plan refuses options that say nothing or cannot be, and outputs that canno
     expect(plan).toMatchObject({ status, stdout: '', stderr: expect.stringMatching(message) });
     expect(existsSync(join(dir, 'refused.json'))).toBe(false);
   };
-  refused(2, /--shard-gb needs --strategy nsbp/, '--shard-gb', '1');
+  refused(2, /--shard-size needs --strategy nsbp/, '--shard-size', '1GiB');
   refused(1, /and to differ: tcp:\/\/a:1 \(invalid_argument\)\n$/, '--endpoints', 'tcp://a:1,tcp://a:1');
   refused(1, /have to be tcp:\/\/host:port.*: http:\/\/a \(invalid_argument\)\n$/, '--endpoints', 'http://a,tcp://a:1');
   refused(1, /file cannot be written \(ENOENT\): none\/plan\.json \(invalid_argument\)\n$/, '-o', 'none/plan.json');
@@ -296,6 +297,16 @@ test('predict ends when its reader goes away', () => {
   expect(piped.stdout.trimEnd().split('\n').length).toBe(1);
 });
 
+test('a command whose stderr nobody reads does what it is asked', async () => {
+  const [good = ''] = readFileSync(join(dir, 'requests.jsonl'), 'utf8').split('\n');
+  writeFileSync(join(dir, 'one-bad.jsonl'), `{ nonsense\n${good}\n`);
+  const child = spawn(process.execPath, [main, 'profile', 'model', 'one-bad.jsonl', '-o', 'unheard.json'], { cwd: dir });
+  // It warns of the line that is left out.
+  child.stderr.destroy();
+  expect(await once(child, 'close')).toEqual([0, null]);
+  expect(readJson('unheard.json')).toMatchObject({ requests: 1 });
+});
+
 /** Starts `terabag up` and waits until all shards are up; gives the process, the shards' pids, and what it printed. */
 async function up(...args: string[]): Promise<{ child: ChildProcess; pids: number[]; text: string }> {
   const child = spawn(process.execPath, [main, 'up', ...args, '--json'], { cwd: dir, stdio: ['ignore', 'pipe', 'inherit'] });
@@ -379,7 +390,7 @@ test('up warns of tables that a plan splits by rows and nobody published, and no
 });
 
 test('demo compares sharded with local scores, draws the picture, and removes the model', () => {
-  const { status, stdout, stderr } = terabag(['demo', '--size', '4M', '--shards', '2', '--requests', '10', '--json']);
+  const { status, stdout, stderr } = terabag(['demo', '--size', '4MiB', '--shards', '2', '--requests', '10', '--json']);
   expect([status, stderr]).toEqual([0, '']);
   const { equal, latenciesMs, report } = JSON.parse(stdout);
   expect(equal).toBe(10);
@@ -389,7 +400,7 @@ test('demo compares sharded with local scores, draws the picture, and removes th
 });
 
 test('a demo that is interrupted removes its model and leaves no shard', async () => {
-  const child = spawn(process.execPath, [main, 'demo', '--size', '4M', '--requests', '100000', '-o', 'interrupted'], {
+  const child = spawn(process.execPath, [main, 'demo', '--size', '4MiB', '--requests', '100000', '-o', 'interrupted'], {
     cwd: dir,
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -452,7 +463,7 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
     '--shards',
     '4',
     '--memory-limit',
-    '400K',
+    '400KiB',
     '--requests',
     'requests.jsonl',
     '-o',
@@ -472,16 +483,60 @@ test('plan --strategy auto predicts, compares strategies, and answers what-if', 
 
   const text = terabag([...args, '--explain', '--what-if', 'items=200']).stdout;
   expect(text).toMatch(/costs: default .*, measured on /);
-  expect(text).toMatch(/bounding shard/);
+  expect(text).toMatch(/bounding/);
   expect(text).toMatch(/singular[\s\S]*does not fit/);
   expect(text).toMatch(/items=200: P50 \d+ %, P99 \d+ %, CPU \d+ % of what it is as given/);
 });
 
-test('plan --strategy auto --local-mb 0 leaves nothing on main', () => {
-  const args = ['plan', 'model', '--strategy', 'auto', '--shards', '2', '-o', 'remote.json', '--json', '--local-mb'];
-  expect(terabag([...args, '0']).stderr).toBe('');
+test.each([
+  [['plan', 'model', '--shards', '2', '-o', 'x', '--local-mb', '64'], /It is --local 64MiB now/],
+  [['plan', 'model', '--strategy', 'nsbp', '-o', 'x', '--shard-gb', '48'], /It is --shard-size 48GiB now/],
+  [['plan', 'model', '--shards', '2', '-o', 'x', '--memory-limit', '64G'], /size with its unit .*: 64GiB\./],
+  [['predict', 'requests.jsonl', '--bundle', 'model', '--deadline-ms', '500'], /It is --deadline 500ms now/],
+  [['predict', 'requests.jsonl', '--bundle', 'model', '--deadline', '500'], /time with its unit: 500ms or 500s/],
+  [['bench', '--bundle', 'model', '--serial', '--duration', '10'], /time with its unit: 10ms or 10s/],
+  [['demo', '--size', '4M'], /size with its unit .*: 4MiB\./],
+  [['up', 'plan.json', '--bundle', 'model', '--drain', '3'], /time with its unit: 3ms or 3s/],
+  [['up', 'plan.json', '--bundle', 'model', '--log-level', 'verbose'], /trace, debug, info/],
+  [['shard', 'plan.json', '--bundle', 'model', '--name', 'shard-0', '--log-level', 'toString'], /trace, debug, info/],
+])('%j is a wrong usage that names what is right', (args, message) => {
+  expect(terabag(args)).toMatchObject({ status: 2, stdout: '', stderr: expect.stringMatching(message) });
+});
+
+test('auto with room on main for all tables says in its first line why it has no shard', () => {
+  const first = (...more: string[]) =>
+    terabag(['plan', 'model', '--strategy', 'auto', '--shards', '8', '-o', 'none.json', ...more]).stdout.split('\n')[0];
+  expect(first()).toMatch(/^auto: no sparse shard, since main may hold all tables: there is no --memory-limit, .*--local 0B/);
+  expect(first('--memory-limit', '1GiB')).toMatch(/since main holds all tables within --memory-limit,/);
+  expect(first('--local', '1GiB')).toMatch(/since main holds all tables within --local,/);
+  expect(first('--local', '0B')).toMatch(/^auto: 26 tables, \d sparse shards?;/);
+});
+
+test('tables are printed without index, frame and quotes, within 80 columns', () => {
+  for (const args of [
+    ['inspect', 'model'],
+    ['inspect', 'model', '--residency'],
+    ['profile', 'model', 'requests.jsonl'],
+    ['plan', 'model', '--strategy', 'nsbp', '--shards', '3', '-o', 'table.json', '--explain', '--what-if', 'shards=2'],
+    ['pack', 'model', '-o', 'packed', '--format', 'int8'],
+    ['publish', 'table.json', 'table-published', '--bundle', 'model'],
+    ['bench', '--bundle', 'model', '--duration', '200ms', '--warm-up', '0s', '--serial'],
+    ['bench', '--bundle', 'model', '--duration', '100ms', '--warm-up', '0s', '--batch-sweep', '1,8,64', '--repeats', '1'],
+  ]) {
+    const { status, stdout } = terabag(args);
+    expect([args, status]).toEqual([args, 0]);
+    expect(stdout).not.toMatch(/[│┌─]|\(index\)|(?:^|\s)'/m);
+    const lines = stdout.split('\n').filter((line) => /^\S+.* {2}\S/.test(line));
+    expect(lines.length).toBeGreaterThan(1);
+    for (const line of lines) expect([line, line.length <= 80]).toEqual([line, true]);
+  }
+});
+
+test('plan --strategy auto --local 0B leaves nothing on main', () => {
+  const args = ['plan', 'model', '--strategy', 'auto', '--shards', '2', '-o', 'remote.json', '--json', '--local'];
+  expect(terabag([...args, '0B']).stderr).toBe('');
   expect(readJson('remote.json').tables.flatMap(({ parts }: { parts: string[] }) => parts)).not.toContain('main');
-  expect(terabag([...args, '-1'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/has to be a number, 0 or more/) });
+  expect(terabag([...args, '-1B'])).toMatchObject({ status: 2, stderr: expect.stringMatching(/has to be a size with its unit/) });
 });
 
 test('calibrate measures costs that explain its own trials somewhat, and plan predicts with them', () => {
@@ -528,7 +583,7 @@ test('plan refuses changes that it does not know, costs that are none, and maps 
     [['--what-if', 'shard=3'], /no such key, there are .*: shard=3 \(invalid_argument\)/],
     [['--costs', 'bad-costs.json'], /costs.*machine.*\(invalid_argument\)/],
     [['--map', 'plan.png'], /\.html or \.svg: plan\.png \(invalid_argument\)/],
-    [['--what-if', 'memory-limit=1'], /does not fit/],
+    [['--what-if', 'memory-limit=1B'], /does not fit/],
   ] as const) {
     const { status, stderr } = terabag([...args, ...more]);
     expect(status).toBe(1);

@@ -16,7 +16,11 @@ const request = {
   ),
 };
 const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: 2 });
-const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true });
+// An emulated Node.js starts shards by the words of its own emulator.
+const command = process.env.TERABAG_EMULATOR?.split(' ') ?? [];
+const host = { address: '127.0.0.1', command, adopt: () => undefined };
+const hosts = { addressed: false, host: () => host, close: async () => undefined };
+const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, hosts });
 const [local, sharded] = [await openLocal(bundle), await connect(cluster.plan, { bundle })];
 const [expected, scores] = [
   (await local.predict(request, { deadlineMs: 60_000 })).scores,

@@ -1,6 +1,6 @@
 import { TerabagError } from '../../errors.js';
-import type { Bundle } from '../../model/bundle.js';
 import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
+import type { PlannedModel } from '../../plan/predict/work.js';
 import type { Profile } from '../../plan/profile/profile.js';
 import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
 import { rowAt } from '../../predictor/ids.js';
@@ -30,10 +30,9 @@ export interface SampledProfile {
  * Samples requests of a file into a profile: JSONL ("-" is stdin) or safetensors; each is as likely, and the same file gives the same sample.
  * Holds the sampled ones, of JSONL their text, whatever the file's length. Fails when the model answers none, with what is wrong with the first.
  */
-export async function profileRequests(bundle: Bundle, path: string, options: SampleOptions): Promise<SampledProfile> {
+export async function profileRequests({ spec, model }: PlannedModel, path: string, options: SampleOptions): Promise<SampledProfile> {
   const { sampled, fileRequests } = await sample(path.endsWith('.safetensors') ? archived(path, options) : lines(path, options), options);
-  const model = bundle.model as ResolvedModel;
-  const builder = new ProfileBuilder(bundle.spec);
+  const builder = new ProfileBuilder(spec);
   const scratch = new Scratch();
   const errors: TerabagError[] = [];
   for (const { line, read: readNow } of sampled) {
