@@ -1,6 +1,6 @@
 import { Command } from 'commander';
-import { pino } from 'pino';
 import { runDaemon } from '../cluster/daemon.js';
+import { shardLog } from '../cluster/shard-log.js';
 import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan } from '../plan/file/plan.js';
@@ -42,7 +42,7 @@ Examples:
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
     const { name: shard, bundle, listen, logLevel, verify, residency, drain } = options;
-    const log = pino({ name: shard, level: logLevel }, pino.destination(2));
+    const log = shardLog(shard, logLevel);
     const plan = await readPlan(planPath);
     const spec = await readModelSpec(await bundleOf(bundle, shard));
     const warning = wholeTablesWarning({ plan, spec, dir: bundle, planPath, residency }, shard);

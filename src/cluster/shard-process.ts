@@ -16,9 +16,9 @@ const task = await new Promise<ShardTask>((resolve) => {
 });
 try {
   // Not before here: these load the addon, whose error the launcher has to be told.
-  const [{ pino }, { runDaemon }] = await Promise.all([import('pino'), import('./daemon.js')]);
+  const [{ shardLog }, { runDaemon }] = await Promise.all([import('./shard-log.js'), import('./daemon.js')]);
   const { logLevel, ...options } = task;
-  const log = pino({ name: task.shard, level: logLevel }, pino.destination(2));
+  const log = shardLog(task.shard, logLevel);
   const shard = await runDaemon({ ...options, log });
   await report({ kind: 'ready', endpoint: shard.endpoint });
 } catch (error) {

@@ -387,6 +387,8 @@ export class ShardClient {
 
   /** The other side speaks another version: nothing it says can be taken for an answer. */
   #mismatched(what: string, details: ErrorDetails): void {
+    // A shard that was greeted speaks this version: whatever this message is, it says nothing of the shard.
+    if (this.ready) return;
     this.#down('speaks another version');
     this.#why = new TerabagError('version_mismatch', `${what}: ${this.name} at ${this.endpoint}`, {
       ...details,

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, setSerializeUs, shardMessageParts } from '../../../src/rpc/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
+import type { ShardStats } from '../../../src/rpc/shard-stats.js';
 import { encodeShardMessage } from '../../reference/messages.js';
 
 const id = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
@@ -66,7 +67,7 @@ test('every message is the same after a round trip, from a buffer of any alignme
   );
 });
 
-test('arbitrary bytes decode to a message or a bad_message, never to another error', () => {
+test('arbitrary bytes decode to a message, or are told to be malformed or of another version, never to another error', () => {
   const noise = fc.oneof(
     fc.uint8Array({ maxLength: 200 }),
     // An array of this version, so that more than the first byte is read.
@@ -88,7 +89,7 @@ test('arbitrary bytes decode to a message or a bad_message, never to another err
           expect(decode(bytes)).toHaveProperty('kind');
         } catch (error) {
           expect(error).toBeInstanceOf(TerabagError);
-          expect(error).toHaveProperty('code', 'bad_message');
+          expect(['bad_message', 'version_mismatch']).toContain((error as TerabagError).code);
         }
       }
     }),
@@ -169,4 +170,27 @@ test('stages stay what they were when other messages are encoded and decoded', (
   const decoded = decodeShardMessage(first);
   decodeShardMessage(second);
   expect(decoded).toMatchObject({ stages: sound });
+});
+
+const stats: ShardStats = {
+  ...{ shard: 'shard-0', model: 'abc', kernels: 'avx2:1', state: 'ready', uptimeMs: 1, requests: 2, errors: 0, malformed: 0, expired: 0 },
+  ...{ cancelled: 0, undeliverable: 0, inFlight: 0, cpuUserUs: 5, cpuSystemUs: 6, rssBytes: 7, tableBytes: 0 },
+  ...{ residentBytes: null, hugePageBytes: null, lockedBytes: null },
+};
+
+test('stats travel whole, also with a residency that is not known', () => {
+  expect(decodeShardMessage(encodeShardMessage({ kind: 'stats', id: 1, stats }))).toEqual({ kind: 'stats', id: 1, stats });
+});
+
+test.each<[string, unknown, string]>([
+  ['a field that is a number instead of a text', { ...stats, shard: 1 }, 'stats.shard'],
+  ['a negative counter', { ...stats, requests: -1 }, 'stats.requests'],
+  ['a counter that is null', { ...stats, requests: null }, 'stats.requests'],
+  ['a residency that is text', { ...stats, residentBytes: 'all' }, 'stats.residentBytes'],
+  ['a field that nobody knows', { ...stats, extra: 1 }, 'stats.extra'],
+  ['only one field', { shard: 'shard-0' }, 'stats.model'],
+])('stats with %s are refused with the field', (_, given, field) => {
+  expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'stats', 1, given]))).toThrow(
+    expect.objectContaining({ code: 'bad_message', details: { field } }),
+  );
 });

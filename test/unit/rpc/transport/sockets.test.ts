@@ -253,7 +253,12 @@ test('a peer that comes while the event loop is blocked gets nothing of what was
   await first.bind(ANY_PORT);
   const endpoint = first.lastEndpoint as string;
   const events: string[] = [];
-  const asker = connectNative(endpoint, { up: () => events.push('up'), down: () => events.push('down'), unreachable: () => undefined, message: () => undefined });
+  const asker = connectNative(endpoint, {
+    up: () => events.push('up'),
+    down: () => events.push('down'),
+    unreachable: () => undefined,
+    message: () => undefined,
+  });
   await until(() => events.length === 1);
   // More than the kernel's buffers hold.
   for (let i = 0; i < 300; i++) asker.send(Buffer.alloc(100_000, i));
@@ -314,14 +319,17 @@ test('a worker that ends with open sockets of the addon, and messages on their w
     message.release();
   });
   const code = `
-    const { workerData } = require('node:worker_threads');
+    const { workerData, parentPort } = require('node:worker_threads');
     require('zeromq');
     const { Socket } = require(workerData.addon);
     const socket = new Socket(workerData.options, () => {
       const bytes = socket.receive();
       if (bytes > 0) globalThis.kept = socket.lend();
       socket.send('', Buffer.alloc(50_000));
-    }, () => socket.send('', Buffer.alloc(50_000)));
+    }, () => {
+      socket.send('', Buffer.alloc(50_000));
+      if (workerData.stays) parentPort.postMessage('connected');
+    });
     socket.connect(workerData.endpoint);
     // Sockets of clients alone do not keep it.
     if (workerData.stays) setInterval(() => undefined, 1000);`;
@@ -334,7 +342,9 @@ test('a worker that ends with open sockets of the addon, and messages on their w
   };
   for (let round = 0; round < 5; round++) {
     const worker = new Worker(code, { eval: true, workerData: { ...workerData, stays: true } });
-    await sleep(150 + 20 * round);
+    // A slow machine may take long to start it.
+    await once(worker, 'message');
+    await sleep(20 * round);
     expect(await worker.terminate()).toBe(1);
     const ending = new Worker(code, { eval: true, workerData: { ...workerData, stays: false } });
     expect(await once(ending, 'exit')).toEqual([0]);

@@ -1,0 +1,188 @@
+import { Packr } from 'msgpackr';
+import { expect, test } from 'vitest';
+import { TerabagError } from '../../../src/errors.js';
+import { decodeShardMessage, encodeClientMessage } from '../../../src/rpc/codec.js';
+import type { ClientMessage, ShardMessage } from '../../../src/rpc/messages.js';
+import { PeerClocks } from '../../../src/rpc/peer-clocks.js';
+import { ShardServer } from '../../../src/rpc/server.js';
+import { FakeClock, FakeServerTransport } from './fakes.js';
+
+/** A server whose poolings end when the test says so. */
+function served(options: { maxInFlight?: number; maxPooling?: number } = {}) {
+  const [clock, transport] = [new FakeClock(), new FakeServerTransport()];
+  const pooling: { id: number; end: (error?: Error) => void }[] = [];
+  const logged: Readonly<Record<string, unknown>>[] = [];
+  let number = 0;
+  const server = new ShardServer({
+    ...{ shard: 'shard-0', modelHash: 'abc', kernels: 'avx2:1', clock, maxInFlight: 100, maxPooling: 2, ...options },
+    pooling: {
+      outputLength: () => 1,
+      pool: (_, into) =>
+        new Promise((resolve, reject) => {
+          into[0] = ++number;
+          pooling.push({ id: number, end: (error) => (error === undefined ? resolve() : reject(error)) });
+        }),
+    },
+    stats: () => {
+      throw new Error('not asked for');
+    },
+    log: (_, fields) => logged.push(fields),
+  });
+  server.attach(transport);
+  const send = (message: ClientMessage, peer = 'main'): void =>
+    server.receive(peer, { bytes: encodeClientMessage(message), release: () => undefined });
+  const ask = (id: number, more: Partial<Extract<ClientMessage, { kind: 'pool' }>> = {}, peer = 'main'): void =>
+    send({ ...pool(id), sentAtMs: clock.now(), ...more }, peer);
+  const answers = (): ShardMessage[] => transport.answers.map(({ bytes }) => decodeShardMessage(bytes));
+  return { server, clock, transport, pooling, logged, send, ask, answers };
+}
+
+const empty = new Uint8Array(0);
+const pool = (id: number): Extract<ClientMessage, { kind: 'pool' }> => ({
+  ...{ kind: 'pool', id, sentAtMs: 0, remainingMs: 100, timed: false },
+  batch: { segments: empty, indexBytes: 4, indices: empty, offsets: empty, weights: null },
+});
+const settled = async (): Promise<void> => {
+  for (let turn = 0; turn < 10; turn++) await Promise.resolve();
+};
+
+test('as many requests as threads need are pooled at once, and the others wait their turn', async () => {
+  const { ask, pooling, answers, server } = served();
+  for (const id of [1, 2, 3]) ask(id);
+  expect(pooling).toHaveLength(2);
+  expect(server.counts.inFlight).toBe(3);
+  pooling[0]!.end();
+  await settled();
+  expect(pooling).toHaveLength(3);
+  for (const { end } of pooling) end();
+  await settled();
+  expect(answers().map((answer) => (answer as { id: number }).id)).toEqual([1, 2, 3]);
+  expect(server.counts).toMatchObject({ requests: 3, errors: 0, inFlight: 0 });
+});
+
+test('a cancelled request that waits is never pooled, and one that is being pooled is not answered', async () => {
+  const { ask, send, pooling, answers, server } = served();
+  for (const id of [1, 2, 3, 4]) ask(id);
+  send({ kind: 'cancel', id: 3 });
+  send({ kind: 'cancel', id: 1 });
+  expect(server.counts).toMatchObject({ cancelled: 2, inFlight: 3 });
+  for (let ended = 0; ended < 3; ended++) {
+    pooling[ended]!.end();
+    await settled();
+  }
+  expect(pooling).toHaveLength(3);
+  expect(answers().map((answer) => (answer as { id: number }).id)).toEqual([2, 4]);
+  expect(server.counts.inFlight).toBe(0);
+});
+
+test("a peer cannot cancel another peer's request, and an id that is used twice is answered twice", async () => {
+  const { ask, send, pooling, answers, server } = served({ maxPooling: 9 });
+  ask(1, {}, 'one');
+  send({ kind: 'cancel', id: 1 }, 'two');
+  ask(7, {}, 'one');
+  ask(7, {}, 'one');
+  for (const { end } of pooling) end();
+  await settled();
+  expect(answers()).toHaveLength(3);
+  expect(server.counts).toMatchObject({ cancelled: 0, inFlight: 0 });
+});
+
+test('the time that a message waited unread in the socket counts against its deadline', () => {
+  const { ask, send, clock, pooling, answers, server, transport } = served();
+  // The peer's clock is 900 ms behind.
+  const theirs = (): number => clock.now() - 900;
+  send({ kind: 'ping', id: 1, sentAtMs: theirs() });
+  expect(transport.offsets.get('main')).toBe(900);
+  const sentAtMs = theirs();
+  clock.pass(150);
+  ask(2, { sentAtMs, remainingMs: 100 });
+  expect(pooling).toHaveLength(0);
+  expect(answers().at(-1)).toMatchObject({ kind: 'error', id: 2, code: 'deadline_exceeded' });
+  ask(3, { sentAtMs, remainingMs: 200 });
+  expect(pooling).toHaveLength(1);
+  expect(server.counts).toMatchObject({ expired: 1, errors: 1 });
+});
+
+test('a request whose deadline passes while it waits for a thread is not pooled', async () => {
+  const { ask, clock, pooling, answers } = served({ maxPooling: 1 });
+  ask(1, { remainingMs: 1000 });
+  ask(2, { remainingMs: 50 });
+  clock.pass(60);
+  pooling[0]!.end();
+  await settled();
+  expect(pooling).toHaveLength(1);
+  expect(answers()).toMatchObject(
+    [
+      { kind: 'error', id: 2, code: 'deadline_exceeded' },
+      { kind: 'pooled', id: 1 },
+    ].reverse(),
+  );
+});
+
+test('requests beyond the limit, and those that come while it drains, are refused by name; drain waits for the others', async () => {
+  const { ask, server, pooling, answers, clock } = served({ maxInFlight: 1 });
+  ask(1);
+  ask(2);
+  expect(answers()).toMatchObject([{ kind: 'error', id: 2, code: 'overloaded' }]);
+  let drained = false;
+  const draining = server.drain(1000).then(() => {
+    drained = true;
+  });
+  ask(3);
+  expect(answers().at(-1)).toMatchObject({ kind: 'error', id: 3, code: 'draining' });
+  await settled();
+  expect(drained).toBe(false);
+  pooling[0]!.end();
+  await draining;
+  expect(answers().at(-1)).toMatchObject({ kind: 'pooled', id: 1 });
+  expect(clock.numTimers).toBe(0);
+});
+
+test('an error of pooling is answered with its code and details', async () => {
+  const { ask, pooling, answers } = served();
+  ask(1);
+  pooling[0]!.end(new TerabagError('index_out_of_range', 'index out of range', { table: 't', position: 3 }));
+  await settled();
+  expect(answers()).toEqual([
+    { kind: 'error', id: 1, code: 'index_out_of_range', message: 'index out of range', details: { table: 't', position: 3 } },
+  ]);
+});
+
+test('a peer of another version is told both versions, in its version', () => {
+  const { server, transport } = served();
+  const packr = new Packr({ useRecords: false });
+  server.receive('old', { bytes: packr.pack([2, 'pool', 77, 100, 4, empty, empty, empty, null, false]), release: () => undefined });
+  const [answer] = transport.answers;
+  const [version, kind, id, code, , details] = packr.unpack(answer!.bytes) as unknown[];
+  expect([version, kind, id, code, details]).toEqual([2, 'error', 77, 'version_mismatch', { theirs: 3, ours: 2 }]);
+});
+
+test('a thousand malformed messages are logged in two lines', () => {
+  const { server, logged, clock } = served();
+  for (let message = 0; message < 1000; message++) server.receive('stranger', { bytes: Buffer.of(1, 2, 3), release: () => undefined });
+  clock.pass(60_000);
+  expect(logged.map(({ count }) => count)).toEqual([1, 999]);
+  expect(server.counts.malformed).toBe(1000);
+  expect(clock.numTimers).toBe(0);
+});
+
+test('clocks that drift apart are followed, and a stall of many seconds does not become the measure of itself', () => {
+  const clocks = new PeerClocks();
+  let theirs = 0;
+  // Ours runs 100 us a second faster, for an hour.
+  const ours = (): number => theirs * (1 + 1e-4);
+  for (; theirs < 3_600_000; theirs += 250) expect(clocks.waited('main', theirs, ours())).toBeLessThan(3);
+  const stalledUntil = ours() + 15_000;
+  for (let sent = theirs; sent < theirs + 9_000; sent += 250) {
+    const waited = clocks.waited('main', sent, stalledUntil);
+    expect(Math.abs(waited - (stalledUntil - sent * (1 + 1e-4)))).toBeLessThan(3);
+  }
+});
+
+test('strangers push out the clocks of those that were silent for longest, and take bounded memory', () => {
+  const told: string[] = [];
+  const clocks = new PeerClocks((peer) => told.push(peer));
+  for (let peer = 0; peer < 10_000; peer++) clocks.waited(`stranger ${peer}`, 0, 5);
+  expect(clocks.waited('stranger 9999', 0, 25)).toBe(20);
+  expect(clocks.waited('stranger 0', 0, 25)).toBe(0);
+});

@@ -1,0 +1,90 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { whyUnreachable } from '../../../../src/rpc/transport/reasons.js';
+import { listenOn } from '../../../../src/rpc/transport/sockets.js';
+import type { ServerTransport } from '../../../../src/rpc/transport/transport.js';
+
+let dir: string;
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), 'terabag-endpoints-'));
+});
+afterAll(() => rm(dir, { recursive: true, force: true }));
+
+const listen = (endpoint: string): Promise<ServerTransport> => listenOn(endpoint, (_, message) => message.release());
+const sockets = new URL('../../../../dist/rpc/transport/sockets.js', import.meta.url).href;
+
+/** Runs a script beside the compiled sockets in a process of its own; its output. */
+async function run(script: string, ...wrap: string[]): Promise<{ code: number | null; signal: string | null; output: string }> {
+  const [command = process.execPath, ...words] = [...wrap, process.execPath];
+  const child = spawn(command, [
+    ...words,
+    '--input-type=module',
+    '-e',
+    `import { connectTo, listenOn } from ${JSON.stringify(sockets)};\n${script}`,
+  ]);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => (output += text));
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null];
+  return { code, signal, output };
+}
+
+test('a second server of a live ipc endpoint is refused, and the first goes on; a stale file is taken over', async () => {
+  const endpoint = `ipc://${join(dir, 'live')}`;
+  const first = await listen(endpoint);
+  await expect(listen(endpoint)).rejects.toMatchObject({ code: 'invalid_argument', details: { endpoint, reason: 'EADDRINUSE' } });
+  expect(await whyUnreachable(endpoint)).toBe(null);
+  await first.close();
+  const stale = `ipc://${join(dir, 'stale')}`;
+  await run(`await listenOn(${JSON.stringify(stale)}, () => undefined); process.kill(process.pid, 'SIGKILL');`);
+  expect(existsSync(join(dir, 'stale'))).toBe(true);
+  await (await listen(stale)).close();
+});
+
+test.each([
+  ['a port that is taken', async () => (await listen('tcp://127.0.0.1:*')).endpoint, 'EADDRINUSE'],
+  ['a path that is too long', async () => `ipc:///${'long/'.repeat(60)}`, 'ENAMETOOLONG'],
+  ['a directory that is not there', async () => `ipc://${join(dir, 'nowhere', 'socket')}`, 'ENOENT'],
+  ['an interface that no host has', async () => 'tcp://no-such-interface-here:5555', 'ENODEV'],
+])('the reason why nobody can listen there is in message and details: %s', async (_, endpointOf, reason) => {
+  const endpoint = await endpointOf();
+  const error = await listen(endpoint).catch((thrown: unknown) => thrown);
+  expect(error).toMatchObject({ code: 'invalid_argument', details: { endpoint, reason } });
+  expect((error as Error).message).toContain(reason);
+});
+
+test.each([
+  ['tcp://127.0.0.1:1', 'ECONNREFUSED'],
+  ['tcp://no-such-host.invalid:5555', /^E(NOTFOUND|AI_AGAIN)$/],
+  ['ipc:///no/such/socket', 'ENOENT'],
+])('why nobody answers at %s is said', async (endpoint, reason) => {
+  expect(await whyUnreachable(endpoint)).toEqual(typeof reason === 'string' ? reason : expect.stringMatching(reason));
+});
+
+describe.skipIf(process.platform !== 'linux')('with few file descriptors (Linux tells how many are free)', () => {
+  test.each([0, 10, 20, 23, 28])('connecting and listening are refused with the reason, and the process goes on: %i free', async (free) => {
+    const script = `
+      import { openSync, readdirSync, readFileSync, closeSync } from 'node:fs';
+      const limit = Number(/^Max open files\\s+(\\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))[1]);
+      const taken = [];
+      const leave = limit - readdirSync('/proc/self/fd').length - ${free};
+      for (let n = 0; n < leave; n++) taken.push(openSync('/dev/null'));
+      const handlers = { up() {}, down() {}, unreachable() {}, message() {} };
+      const told = [];
+      try { connectTo('tcp://127.0.0.1:1', handlers); } catch (error) { told.push(error); }
+      await listenOn('tcp://127.0.0.1:*', () => undefined).catch((error) => told.push(error));
+      for (const file of taken) closeSync(file);
+      for (const { code, details } of told) console.log(code, details.reason);
+      const server = await listenOn('tcp://127.0.0.1:*', () => undefined);
+      await server.close();
+      console.log('goes on');
+      process.exit(0);`;
+    const { code, output } = await run(script, 'sh', '-c', 'ulimit -n 256 && exec "$@"', 'sh');
+    expect(output.trim().split('\n')).toEqual(['unsupported EMFILE', 'unsupported EMFILE', 'goes on']);
+    expect(code).toBe(0);
+  });
+});
