@@ -52,12 +52,11 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     return DefineClass(env, "Socket",
                        {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::disconnect>("disconnect"),
                         InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::serve>("serve"),
-                        InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"),
-                        InstanceMethod<&SocketObject::served>("served"), InstanceMethod<&SocketObject::receive>("receive"),
-                        InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
-                        StaticMethod<&SocketObject::give_back>("giveBack"), InstanceMethod<&SocketObject::peer>("peer"),
-                        InstanceMethod<&SocketObject::readable>("readable"), InstanceMethod<&SocketObject::send>("send"),
-                        InstanceMethod<&SocketObject::close>("close")});
+                        InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"), InstanceMethod<&SocketObject::served>("served"),
+                        InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
+                        InstanceMethod<&SocketObject::lend>("lend"), StaticMethod<&SocketObject::give_back>("giveBack"),
+                        InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
+                        InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
   }
 
   explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {

@@ -12,8 +12,8 @@ constexpr size_t kShardStages = 7;  // SHARD_STAGES in src/rpc/messages.ts
 using Bytes = std::span<const unsigned char>;
 
 struct PoolMessage {
-  Bytes id;  // as it was encoded
-  double sent_at_ms;  // on the sender's clock
+  Bytes id;             // as it was encoded
+  double sent_at_ms;    // on the sender's clock
   double remaining_ms;  // when it was sent
   uint32_t index_bytes;
   Bytes segments, indices, offsets, weights;

@@ -44,8 +44,7 @@ bool PoolService::worth(const PoolMessage& message, uint64_t floats, const Zerom
 bool PoolService::answer(ZeromqSocket& socket) {
   const uint64_t received_ns = steady_ns();
   PoolMessage message;
-  if (!parse_pool_message(socket.body(), &message) || remaining_ms(message, socket.peer(), received_ns) < kLeastRemainingMs)
-    return false;
+  if (!parse_pool_message(socket.body(), &message) || remaining_ms(message, socket.peer(), received_ns) < kLeastRemainingMs) return false;
   const uint64_t parsed_ns = steady_ns();
   const std::optional<uint64_t> floats = engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
   if (!floats || !worth(message, *floats, socket)) return false;

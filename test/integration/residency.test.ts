@@ -180,5 +180,8 @@ test('inspect --residency and warm say how much of a bundle is in memory, and on
   const report = JSON.parse(inspected.stdout) as { bytes: number; residentBytes: number; files: { path: string; known: boolean }[] };
   expect(report.files.map(({ known }) => known)).toEqual([true, true, true]);
   expect(report.residentBytes).toBe(report.bytes);
-  expect(run('inspect', model.dir, '--residency').stdout).toContain('100 %');
+  // One unit a column, which its head names.
+  const table = run('inspect', model.dir, '--residency').stdout;
+  expect(table).toContain('in memory, %');
+  expect(table.match(/^tables\/t\d.safetensors +[\d.]+ +100 /gm)).toHaveLength(3);
 });
