@@ -43,4 +43,4 @@ export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, Predict
 export { requestFromJson } from './predictor/request-json.js';
 export { type ConnectOptions, connect, type RpcMode, type ShardedPredictor } from './predictor/sharded.js';
 export type { ShardState } from './rpc/messages.js';
-export type { ShardStats } from './rpc/shard-stats.js';
+export { SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';

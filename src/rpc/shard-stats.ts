@@ -1,7 +1,7 @@
 /** How a number of a shard's stats behaves: counters only grow, gauges are as they are now. */
-type StatKind = 'text' | 'counter' | 'gauge' | 'optional';
+export type StatKind = 'text' | 'counter' | 'gauge' | 'optional';
 
-interface StatSpec {
+export interface StatSpec {
   /** optional: a gauge, or null where the system does not tell. */
   readonly kind: StatKind;
   readonly description: string;
@@ -30,7 +30,7 @@ export const SHARD_STATS = {
   lockedBytes: { kind: 'optional', description: 'Bytes of these locked in memory.' },
 } as const satisfies Record<string, StatSpec>;
 
-type StatValue<K extends StatKind> = K extends 'text' ? string : K extends 'optional' ? number | null : number;
+export type StatValue<K extends StatKind> = K extends 'text' ? string : K extends 'optional' ? number | null : number;
 
 export type ShardStats = { readonly [name in keyof typeof SHARD_STATS]: StatValue<(typeof SHARD_STATS)[name]['kind']> };
 
