@@ -45,3 +45,13 @@ test.each(['ARCHITECTURE.md', 'CONTRIBUTING.md'])('%s names files that are there
   const missing = named.filter((path) => !files.some((file) => file === path || file.endsWith(`/${path}`)));
   expect(missing).toEqual([]);
 });
+
+test.each(['ARCHITECTURE.md', 'CONTRIBUTING.md'])('%s names folders that are there', (page) => {
+  const text = readFileSync(join(root, page), 'utf8').replace(/```[\s\S]*?```/g, '');
+  const named = [...text.matchAll(/`([a-z]+(?:\/[\w-]+)+)\/?`/g)].map(([, path = '']) => path).filter((path) => !path.includes('NAME'));
+  expect(named.length).toBeGreaterThan(1);
+  const folders = new Set(files.map((file) => dirname(file)));
+  const missing = named.filter((path) => ![...folders].some((folder) => folder === path || folder.endsWith(`/${path}`)));
+  // What is built, and a name for import.
+  expect(missing.filter((path) => path !== 'docs/api' && path !== 'terabag/lab')).toEqual([]);
+});
