@@ -89,7 +89,7 @@ async function measureShape(dir: string, name: string, scale: number, items: num
     const samples = cells.map((): Round[] => []);
     for (let round = 0; round < sizes.rounds; round++) {
       for (const [index, cell] of cells.entries()) {
-        // The same requests for every plan, made anew: a collection of garbage visits all that are kept.
+        // The same requests for every plan, made anew: a garbage collection visits all that are kept.
         const repeated = new RequestGenerator(requestShape(shape), round);
         samples[index]?.push(await measureCell(cell, dir, sizes, () => repeated.next(items)));
       }

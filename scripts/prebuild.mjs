@@ -15,7 +15,7 @@ export const TARGETS = {
 };
 const work = join(root, 'native', 'build-prebuilt');
 
-/** Of a virtual environment of its own, which zig makes. */
+/** Python of a virtual environment, which zig() makes. */
 export const python = join(work, 'python', 'bin', 'python');
 
 /** The compiler driver, installed once. */

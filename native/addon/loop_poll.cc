@@ -5,7 +5,7 @@
 #include <memory>
 #include <utility>
 
-// Of libuv's stable ABI 1.x, which Node.js exports; its header does not come with Node-API's.
+// From libuv's stable ABI 1.x, which Node.js exports; its header does not come with Node-API's.
 extern "C" {
 struct uv_handle_s;
 size_t uv_handle_size(int type);

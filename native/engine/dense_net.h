@@ -11,7 +11,7 @@
 
 namespace terabag {
 
-// Of an fc layer: how many of its leading inputs all items share, and what these add up to with the bias; computed once for all items.
+// How many leading inputs of an fc layer all items share, and what these add up to with the bias; computed once for all items.
 struct SharedInputs {
   uint32_t count = 0;
   AlignedFloats sums;  // whole panels

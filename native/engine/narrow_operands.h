@@ -23,7 +23,7 @@ struct NarrowWeights {
 // weight: [outputs, inputs] row-major. bf16 rounds to nearest even; int8 is symmetric with a scale per output.
 NarrowWeights narrow_weights(Precision precision, const float* weight, uint32_t outputs, uint32_t inputs, uint32_t panel_width);
 
-// Of a row of inputs in 8 bits: x = scale * (q - zero_point). Both are worked out from the row alone.
+// A row of inputs in 8 bits: x = scale * (q - zero_point). Both are worked out from the row alone.
 struct RowQuantization {
   float scale;
   int32_t zero_point;

@@ -11,7 +11,7 @@
 
 namespace terabag {
 namespace {
-// Of a segment's flags; the others say how it is pooled.
+// The flag of a segment with weights; the others say how it is pooled.
 constexpr uint32_t kWeighted = 2;
 
 const PoolingInfo* pooling_of(uint32_t flags) {

@@ -33,7 +33,7 @@ double PoolService::remaining_ms(const PoolMessage& message, const std::string& 
 }
 
 bool PoolService::worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const {
-  // Of a segment and of a bag, roughly; so that many without ids are not taken for nothing.
+  // What a segment and a bag cost, roughly; so that many without ids are not taken for nothing.
   constexpr double kNsPerSegment = 20, kNsPerBag = 5;
   const double ns = ns_per_index_ * static_cast<double>(message.indices.size() / message.index_bytes) + static_cast<double>(floats) / 8 +
                     kNsPerSegment * static_cast<double>(message.segments.size() / kSegmentBytes) +

@@ -26,7 +26,7 @@ class PoolService {
   bool answer(ZeromqSocket& socket);
 
   uint64_t answered() const { return answered_; }
-  // Of these, answers that no longer had a peer, or one that does not read.
+  // Answers among them that no longer had a peer, or one that does not read.
   uint64_t undeliverable() const { return undeliverable_; }
 
  private:

@@ -81,7 +81,7 @@ class ZeromqSocket {
 
   // Receives the next message and holds it; false when none is there. One that is held already is dropped.
   bool receive();
-  // Of the message that is held.
+  // Bytes of the message that is held, and its sender.
   std::span<const unsigned char> body() const;
   const std::string& peer() const { return peer_; }
   void drop();

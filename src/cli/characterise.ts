@@ -88,7 +88,7 @@ Examples:
     }
   });
 
-/** Of a run that was interrupted too. Results are worth more than their pictures: what is in the way of these is only told. */
+/** Also after an interruption. Results are worth more than their pictures: what is in the way of these is only told. */
 async function writeReport(results: Characterisation, dir: string): Promise<void> {
   try {
     await writeFileAtomic(join(dir, REPORT_FILE), renderCharacterisation(results, await Charts.load()));

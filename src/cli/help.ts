@@ -1,7 +1,7 @@
 import type { AddHelpTextContext, Help } from 'commander';
 
 const DEFAULT_COLUMNS = 80;
-/** Of the command lines that --help shows. */
+/** A command line in what --help shows. */
 const COMMAND = /^ {2}terabag /;
 
 /**

@@ -65,7 +65,7 @@ const printable = (value: string): string =>
   value.replace(/\p{Cc}/gu, (character) => `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`);
 
 const GAP = '  ';
-/** Of what is no terminal. */
+/** Width of what is no terminal. */
 const DEFAULT_COLUMNS = 80;
 
 export function printTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[]): void {

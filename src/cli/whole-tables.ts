@@ -6,7 +6,7 @@ import { heldByShards, tableBytes } from '../plan/placement/bytes.js';
 export interface Served {
   readonly plan: Plan;
   readonly spec: ModelSpec;
-  /** Of the bundle, and of the plan file. */
+  /** Where the bundle and the plan file are. */
   readonly dir: string;
   readonly planPath: string;
   readonly residency: Residency;

@@ -6,7 +6,7 @@ import type { ShardReport, ShardTask } from './shard-task.js';
 /** A shard's process, as its watcher sees it. */
 export interface ShardChild {
   readonly pid: number;
-  /** Of no effect once it has ended. */
+  /** Does nothing once it has ended. */
   kill(signal: NodeJS.Signals): void;
 }
 

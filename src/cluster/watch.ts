@@ -8,7 +8,7 @@ export interface ShardEvent {
   /** refused: the shard's process says that it cannot serve what it is given, and is not started again. */
   readonly what: 'ready' | 'exited' | 'restarting' | 'refused';
   readonly detail: string;
-  /** Of refused. */
+  /** The refusal, when refused. */
   readonly error?: TerabagError;
 }
 
@@ -47,7 +47,7 @@ export class ShardWatcher {
     return this.#endpoint;
   }
 
-  /** Of the last process that was started. */
+  /** Process id of the last one that was started. */
   get pid(): number {
     return this.#lastPid;
   }
@@ -95,7 +95,7 @@ export class ShardWatcher {
     });
   }
 
-  /** Of a launch that fails, nothing is started again. */
+  /** When a launch fails, nothing is started again. */
   #restartLater(ranMs: number): void {
     if (this.#stopping || !this.#wasReady || !this.options.restart) return;
     const pauseMs = this.#policy.pauseMs(ranMs);

@@ -13,7 +13,7 @@ const NS_PER_MAC = 0.0186;
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
 export class DenseNet {
   readonly #net: NativeDenseNet;
-  /** Of each stage. */
+  /** By stage. */
   readonly #macsPerItem: number[] = [];
   /** 1, or the last that a layer is in. */
   readonly lastStage: number;

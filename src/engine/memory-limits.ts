@@ -5,7 +5,7 @@ import type { Residency } from './residency.js';
 
 /** What this process may take. */
 export interface MemoryLimits {
-  /** Of the machine. */
+  /** Memory of the machine. */
   readonly totalBytes: number;
   /** Bytes that can be had without swapping: of the machine, or of the tightest control group. */
   readonly availableBytes: number;
@@ -107,7 +107,7 @@ export interface MemoryNeed {
   readonly residency: Residency;
   /** Bytes that will be locked or copied. */
   readonly keptBytes: number;
-  /** Of these, not in memory yet; what is there already can be locked without more. */
+  /** Those that are not in memory yet; what is there already can be locked without more. */
   readonly missingBytes: number;
 }
 

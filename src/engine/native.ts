@@ -92,7 +92,7 @@ export interface NativeSparseEngine {
 export interface NativeStatusError extends Error {
   /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed; of tables: unreadable | does_not_fit | closed */
   readonly status: string;
-  /** Of tables: of the system call that failed, positive. */
+  /** From opening or filling tables: errno of the system call that failed, positive. */
   readonly errno?: number;
   readonly segment: number;
   readonly bag: number;
@@ -167,7 +167,7 @@ export type Precision = 'fp32' | 'bf16' | 'int8';
 export interface NativePackError {
   readonly maxError: number;
   readonly sumSquaredError: number;
-  /** Of the values themselves. */
+  /** Squares of the values themselves. */
   readonly sumSquares: number;
 }
 
@@ -197,7 +197,7 @@ export interface NativeSocket {
   /** Returns the endpoint with the port that was taken. */
   bind(endpoint: string): string;
   /**
-   * Of a ROUTER: answers small requests to pool (src/rpc/codec.ts) where they are received, without a message to JavaScript; null: no more.
+   * A ROUTER answers small requests to pool (src/rpc/codec.ts) where they are received, without a message to JavaScript; null: no more.
    * nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
    * cannot be pooled, for whatever reason, is received like any other message.
    */

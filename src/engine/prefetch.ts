@@ -11,7 +11,7 @@ export interface Prefetch {
 /** What was measured to suit rows of a length. */
 export interface TunedPrefetch extends Prefetch {
   readonly rowBytes: number;
-  /** Of a random row, with this distance. */
+  /** Time of a lookup of a random row, with this distance. */
   readonly nsPerLookup: number;
 }
 

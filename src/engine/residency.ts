@@ -14,22 +14,22 @@ export type Residency = (typeof RESIDENCIES)[number];
 /** A file as the addon measures it. */
 export interface MeasuredFile {
   readonly path: string;
-  /** Of the tables' rows in this file. */
+  /** Bytes of the tables' rows in this file. */
   readonly bytes: number;
-  /** Of these; null when the kernel does not tell: the process may neither write the file nor owns it. */
+  /** Those in memory; null when the kernel does not tell: the process may neither write the file nor owns it. */
   readonly residentBytes: number | null;
   /** The file's entries of /proc/self/smaps, as the kernel wrote them; empty where there is no such file. */
   readonly smaps: string;
 }
 
 export interface ResidencyFigures {
-  /** Of the tables' rows. */
+  /** Bytes of the tables' rows. */
   readonly bytes: number;
-  /** Of these, in memory: reading them needs no disk. With map, also what other programs left in the page cache. */
+  /** Those in memory: reading them needs no disk. With map, also what other programs left in the page cache. */
   readonly residentBytes: number;
-  /** Of these, mapped here by 2 MiB pages. */
+  /** Those that are mapped here by 2 MiB pages. */
   readonly hugePageBytes: number;
-  /** Of these, locked. */
+  /** Those that are locked. */
   readonly lockedBytes: number;
 }
 
@@ -47,9 +47,9 @@ export interface ResidencyReport extends ResidencyFigures {
 export interface SmapsFigures {
   /** Mapped by this process. */
   readonly rssBytes: number;
-  /** Of these, by 2 MiB pages, anonymous or of a file. */
+  /** Those on 2 MiB pages, anonymous or of a file. */
   readonly hugePageBytes: number;
-  /** Of these, in mappings that are locked. The kernel's own line Locked is divided by the number of processes that map a page. */
+  /** Those in mappings that are locked. The kernel's own line Locked is divided by the number of processes that map a page. */
   readonly lockedBytes: number;
 }
 

@@ -23,7 +23,7 @@ export interface OpShape {
 interface OpWork {
   /** matrix: multiply-adds of as many weights; pairs: of a dot interaction, which take longer; values: one for each value that is read. */
   readonly kind: 'matrix' | 'pairs' | 'values';
-  /** Of one row; of a matrix in proportion to inputDim. */
+  /** For one row; a matrix: in proportion to inputDim. */
   readonly macs: (shape: OpShape) => number;
 }
 
@@ -34,7 +34,7 @@ export const OPS = {
   dot_interaction: { kind: 'pairs', macs: ({ inputDim, numInputs, diagonal }) => (inputDim * (numInputs + (diagonal ? 1 : -1))) / 2 },
   concat: VALUES,
   sum: VALUES,
-  /** Of all inputs, elementwise. */
+  /** All inputs multiplied, elementwise. */
   product: VALUES,
   /** The first input times the second, plus the third, elementwise. */
   multiply_add: VALUES,
@@ -67,7 +67,7 @@ export interface Value {
 
 /** An operation of a layer. Its inputs are values, or numbers: 1 is the operation before it, 2 the one before that. */
 export interface Step extends Partial<OpAttributes> {
-  /** Of the last step: the layer's. */
+  /** The last step has the layer's name. */
   readonly name: string;
   readonly op: Op;
   readonly dim: number;

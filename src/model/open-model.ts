@@ -4,10 +4,10 @@ import type { ModelSpec } from './spec.js';
 
 /** A model without the rows of its tables: what is needed to plan it, to predict its plans, and to profile requests to it. */
 export interface Model {
-  /** Of its bundle. */
+  /** Directory of its bundle. */
   readonly dir: string;
   readonly spec: ModelSpec;
-  /** Of the spec, 64 hexadecimal digits: plans and profiles are bound to it. */
+  /** Hash of the spec, 64 hexadecimal digits: plans and profiles are bound to it. */
   readonly hash: string;
   /** Its layers in order, with the dims of their inputs and outputs. */
   readonly model: ResolvedModel;

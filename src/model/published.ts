@@ -6,7 +6,7 @@ import type { FileSpec, ModelSpec, TableSpec } from './spec.js';
 /** What a bundle holds of a table: all of it, or, when it was published for a shard, that shard's part. */
 export interface HeldTable extends RowPart {
   readonly spec: TableSpec;
-  /** Of the part. */
+  /** Rows of the part. */
   readonly rows: number;
   readonly file: string;
   readonly tensor: string;

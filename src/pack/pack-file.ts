@@ -32,7 +32,7 @@ export interface PackOptions {
 const BLOCKS_IN_FLIGHT = 4;
 const FORMAT_OF_DTYPE = new Map<string, PlainFormat>(PLAIN_FORMATS.map((format) => [dtypeOf(format), format]));
 
-/** Of a table; see the addon's packRows. */
+/** Longest row of a table; see the addon's packRows. */
 const MAX_DIM = 65_536;
 
 /** The plain format of a tensor that can be packed: rows of up to 65536 values in fp32, fp16 or bf16; else null. */

@@ -7,9 +7,9 @@ import { decodeText, parseJson } from './json.js';
 export interface JsonFileKind {
   /** What the file is, as messages call it: plan, model.json. */
   readonly what: string;
-  /** Of errors that the content is to blame for. */
+  /** Code of the error when the content is to blame. */
   readonly code: ErrorCode;
-  /** Of a file that cannot be opened; default "WHAT cannot be read". */
+  /** Message of the error when the file cannot be opened; default "WHAT cannot be read". */
   readonly unreadable?: string;
   /** How a place in the file is written; default with dots: shards.0.name. */
   readonly formatField?: (path: readonly PropertyKey[]) => string;

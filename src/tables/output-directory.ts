@@ -49,7 +49,7 @@ export async function checkRoom(directory: string, bytes: number): Promise<void>
     });
 }
 
-/** Of the directory, or of the nearest above it that is there. */
+/** The filesystem of the directory, or of the nearest above it that is there. */
 async function statfsOrParent(directory: string): Promise<StatsFs> {
   return statfs(directory).catch((error: NodeJS.ErrnoException) => {
     const parent = dirname(directory);

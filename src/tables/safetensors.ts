@@ -171,7 +171,7 @@ export interface TensorShape {
   readonly name: string;
   readonly dtype: string;
   readonly shape: readonly number[];
-  /** Of the data; has to be given where the dtype does not tell. */
+  /** Length of the data; has to be given where the dtype does not tell. */
   readonly bytes?: number;
 }
 

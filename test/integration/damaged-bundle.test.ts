@@ -20,7 +20,7 @@ let plan: Plan;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), 'terabag-damaged-'));
   model = await writeSmallModel(31);
-  // Of the same shapes: every file has the same length.
+  // The shapes are the same: every file has the same length.
   other = await writeSmallModel(32);
   const spec = await readModelSpec(model.dir);
   plan = {

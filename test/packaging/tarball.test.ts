@@ -45,7 +45,7 @@ test('a tarball with a prebuilt addon installs without a compiler, loads, and sc
   const app = join(dir, 'app');
   mkdirSync(app);
   writeFileSync(join(app, 'package.json'), '{ "private": true, "type": "module" }');
-  // Of programs, Node.js, npm and a shell: nothing that builds.
+  // The only programs are Node.js, npm and a shell: nothing that builds.
   const bin = join(dir, 'bin');
   mkdirSync(bin);
   for (const program of ['node', 'npm', 'npx', 'sh', 'env']) {

@@ -39,7 +39,7 @@ export interface Stand {
   readonly profile: Profile;
   /** Not enabled but for what is measured; null where requests are cut. */
   readonly tracer: Tracer | null;
-  /** Runs work on the setup's predictor. Shards are only connected meanwhile: signs of life to many idle ones would be noise for the others. */
+  /** Runs work on the setup's predictor. Shards are only connected meanwhile: heartbeats to many idle ones would be noise for the others. */
   use<T>(work: (ready: Ready) => Promise<T>): Promise<T>;
   close(): Promise<void>;
 }

@@ -36,7 +36,7 @@ export class BufferPool {
   }
 }
 
-/** Of this process's messages. */
+/** Holds this process's messages. */
 export const messageBuffers = new BufferPool();
 
 class LentBuffer implements Lent {
