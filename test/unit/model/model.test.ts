@@ -80,7 +80,9 @@ test('dense weights that are not finite are refused with tensor and position; th
   const header = await readSafetensorsHeader(file);
   const spec = await readModelSpec(dir);
   const open = async (change: (name: string, values: Float32Array) => void): Promise<unknown> => {
-    const tensors: TensorToWrite[] = [{ name: 'unused', dtype: 'F32', shape: [1], data: new Uint8Array(Float32Array.of(Number.NaN).buffer) }];
+    const tensors: TensorToWrite[] = [
+      { name: 'unused', dtype: 'F32', shape: [1], data: new Uint8Array(Float32Array.of(Number.NaN).buffer) },
+    ];
     for (const [name, info] of header.tensors) {
       const values = new Float32Array((await readTensor(header, info)).buffer);
       change(name, values);
