@@ -157,7 +157,13 @@ export class Admission<M extends Memory> {
       // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard.
       const late = (): void =>
         admitted.fail(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }));
-      const timer = setTimeout(() => setImmediate(late), deadlineMs);
+      // Node's timers count whole milliseconds, and can be early by one.
+      const due = (): void => {
+        const leftMs = admitted.deadlineAt - performance.now();
+        if (leftMs > 0) timer = setTimeout(due, leftMs);
+        else setImmediate(late);
+      };
+      let timer = setTimeout(due, deadlineMs);
       signal?.addEventListener('abort', onAbort, { once: true });
       admitted.whenFailed((error) => {
         told();

@@ -16,7 +16,7 @@ const BEAT_MS = 250;
 const SILENT_BEATS = 6;
 /** A message that the transport refused (its queue is full) is offered again after so long, and when the shard sends something. */
 const RETRY_MS = 2;
-/** Timers of Node's may be early by up to a millisecond, and are due a moment before the deadline of the whole request, which knows no shard. */
+/** Requests to shards end a moment before the whole request does, whose error would not name the shard. */
 const EARLY_MS = 1;
 /** Less than that, a timer is late on any machine. */
 const LATE_MS = 5;
@@ -140,7 +140,9 @@ export class ShardClient {
       if (this.#state === 'closed') throw this.#why;
       if (signal?.aborted) throw this.#aborted(signal);
       const now = this.clock.now();
-      const remainingMs = Math.max(0, deadlineAt - now);
+      const remainingMs = deadlineAt - now;
+      // A timer would be due after that of the whole request.
+      if (remainingMs <= EARLY_MS) throw this.#unanswered(0);
       const parts = clientMessageParts({ kind: 'pool', id, sentAtMs: now, remainingMs, batch, timed: rpc !== null });
       const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
       // A peer closes the connection on a longer message, and with it every request in flight.

@@ -265,8 +265,7 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
       expect(error).toMatchObject({ details: { shard: 'shard-1' } });
       expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
     });
-    await Promise.all(failures);
-    clusters[0]?.kill('shard-1', 'SIGKILL');
+    await Promise.all(failures).finally(() => clusters[0]?.kill('shard-1', 'SIGKILL'));
     for (const predictor of predictors) {
       expect(bits((await predictor.predict(request, { deadlineMs: 10_000 })).scores)).toEqual(bits(expected));
       expect(predictor.stats()['inFlight']).toBe(0);

@@ -30,6 +30,16 @@ test('work that does not end is given up at the deadline', async () => {
   expect(performance.now() - startedAt).toBeGreaterThanOrEqual(29);
 });
 
+test('no deadline comes early, not even by a part of a millisecond', async () => {
+  for (let n = 0; n < 30; n++) {
+    const until = performance.now() + n / 30;
+    while (performance.now() < until);
+    const startedAt = performance.now();
+    await expect(admission().run({ deadlineMs: 3 }, () => never)).rejects.toMatchObject({ code: 'deadline_exceeded' });
+    expect(performance.now() - startedAt).toBeGreaterThanOrEqual(3);
+  }
+});
+
 test('an error of the work that is due with the deadline is preferred, since it names what failed', async () => {
   for (let n = 0; n < 20; n++) {
     const work = async (): Promise<never> => {

@@ -84,6 +84,12 @@ test('a request that is aborted ends at once and is cancelled on the shard; so i
   expect(client.counts.unmatched).toBe(1);
 });
 
+test('a request without time left is not sent, and its error names the shard', async () => {
+  const { client, connection, clock } = opened();
+  expect(await ask(client, clock.now() + 0.5).outcome).toMatchObject({ code: 'deadline_exceeded', details: { shard: 'shard-0' } });
+  expect(connection.sentOf('pool')).toEqual([]);
+});
+
 test('a signal that is aborted already sends nothing', async () => {
   const { client, connection, clock } = opened();
   expect(await ask(client, clock.now() + 100, AbortSignal.abort()).outcome).toMatchObject({ code: 'aborted' });
