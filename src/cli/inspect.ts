@@ -18,7 +18,13 @@ export const inspectCommand = new Command('inspect')
   .option('--json', 'print JSON')
   .addHelpText(
     'after',
-    further('\nExamples:\n  terabag inspect ./model\n  terabag inspect ./model --json | jq .tables\n  terabag inspect ./model --residency'),
+    further(`
+Reads model.json alone; with --residency also the lengths and headers of the table files. Checksums are checked by terabag verify.
+
+Examples:
+  terabag inspect ./model
+  terabag inspect ./model --json | jq .tables
+  terabag inspect ./model --residency`),
   )
   .action(async (bundle: string, options: { json?: boolean; residency?: boolean }) => {
     if (options.residency) {

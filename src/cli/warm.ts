@@ -17,7 +17,8 @@ export const warmCommand = new Command('warm')
   .addHelpText(
     'after',
     further(`
-Stop what serves the bundle first: a file keeps its pages as long as a process maps it.
+Stop what serves the bundle first: a file keeps its pages as long as a process maps it. Of the files, lengths and headers are checked;
+checksums are by terabag verify.
 
 Examples:
   terabag warm ./model

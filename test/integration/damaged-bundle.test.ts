@@ -2,7 +2,9 @@ import { cp, mkdtemp, open, readFile, rm, truncate, writeFile } from 'node:fs/pr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { inspectCommand } from '../../src/cli/inspect.js';
+import { warmCommand } from '../../src/cli/warm.js';
 import { connect, openLocal, packBundle, publish } from '../../src/index.js';
 import { readModelSpec, verifyBundle } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
@@ -83,7 +85,10 @@ const OPENERS: Readonly<Record<string, { reads: readonly string[]; open: (bundle
       reads: [DENSE, TABLE],
       open: async (bundle, verify) => packBundle(bundle, await mkdtemp(join(dir, 'packed-')), { format: 'int8', verify }),
     },
-    publish: { reads: [DENSE, TABLE], open: async (bundle) => publish(plan, bundle, await mkdtemp(join(dir, 'published-'))) },
+    publish: {
+      reads: [DENSE, TABLE],
+      open: async (bundle, verify) => publish(plan, bundle, await mkdtemp(join(dir, 'published-')), { verify }),
+    },
     verify: {
       reads: [DENSE, TABLE],
       open: async (bundle) => {
@@ -117,6 +122,29 @@ test.each(cases)('%s refuses a damaged %s, whatever of it is checked, and takes 
       else expect(code, `${damage}, ${verify}`).toBe(refused);
     }
   }
+});
+
+/** What lengths and headers tell. */
+const SEEN_WITHOUT_CONTENT = ['a changed header', 'its last bytes cut off', 'no content at all'];
+
+test.each([
+  ['warm', warmCommand, ['--json']],
+  ['inspect --residency', inspectCommand, ['--residency', '--json']],
+] as const)('%s refuses a table by its length and its header, and reads no dense weights', async (_name, command, options) => {
+  const print = vi.spyOn(console, 'log').mockReturnValue();
+  for (const [damage, spoil] of Object.entries(DAMAGES)) {
+    for (const file of [DENSE, TABLE]) {
+      const bundle = await mkdtemp(join(dir, 'bundle-'));
+      await cp(model.dir, bundle, { recursive: true });
+      await spoil(join(bundle, file), file);
+      const code = await command.parseAsync([bundle, ...options], { from: 'user' }).then(
+        () => null,
+        (error: { code: string }) => error.code,
+      );
+      expect(code, `${damage}, ${file}`).toBe(file === TABLE && SEEN_WITHOUT_CONTENT.includes(damage) ? 'bad_table' : null);
+    }
+  }
+  print.mockRestore();
 });
 
 test('a file that is replaced while the bundle is opened is refused', async () => {

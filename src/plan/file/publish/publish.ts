@@ -1,9 +1,9 @@
 import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../../errors.js';
-import { openBundle, readModelSpec } from '../../../model/bundle.js';
-import { checkContent, checkLength, type Verify } from '../../../model/bundle-files.js';
-import type { FileSpec, ModelSpec } from '../../../model/spec.js';
+import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../model/bundle.js';
+import { checkFiles, type Verify } from '../../../model/bundle-files.js';
+import type { FileSpec } from '../../../model/spec.js';
 import { outputError } from '../../../tables/atomic.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
@@ -17,7 +17,10 @@ import { splitFile, stopIf } from './split-file.js';
 export interface PublishOptions {
   /** Only these shards of the plan, main among them; default all. */
   readonly shards?: readonly string[];
-  /** full (default): the source's checksums, and those of what an earlier run wrote; size: lengths and headers only. */
+  /**
+   * full (default): the source's checksums, while it is read, and those of what an earlier run wrote. size: lengths, headers, and the checksums
+   * of a sample of chunks of both; the source's before anything is written.
+   */
   readonly verify?: Verify;
   /** Ends it with `aborted`; the same call goes on later. */
   readonly signal?: AbortSignal;
@@ -72,7 +75,8 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
       { path: bundleDir, shard: published.shard },
     );
   // With the dense weights, and the layers that read them: what cannot be opened is not worth publishing.
-  const { spec, hash } = await openBundle(bundleDir, { verify: 'later' });
+  const source = await openBundle(bundleDir, { verify: 'later' });
+  const { spec, hash } = source;
   checkPlan(plan, spec, hash);
   const names = selectShards(plan, options.shards);
   const headers = new Map<string, SafetensorsHeader>();
@@ -83,6 +87,7 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
   // Nothing is written before all directories are known to be free.
   await refuseBundle(outDir);
   for (const layout of layouts) await readDirectory(layout);
+  if (options.verify === 'size') await checkOpened(source, 'size', () => stopIf(options.signal));
   const locks: DirectoryLock[] = [];
   const shards: Publishing[] = [];
   try {
@@ -94,7 +99,7 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
       const counts = { written: 0, linked: 0, copied: 0, kept: 0 };
       shards.push({ shard, directory, tables: parts.length, files, whole: new Map(), counts });
     }
-    await new Publication(bundleDir, spec, headers, shards, options).run(outDir);
+    await new Publication(source, headers, shards, options).run(outDir);
   } catch (error) {
     throw outputError(error, outDir, 'no room left for the bundles; make room, and the same command goes on');
   } finally {
@@ -124,19 +129,18 @@ function selectShards(plan: Plan, wanted: readonly string[] | undefined): string
 class Publication {
   readonly #stopped = new AbortController();
   readonly #signal: AbortSignal;
-  readonly #full: boolean;
+  readonly #verify: Verify;
   readonly #totalBytes: number;
   #doneBytes = 0;
 
   constructor(
-    private readonly bundleDir: string,
-    private readonly spec: ModelSpec,
+    private readonly source: Bundle,
     private readonly headers: ReadonlyMap<string, SafetensorsHeader>,
     private readonly shards: readonly Publishing[],
     private readonly options: PublishOptions,
   ) {
     this.#signal = AbortSignal.any([this.#stopped.signal, ...(options.signal ? [options.signal] : [])]);
-    this.#full = options.verify !== 'size';
+    this.#verify = options.verify ?? 'full';
     this.#totalBytes = shards.flatMap(({ files }) => files).reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
@@ -147,11 +151,11 @@ class Publication {
     await refuseTooLarge(left, outDir);
     for (const { directory, files } of this.shards) await directory.begin(files.map(({ file }) => file));
     await this.#atOnce(passes(left), (pass) => this.#publishPass(pass));
-    for (const { directory, whole } of this.shards) await directory.finish(this.spec, Object.fromEntries([...whole].sort()));
+    for (const { directory, whole } of this.shards) await directory.finish(this.source.spec, Object.fromEntries([...whole].sort()));
   }
 
   #sourceEntry(file: string): FileSpec {
-    const expected = Object.hasOwn(this.spec.files, file) ? this.spec.files[file] : undefined;
+    const expected = Object.hasOwn(this.source.spec.files, file) ? this.source.spec.files[file] : undefined;
     if (expected === undefined) throw new TerabagError('bad_model', `model.json: files: has no entry for ${file}`, { file });
     return expected;
   }
@@ -181,8 +185,7 @@ class Publication {
     if (known === undefined) return;
     const path = join(shard.directory.dir, file.file);
     try {
-      await checkLength(path, file.file, known);
-      if (this.#full) await checkContent(path, file.file, known, () => stopIf(this.#signal));
+      await checkFiles([{ path, file: file.file, expected: known }], this.#verify, this.source.hash, () => stopIf(this.#signal));
     } catch (error) {
       if (TerabagError.from(error).code === 'aborted') throw error;
       return;
@@ -201,7 +204,7 @@ class Publication {
     }
     const outputs = targets.map(({ shard, file }) => ({ ...file, path: join(shard.directory.dir, file.file) }));
     const checksums = await splitFile(this.headers.get(first.source) as SafetensorsHeader, outputs, {
-      expected: this.#full ? expected : null,
+      expected: this.#verify === 'full' ? expected : null,
       signal: this.#signal,
       onBytes: (bytes) => this.#progress(bytes),
     });
@@ -210,9 +213,9 @@ class Publication {
 
   async #publishWhole(target: Target, expected: FileSpec): Promise<void> {
     const { shard, file } = target;
-    const how = await linkOrCopy(join(this.bundleDir, file.source), join(shard.directory.dir, file.file), {
+    const how = await linkOrCopy(join(this.source.dir, file.source), join(shard.directory.dir, file.file), {
       expected,
-      check: this.#full,
+      check: this.#verify === 'full',
       signal: this.#signal,
       onBytes: (bytes) => this.#progress(bytes),
     });
