@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { isFinite32 } from '../tables/finite.js';
 import { formatPath } from '../tables/json.js';
 import { readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
@@ -183,7 +184,7 @@ async function openDense(dir: string, spec: ModelSpec): Promise<Pick<Bundle, 'mo
   return { model, dense: await readDense(header, model) };
 }
 
-/** The tensors that the model's layers name. */
+/** The tensors that the model's layers name. Weights that are not finite rank nothing, whatever is asked: they are refused. */
 async function readDense(header: SafetensorsHeader, model: ResolvedModel): Promise<DenseTensors> {
   const named = new Set(model.layers.flatMap(({ weight, bias }) => [weight, bias]).filter((name) => name !== null));
   const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
@@ -192,7 +193,19 @@ async function readDense(header: SafetensorsHeader, model: ResolvedModel): Promi
     if (tensor === undefined) throw new TerabagError('bad_model', `no such tensor in ${DENSE_FILE}: ${name}`, { tensor: name });
     if (tensor.dtype !== 'F32')
       throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}: ${header.path}`, { tensor: name });
-    tensors.set(name, { shape: tensor.shape, data: new Float32Array((await readTensor(header, tensor)).buffer) });
+    const data = new Float32Array((await readTensor(header, tensor)).buffer);
+    if (!isFinite32(data)) throw notFinite(header.path, name, tensor.shape, data);
+    tensors.set(name, { shape: tensor.shape, data });
   }
   return tensors;
+}
+
+function notFinite(path: string, tensor: string, shape: readonly number[], data: Float32Array): TerabagError {
+  const position = data.findIndex((value) => !Number.isFinite(value));
+  const value = String(data[position]);
+  return new TerabagError(
+    'bad_model',
+    `dense weights have to be finite: ${tensor} ${shape.join('x')}, position ${position}, ${value}: ${path}`,
+    { tensor, position, value, path },
+  );
 }

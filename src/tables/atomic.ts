@@ -30,11 +30,15 @@ export class AtomicFile {
     return new AtomicFile(path, temporary, await open(temporary ?? path, 'w').catch(cannotWrite(path)));
   }
 
-  /** Flushes, renames, and flushes the directory. When it fails, discard. */
-  async commit(): Promise<void> {
+  /**
+   * Flushes, renames, and flushes the directory. When it fails, discard. The check reads what was written, before it has its name; what went
+   * into a device or a pipe cannot be read again.
+   */
+  async commit(check: (written: string) => Promise<void> = async () => undefined): Promise<void> {
     if (this.#temporary === null) return this.file.close();
     await this.file.sync();
     await this.file.close();
+    await check(this.#temporary);
     await rename(this.#temporary, this.path).catch(cannotWrite(this.path));
     await syncDirectory(dirname(this.path));
   }

@@ -13,6 +13,8 @@ const formatStep = (step: PropertyKey): string => {
 
 /** One token of a text that JSON.parse has taken. */
 const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s"{}[\],:]+/g;
+/** The same, but an array of numbers is one token, and other numbers are none: most of a request are such arrays. */
+const TOKEN_WITHOUT_NUMBERS = /"[^"\\]*(?:\\.[^"\\]*)*"|\[[^"{}[\]]*\]|[{}[\],:]/g;
 
 /** An object or array that the scan is in. */
 interface Container {
@@ -28,17 +30,18 @@ interface Container {
  * pair, which is no text in UTF-8. onNumber is given each number as it is written, for who has to tell 4 from 4.0 or needs all digits.
  * Throws a SyntaxError that says what, and where.
  */
-export function parseJson(text: string, onNumber: (digits: string, path: JsonPath) => void = () => undefined): unknown {
+export function parseJson(text: string, onNumber?: (digits: string, path: JsonPath) => void): unknown {
   const value: unknown = JSON.parse(text);
   const open: Container[] = [];
   const path = (): JsonPath => open.map(({ step }) => step);
-  for (const { 0: token, index } of text.matchAll(TOKEN)) {
+  for (const { 0: token, index } of text.matchAll(onNumber === undefined ? TOKEN_WITHOUT_NUMBERS : TOKEN)) {
     const current = open.at(-1);
     switch (token[0]) {
       case '{':
         open.push({ keys: new Set(), step: '', awaitsKey: true });
         break;
       case '[':
+        if (token.length > 1) break;
         open.push({ keys: null, step: 0, awaitsKey: false });
         break;
       case '}':
@@ -68,7 +71,7 @@ export function parseJson(text: string, onNumber: (digits: string, path: JsonPat
       case 'n':
         break;
       default:
-        onNumber(token, path());
+        onNumber?.(token, path());
     }
   }
   return value;

@@ -184,6 +184,8 @@ export interface WriteOptions {
   readonly metadata?: Readonly<Record<string, string>>;
   /** The data starts on a multiple of it: the header is padded with spaces. Default 8. */
   readonly align?: number;
+  /** Reads what was written before it gets its name, which it does not when this throws; the header was read already. */
+  readonly check?: (written: SafetensorsHeader) => Promise<void>;
 }
 
 /** Length, header, and how many bytes the file will have. What the reader would refuse is refused here, before anything is written. */
@@ -227,13 +229,14 @@ export class SafetensorsWriter {
   private constructor(
     private readonly atomic: AtomicFile,
     private readonly fileBytes: number,
+    private readonly check: NonNullable<WriteOptions['check']> = async () => undefined,
   ) {
     this.#blocks = new BlockWriter(atomic.file, fileBytes);
   }
 
   static async create(path: string, tensors: readonly TensorShape[], options: WriteOptions = {}): Promise<SafetensorsWriter> {
     const { start, fileBytes } = encodeStart(path, tensors, options);
-    const writer = new SafetensorsWriter(await AtomicFile.create(path), fileBytes);
+    const writer = new SafetensorsWriter(await AtomicFile.create(path), fileBytes, options.check);
     try {
       await writer.put(start);
       return writer;
@@ -258,7 +261,7 @@ export class SafetensorsWriter {
         `data and shapes differ: ${this.atomic.path}, ${checksum.bytes} bytes, expected ${this.fileBytes}`,
         { path: this.atomic.path },
       );
-    await this.atomic.commit();
+    await this.atomic.commit(async (written) => this.check(await readSafetensorsHeader(written)));
     return checksum;
   }
 

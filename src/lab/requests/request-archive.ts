@@ -42,7 +42,14 @@ export async function writeRequestArchive(path: string, requests: readonly Copie
       allOffsets(name, bags),
       concatenated(`sparse.${name}.indices`, wide ? 'I64' : 'I32', indices),
     );
-    if (weights !== undefined) {
+    if (weights === undefined) {
+      const odd = bags.findIndex((bag) => bag.weights !== undefined);
+      if (odd >= 0)
+        throw new TerabagError('invalid_argument', `weights of bag are in request ${odd} and not in the first one: ${name}`, {
+          name,
+          request: odd,
+        });
+    } else {
       const all = bags.map((bag, r) => bag.weights ?? missing('weights of bag', name, r));
       tensors.push(concatenated(`sparse.${name}.weights`, 'F32', all));
     }
@@ -52,7 +59,17 @@ export async function writeRequestArchive(path: string, requests: readonly Copie
     if (Object.keys(dense).length > known.dense || Object.keys(sparse).length > known.sparse)
       throw new TerabagError('invalid_argument', `request ${r} has features that the first one has not`, { request: r });
   }
-  await writeSafetensors(path, tensors, { metadata: { [ARCHIVE_KEY]: VERSION } });
+  await writeSafetensors(path, tensors, {
+    metadata: { [ARCHIVE_KEY]: VERSION },
+    check: (written) => checkArchive(written, requests.length),
+  });
+}
+
+/** Reads an archive that was written as its reader does. */
+async function checkArchive(written: SafetensorsHeader, expected: number): Promise<void> {
+  let count = 0;
+  for await (const _ of readRequestArchive(written)) count++;
+  if (count !== expected) throw damaged(written, `it has ${count} requests, expected ${expected}`);
 }
 
 const own = <T>(features: Readonly<Record<string, T>>, name: string): T | undefined =>

@@ -47,7 +47,10 @@ export async function holdsManyRequests(path: string): Promise<boolean> {
   return path.endsWith('.safetensors') && isArchive(await readSafetensorsHeader(path));
 }
 
-/** Writes requests atomically: safetensors of many requests (they are in memory first), or JSONL (streamed), as the path ends. */
+/**
+ * Writes requests atomically: safetensors of many requests (they are in memory first), or JSONL (streamed), as the path ends. What cannot be
+ * read again as it is refused (invalid_argument), and no file is left.
+ */
 export async function writeRequests(path: string, requests: Iterable<PredictRequest> | AsyncIterable<PredictRequest>): Promise<void> {
   if (path.endsWith('.safetensors')) {
     const copies: CopiedRequest[] = [];
@@ -58,7 +61,13 @@ export async function writeRequests(path: string, requests: Iterable<PredictRequ
   if (!path.endsWith('.jsonl'))
     throw new TerabagError('invalid_argument', `a file of requests ends with .jsonl or .safetensors: ${path}`, { path });
   await writeAtomic(path, async (file) => {
-    for await (const request of requests) await file.appendFile(jsonLine(request));
+    let line = 0;
+    for await (const request of requests) {
+      const text = jsonLine(request);
+      const read = parseLine({ line: ++line, text });
+      if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
+      await file.appendFile(`${text}\n`);
+    }
   });
 }
 
@@ -70,7 +79,7 @@ function jsonLine(request: PredictRequest): string {
       throw new TerabagError('invalid_argument', `JSONL has no ${value}; a .safetensors file of requests has`);
     return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
   };
-  return `${JSON.stringify(request, plain)}\n`;
+  return JSON.stringify(request, plain);
 }
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
@@ -85,7 +94,7 @@ export function parseLine(read: ReadLine): ReadRequest {
   const bad = (what: string): ReadRequest => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch (error) {
     return bad(error instanceof Error ? error.message : String(error));
   }

@@ -1,10 +1,11 @@
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openBundle, readModelSpec, verifyBundle } from '../../../src/model/bundle.js';
+import { openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../src/model/bundle.js';
 import { modelHash } from '../../../src/model/hash.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
+import { readSafetensorsHeader, readTensor, type TensorToWrite, writeSafetensors } from '../../../src/tables/safetensors.js';
 import { type SmallModel, writeSmallModel } from '../../reference/small-model.js';
 
 let model: SmallModel;
@@ -71,6 +72,54 @@ test.each<[string, Path, unknown, string, RegExp]>([
   await expect(openBundle(model.dir)).rejects.toThrow(reason);
   await expect(openBundle(model.dir)).rejects.toMatchObject({ code });
   if (code === 'checksum_mismatch') expect(await verifyBundle(model.dir)).toEqual([expect.stringMatching(reason)]);
+});
+
+test('dense weights that are not finite are refused with tensor and position; those that no layer names may be anything', async () => {
+  const { dir } = await writeSmallModel(72);
+  const file = join(dir, 'dense.safetensors');
+  const header = await readSafetensorsHeader(file);
+  const spec = await readModelSpec(dir);
+  const open = async (change: (name: string, values: Float32Array) => void): Promise<unknown> => {
+    const tensors: TensorToWrite[] = [
+      { name: 'unused', dtype: 'F32', shape: [1], data: new Uint8Array(Float32Array.of(Number.NaN).buffer) },
+    ];
+    for (const [name, info] of header.tensors) {
+      const values = new Float32Array((await readTensor(header, info)).buffer);
+      change(name, values);
+      tensors.push({ name, dtype: info.dtype, shape: info.shape, data: new Uint8Array(values.buffer) });
+    }
+    const changedFile = join(dir, 'changed');
+    const entry = await writeSafetensors(changedFile, tensors);
+    const bundle = `${dir}-changed`;
+    await cp(dir, bundle, { recursive: true });
+    await rename(join(bundle, 'changed'), join(bundle, 'dense.safetensors'));
+    await writeModelJson(bundle, { ...spec, files: { ...spec.files, 'dense.safetensors': entry } });
+    const problems = await verifyBundle(bundle);
+    const thrown = await openBundle(bundle, { verify: 'size' }).then(
+      () => null,
+      (error: unknown) => error,
+    );
+    expect(problems).toEqual(thrown === null ? [] : [(thrown as Error).message]);
+    await rm(bundle, { recursive: true });
+    return thrown;
+  };
+  for (const [tensor, position, value] of [
+    ['top.weight', 17, Number.NaN],
+    ['bottom.weight', 59, Number.POSITIVE_INFINITY],
+    ['bottom.bias', 0, Number.NEGATIVE_INFINITY],
+    ['top.bias', 0, 1e39],
+  ] as const) {
+    const error = await open((name, values) => {
+      if (name === tensor) values[position] = value;
+    });
+    expect(error).toMatchObject({
+      code: 'bad_model',
+      message: expect.stringMatching(new RegExp(`${tensor} .*position ${position}, -?(NaN|Infinity): .*dense\\.safetensors`)),
+      details: { tensor, position, value: String(Math.fround(value)) },
+    });
+  }
+  expect(await open((_name, values) => values.set([-0, -3.4e38, 1e-45].slice(0, values.length)))).toBe(null);
+  await rm(dir, { recursive: true });
 });
 
 test('model.json that is missing, or no JSON, is refused', async () => {

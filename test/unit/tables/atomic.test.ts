@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { writeAtomic, writeFileAtomic } from '../../../src/tables/atomic.js';
-import { writeSafetensors } from '../../../src/tables/safetensors.js';
+import { type SafetensorsHeader, writeSafetensors } from '../../../src/tables/safetensors.js';
 
 let dir: string;
 let path: string;
@@ -33,6 +33,19 @@ test('tensors whose data differ from their shape leave the old file', async () =
     });
     expect(await left()).toEqual([['file'], 'old']);
   }
+});
+
+test('what was written is read before it has its name; what its check refuses leaves the old file', async () => {
+  const tensors = [{ name: 'w', dtype: 'F32', shape: [1], data: new Uint8Array(4) }];
+  const names: string[] = [];
+  const check = async (written: SafetensorsHeader): Promise<void> => {
+    names.push(...written.tensors.keys());
+    expect(await readFile(path, 'utf8')).toBe('old');
+    throw new Error('unfit');
+  };
+  await expect(writeSafetensors(path, tensors, { check })).rejects.toThrow('unfit');
+  expect(names).toEqual(['w']);
+  expect(await left()).toEqual([['file'], 'old']);
 });
 
 test('a path that cannot be written is refused by name', async () => {

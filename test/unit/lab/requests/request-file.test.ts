@@ -110,6 +110,96 @@ test('requests that differ in their features are refused by name; so are other f
   await expect(writeRequests(join(dir, 'requests.txt'), [example(0)])).rejects.toThrow(/ends with \.jsonl or \.safetensors/);
 });
 
+const asArray = ({ dense, ...rest }: PredictRequest): PredictRequest => ({ ...rest, dense: { dense: Array.from(dense['dense']!) } });
+const bag = (change: object): PredictRequest => ({
+  ...asArray(example(0)),
+  sparse: { clicks: { ...example(0).sparse['clicks']!, ...change } },
+});
+
+test.each([
+  ['items beyond int32', { ...example(0), items: 2 ** 31 + 5 }, 'items'],
+  ['items that are no integer', { ...example(0), items: 1.5 }, 'items'],
+  ['items below 0', { ...example(0), items: -1 }, 'items'],
+  ['a dense value beyond float32', { ...example(0), dense: { dense: [0, 1e39] } }, 'dense.dense', 1],
+  ['a dense value that is a string', { ...example(0), dense: { dense: ['1'] } }, 'dense.dense', 0],
+  ['a weight beyond float32', bag({ weights: [1, -1e39] }), 'sparse.clicks.weights', 1],
+  ['a weight too few', bag({ weights: [1] }), 'sparse.clicks.weights'],
+  ['offsets that do not start at 0', bag({ offsets: [1, 2] }), 'sparse.clicks.offsets', 0],
+  ['offsets that fall', bag({ offsets: [0, 2, 1, 2] }), 'sparse.clicks.offsets', 2],
+  ['offsets below 0', bag({ offsets: [0, -1, 2] }), 'sparse.clicks.offsets', 1],
+  ['half an offset', bag({ offsets: [0, 0.5, 2] }), 'sparse.clicks.offsets', 1],
+  ['offsets that end early', bag({ offsets: [0, 1] }), 'sparse.clicks.offsets'],
+  ['no offsets', bag({ offsets: [] }), 'sparse.clicks.offsets'],
+  ['an empty id', bag({ indices: ['1', ''] }), 'sparse.clicks.indices', 1],
+  ['an id that is null', bag({ indices: [1, null] }), 'sparse.clicks.indices', 1],
+  ['an id beyond int64', bag({ indices: [1, 2n ** 63n] }), 'sparse.clicks.indices', 1],
+])('an archive cannot hold %s: it is refused with its place, and no file is left', async (_what, request, field, position?: number) => {
+  const path = join(dir, 'held.safetensors');
+  const error = await writeRequests(path, [example(1), request as PredictRequest]).then(
+    () => null,
+    (thrown: TerabagError) => thrown,
+  );
+  expect(error).toMatchObject({ code: 'invalid_argument', details: { field, ...(position !== undefined && { position }) } });
+  expect(existsSync(path)).toBe(false);
+  // One that is recorded keeps the others from nothing.
+  const recorder = recordRequests(new Answering(), path);
+  for (const asked of [example(1), request as PredictRequest, example(2)]) await recorder.predict(asked).catch(() => undefined);
+  await recorder.close();
+  expect((await readAll(path)).map(plain)).toEqual([example(1), example(2)].map(plain));
+  rmSync(path);
+});
+
+test('weights that only a later request has are refused', async () => {
+  const { indices, offsets } = example(0).sparse['clicks']!;
+  const path = join(dir, 'later-weights.safetensors');
+  await expect(
+    writeRequests(path, [bag({ weights: undefined }), { ...example(1), sparse: { clicks: { indices, offsets } } }]),
+  ).resolves.toBe(undefined);
+  await expect(writeRequests(path, [{ ...example(1), sparse: { clicks: { indices, offsets } } }, example(1)])).rejects.toThrow(
+    /weights of bag are in request 1 and not in the first one: clicks/,
+  );
+});
+
+test('JSONL that its reader would refuse is not written, and the line is named', async () => {
+  const path = join(dir, 'unreadable.jsonl');
+  for (const [request, message] of [
+    [bag({ indices: [1, 2 ** 53] }), /unreadable\.jsonl: line 2: .*position 1/],
+    [bag({ offsets: ['0', '2'] }), /line 2: sparse\.clicks\.offsets/],
+    [{ ...example(0), items: 1.5 }, /line 2: items/],
+    [{ ...example(0), other: 1 }, /line 2: request has no field "other"/],
+  ] as const) {
+    await expect(writeRequests(path, [example(0), request as unknown as PredictRequest])).rejects.toThrow(message);
+    expect(existsSync(path)).toBe(false);
+  }
+});
+
+test('a key that stands twice in a line is refused with the line and the key; the next line counts', async () => {
+  const path = join(dir, 'twice.jsonl');
+  const line = (sparse: string): string => `{"dense":{},"sparse":{${sparse}}}\n`;
+  const bagOf = (fields: string): string => `"a":{"indices":[1],${fields}"offsets":[0,1]}`;
+  writeFileSync(
+    path,
+    line(bagOf('')) +
+      line(bagOf('"indices":[2],')) +
+      line(`${bagOf('')},${bagOf('')}`) +
+      line(bagOf('"indi\\u0063es":["3","4"],')) +
+      '{"dense":{},"items":1,"items":2,"sparse":{}}\n' +
+      line('"b":{"indices":[[1,{"x":1,"x":2}]],"offsets":[0]}') +
+      line(bagOf('')),
+  );
+  const read: (string | null)[] = [];
+  for await (const one of readRequests(path)) read.push('error' in one ? one.error.message : null);
+  expect(read).toEqual([
+    null,
+    expect.stringMatching(/^line 2: key stands twice: "indices" in sparse\.a, position \d+$/),
+    expect.stringMatching(/^line 3: key stands twice: "a" in sparse,/),
+    expect.stringMatching(/^line 4: key stands twice: "indi\\u0063es" in sparse\.a,/),
+    expect.stringMatching(/^line 5: key stands twice: "items" in root,/),
+    expect.stringMatching(/^line 6: key stands twice: "x" in sparse\.b\.indices\[0\]\[1\],/),
+    null,
+  ]);
+});
+
 test('a damaged archive is an error that names the tensor, never a wrong request', async () => {
   const path = join(dir, 'damaged.safetensors');
   const i64 = (name: string, values: number[]) => ({
