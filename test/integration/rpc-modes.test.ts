@@ -256,15 +256,17 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
     const request = netsRequest(shape, random(13), 8, { poolingFactor: 3 });
     const predictors = await openAll(plans.whole);
     const expected = (await local.predict(request)).scores;
-    clusters[0]?.kill('shard-1', 'SIGKILL');
+    // Stopped, since a killed one may be back before a deadline that the other shard keeps on a busy machine.
+    clusters[0]?.kill('shard-1', 'SIGSTOP');
     const failures = predictors.map(async (predictor) => {
-      const asked = predictor.predict(request, { deadlineMs: 30 });
-      expect(await settlesWithin(30 + 100, asked)).toBe(true);
+      const asked = predictor.predict(request, { deadlineMs: 500 });
+      expect(await settlesWithin(500 + 150, asked)).toBe(true);
       const error = await asked.catch((thrown: unknown) => thrown);
       expect(error).toMatchObject({ details: { shard: 'shard-1' } });
       expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
     });
     await Promise.all(failures);
+    clusters[0]?.kill('shard-1', 'SIGKILL');
     for (const predictor of predictors) {
       expect(bits((await predictor.predict(request, { deadlineMs: 10_000 })).scores)).toEqual(bits(expected));
       expect(predictor.stats()['inFlight']).toBe(0);
