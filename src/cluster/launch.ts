@@ -55,7 +55,7 @@ export interface Cluster {
   readonly plan: Plan;
   readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
   kill(name: string, signal: NodeJS.Signals): void;
-  /** Drains and ends all shards; those that do not end within drainMs and 2 s more are killed. */
+  /** Drains and ends all shards; those that do not end within drainMs and 2 s more are killed. Later calls end with the first. */
   stop(): Promise<void>;
 }
 
@@ -88,9 +88,14 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
       ...{ spawn, command: host.command, restart, readyMs, stopMs: drainMs + EXIT_MS, onSpawned: (pid) => host.adopt(pid), onEvent },
     });
   });
-  const stop = async (): Promise<void> => {
+  const stopAll = async (): Promise<void> => {
     await Promise.all(shards.map((shard) => shard.stop()));
     await hosts.close();
+  };
+  let stopped: Promise<void> | null = null;
+  const stop = (): Promise<void> => {
+    stopped ??= stopAll();
+    return stopped;
   };
   try {
     await unlessAborted(Promise.all(shards.map((shard) => shard.start())), options.signal);

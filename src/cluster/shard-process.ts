@@ -10,8 +10,9 @@ const report = (message: ShardReport): Promise<void> =>
     else process.send(message, () => resolve());
   });
 
+const launcherGone = (): void => process.exit(0);
+process.once('disconnect', launcherGone);
 const task = await new Promise<ShardTask>((resolve) => {
-  process.once('disconnect', () => process.exit(0));
   process.once('message', resolve);
 });
 try {
@@ -19,7 +20,10 @@ try {
   const [{ shardLog }, { runDaemon }] = await Promise.all([import('./shard-log.js'), import('./daemon.js')]);
   const { logLevel, ...options } = task;
   const log = shardLog(task.shard, logLevel);
-  const shard = await runDaemon({ ...options, log });
+  const starting = runDaemon({ ...options, log });
+  // The daemon listens for that itself now, and drains.
+  process.off('disconnect', launcherGone);
+  const shard = await starting;
   await report({ kind: 'ready', endpoint: shard.endpoint });
 } catch (error) {
   const { code, message, details } = TerabagError.from(error);

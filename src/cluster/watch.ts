@@ -114,7 +114,7 @@ export class ShardWatcher {
     this.#child?.kill(signal);
   }
 
-  /** Resolves when its process has ended: after its drain, or killed. */
+  /** Resolves when its process has ended: after its drain, or killed. Called once. */
   async stop(): Promise<void> {
     this.#stopping = true;
     if (this.#restartTimer !== null) clearTimeout(this.#restartTimer);

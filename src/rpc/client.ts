@@ -9,6 +9,7 @@ import type { ShardMessage } from './messages.js';
 import type { ShardStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
 import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from './transport/transport.js';
+import { Waiters } from './waiters.js';
 
 /** A ready shard gets a heartbeat this often; one that is not (yet, or not any more) is greeted again this often. */
 const BEAT_MS = 250;
@@ -91,8 +92,9 @@ export class ShardClient {
   /** Requests that the transport refused, in their order; offered again while the shard is ready. */
   readonly #refused = new Set<number>();
   #cancelRetry: (() => void) | null = null;
-  readonly #statsWaiting = new Map<number, { resolve: (stats: ShardStats) => void; reject: (error: TerabagError) => void }>();
-  readonly #readyWaiting = new Set<() => void>();
+  /** By the id of their message. */
+  readonly #stats: Waiters<number, ShardStats>;
+  readonly #readiness: Waiters<symbol, void>;
   readonly #cancelHeartbeat: () => void;
   readonly counts: Record<keyof RpcCounts, number>;
 
@@ -104,6 +106,8 @@ export class ShardClient {
   ) {
     this.name = expected.name;
     this.endpoint = expected.endpoints[0] ?? '';
+    this.#stats = new Waiters(clock);
+    this.#readiness = new Waiters(clock);
     this.counts = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;
     this.#why = this.#unavailable('has not answered yet');
     this.#transport = this.#open();
@@ -116,19 +120,9 @@ export class ShardClient {
   }
 
   /** Resolves when the shard is ready, rejects with the reason after ms. */
-  whenReady(ms: number): Promise<void> {
-    if (this.ready) return Promise.resolve();
-    return new Promise((resolve, reject) => {
-      const done = (): void => {
-        cancel();
-        resolve();
-      };
-      const cancel = this.clock.after(ms, () => {
-        this.#readyWaiting.delete(done);
-        reject(this.#why);
-      });
-      this.#readyWaiting.add(done);
-    });
+  async whenReady(ms: number): Promise<void> {
+    if (this.#state === 'closed') throw this.#why;
+    if (!this.ready) await this.#readiness.wait(Symbol(), ms, () => this.#why);
   }
 
   /**
@@ -156,7 +150,7 @@ export class ShardClient {
       const message = messageBuffers.take(bytes);
       copyParts(parts, message.bytes);
       rpc?.serialized();
-      const cancelTimer = this.clock.after(remainingMs - EARLY_MS, () => this.#due(id));
+      const cancelTimer = this.clock.after(Math.max(0, remainingMs - EARLY_MS), () => this.#due(id));
       const onAbort = (): void => this.#end(id, this.#aborted(signal));
       signal?.addEventListener('abort', onAbort, { once: true });
       const forget = (): void => signal?.removeEventListener('abort', onAbort);
@@ -166,29 +160,13 @@ export class ShardClient {
     });
   }
 
-  /** What the shard says of itself; rejects at once with the reason when it is away. */
-  stats(ms: number): Promise<ShardStats> {
+  /** What the shard says of itself; rejects at once with the reason when it is away, or goes. */
+  async stats(ms: number): Promise<ShardStats> {
+    if (!this.ready) throw this.#why;
     const id = this.#nextId++;
-    return new Promise((resolve, reject) => {
-      if (!this.ready) throw this.#why;
-      const cancel = this.clock.after(ms, () => {
-        this.#statsWaiting.delete(id);
-        reject(this.ready ? new TerabagError('deadline_exceeded', `shard sent no stats: ${this.name}`, { shard: this.name }) : this.#why);
-      });
-      const settle = (end: () => void): void => {
-        cancel();
-        this.#statsWaiting.delete(id);
-        end();
-      };
-      this.#statsWaiting.set(id, {
-        resolve: (stats) => settle(() => resolve(stats)),
-        reject: (error) => settle(() => reject(error)),
-      });
-      if (!this.#send(encodeClientMessage({ kind: 'stats', id })))
-        this.#statsWaiting
-          .get(id)
-          ?.reject(new TerabagError('overloaded', `too many messages wait for the shard: ${this.name}`, { shard: this.name }));
-    });
+    if (!this.#send(encodeClientMessage({ kind: 'stats', id })))
+      throw new TerabagError('overloaded', `too many messages wait for the shard: ${this.name}`, { shard: this.name });
+    return this.#stats.wait(id, ms, () => new TerabagError('deadline_exceeded', `shard sent no stats: ${this.name}`, { shard: this.name }));
   }
 
   close(): void {
@@ -197,7 +175,8 @@ export class ShardClient {
     this.#cancelHeartbeat();
     this.#cancelRetry?.();
     for (const id of [...this.#pending.keys()]) this.#end(id, this.#why);
-    for (const waiting of [...this.#statsWaiting.values()]) waiting.reject(this.#why);
+    this.#stats.rejectAll(this.#why);
+    this.#readiness.rejectAll(this.#why);
     this.#transport?.close();
   }
 
@@ -285,6 +264,7 @@ export class ShardClient {
     this.#refused.clear();
     for (const pending of this.#pending.values()) pending.sent = false;
     this.#why = this.#unavailable(what);
+    this.#stats.rejectAll(this.#why);
   }
 
   /** Called by a timer: nothing may be thrown. */
@@ -376,12 +356,9 @@ export class ShardClient {
           this.#take(message.id)?.reject(new TerabagError(code, message.message, details));
         }
         return;
-      case 'stats': {
-        const waiting = this.#statsWaiting.get(message.id);
-        if (waiting === undefined) this.counts.unmatched++;
-        else waiting.resolve(message.stats);
+      case 'stats':
+        if (!this.#stats.resolve(message.id, message.stats)) this.counts.unmatched++;
         return;
-      }
       case 'pong':
         if (message.state === 'draining') this.#down('drains');
     }
@@ -416,8 +393,7 @@ export class ShardClient {
     } else if (!this.ready) {
       // A second greeting may have crossed the first answer: what was sent since is not sent again.
       this.#state = 'ready';
-      for (const ready of this.#readyWaiting) ready();
-      this.#readyWaiting.clear();
+      this.#readiness.resolveAll();
       this.#resend();
     }
   }

@@ -66,7 +66,8 @@ export class ShardServer {
   readonly #waiting = new Set<Job>();
   #inFlight = 0;
   #pooling = 0;
-  #idle: (() => void) | null = null;
+  /** Those who wait for the last request to end. */
+  readonly #draining = new Set<() => void>();
   readonly #idleTimes: ServiceTimes[] = [];
   readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, cancelled: 0, undeliverable: 0 };
   readonly #clock: Clock;
@@ -103,11 +104,13 @@ export class ShardServer {
     this.#transport?.serve(null);
     if (this.#inFlight > 0) {
       await new Promise<void>((resolve) => {
-        const cancel = this.#clock.after(ms, resolve);
-        this.#idle = () => {
+        const end = (): void => {
+          this.#draining.delete(end);
           cancel();
           resolve();
         };
+        const cancel = this.#clock.after(ms, end);
+        this.#draining.add(end);
       });
     }
     this.#malformed.flush();
@@ -253,10 +256,11 @@ export class ShardServer {
   }
 
   #fail(job: Job, thrown: unknown): void {
-    const { peer, message } = job;
+    const { peer, message, cancelled } = job;
+    this.#end(job);
+    if (cancelled) return;
     this.#counts.errors++;
     const { code, message: text, details } = TerabagError.from(thrown);
-    this.#end(job);
     this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
   }
 
@@ -266,7 +270,7 @@ export class ShardServer {
     received.release();
     if (times !== null) this.#idleTimes.push(times);
     this.#inFlight--;
-    if (this.#inFlight === 0) this.#idle?.();
+    if (this.#inFlight === 0) for (const end of [...this.#draining]) end();
   }
 
   /** An id that a peer uses twice at once is the later request's. */

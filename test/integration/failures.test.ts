@@ -388,16 +388,20 @@ test('a shard whose table was damaged since is not started again, and says why; 
   }
 });
 
-test('shards end when the process that launched them is killed', async () => {
+test('shards drain and end when the process that launched them is killed', async () => {
   const script = `
     import { launchCluster } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
-    const cluster = await launchCluster(${JSON.stringify(plan)}, { bundle: ${JSON.stringify(model.dir)}, ephemeralPorts: true });
+    const cluster = await launchCluster(${JSON.stringify(plan)}, { bundle: ${JSON.stringify(model.dir)}, ephemeralPorts: true, logLevel: 'info' });
     console.log(cluster.shards.map(({ pid }) => pid).join(' '));
     setInterval(() => {}, 1000);`;
-  const parent = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const parent = spawn(process.execPath, ['--input-type=module', '-e', script], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const logged: { readonly name: string; readonly msg: string }[] = [];
+  createInterface({ input: parent.stderr }).on('line', (line) => logged.push(JSON.parse(line)));
   const [line] = (await once(createInterface({ input: parent.stdout }), 'line')) as [string];
   const pids = line.split(' ').map(Number);
   expect(pids.map(alive)).toEqual([true, true]);
   parent.kill('SIGKILL');
   await expect.poll(() => pids.map(alive), { timeout: 10_000 }).toEqual([false, false]);
+  const told = (msg: string): string[] => logged.filter((line) => line.msg === msg).map(({ name }) => name);
+  for (const msg of ['draining', 'closed']) await expect.poll(() => told(msg).sort()).toEqual(['shard-0', 'shard-1']);
 });

@@ -294,3 +294,22 @@ test.each([
   });
   expect(processes).toEqual([]);
 });
+
+test('stopping twice at once ends both calls, and closes the hosts once', async () => {
+  let closed = 0;
+  const hosts: ShardHosts = {
+    addressed: false,
+    host: () => ({ address: '127.0.0.1', command: [], adopt: () => undefined }),
+    close: async () => {
+      closed++;
+    },
+  };
+  const cluster = await launched({ hosts });
+  latest().onTerm = () => undefined;
+  const stops = [cluster.stop(), cluster.stop()];
+  latest().exit('code 0');
+  await Promise.all(stops);
+  await cluster.stop();
+  expect(closed).toBe(1);
+  expect(latest().signals).toEqual(['SIGTERM']);
+});

@@ -1,5 +1,5 @@
 import { Packr } from 'msgpackr';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import type { SparseBatch } from '../../../src/engine/sparse-batch.js';
 import { TerabagError } from '../../../src/errors.js';
 import { ShardClient } from '../../../src/rpc/client.js';
@@ -213,8 +213,40 @@ test('why nobody is there is in the error', async () => {
 test('close ends what waits and leaves no timer', async () => {
   const { client, connection, clock } = opened();
   const { outcome } = ask(client, clock.now() + 1000);
+  const stats = client.stats(1000).catch((error: unknown) => error);
   client.close();
   expect(await outcome).toMatchObject({ code: 'closed' });
+  expect(await stats).toMatchObject({ code: 'closed' });
   expect(clock.numTimers).toBe(0);
   expect(connection.closed).toBe(1);
+});
+
+test('close ends who waits for a shard that is not ready, and who waits afterwards', async () => {
+  const { client, clock } = opened(false);
+  const waiting = client.whenReady(1000).catch((error: unknown) => error);
+  client.close();
+  expect(await waiting).toMatchObject({ code: 'closed' });
+  await expect(client.whenReady(1000)).rejects.toMatchObject({ code: 'closed' });
+  expect(clock.numTimers).toBe(0);
+});
+
+test('stats of a shard that goes away are not waited for', async () => {
+  const { client, connection } = opened();
+  const stats = client.stats(1000).catch((error: unknown) => error);
+  connection.handlers.down();
+  expect(await stats).toMatchObject({ code: 'shard_unavailable', details: { shard: 'shard-0' } });
+});
+
+test('a request whose deadline is there, or has passed, ends with the reason, and asks for no timer in the past', async () => {
+  const { client, clock } = opened();
+  const leastMs = vi.fn();
+  const after = clock.after.bind(clock);
+  clock.after = (ms, call) => {
+    leastMs(ms);
+    return after(ms, call);
+  };
+  const asked = [ask(client, clock.now() + 0.5), ask(client, clock.now() - 20)];
+  clock.pass(1);
+  for (const { outcome } of asked) expect(await outcome).toMatchObject({ code: 'deadline_exceeded' });
+  for (const [ms] of leastMs.mock.calls) expect(ms).toBeGreaterThanOrEqual(0);
 });

@@ -148,6 +148,28 @@ test('an error of pooling is answered with its code and details', async () => {
   ]);
 });
 
+test('a cancelled request whose pooling fails is neither answered nor counted as an error', async () => {
+  const { ask, send, pooling, answers, server } = served();
+  ask(1);
+  send({ kind: 'cancel', id: 1 });
+  pooling[0]!.end(new TerabagError('index_out_of_range', 'index out of range'));
+  await settled();
+  expect(answers()).toEqual([]);
+  expect(server.counts).toMatchObject({ cancelled: 1, errors: 0, inFlight: 0 });
+});
+
+test('draining twice ends both calls when the last request has ended', async () => {
+  const { ask, server, pooling, clock } = served({ maxPooling: 1 });
+  ask(1);
+  ask(2);
+  const drains = [server.drain(1000), server.drain(1000)];
+  pooling[0]!.end();
+  await settled();
+  pooling[1]!.end();
+  await Promise.all(drains);
+  expect(clock.numTimers).toBe(0);
+});
+
 test('a peer of another version is told both versions, in its version', () => {
   const { server, transport } = served();
   const packr = new Packr({ useRecords: false });
