@@ -35,10 +35,17 @@ module.exports = {
     { name: 'no-cycles', severity: 'error', from: {}, to: { circular: true } },
     { name: 'no-orphans', severity: 'error', from: { orphan: true, path: '^src/' }, to: {} },
     {
-      name: 'only-the-addon-file-loads-the-addon',
+      // Addons are loaded by a require of their own.
+      name: 'only-the-loader-loads-addons',
       severity: 'error',
-      from: { path: '^src/', pathNot: '^src/engine/native\\.ts$' },
-      to: { path: '\\.node$' },
+      from: { path: '^src/', pathNot: '^src/engine/load-addon\\.ts$' },
+      to: { path: '^(node:)?module$' },
+    },
+    {
+      name: 'transports-know-no-engine',
+      severity: 'error',
+      from: { path: '^src/rpc/transport/' },
+      to: { path: '^src/engine/', pathNot: '^src/engine/native\\.ts$' },
     },
     {
       name: 'sockets-only-in-the-transport',

@@ -1,5 +1,6 @@
 import { getSystemErrorName } from 'node:util';
 import { type ErrorCode, TerabagError } from '../errors.js';
+import { shortageOf } from '../tables/file-error.js';
 import type { NativeStatusError } from './native.js';
 
 const OF_STATUS: ReadonlyMap<string | undefined, ErrorCode> = new Map([
@@ -7,13 +8,6 @@ const OF_STATUS: ReadonlyMap<string | undefined, ErrorCode> = new Map([
   ['does_not_fit', 'does_not_fit'],
   ['out_of_memory', 'overloaded'],
 ]);
-/** What the process or the machine lacks; the file is not to blame, and another attempt may succeed. */
-const OF_REASON: ReadonlyMap<string, readonly [code: ErrorCode, help: string]> = new Map([
-  ['EMFILE', ['overloaded', 'the process has too many files open; raise its limit (ulimit -n, systemd LimitNOFILE)']],
-  ['ENFILE', ['overloaded', 'the machine has too many files open; raise fs.file-max']],
-  ['ENOMEM', ['does_not_fit', 'the process has no address space or too many mappings left (ulimit -v, vm.max_map_count)']],
-]);
-
 /**
  * An error of the addon about a table's file: its reason (EMFILE, ENOENT, EACCES ...) stands in details.reason, and the code is that of what
  * lacks: bad_table when it is the file.
@@ -23,8 +17,9 @@ export function tableError(error: unknown): TerabagError {
   if (typeof errno !== 'number')
     return new TerabagError(OF_STATUS.get(status) ?? 'bad_table', message ?? String(error), {}, { cause: error });
   const reason = getSystemErrorName(-errno);
-  const [code = OF_STATUS.get(status) ?? 'bad_table', help] = OF_REASON.get(reason) ?? [];
-  return new TerabagError(code, `${help === undefined ? '' : `${help}: `}${message} (${reason})`, { reason }, { cause: error });
+  const shortage = shortageOf(reason);
+  const code = shortage?.code ?? OF_STATUS.get(status) ?? 'bad_table';
+  return new TerabagError(code, `${shortage === null ? '' : `${shortage.help}: `}${message} (${reason})`, { reason }, { cause: error });
 }
 
 /** An error of a run of dense layers; overloaded when there was no memory or no thread for it. */

@@ -18,7 +18,7 @@ export const SHARD_STATS = {
   errors: { kind: 'counter', description: 'Requests that it answered with an error.' },
   malformed: { kind: 'counter', description: 'Messages that could not be read.' },
   expired: { kind: 'counter', description: 'Requests whose deadline had passed before they were answered; part of errors.' },
-  cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were pooled.' },
+  cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were answered.' },
   undeliverable: { kind: 'counter', description: 'Answers whose peer was gone, or did not read.' },
   inFlight: { kind: 'gauge', description: 'Requests that wait or are pooled.' },
   cpuUserUs: { kind: 'counter', description: 'User CPU time of the process, us.' },

@@ -1,26 +1,30 @@
 import { type ErrorCode, TerabagError } from '../errors.js';
 
-/** The process or the machine is short of something; the file is not to blame. */
-const SHORTAGES: Readonly<Record<string, string>> = {
-  EMFILE: 'the process has no file descriptor left, raise its limit (ulimit -n)',
-  ENFILE: 'the system has no file descriptor left',
-  ENOMEM: 'memory ran out',
-};
+/** What the process or the machine is short of. */
+interface Shortage {
+  /** overloaded: another attempt may succeed. */
+  readonly code: ErrorCode;
+  readonly help: string;
+}
+
+const SHORTAGES: ReadonlyMap<string, Shortage> = new Map([
+  ['EMFILE', { code: 'overloaded', help: 'the process has too many files open; raise its limit (ulimit -n, systemd LimitNOFILE)' }],
+  ['ENFILE', { code: 'overloaded', help: 'the machine has too many files open; raise fs.file-max' }],
+  ['ENOMEM', { code: 'does_not_fit', help: 'the process has no memory, address space or mappings left (ulimit -v, vm.max_map_count)' }],
+]);
+
+/** By the system's name of an error; null when what was asked for is to blame: a file, an endpoint. */
+export const shortageOf = (reason: string | null): Shortage | null => (reason === null ? null : (SHORTAGES.get(reason) ?? null));
 
 /**
  * What the system says of a file that cannot be opened or read: the reason (ENOENT, EACCES, ...) stands in the message and in details.reason.
- * The code is the given one, or does_not_fit where the process is short of file descriptors or memory. A TerabagError stays as it is.
+ * The code is the given one, or that of a shortage. A TerabagError stays as it is.
  */
 export function fileError(thrown: unknown, what: string, path: string, code: ErrorCode): TerabagError {
   if (thrown instanceof TerabagError) return thrown;
   const { code: reason = 'unknown reason', message } = thrown as NodeJS.ErrnoException;
-  const shortage = Object.hasOwn(SHORTAGES, reason) ? SHORTAGES[reason] : undefined;
-  const told = shortage === undefined ? '' : `: ${shortage}`;
+  const shortage = shortageOf(reason);
+  const told = shortage === null ? '' : `: ${shortage.help}`;
   const detail = reason === 'unknown reason' ? `, ${message}` : '';
-  return new TerabagError(
-    shortage === undefined ? code : 'does_not_fit',
-    `${what} (${reason})${told}: ${path}${detail}`,
-    { path, reason },
-    { cause: thrown },
-  );
+  return new TerabagError(shortage?.code ?? code, `${what} (${reason})${told}: ${path}${detail}`, { path, reason }, { cause: thrown });
 }

@@ -288,7 +288,7 @@ console.log(JSON.stringify(told));`,
   const told = JSON.parse(stdout) as { code: string; message: string; reason: string }[];
   expect(told).toHaveLength(3);
   for (const one of told)
-    expect(one).toMatchObject({ code: 'does_not_fit', reason: 'EMFILE', message: expect.stringMatching(/EMFILE.*ulimit -n/) });
+    expect(one).toMatchObject({ code: 'overloaded', reason: 'EMFILE', message: expect.stringMatching(/EMFILE.*ulimit -n/) });
 });
 
 test('a layer that reads a tensor which is a table too keeps the table from being packed, before anything is written', async () => {

@@ -7,12 +7,12 @@ import { TerabagError } from '../../errors.js';
  */
 const NEEDED = 32;
 
-/** Refuses to open a socket while few file descriptors are free (unsupported, details.reason EMFILE). Does nothing where the system does not tell. */
+/** Refuses to open a socket while few file descriptors are free (overloaded, details.reason EMFILE). Does nothing where the system does not tell. */
 export function refuseFewDescriptors(endpoint: string): void {
   const free = freeDescriptors();
   if (free === null || free >= NEEDED) return;
   throw new TerabagError(
-    'unsupported',
+    'overloaded',
     `too few file descriptors are free for a socket (EMFILE); raise the limit (ulimit -n, systemd LimitNOFILE): ${endpoint}, free ${free}, needed ${NEEDED}`,
     { endpoint, reason: 'EMFILE', free, needed: NEEDED },
   );

@@ -1,5 +1,6 @@
 import { native } from '../../engine/native.js';
 import { TerabagError } from '../../errors.js';
+import { shortageOf } from '../../tables/file-error.js';
 import { refuseFewDescriptors } from './descriptors.js';
 import { connectNative, listenNative } from './native-sockets.js';
 import { addressOf, systemReason, whyUnreachable } from './reasons.js';
@@ -9,8 +10,6 @@ import { connectZeromq, listenZeromq } from './zeromq.js';
 /** The addon's sockets where it finds the libzmq of zeromq.js (Linux), else, or with TERABAG_SOCKETS=zeromq.js, those of zeromq.js itself. */
 const isNative = process.env['TERABAG_SOCKETS'] !== 'zeromq.js' && native.socketsAvailable();
 
-const NO_DESCRIPTORS: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE']);
-
 /** What the system says of an endpoint, in message and details; without file descriptors the endpoint is not to blame. */
 function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', what: string, endpoint: string): TerabagError {
   if (error instanceof TerabagError) return error;
@@ -18,7 +17,7 @@ function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', wh
   const text = error instanceof Error ? error.message : String(error);
   const said = reason === null ? text : `${reason}: ${text}`;
   return new TerabagError(
-    reason !== null && NO_DESCRIPTORS.has(reason) ? 'unsupported' : code,
+    shortageOf(reason)?.code ?? code,
     `${what} (${said}): ${endpoint}`,
     { endpoint, ...(reason !== null && { reason }) },
     { cause: error },
@@ -26,7 +25,7 @@ function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', wh
 }
 
 /**
- * Reconnects by itself, and queues nothing for a peer that is away. Throws bad_plan when the endpoint cannot be one, and unsupported when file
+ * Reconnects by itself, and queues nothing for a peer that is away. Throws bad_plan when the endpoint cannot be one, and overloaded when file
  * descriptors are short; details.reason is the system's.
  */
 export function connectTo(endpoint: string, handlers: ClientHandlers): ClientTransport {
@@ -39,7 +38,7 @@ export function connectTo(endpoint: string, handlers: ClientHandlers): ClientTra
 }
 
 /**
- * Throws invalid_argument when it cannot listen there, and unsupported when file descriptors are short; details.reason is the system's. The file of
+ * Throws invalid_argument when it cannot listen there, and overloaded when file descriptors are short; details.reason is the system's. The file of
  * a Unix socket that nobody listens on is taken over.
  */
 export async function listenOn(endpoint: string, handler: ServerHandler): Promise<ServerTransport> {

@@ -47,7 +47,7 @@ export interface ServerTransport {
 
 export type ServerHandler = (peer: Peer, message: Lent) => void;
 
-/** Listens on an endpoint; rejects with invalid_argument, or unsupported without file descriptors, and the system's reason. */
+/** Listens on an endpoint; rejects with invalid_argument, or overloaded without file descriptors, and the system's reason. */
 export type Listen = (endpoint: string, handler: ServerHandler) => Promise<ServerTransport>;
 
 /** Longest message that either side accepts, bytes. */

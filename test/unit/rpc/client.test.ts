@@ -146,7 +146,7 @@ test('an error after a block of the event loop says by how much this process was
 
 test('a silent shard is given up after heartbeats, and a transport that cannot be opened anew is tried again', async () => {
   const { client, connection, clock } = opened();
-  connection.refusal = new TerabagError('unsupported', 'too few file descriptors', { reason: 'EMFILE' });
+  connection.refusal = new TerabagError('overloaded', 'too few file descriptors', { reason: 'EMFILE' });
   expect(() => clock.pass(250 * 8)).not.toThrow();
   expect(client.ready).toBe(false);
   expect(connection.closed).toBe(1);

@@ -84,7 +84,7 @@ describe.skipIf(process.platform !== 'linux')('with few file descriptors (Linux 
       console.log('goes on');
       process.exit(0);`;
     const { code, output } = await run(script, 'sh', '-c', 'ulimit -n 256 && exec "$@"', 'sh');
-    expect(output.trim().split('\n')).toEqual(['unsupported EMFILE', 'unsupported EMFILE', 'goes on']);
+    expect(output.trim().split('\n')).toEqual(['overloaded EMFILE', 'overloaded EMFILE', 'goes on']);
     expect(code).toBe(0);
   });
 });
