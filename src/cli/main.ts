@@ -1,9 +1,11 @@
 #!/usr/bin/env node
+import { CommanderError } from 'commander';
 import { TerabagError } from '../errors.js';
 import { lostOutput, watchStdout } from './stdout.js';
 
 /** Exit codes: 0 done, 1 it went wrong, 2 wrong usage. */
 const FAILED = 1;
+const USAGE = 2;
 
 watchStdout();
 // Messages that nobody can read are no reason to stop.
@@ -19,9 +21,11 @@ try {
   const { program } = await import('./program.js');
   await program.parseAsync();
 } catch (error) {
-  fail(TerabagError.from(error));
+  // It has said all; the process ends when stdout has taken that.
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE;
+  else fail(TerabagError.from(error));
 }
 process.on('exit', () => {
   const lost = lostOutput();
-  if (lost !== null && process.exitCode !== FAILED) fail(lost);
+  if (lost !== null && process.exitCode !== FAILED && process.exitCode !== USAGE) fail(lost);
 });

@@ -19,11 +19,9 @@ import { upCommand } from './up.js';
 import { verifyCommand } from './verify.js';
 import { warmCommand } from './warm.js';
 
-const USAGE = 2;
-
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** The command line; wrong usage ends the process. */
+/** The command line. What ends it early, help and wrong usage, is thrown: a CommanderError. */
 export const program = new Command('terabag')
   .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
   .version(version)
@@ -63,9 +61,9 @@ for (const command of [
   reportCommand,
   demoCommand,
 ]) {
-  command.exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : USAGE));
+  command.exitOverride();
   command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
   program.addCommand(command);
 }
-program.exitOverride((error) => process.exit(error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE));
+program.exitOverride();
 program.showHelpAfterError('(terabag --help lists the commands)');

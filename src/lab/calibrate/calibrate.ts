@@ -3,6 +3,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Costs } from '../../plan/predict/costs.js';
 import { predictPlan } from '../../plan/predict/predict-plan.js';
+import { outputError } from '../../tables/atomic.js';
 import { randomRows, SeededNumbers } from '../generate/synthetic-values.js';
 import { calibrateEngine, type EngineCosts, STEPS_OF_ENGINE } from './calibrate-engine.js';
 import { type Measured, measureTrials, QUICK_TRIALS, TRIALS, type TrialEffort } from './calibrate-requests.js';
@@ -56,12 +57,16 @@ export async function calibrate({ machine, effort = 'full', onProgress = () => u
   const total = STEPS_OF_ENGINE + sizes.trials.length * sizes.rounds;
   let done = 0;
   const onStep = (): void => onProgress(++done, total);
-  const dir = await mkdtemp(join(tmpdir(), 'terabag-'));
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-')).catch((error: unknown) => {
+    throw outputError(error, tmpdir());
+  });
   try {
     const engine = await measureEngine(join(dir, 'rows'), sizes, onStep);
     const measured = await measureTrials(dir, sizes, onStep);
     const costs = fitCosts(machine, availableParallelism(), engine, measured);
     return { costs, trials: measured.map((trial) => compare(trial, costs)) };
+  } catch (error) {
+    throw outputError(error, dir, 'no room left for the tables that are measured; make room, or set TMPDIR to a directory elsewhere');
   } finally {
     await rm(dir, { recursive: true, force: true });
   }

@@ -44,9 +44,10 @@ export class DirectoryLock {
     if (heldHere.has(path)) throw refused(dir, `process ${process.pid}, this one`);
     // Before anything is awaited: no other call of this process gets further.
     heldHere.add(path);
+    let made = false;
     try {
       for (let tries = 0; tries < MOST_TRIES; tries++) {
-        const made = (await mkdir(dir, { recursive: true })) !== undefined;
+        made = (await mkdir(dir, { recursive: true })) !== undefined;
         if (await create(path)) return new DirectoryLock(dir, path, made);
         const holder = await holderOf(path);
         if (holder?.alive) throw refused(dir, holder.told);
@@ -55,6 +56,7 @@ export class DirectoryLock {
       throw refused(dir, 'others come and go');
     } catch (error) {
       heldHere.delete(path);
+      if (made) await rmdir(dir).catch(() => undefined);
       throw error;
     }
   }
@@ -73,14 +75,20 @@ const refused = (dir: string, holder: string): TerabagError =>
 
 /** False when it is there, or the directory just went with another's lock. */
 async function create(path: string): Promise<boolean> {
+  const file = await open(path, 'wx').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EEXIST' || error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (file === null) return false;
   try {
-    const file = await open(path, 'wx');
     await file.writeFile(`${process.pid} ${hostname()}\n`);
-    await file.close();
     return true;
   } catch (error) {
-    if (['EEXIST', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '')) return false;
+    // Without its holder it would keep others out until it is stale.
+    await rm(path, { force: true });
     throw error;
+  } finally {
+    await file.close();
   }
 }
 

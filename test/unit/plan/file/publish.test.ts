@@ -1,10 +1,24 @@
 import { existsSync, statfsSync, statSync } from 'node:fs';
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  type FileHandle,
+  mkdir,
+  mkdtemp,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../../src/model/bundle.js';
 import { rowBytes } from '../../../../src/model/formats.js';
 import { modelHash } from '../../../../src/model/hash.js';
@@ -398,6 +412,13 @@ test('a call that is refused or stopped leaves no lock', async () => {
   await expect(publish(plan(), model.dir, out)).rejects.toThrow(/notes\.txt/);
   expect(await readdir(out, { recursive: true })).toEqual(['c', 'c/notes.txt']);
   await rm(out, { recursive: true });
+  const file = await open(join(model.dir, 'model.json'));
+  const handle = Object.getPrototypeOf(file) as FileHandle;
+  await file.close();
+  const full = vi.spyOn(handle, 'writeFile').mockRejectedValueOnce(Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' }));
+  await expect(publish(plan(), model.dir, out)).rejects.toMatchObject({ code: 'does_not_fit' });
+  full.mockRestore();
+  expect(await readdir(out, { recursive: true })).toEqual([]);
   await expect(publish(plan(), model.dir, out, { signal: AbortSignal.abort() })).rejects.toMatchObject({ code: 'aborted' });
   expect(await readdir(out, { recursive: true })).toEqual([]);
 });
