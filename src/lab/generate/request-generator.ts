@@ -18,15 +18,16 @@ export class RequestGenerator {
 
   /** One request: one user, `items` candidates. */
   next(items: number): PredictRequest {
-    const dense: Record<string, Float32Array> = {};
-    for (const { name, dim } of this.#shape.dense) {
+    const dense = this.#shape.dense.map(({ name, dim }): [string, Float32Array] => {
       const values = new Float32Array(items * dim);
       this.#numbers.fill(values, 1);
-      dense[name] = values;
-    }
-    const sparse: Record<string, BagsInput> = {};
-    for (const { shape, rows } of this.#bags) sparse[shape.name] = this.#draw(shape, rows, shape.side === 'user' ? 1 : items);
-    return { items, dense, sparse };
+      return [name, values];
+    });
+    const sparse = this.#bags.map(({ shape, rows }): [string, BagsInput] => [
+      shape.name,
+      this.#draw(shape, rows, shape.side === 'user' ? 1 : items),
+    ]);
+    return { items, dense: Object.fromEntries(dense), sparse: Object.fromEntries(sparse) };
   }
 
   #draw(shape: BagShape, rows: RowSampler, bags: number): BagsInput {

@@ -19,7 +19,7 @@ export function splitRequest(request: PredictRequest, items: number, dense: Dens
 /** Candidate items of a request: as it says, else its largest number of bags or rows. */
 export function itemsOf({ items, dense, sparse }: PredictRequest, features: DenseFeatures): number {
   if (items !== undefined) return items;
-  const rows = features.map(({ name, dim }) => (dense[name]?.length ?? 0) / dim);
+  const rows = features.map(({ name, dim }) => (Object.hasOwn(dense, name) ? (dense[name]?.length ?? 0) / dim : 0));
   return Math.max(0, ...rows, ...Object.values(sparse).map(({ offsets }) => offsets.length - 1));
 }
 
@@ -27,7 +27,7 @@ function slice(request: PredictRequest, total: number, from: number, to: number,
   const dense: Record<string, Float32Array | readonly number[]> = { ...request.dense };
   for (const { name, dim } of features) {
     const values = dense[name];
-    if (values?.length === total * dim) dense[name] = part(values, from * dim, to * dim);
+    if (Object.hasOwn(dense, name) && values?.length === total * dim) dense[name] = part(values, from * dim, to * dim);
   }
   const sparse = Object.entries(request.sparse).map(([name, bags]) => [
     name,

@@ -151,7 +151,10 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     waitMs = reconnectMs;
     handlers.up();
   };
-  /** What the peer sent before it went is received, and what it did not get is dropped. A connection that has ended is told of more than once. */
+  /**
+   * What the peer sent before it went is received, and what it did not get is dropped. A connection that has ended is told of more than once. Handlers
+   * may close this socket.
+   */
   const gone = (): void => {
     if (state === 'waiting') return;
     const wasUp = state === 'up';
@@ -161,10 +164,10 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     } finally {
       if (!socket.closed) {
         socket.native.disconnect(endpoint);
-        if (!wasUp) handlers.unreachable();
         connectLater();
+        if (wasUp) handlers.down();
+        else handlers.unreachable();
       }
-      if (wasUp) handlers.down();
     }
   };
   const socket = new LoopSocket(

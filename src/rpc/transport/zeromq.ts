@@ -34,14 +34,19 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
     reconnectMaxInterval: SOCKET_LIMITS.reconnectMaxMs,
     connectTimeout: SOCKET_LIMITS.connectMs,
   });
-  socket.events.on('handshake', handlers.up);
-  socket.events.on('disconnect', handlers.down);
-  socket.events.on('connect:retry', handlers.unreachable);
   let closed = false;
+  // Events are told after close, too.
+  const unlessClosed = (tell: () => void) => () => {
+    if (!closed) tell();
+  };
+  const down = unlessClosed(handlers.down);
+  socket.events.on('handshake', unlessClosed(handlers.up));
+  socket.events.on('disconnect', down);
+  socket.events.on('connect:retry', unlessClosed(handlers.unreachable));
   const receive = async (): Promise<void> => {
     for await (const [bytes] of socket) if (bytes !== undefined && !closed) handlers.message(owned(bytes));
   };
-  receive().catch(() => handlers.down());
+  receive().catch(down);
   try {
     socket.connect(endpoint);
   } catch (error) {
@@ -51,7 +56,7 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
   return {
     send(message) {
       if (closed || !socket.writable) return false;
-      socket.send(Buffer.from(message)).catch(() => handlers.down());
+      socket.send(Buffer.from(message)).catch(down);
       return true;
     },
     // zeromq.js reads by itself, in later turns of the event loop.
@@ -90,8 +95,10 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
     setClockOffset: () => undefined,
     served: () => ({ answered: 0, undeliverable: 0 }),
     async close() {
-      socket.linger = SOCKET_LIMITS.lingerMs;
-      socket.close();
+      if (!socket.closed) {
+        socket.linger = SOCKET_LIMITS.lingerMs;
+        socket.close();
+      }
       await received;
     },
   };

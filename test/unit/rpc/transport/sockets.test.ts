@@ -217,6 +217,28 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
     await expect(server(() => undefined, endpoint)).rejects.toThrow();
   });
 
+  test('a client that is closed by a handler of its own hears nothing more', async () => {
+    const heard: string[] = [];
+    const closing = (endpoint: string, what: keyof ClientHandlers): void => {
+      const hear = (event: keyof ClientHandlers) => () => {
+        heard.push(`${what}: ${event}`);
+        if (event === what) transport.close();
+      };
+      const transport = client(endpoint, { up: hear('up'), down: hear('down'), unreachable: hear('unreachable') });
+    };
+    const gone = await listen(ANY_PORT, () => undefined);
+    await gone.close();
+    closing(gone.endpoint, 'unreachable');
+    const going = await server(() => undefined);
+    closing(going.endpoint, 'up');
+    closing(going.endpoint, 'down');
+    await until(() => heard.length >= 3);
+    await going.close();
+    await until(() => heard.length >= 4);
+    await sleep(300);
+    expect(heard.sort()).toEqual(['down: down', 'down: up', 'unreachable: unreachable', 'up: up']);
+  });
+
   test('a closed socket sends nothing, and closing again is nothing', async () => {
     const transport = await connected((await echo()).endpoint, () => undefined);
     transport.close();
