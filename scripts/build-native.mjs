@@ -26,7 +26,10 @@ export function buildSanitized(targets, { fuzz = false } = {}) {
   const runs = (name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0;
   const clang = ['clang++', 'clang++-19', 'clang++-14'].find(runs);
   const compiler = clang ?? 'g++';
-  const options = { TERABAG_SANITIZE: 'ON', TERABAG_FUZZ: clang ? 'ON' : 'OFF', CMAKE_CXX_COMPILER: compiler };
+  const options = {
+    ...{ TERABAG_SANITIZE: 'ON', TERABAG_FUZZ: clang ? 'ON' : 'OFF', CMAKE_CXX_COMPILER: compiler },
+    CMAKE_CXX_FLAGS_RELEASE: '-O1 -DNDEBUG',
+  };
   if (clang || !fuzz) buildNative(directory, { options, targets });
   return { directory, compiler, fuzzes: clang !== undefined };
 }

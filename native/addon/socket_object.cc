@@ -1,9 +1,11 @@
 #include "addon/socket_object.h"
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "addon/arguments.h"
@@ -153,15 +155,15 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   }
   void end_service() {
     if (!service_) return;
-    answered_ += service_->answered();
-    undeliverable_ += service_->undeliverable();
+    service_->add_counts(&ended_counts_);
     service_.reset();
   }
   Napi::Value served(const Napi::CallbackInfo& info) {
-    Napi::Object counts = Napi::Object::New(info.Env());
-    counts.Set("answered", static_cast<double>(answered_ + (service_ ? service_->answered() : 0)));
-    counts.Set("undeliverable", static_cast<double>(undeliverable_ + (service_ ? service_->undeliverable() : 0)));
-    return counts;
+    std::map<std::string, uint64_t> counts = ended_counts_;
+    if (service_) service_->add_counts(&counts);
+    Napi::Object served = Napi::Object::New(info.Env());
+    for (const auto& [name, count] : counts) served.Set(name, static_cast<double>(count));
+    return served;
   }
 
   Napi::Value receive(const Napi::CallbackInfo& info) {
@@ -257,7 +259,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
 
   std::unique_ptr<ZeromqSocket> socket_;
   std::optional<PoolService> service_;
-  uint64_t answered_ = 0, undeliverable_ = 0;  // by services that have ended
+  std::map<std::string, uint64_t> ended_counts_;  // of services that have ended
   Napi::FunctionReference on_readable_, on_event_;
   LoopPoll* polls_[2] = {};
   size_t num_polls_ = 0;

@@ -1,5 +1,6 @@
 #include "wire/pool_service.h"
 
+#include <iterator>
 #include <optional>
 
 #include "engine/job_clock.h"
@@ -15,9 +16,24 @@ constexpr double kLeastRemainingMs = 5;
 // SHARD_STAGES in src/rpc/messages.ts.
 enum Stage { kDeserialize, kDispatch, kQueue, kPool, kHandBack, kSerialize, kPoolCpu };
 
+// Counters of src/rpc/shard-stats.ts; src/rpc/server.ts counts the requests that do not end here.
+enum Count { kRequests, kUndeliverable };
+constexpr const char* kCountNames[] = {"requests", "undeliverable"};
+
 double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>(to_ns - from_ns) / 1000; }
 
 }  // namespace
+
+PoolService::PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns)
+    : engine_(std::move(engine)),
+      ns_per_index_(ns_per_index),
+      budget_ns_(budget_ns),
+      busy_budget_ns_(busy_budget_ns),
+      counts_(std::size(kCountNames)) {}
+
+void PoolService::add_counts(std::map<std::string, uint64_t>* counts) const {
+  for (size_t count = 0; count < counts_.size(); ++count) (*counts)[kCountNames[count]] += counts_[count];
+}
 
 void PoolService::set_clock_offset(const std::string& peer, double offset_ms) {
   if (clock_offsets_.size() >= kMaxPeers && clock_offsets_.find(peer) == clock_offsets_.end()) clock_offsets_.clear();
@@ -66,8 +82,8 @@ bool PoolService::answer(ZeromqSocket& socket) {
   stages[kPoolCpu] = static_cast<double>(cpu_ns) / 1000;
   stages[kSerialize] = us_between(pooled_ns, steady_ns());
   answer.write(outgoing.data(), us_between(received_ns, pooled_ns), stages);
-  ++answered_;
-  if (!outgoing.send_to(socket.peer())) ++undeliverable_;
+  ++counts_[kRequests];
+  if (!outgoing.send_to(socket.peer())) ++counts_[kUndeliverable];
   socket.drop();
   return true;
 }

@@ -1,8 +1,10 @@
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "engine/sparse_engine.h"
 #include "wire/pool_message.h"
@@ -16,8 +18,7 @@ class PoolService {
  public:
   // A request is worth ns_per_index for each of its indices. At most budget_ns are pooled in a row, and at most busy_budget_ns while other
   // messages wait, which threads could pool meanwhile.
-  PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns)
-      : engine_(std::move(engine)), ns_per_index_(ns_per_index), budget_ns_(budget_ns), busy_budget_ns_(busy_budget_ns) {}
+  PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns);
 
   // How far the steady clock here, ms, is ahead of the peer's, so that what a request waited in the socket counts against its deadline.
   void set_clock_offset(const std::string& peer, double offset_ms);
@@ -25,9 +26,8 @@ class PoolService {
   // Answers the message that the socket holds and drops it. False, and the message is still held, when it is not one for it.
   bool answer(ZeromqSocket& socket);
 
-  uint64_t answered() const { return answered_; }
-  // Answers among them that no longer had a peer, or one that does not read.
-  uint64_t undeliverable() const { return undeliverable_; }
+  // Adds what this service counted, under the names of a shard's stats (src/rpc/shard-stats.ts).
+  void add_counts(std::map<std::string, uint64_t>* counts) const;
 
  private:
   double remaining_ms(const PoolMessage& message, const std::string& peer, uint64_t now_ns) const;
@@ -36,7 +36,7 @@ class PoolService {
   std::shared_ptr<const SparseEngine> engine_;
   double ns_per_index_, budget_ns_, busy_budget_ns_;
   std::unordered_map<std::string, double> clock_offsets_;
-  uint64_t answered_ = 0, undeliverable_ = 0;
+  std::vector<uint64_t> counts_;
 };
 
 }  // namespace terabag

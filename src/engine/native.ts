@@ -207,8 +207,8 @@ export interface NativeSocket {
    * request's wait in the socket counts against its deadline.
    */
   setClockOffset(peer: string, offsetMs: number): void;
-  /** By itself. undeliverable: of those answered. */
-  served(): { answered: number; undeliverable: number };
+  /** What the service counted, under the names of a shard's stats; nothing of a socket that never served. */
+  served(): Record<string, number>;
   /** Bytes of the next message, which is held, until the next call, to be taken; -1 when there is none, -2 when one was answered. */
   receive(): number;
   /** Copies the held message into bytes of its length, and holds it no longer. */

@@ -50,7 +50,8 @@ interface Job {
 }
 
 /** What a server counts; see SHARD_STATS. */
-export type ServerCounts = Pick<ShardStats, 'requests' | 'errors' | 'malformed' | 'expired' | 'cancelled' | 'undeliverable' | 'inFlight'>;
+const NONE = { requests: 0, errors: 0, malformed: 0, expired: 0, cancelled: 0, undeliverable: 0 } satisfies Partial<ShardStats>;
+export type ServerCounts = Readonly<typeof NONE> & Pick<ShardStats, 'inFlight'>;
 
 const jobKey = (peer: Peer, id: number): string => `${id} ${peer}`;
 
@@ -69,7 +70,7 @@ export class ShardServer {
   /** Those who wait for the last request to end. */
   readonly #draining = new Set<() => void>();
   readonly #idleTimes: ServiceTimes[] = [];
-  readonly #counts = { requests: 0, errors: 0, malformed: 0, expired: 0, cancelled: 0, undeliverable: 0 };
+  readonly #counts: Record<keyof typeof NONE, number> = { ...NONE };
   readonly #clock: Clock;
   readonly #maxPooling: number;
   readonly #peers: PeerClocks;
@@ -88,14 +89,9 @@ export class ShardServer {
 
   /** With what the transport answered by itself. */
   get counts(): ServerCounts {
-    const { answered, undeliverable } = this.#transport?.served() ?? { answered: 0, undeliverable: 0 };
-    const counts = this.#counts;
-    return {
-      ...counts,
-      requests: counts.requests + answered,
-      undeliverable: counts.undeliverable + undeliverable,
-      inFlight: this.#inFlight,
-    };
+    const counts: Record<string, number> & Record<keyof typeof NONE, number> = { ...this.#counts };
+    for (const [name, count] of Object.entries(this.#transport?.served() ?? {})) counts[name] = (counts[name] ?? 0) + count;
+    return { ...counts, inFlight: this.#inFlight };
   }
 
   /** Refuses new requests and lets those in flight end, for at most ms. */

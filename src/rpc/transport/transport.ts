@@ -39,8 +39,8 @@ export interface ServerTransport {
   serve(service: SocketService | null): void;
   /** For the service: how far this process's monotonic clock is ahead of that of the peer, ms, at least; see PeerClocks. */
   setClockOffset(peer: Peer, offsetMs: number): void;
-  /** Messages answered by the service, and of these, answers that had no peer any more. */
-  served(): { answered: number; undeliverable: number };
+  /** What the service counted of the messages that it answered, by name of the counter. */
+  served(): Readonly<Record<string, number>>;
   /** Ends when what was sent is on its way, or a peer has not read it for half a second. */
   close(): Promise<void>;
 }

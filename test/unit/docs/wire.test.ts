@@ -119,13 +119,6 @@ test('docs/wire.md is about this version', () => {
   }
 });
 
-test('docs/wire.md has every stat of a shard as it is described where it is counted', () => {
-  const stats = Object.entries(SHARD_STATS).map(([name, { kind, description }]) => [
-    ...[name, kind === 'optional' ? 'gauge or nil' : kind, description],
-  ]);
-  expect(table(section(page, '## Stats of a shard'))).toEqual(stats);
-});
-
 test('docs/wire.md has the stages of a shard in their order, and the flags of a segment', () => {
   expect(table(section(page, '## Stages')).map(([stage]) => stage)).toEqual([...SHARD_STAGES]);
   const flags = [...Object.values(POOLINGS).map(({ flag }) => flag), SEGMENT_WEIGHTED];
