@@ -262,9 +262,14 @@ void DenseNet::run_fully_connected(Lane& lane, const Layer& layer, uint64_t from
   } else {
     run_fp32(lane, layer, from, to, out);
   }
-  if (layer.activation != Activation::kSigmoid) return;
-  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
-    for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+  switch (layer.activation) {
+    case Activation::kNone:
+    case Activation::kRelu:  // The matrix kernels apply it.
+      return;
+    case Activation::kSigmoid:
+      for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
+        for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+      }
   }
 }
 

@@ -10,7 +10,7 @@ namespace terabag {
 
 // The one table of operations and that of activations: src/model/layers.ts has the same names, and refuses an addon that has others. To add
 // an operation: a line here, its check in layer.cc, its arithmetic in elementwise.cc (neither compiles without it), and a line in
-// src/model/layers.ts. X(operation, name there)
+// src/model/layers.ts; an activation: a line here and in src/model/layers.ts, its arithmetic in dense_net.cc. X(operation, name there)
 #define TERABAG_OPS(X)                  \
   X(kFc, "fc")                          \
   X(kDotInteraction, "dot_interaction") \

@@ -14,7 +14,7 @@ namespace {
 
 using namespace terabag;
 
-constexpr uint32_t kTables = 6;
+constexpr uint32_t kTables = kNumRowFormats;
 constexpr uint32_t kRows = 5;
 
 struct Tables {
@@ -72,7 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint64_t out_length = 0;
   for (uint32_t s = 0; s < num_segments; ++s) {
     const uint32_t word = input.number();
-    const uint32_t table = sound ? word % kTables : word % 8, bags = word >> 8 & 7, flags = word >> 16 & (sound ? 3 : 7);
+    const uint32_t table = sound ? word % kTables : word % (kTables + 2), bags = word >> 8 & 7, flags = word >> 16 & (sound ? 3 : 7);
     segments.insert(segments.end(), {table, 0, 1, bags, flags});
     out_length += static_cast<uint64_t>(bags) * (table < kTables ? tables.dims[table] : 1);
     for (uint32_t b = 0; b < bags; ++b) {
