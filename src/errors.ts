@@ -48,3 +48,11 @@ export class TerabagError extends Error {
     return new TerabagError(code, message, {}, { cause: thrown });
   }
 }
+
+/** An option that is one of a few words, for callers whose types nobody checks: one that is not known is refused (invalid_argument). */
+export function oneOf<Word extends string>(field: string, value: unknown, words: readonly Word[]): Word {
+  const known = words.find((word) => word === value);
+  if (known !== undefined) return known;
+  const given = typeof value === 'string' ? value : `${value === null ? 'null' : `a ${typeof value}`}`;
+  throw new TerabagError('invalid_argument', `${field} has to be one of ${words.join(', ')}: ${given}`, { field });
+}

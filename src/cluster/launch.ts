@@ -1,5 +1,6 @@
 import { RESIDENCIES, type Residency } from '../engine/residency.js';
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
+import { VERIFIES } from '../model/bundle-files.js';
 import type { Plan } from '../plan/file/plan.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
 import { type Spawn, spawnShard } from './spawn.js';
@@ -123,13 +124,9 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
 }
 
 function checkOptions({ logLevel, verify, residency, readyMs, drainMs }: LaunchOptions): void {
-  const oneOf = (field: string, value: unknown, choices: readonly string[]): void => {
-    if (value === undefined || choices.some((choice) => choice === value)) return;
-    throw new TerabagError('invalid_argument', `${field} has to be one of ${choices.join(', ')}: ${String(value)}`, { field });
-  };
-  oneOf('logLevel', logLevel, LOG_LEVELS);
-  oneOf('verify', verify, ['full', 'size']);
-  oneOf('residency', residency, RESIDENCIES);
+  if (logLevel !== undefined) oneOf('logLevel', logLevel, LOG_LEVELS);
+  if (verify !== undefined) oneOf('verify', verify, VERIFIES);
+  if (residency !== undefined) oneOf('residency', residency, RESIDENCIES);
   const time = (field: string, value: unknown, least: number): void => {
     if (value === undefined || (typeof value === 'number' && value >= least && value <= MAX_TIMER_MS - EXIT_MS)) return;
     throw new TerabagError(

@@ -1,5 +1,5 @@
 import { type ChildProcess, fork } from 'node:child_process';
-import { TerabagError } from '../errors.js';
+import { fileError } from '../tables/file-error.js';
 import { compiledPath } from './compiled-path.js';
 import type { ShardReport, ShardTask } from './shard-task.js';
 
@@ -27,6 +27,16 @@ export type Spawn = (spawned: Spawned, handlers: ChildHandlers) => ShardChild;
 
 /** A process of this machine, with stderr in common. */
 export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
+  const notStarted = (error: unknown): void => {
+    const { code, message, details } = fileError(
+      error,
+      'process of a shard cannot be started',
+      command[0] ?? process.execPath,
+      'shard_unavailable',
+    );
+    onReport({ kind: 'refused', code, message, details });
+    onExit(message);
+  };
   const [execPath = process.execPath, ...execArgv] = [...command, process.execPath];
   let child: ChildProcess;
   try {
@@ -37,15 +47,16 @@ export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
       execArgv,
     });
   } catch (error) {
-    process.nextTick(onExit, TerabagError.from(error).message);
+    process.nextTick(notStarted, error);
     return { pid: 0, kill: () => undefined };
   }
   child.on('message', (report) => onReport(report as ShardReport));
   child.once('exit', (code, signal) => onExit(signal ?? `code ${code}`));
-  child.on('error', ({ message }) => {
+  child.on('error', (error) => {
     // Else it is a message or a signal that the process did not take, whose exit is told.
-    if (child.pid === undefined) onExit(message);
+    if (child.pid === undefined) notStarted(error);
   });
-  child.send(task, () => undefined);
+  // What was not started has no channel; why not comes as an error.
+  if (child.pid !== undefined) child.send(task, () => undefined);
   return { pid: child.pid ?? 0, kill: (signal) => void child.kill(signal) };
 };

@@ -1,8 +1,8 @@
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { OPS } from '../model/layers.js';
 import type { JobTimes } from './job-times.js';
-import { type NativeDenseNet, type NativeWorkspace, native, type Precision } from './native.js';
+import { type NativeDenseNet, type NativeWorkspace, native, PRECISIONS, type Precision } from './native.js';
 import { runError } from './native-errors.js';
 import { SYNC_BUDGET_NS } from './sync-budget.js';
 
@@ -20,6 +20,7 @@ export class DenseNet {
 
   /** weights: tensors of dense.safetensors by name, float32, row-major; copied. */
   constructor(model: ResolvedModel, weights: ReadonlyMap<string, { readonly data: Float32Array }>, precision: Precision = 'fp32') {
+    oneOf('precision', precision, PRECISIONS);
     const precisions = native.precisions();
     if (!precisions.includes(precision))
       throw new TerabagError(

@@ -161,7 +161,8 @@ export type NativeWorkspace = object;
  * bfloat16 (needs AVX-512 BF16). int8: weights in 8 bits with a scale per output, inputs in 8 bits with a scale and a zero point per row, exact
  * sums (needs AVX-512 VNNI). The scalar kernels have all three.
  */
-export type Precision = 'fp32' | 'bf16' | 'int8';
+export const PRECISIONS = ['fp32', 'bf16', 'int8'] as const;
+export type Precision = (typeof PRECISIONS)[number];
 
 /** How far packed rows are from those that they were made of, over all finite values. */
 export interface NativePackError {

@@ -1,4 +1,4 @@
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import { rowBytes } from '../model/formats.js';
 import type { JobTimes } from './job-times.js';
 import { readMemoryLimits, refusal } from './memory-limits.js';
@@ -41,10 +41,7 @@ export class SparseEngine {
     tables: readonly EngineTable[],
     readonly residency: Residency = 'populate',
   ) {
-    if (!RESIDENCIES.includes(residency))
-      throw new TerabagError('invalid_argument', `residency has to be one of ${RESIDENCIES.join(', ')}: ${residency}`, {
-        field: 'residency',
-      });
+    oneOf('residency', residency, RESIDENCIES);
     for (const table of tables) this.#tables.set(table.table, table);
     const lengths = tables.map((table) => rowBytes(table.format, table.dim));
     this.#nsPerLookup = lookupNs(Math.max(0, ...lengths));

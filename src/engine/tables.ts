@@ -1,8 +1,8 @@
 import { statfs } from 'node:fs/promises';
 import { release } from 'node:os';
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import { type Bundle, bytesToCheck, checkOpened } from '../model/bundle.js';
-import type { Verify } from '../model/bundle-files.js';
+import { VERIFIES, type Verify } from '../model/bundle-files.js';
 import { partRows, type RowPart } from '../tables/rows.js';
 import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
 import { type EngineTable, SparseEngine } from './sparse-engine.js';
@@ -80,6 +80,7 @@ export async function openTables(
   tables: readonly EngineTable[],
   { residency = 'populate', verify = 'full', onProgress, onWarning = emitSmallPagesWarning }: OpenTablesOptions = {},
 ): Promise<OpenedTables> {
+  oneOf('verify', verify, VERIFIES);
   const engine = new SparseEngine(tables, residency);
   try {
     const toFill = engine.tableBytes;

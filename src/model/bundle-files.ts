@@ -10,7 +10,8 @@ import type { FileSpec } from './spec.js';
  * How a bundle's files are held against model.json. full: every checksum. size: lengths, and the checksums of a sample of chunks, which finds
  * a file that was replaced by another, but not each flipped bit.
  */
-export type Verify = 'full' | 'size';
+export const VERIFIES = ['full', 'size'] as const;
+export type Verify = (typeof VERIFIES)[number];
 
 /** Beyond the first chunk of each file, a sample reads so many bytes of all files together: a second from a warm page cache. */
 const SAMPLE_BYTES = 256 * 2 ** 20;

@@ -1,11 +1,11 @@
 import { join } from 'node:path';
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { isFinite32 } from '../tables/finite.js';
 import { formatPath } from '../tables/json.js';
 import { readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
-import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, type Verify } from './bundle-files.js';
+import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, VERIFIES, type Verify } from './bundle-files.js';
 import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
@@ -70,6 +70,8 @@ export async function finishBundle(dir: string, spec: ModelSpec): Promise<void> 
 
 /** Opens and checks a bundle's files; nothing of the tables is read into memory. */
 export async function openBundle(dir: string, options: OpenOptions = {}): Promise<Bundle> {
+  const { verify = 'full' } = options;
+  oneOf('verify', verify, [...VERIFIES, 'later']);
   return openSpec(dir, await readModelSpec(dir), options);
 }
 

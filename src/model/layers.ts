@@ -9,6 +9,8 @@ import { POOLING_NAMES } from './pooling.js';
  */
 export const name = z.string().min(1).max(256);
 const tensor = z.string().min(1);
+/** 0, or a normal number of float32: none that would become 0 or infinite there. */
+const isFloat32 = (value: number): boolean => value === 0 || (value >= 2 ** -126 && Number.isFinite(Math.fround(value)));
 
 /** What an operation reads and gives, of one row. */
 export interface OpShape {
@@ -205,7 +207,12 @@ const LAYERS = [
   /** As torch.nn.LayerNorm over the last dim; weight and bias are [dim]. */
   layerType(
     'layer_norm',
-    { input: name, weight: tensor, bias: tensor, epsilon: z.number().min(0).default(1e-5) },
+    {
+      input: name,
+      weight: tensor,
+      bias: tensor,
+      epsilon: z.number().refine(isFloat32, 'has to be 0, or a number that float32 can hold: from 1.2e-38 to 3.4e38').default(1e-5),
+    },
     {
       inputs: ({ input }) => [input],
       steps: ({ name, weight, bias, epsilon }, { inputs, dim, vector }) => {

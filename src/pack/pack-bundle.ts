@@ -1,8 +1,8 @@
 import { copyFile, link, mkdir, realpath } from 'node:fs/promises';
 import { dirname, normalize } from 'node:path';
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import { DENSE_FILE, finishBundle, openBundle, readModelSpec } from '../model/bundle.js';
-import { bytesToRead, checkFiles, type ListedFile, pathInside, type Verify } from '../model/bundle-files.js';
+import { bytesToRead, checkFiles, type ListedFile, pathInside, VERIFIES, type Verify } from '../model/bundle-files.js';
 import { isPacked, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
@@ -28,8 +28,8 @@ export interface PackedTable extends PackedTensor {
  */
 export async function packBundle(source: string, destination: string, options: PackBundleOptions): Promise<PackedTable[]> {
   const { format, verify = 'full', onProgress = () => undefined } = options;
-  if (!ROW_FORMATS.includes(format))
-    throw new TerabagError('invalid_argument', `format has to be one of ${ROW_FORMATS.join(', ')}: ${format}`, { field: 'format' });
+  oneOf('format', format, ROW_FORMATS);
+  oneOf('verify', verify, VERIFIES);
   await refuseUsed(destination);
   if ((await readModelSpec(source)).published !== undefined)
     throw new TerabagError('invalid_argument', `what was published cannot be packed; pack the source, plan and publish it: ${source}`, {

@@ -1,7 +1,7 @@
 import { DenseNet } from '../engine/dense-net.js';
 import { kernelFingerprint } from '../engine/kernels.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
-import { TerabagError } from '../errors.js';
+import { oneOf, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
@@ -87,7 +87,7 @@ function checkOptions({ rpc = 'coalesced', batchItems, readyMs = DEFAULT_READY_M
   const invalid = (field: string, message: string): TerabagError => new TerabagError('invalid_argument', message, { field });
   if (typeof readyMs !== 'number' || !(readyMs > 0) || readyMs > 2 ** 31 - 1)
     throw invalid('readyMs', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`);
-  if (rpc !== 'coalesced' && rpc !== 'paper') throw invalid('rpc', `rpc has to be coalesced or paper: ${shown(rpc)}`);
+  oneOf('rpc', rpc, ['coalesced', 'paper']);
   if (batchItems === undefined) return;
   if (!Number.isInteger(batchItems) || batchItems < 1)
     throw invalid('batchItems', `batchItems has to be an integer, 1 or more: ${shown(batchItems)}`);

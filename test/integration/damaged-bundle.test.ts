@@ -162,3 +162,23 @@ test('a file that is replaced while the bundle is opened is refused', async () =
   };
   await expect(openLocal(bundle, { onProgress: () => void onProgress() })).rejects.toThrow(/was changed while the bundle was opened/);
 });
+
+test.each(Object.entries(OPENERS).filter(([name]) => name !== 'verify'))(
+  '%s refuses a verify that it does not know, and leaves nothing unchecked',
+  async (_name, { open: opener }) => {
+    for (const verify of ['Full', 'none', 'later', null, 1])
+      await expect(opener(model.dir, verify as 'full')).rejects.toMatchObject({
+        code: 'invalid_argument',
+        message: expect.stringMatching(/^verify has to be one of full, size: /),
+        details: { field: 'verify' },
+      });
+  },
+);
+
+test('a precision that is not known is told with those that are', async () => {
+  await expect(openLocal(model.dir, { precision: 'fp64' as 'fp32' })).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: 'precision has to be one of fp32, bf16, int8: fp64',
+    details: { field: 'precision' },
+  });
+});

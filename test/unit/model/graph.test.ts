@@ -39,3 +39,9 @@ test('names that every object has are names like others', () => {
   const unknown = specOf([bag('a'), sum('out', 'valueOf')]);
   expect(() => resolveModel(unknown, new Map())).toThrow(/no earlier layer gives: valueOf/);
 });
+
+test('an epsilon that float32 makes 0 or infinite is refused', () => {
+  const norm = (epsilon: number): object[] => [{ type: 'layer_norm', name: 'out', input: 'dense', weight: 'w', bias: 'b', epsilon }];
+  for (const epsilon of [0, 2 ** -126, 1e-5, 3.4e38]) expect(() => specOf(norm(epsilon))).not.toThrow();
+  for (const epsilon of [-1, 1e-50, 1e-40, 1e39, Number.NaN]) expect(() => specOf(norm(epsilon))).toThrow(/epsilon/);
+});

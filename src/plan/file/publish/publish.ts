@@ -1,8 +1,8 @@
 import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import { TerabagError } from '../../../errors.js';
+import { oneOf, TerabagError } from '../../../errors.js';
 import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../model/bundle.js';
-import { checkFiles, type Verify } from '../../../model/bundle-files.js';
+import { checkFiles, VERIFIES, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { outputError } from '../../../tables/atomic.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
@@ -67,6 +67,8 @@ interface Target {
  * the tables' size. A bundle's model.json comes last; a call that is repeated goes on where the one before was stopped or killed.
  */
 export async function publish(plan: Plan, bundleDir: string, outDir: string, options: PublishOptions = {}): Promise<PublishedShard[]> {
+  const { verify = 'full' } = options;
+  oneOf('verify', verify, VERIFIES);
   const { published } = await readModelSpec(bundleDir);
   if (published !== undefined)
     throw new TerabagError(
