@@ -211,7 +211,7 @@ const LAYERS = [
       input: name,
       weight: tensor,
       bias: tensor,
-      epsilon: z.number().refine(isFloat32, 'has to be 0, or a number that float32 can hold: from 1.2e-38 to 3.4e38').default(1e-5),
+      epsilon: z.number().min(0).refine(isFloat32, 'has to be 0, or a number that float32 can hold: from 1.2e-38 to 3.4e38').default(1e-5),
     },
     {
       inputs: ({ input }) => [input],
