@@ -30,7 +30,8 @@ std::string check_layer(const Layer& layer, const std::vector<uint32_t>& dims, c
     case Op::kProduct: return alike && first == layer.dim ? "" : "dims do not fit";
     case Op::kMultiplyAdd: return count == 3 && alike && first == layer.dim ? "" : "multiply_add needs three inputs of its dim";
     case Op::kLayerNorm:
-      if (count != 1 || first != layer.dim || layer.weight.size() != first || layer.bias.size() != first || !(layer.epsilon >= 0 && std::isfinite(layer.epsilon)))
+      if (count != 1 || first != layer.dim || layer.weight.size() != first || layer.bias.size() != first ||
+          !(layer.epsilon >= 0 && std::isfinite(layer.epsilon)))
         return "layer_norm needs one input of its dim, weight and bias as long, and a finite epsilon of 0 or more";
       return "";
   }
