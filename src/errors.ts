@@ -28,6 +28,22 @@ export type ErrorCode = (typeof ERROR_CODES)[number];
 /** Fields that locate an error: table, bag, position, shard, path... Plain JSON values, so that they travel on the wire. */
 export type ErrorDetails = Readonly<Record<string, string | number | boolean>>;
 
+/** What the process or the machine is short of. */
+interface Shortage {
+  /** overloaded: another attempt may succeed. */
+  readonly code: ErrorCode;
+  readonly help: string;
+}
+
+const SHORTAGES: ReadonlyMap<string, Shortage> = new Map([
+  ['EMFILE', { code: 'overloaded', help: 'the process has too many files open; raise its limit (ulimit -n, systemd LimitNOFILE)' }],
+  ['ENFILE', { code: 'overloaded', help: 'the machine has too many files open; raise fs.file-max' }],
+  ['ENOMEM', { code: 'does_not_fit', help: 'the process has no memory, address space or mappings left (ulimit -v, vm.max_map_count)' }],
+]);
+
+/** By the system's name of an error; null when what was asked for is to blame: a file, an endpoint. */
+export const shortageOf = (reason: string | null): Shortage | null => (reason === null ? null : (SHORTAGES.get(reason) ?? null));
+
 /** The one error class of Terabag. The message ends with the run-time values. */
 export class TerabagError extends Error {
   override readonly name = 'TerabagError';
@@ -41,11 +57,14 @@ export class TerabagError extends Error {
     super(message, options);
   }
 
-  /** Wraps anything thrown; a TerabagError passes through unchanged. */
+  /** Wraps anything thrown; a TerabagError passes through unchanged, and a shortage of the machine gets its own code. */
   static from(thrown: unknown, code: ErrorCode = 'internal'): TerabagError {
     if (thrown instanceof TerabagError) return thrown;
     const message = thrown instanceof Error ? thrown.message : String(thrown);
-    return new TerabagError(code, message, {}, { cause: thrown });
+    const reason = thrown instanceof Error && 'code' in thrown && typeof thrown.code === 'string' ? thrown.code : null;
+    const shortage = shortageOf(reason);
+    if (shortage === null || reason === null) return new TerabagError(code, message, {}, { cause: thrown });
+    return new TerabagError(shortage.code, `${message}: ${shortage.help}`, { reason }, { cause: thrown });
   }
 }
 

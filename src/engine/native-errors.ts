@@ -1,6 +1,5 @@
 import { getSystemErrorName } from 'node:util';
-import { type ErrorCode, TerabagError } from '../errors.js';
-import { shortageOf } from '../tables/file-error.js';
+import { type ErrorCode, shortageOf, TerabagError } from '../errors.js';
 import type { NativeStatusError } from './native.js';
 
 const OF_STATUS: ReadonlyMap<string | undefined, ErrorCode> = new Map([

@@ -19,7 +19,7 @@ export function requestFromJson(value: unknown): PredictRequest {
   for (const name of Object.keys(sparse)) {
     const bags = object(`sparse.${name}`, sparse[name], ['indices', 'offsets', 'weights']);
     ids(`sparse.${name}.indices`, own(bags, 'indices'));
-    numbers(`sparse.${name}.offsets`, own(bags, 'offsets'));
+    integers(`sparse.${name}.offsets`, own(bags, 'offsets'));
     if (Object.hasOwn(bags, 'weights')) numbers(`sparse.${name}.weights`, bags['weights']);
   }
   return {
@@ -54,6 +54,11 @@ function array(field: string, value: unknown): readonly unknown[] {
 function numbers(field: string, value: unknown): void {
   for (const [position, entry] of array(field, value).entries())
     if (typeof entry !== 'number' || !Number.isFinite(entry)) throw invalid(field, 'finite numbers', entry, position);
+}
+
+function integers(field: string, value: unknown): void {
+  for (const [position, entry] of array(field, value).entries())
+    if (!Number.isInteger(entry)) throw invalid(field, 'integers', entry, position);
 }
 
 function ids(field: string, value: unknown): void {

@@ -6,7 +6,7 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { checkPlan, type Plan } from '../plan/file/plan.js';
+import { checkPlan, isListenEndpoint, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
 import { AggregatedLog } from '../rpc/aggregated-log.js';
 import { ShardServer } from '../rpc/server.js';
@@ -45,6 +45,11 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
       shard,
     });
   }
+  const endpoint = options.endpoint ?? placed.endpoints[0] ?? '';
+  if (!isListenEndpoint(endpoint)) {
+    const message = `a shard listens on tcp://host:port (* takes every interface, or a free port) or ipc://path: ${endpoint}`;
+    throw new TerabagError('invalid_argument', message, { field: 'endpoint', endpoint });
+  }
   const mine = placedParts(plan, shard);
   const tables = new Set(mine.keys());
   const bundle = await openBundle(await bundleOf(options.bundle, shard), { verify: 'later', tables, dense: false });
@@ -60,7 +65,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
   });
   try {
-    await running.listen(options.endpoint ?? placed.endpoints[0] ?? '');
+    await running.listen(endpoint);
   } catch (error) {
     engine.close();
     throw error;

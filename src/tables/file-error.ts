@@ -1,20 +1,4 @@
-import { type ErrorCode, TerabagError } from '../errors.js';
-
-/** What the process or the machine is short of. */
-interface Shortage {
-  /** overloaded: another attempt may succeed. */
-  readonly code: ErrorCode;
-  readonly help: string;
-}
-
-const SHORTAGES: ReadonlyMap<string, Shortage> = new Map([
-  ['EMFILE', { code: 'overloaded', help: 'the process has too many files open; raise its limit (ulimit -n, systemd LimitNOFILE)' }],
-  ['ENFILE', { code: 'overloaded', help: 'the machine has too many files open; raise fs.file-max' }],
-  ['ENOMEM', { code: 'does_not_fit', help: 'the process has no memory, address space or mappings left (ulimit -v, vm.max_map_count)' }],
-]);
-
-/** By the system's name of an error; null when what was asked for is to blame: a file, an endpoint. */
-export const shortageOf = (reason: string | null): Shortage | null => (reason === null ? null : (SHORTAGES.get(reason) ?? null));
+import { type ErrorCode, shortageOf, TerabagError } from '../errors.js';
 
 /**
  * What the system says of a file that cannot be opened or read: the reason (ENOENT, EACCES, ...) stands in the message and in details.reason.

@@ -297,6 +297,36 @@ test('predict ends when its reader goes away', () => {
   expect(piped.stdout.trimEnd().split('\n').length).toBe(1);
 });
 
+test('requests are read from stdin, and a directory there is an error', () => {
+  const read = (redirect: string) =>
+    spawnSync('bash', ['-c', `"$0" "$1" predict - --bundle model ${redirect}`, process.execPath, main], { cwd: dir, encoding: 'utf8' });
+  const { stdout } = terabag(['predict', 'requests.jsonl', '--bundle', 'model']);
+  expect(read('< requests.jsonl')).toMatchObject({ status: 0, stdout });
+  expect(read('< model')).toMatchObject({
+    status: 1,
+    stdout: '',
+    stderr: expect.stringMatching(/^terabag: requests cannot be read \(EISDIR\): -.*\(invalid_argument\)\n$/),
+  });
+});
+
+test('a shard listens on what an endpoint can be, and leaves a file that lies there alone', () => {
+  expect(terabag(['plan', bundle, '--shards', '2', '-o', 'listen.json']).status).toBe(0);
+  const shard = (endpoint: string) => terabag(['shard', 'listen.json', '--name', 'shard-0', '--bundle', bundle, '--listen', endpoint]);
+  for (const strange of ['udp://127.0.0.1:5000', 'tcp://127.0.0.1', 'tcp://127.0.0.1:65536', 'tcp://:5000', '127.0.0.1:5000', 'ipc://'])
+    expect(shard(strange)).toMatchObject({ status: 1, stderr: expect.stringContaining('listens on tcp://host:port') });
+  writeFileSync(join(dir, 'precious'), 'data');
+  expect(shard(`ipc://${join(dir, 'precious')}`)).toMatchObject({ status: 1, stderr: expect.stringMatching(/EEXIST.*not by a socket/) });
+  expect(readFileSync(join(dir, 'precious'), 'utf8')).toBe('data');
+});
+
+test('a command that cannot open its own files says which limit to raise', () => {
+  const limited = spawnSync('bash', ['-c', 'ulimit -n 28; exec "$0" "$1" inspect model', process.execPath, main], {
+    cwd: dir,
+    encoding: 'utf8',
+  });
+  expect(limited).toMatchObject({ status: 1, stdout: '', stderr: expect.stringMatching(/^terabag: EMFILE.*ulimit -n.*\(overloaded\)\n$/) });
+});
+
 test('a command whose stderr nobody reads does what it is asked', async () => {
   const [good = ''] = readFileSync(join(dir, 'requests.jsonl'), 'utf8').split('\n');
   writeFileSync(join(dir, 'one-bad.jsonl'), `{ nonsense\n${good}\n`);

@@ -1,3 +1,4 @@
+import { createReadStream, fstatSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { TerabagError } from '../../errors.js';
 import { fileError } from '../../tables/file-error.js';
@@ -47,21 +48,29 @@ interface Chunks {
 }
 
 async function openChunks(path: string): Promise<Chunks> {
-  if (path === '-') return { chunks: process.stdin, totalBytes: null };
   const unreadable = (error: unknown): TerabagError => fileError(error, 'requests cannot be read', path, 'invalid_argument');
-  const file = await open(path, 'r').catch((error: unknown) => {
-    throw unreadable(error);
-  });
-  async function* read(): AsyncGenerator<Uint8Array> {
+  async function* read(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     try {
-      yield* file.createReadStream();
+      yield* stream;
     } catch (error) {
       // A directory opens, but does not read.
       throw unreadable(error);
     }
   }
+  if (path === '-') return { chunks: read(openStdin()), totalBytes: null };
+  const file = await open(path, 'r').catch((error: unknown) => {
+    throw unreadable(error);
+  });
   const stat = await file.stat();
-  return { chunks: read(), totalBytes: stat.isFile() ? stat.size : null };
+  return { chunks: read(file.createReadStream()), totalBytes: stat.isFile() ? stat.size : null };
+}
+
+const STDIN = 0;
+
+/** Node's own stream of what is no pipe, file or terminal ends at once, as if it were empty. */
+function openStdin(): AsyncIterable<Uint8Array> {
+  const stat = fstatSync(STDIN);
+  return stat.isDirectory() || stat.isBlockDevice() ? createReadStream('', { fd: STDIN, autoClose: false }) : process.stdin;
 }
 
 interface Frame {

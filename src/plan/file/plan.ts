@@ -13,6 +13,8 @@ export function isEndpoint(text: string): boolean {
   const [, port] = /^tcp:\/\/(?:\[[^\]\s]+\]|[^:\s]+):(\d{1,5})$/.exec(text) ?? [];
   return port !== undefined && Number(port) >= 1 && Number(port) <= MAX_PORT;
 }
+/** An endpoint that a server can listen on: the host may be an interface or *, and the port * or 0 for a free one. */
+export const isListenEndpoint = (text: string): boolean => isEndpoint(text.replace(/^(tcp:\/\/.+):(?:\*|0)$/, '$1:1'));
 const endpoint = z.string().refine(isEndpoint, 'has to be tcp://host:port or ipc://path');
 
 /** A shard's name is that of its directory too, when the plan is published, and stands in lists. */

@@ -1,6 +1,7 @@
+import { lstat } from 'node:fs/promises';
 import { native } from '../../engine/native.js';
-import { TerabagError } from '../../errors.js';
-import { shortageOf } from '../../tables/file-error.js';
+import { shortageOf, TerabagError } from '../../errors.js';
+
 import { refuseFewDescriptors } from './descriptors.js';
 import { connectNative, listenNative } from './native-sockets.js';
 import { addressOf, systemReason, whyUnreachable } from './reasons.js';
@@ -39,24 +40,36 @@ export function connectTo(endpoint: string, handlers: ClientHandlers): ClientTra
 
 /**
  * Throws invalid_argument when it cannot listen there, and overloaded when file descriptors are short; details.reason is the system's. The file of
- * a Unix socket that nobody listens on is taken over.
+ * a Unix socket that nobody listens on is taken over; anything else at its path stays as it is, and is refused.
  */
 export async function listenOn(endpoint: string, handler: ServerHandler): Promise<ServerTransport> {
   try {
     refuseFewDescriptors(endpoint);
-    await refuseLiveSocketFile(endpoint);
+    await refuseTakenPath(endpoint);
     return isNative ? listenNative(endpoint, handler) : await listenZeromq(endpoint, handler);
   } catch (error) {
     throw endpointError(error, 'invalid_argument', 'cannot listen', endpoint);
   }
 }
 
-/** libzmq takes over the file of a Unix socket, and leaves the server that had it without clients. */
-async function refuseLiveSocketFile(endpoint: string): Promise<void> {
+/** libzmq removes whatever lies at the path that it listens on: a file with data in it, or the socket of a server, which is left without clients. */
+async function refuseTakenPath(endpoint: string): Promise<void> {
   const address = addressOf(endpoint);
-  if (address === null || 'host' in address || (await whyUnreachable(endpoint)) !== null) return;
-  throw new TerabagError('invalid_argument', `cannot listen (EADDRINUSE: another process does): ${endpoint}`, {
-    endpoint,
-    reason: 'EADDRINUSE',
+  if (address === null || 'host' in address) return;
+  const found = await lstat(address.path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
   });
+  if (found === null) return;
+  const refuse = (what: string, reason: string): TerabagError =>
+    new TerabagError(shortageOf(reason)?.code ?? 'invalid_argument', `cannot listen (${reason}: ${what}): ${endpoint}`, {
+      endpoint,
+      reason,
+    });
+  if (!found.isSocket()) throw refuse('the path is taken, and not by a socket', 'EEXIST');
+  const reason = await whyUnreachable(endpoint);
+  if (reason === null) throw refuse('another process does', 'EADDRINUSE');
+  // Left behind by a process that was killed; or gone meanwhile.
+  if (reason === 'ECONNREFUSED' || reason === 'ENOENT') return;
+  throw refuse('whether another process does cannot be told', reason);
 }

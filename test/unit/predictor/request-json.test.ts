@@ -65,9 +65,10 @@ test.each([
   ['{"sparse": {"a": {"indices": []}}}', 'sparse.a.offsets has to be an array: undefined', 'sparse.a.offsets'],
   [
     '{"sparse": {"a": {"indices": [], "offsets": ["0"]}}}',
-    'sparse.a.offsets has to be finite numbers, position 0: the string "0"',
+    'sparse.a.offsets has to be integers, position 0: the string "0"',
     'sparse.a.offsets',
   ],
+  ['{"sparse": {"a": {"indices": [], "offsets": [0, 0.5]}}}', 'sparse.a.offsets has to be integers, position 1: 0.5', 'sparse.a.offsets'],
   [
     '{"sparse": {"a": {"indices": ["1.0"], "offsets": [0, 1]}}}',
     'sparse.a.indices has to be integers or strings of decimal digits, position 0: the string "1.0"',

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -43,6 +44,41 @@ test('a second server of a live ipc endpoint is refused, and the first goes on; 
   await run(`await listenOn(${JSON.stringify(stale)}, () => undefined); process.kill(process.pid, 'SIGKILL');`);
   expect(existsSync(join(dir, 'stale'))).toBe(true);
   await (await listen(stale)).close();
+});
+
+test.each([
+  ['a file', (path: string) => writeFile(path, 'data')],
+  ['an empty file', (path: string) => writeFile(path, '')],
+  ['a directory', (path: string) => mkdir(path)],
+  ['a link to a file', (path: string) => writeFile(`${path}.data`, 'data').then(() => symlink(`${path}.data`, path))],
+  ['a link to nothing', (path: string) => symlink(`${path}.nothing`, path)],
+  ['a pipe', async (path: string) => void (await once(spawn('mkfifo', [path]), 'close'))],
+])('what lies at the path and is no socket stays as it is, and the endpoint is refused: %s', async (what, put) => {
+  const path = join(dir, what.replaceAll(' ', '-'));
+  await put(path);
+  const before = await lstat(path);
+  const endpoint = `ipc://${path}`;
+  await expect(listen(endpoint)).rejects.toMatchObject({ code: 'invalid_argument', details: { endpoint, reason: 'EEXIST' } });
+  expect((await lstat(path)).ino).toBe(before.ino);
+  if (what === 'a file') expect(await readFile(path, 'utf8')).toBe('data');
+});
+
+test('a socket of a server whose queue of connections is full is not taken over', async () => {
+  const path = join(dir, 'busy');
+  const child = spawn(process.execPath, [
+    '-e',
+    `require('node:net').createServer().listen({ path: ${JSON.stringify(path)}, backlog: 1 }, () => { console.log('up'); })`,
+  ]);
+  await once(child.stdout, 'data');
+  child.kill('SIGSTOP');
+  const waiting = Array.from({ length: 8 }, () => connect(path).on('error', () => undefined));
+  await expect(listen(`ipc://${path}`)).rejects.toMatchObject({
+    code: 'invalid_argument',
+    details: { reason: expect.stringMatching(/^(EAGAIN|EADDRINUSE|ETIMEDOUT)$/) },
+  });
+  for (const socket of waiting) socket.destroy();
+  child.kill('SIGKILL');
+  await once(child, 'close');
 });
 
 test.each([
