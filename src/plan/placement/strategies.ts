@@ -17,6 +17,9 @@ import { byName, doesNotFit, type Placement, type TableLoad, tableLoads } from '
 export const STRATEGIES = ['singular', 'one-shard', 'capacity-balanced', 'load-balanced', 'nsbp'] as const;
 export type Strategy = (typeof STRATEGIES)[number];
 
+/** Those that spread tables over as many shards as they are given. */
+export const SPREADING_STRATEGIES = STRATEGIES.filter((strategy) => strategy !== 'singular' && strategy !== 'one-shard');
+
 export interface PlanOptions {
   /** Sparse shards; singular has none and one-shard one, whatever is given; the most, for nsbp with shardBytes. */
   readonly shards: number;

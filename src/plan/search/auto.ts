@@ -3,7 +3,7 @@ import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { balance } from '../placement/balance.js';
 import { planSummary } from '../placement/bytes.js';
 import { packFirstFit } from '../placement/first-fit.js';
-import { makePlan, type PlanOptions, placedPlan, STRATEGIES, type Strategy } from '../placement/strategies.js';
+import { makePlan, type PlanOptions, placedPlan, SPREADING_STRATEGIES, STRATEGIES, type Strategy } from '../placement/strategies.js';
 import { type Placement, type TableLoad, tableLoads } from '../placement/table-load.js';
 import type { PlanPrediction, PlanPredictor, RequestShape } from '../predict/predict-plan.js';
 import { poolUs } from '../predict/request-cost.js';
@@ -104,7 +104,7 @@ class AutoSearch {
     const makers = [
       () => this.#packed(),
       ...counts.flatMap((count) => [
-        ...(['capacity-balanced', 'load-balanced', 'nsbp'] as const).map((strategy) => () => this.#fixed(strategy, count)),
+        ...SPREADING_STRATEGIES.map((strategy) => () => this.#fixed(strategy, count)),
         () => this.#levelled(count),
       ]),
       () => this.#levelled(shards),

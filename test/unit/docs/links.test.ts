@@ -55,3 +55,23 @@ test.each(['ARCHITECTURE.md', 'CONTRIBUTING.md'])('%s names folders that are the
   // What is built, and a name for import.
   expect(missing.filter((path) => path !== 'docs/api' && path !== 'terabag/lab')).toEqual([]);
 });
+
+const handwritten = pages.filter((page) => page !== 'CHANGELOG.md');
+
+test.each(handwritten)('%s names files of the repository that are there', (page) => {
+  const text = readFileSync(join(root, page), 'utf8');
+  const named = [...text.matchAll(/(?<![\w./-])(?:src|native|test|bench|scripts)\/[\w./-]+\.(?:tsx?|cc|h|mjs|cjs|py|md)\b/g)].map(
+    ([path]) => path,
+  );
+  expect(named.filter((path) => !path.includes('NAME') && !files.includes(path))).toEqual([]);
+});
+
+test.each(handwritten)('%s imports what the package exports', (page) => {
+  const text = readFileSync(join(root, page), 'utf8');
+  const sources = { terabag: 'src/index.ts', 'terabag/lab': 'src/lab/index.ts' };
+  for (const [, names = '', from = ''] of text.matchAll(/^import (?:type )?\{([^}]*)\} from '(terabag(?:\/lab)?)';$/gm)) {
+    const exported = readFileSync(join(root, sources[from as keyof typeof sources]), 'utf8').match(/\w+/g) ?? [];
+    for (const name of names.split(',').map((word) => word.trim().replace(/^type /, '')))
+      if (name !== '') expect(exported, `${from} ${name}`).toContain(name);
+  }
+});

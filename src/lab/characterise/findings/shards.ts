@@ -1,3 +1,4 @@
+import { SPREADING_STRATEGIES } from '../../../plan/placement/strategies.js';
 import type { Configuration } from '../../report/characterisation.js';
 import { type StrategyResult, strategyResults } from '../best.js';
 import { compareRatios, ratioText } from '../compare-ratios.js';
@@ -57,7 +58,7 @@ function dominatedModelGainsNothing(results: Judged): Verdict {
   const percent = `the largest table has ${(share * 100).toFixed(1)} % of the bytes`;
   if (share < DOMINATING)
     return { held: null, numbers: `not measured: ${percent}, and none dominates this model (from ${DOMINATING * 100} % on)` };
-  const ends = ['capacity-balanced', 'load-balanced', 'nsbp'].flatMap((strategy) => fewestAndMost(results, strategy) ?? []);
+  const ends = SPREADING_STRATEGIES.flatMap((strategy) => fewestAndMost(results, strategy) ?? []);
   if (ends.length === 0) return notMeasured(results, 'strategies', 'no strategy was measured on two numbers of shards');
   const faster = ends.filter(({ fewest, most }) => compareRatios(most.overhead.p50, fewest.overhead.p50) === 'lower');
   return {

@@ -1,3 +1,4 @@
+import { SPREADING_STRATEGIES } from '../../../plan/placement/strategies.js';
 import type { BatchSweep, Characterisation } from '../../report/characterisation.js';
 import { itemsOf } from '../../requests/split-request.js';
 import { chosenSetup } from '../best.js';
@@ -26,9 +27,10 @@ function otherStrategies(experiment: Experiment, results: Characterisation): Com
   const paper = paperLike(experiment, results);
   const { batchItems: sizes } = experiment.scale;
   const batchItems = sizes[Math.floor(sizes.length / 2)] ?? null;
-  return (['capacity-balanced', 'load-balanced', 'nsbp'] as const)
-    .filter((strategy) => strategy !== paper.strategy)
-    .map((strategy) => ({ setup: { ...paper, strategy, batchItems }, baseline: { ...SINGULAR, batchItems } }));
+  return SPREADING_STRATEGIES.filter((strategy) => strategy !== paper.strategy).map((strategy) => ({
+    setup: { ...paper, strategy, batchItems },
+    baseline: { ...SINGULAR, batchItems },
+  }));
 }
 
 const allSetups = (experiment: Experiment, results: Characterisation): Compared[] => [

@@ -1,3 +1,4 @@
+import { SPREADING_STRATEGIES } from '../../../plan/placement/strategies.js';
 import type { Experiment } from '../experiment.js';
 import { compare, estimateTurns, type Group, openLoopTurns, serialTurns, type Turns } from '../group.js';
 import { type Compared, comparedWith, SINGULAR, sharded } from '../setup.js';
@@ -5,9 +6,7 @@ import { type Compared, comparedWith, SINGULAR, sharded } from '../setup.js';
 const setups = ({ scale }: Experiment): Compared[] =>
   comparedWith(SINGULAR, [
     sharded('one-shard', 1),
-    ...(['capacity-balanced', 'load-balanced', 'nsbp'] as const).flatMap((strategy) =>
-      scale.shards.map((shards) => sharded(strategy, shards)),
-    ),
+    ...SPREADING_STRATEGIES.flatMap((strategy) => scale.shards.map((shards) => sharded(strategy, shards))),
   ]);
 
 const turns = (experiment: Experiment): Turns[] => [
