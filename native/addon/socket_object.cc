@@ -26,6 +26,7 @@ ZeromqSocketOptions options_of(const Napi::Value& value) {
   const auto object = value.As<Napi::Object>();
   const auto ms = [&object](const char* name) { return static_cast<int>(integer(object, name, kMaxMs)); };
   return {.router = member(object, "router").ToBoolean(),
+          .backlog = static_cast<int>(integer(object, "backlog", INT32_MAX)),
           .ipv6 = member(object, "ipv6").ToBoolean(),
           .high_water_mark = static_cast<int>(integer(object, "highWaterMark", INT32_MAX)),
           .max_message_bytes = static_cast<int64_t>(integer(object, "maxMessageBytes", uint64_t{1} << 40)),
@@ -53,12 +54,13 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Socket",
                        {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::disconnect>("disconnect"),
-                        InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::serve>("serve"),
-                        InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"), InstanceMethod<&SocketObject::served>("served"),
-                        InstanceMethod<&SocketObject::receive>("receive"), InstanceMethod<&SocketObject::take>("take"),
-                        InstanceMethod<&SocketObject::lend>("lend"), StaticMethod<&SocketObject::give_back>("giveBack"),
-                        InstanceMethod<&SocketObject::peer>("peer"), InstanceMethod<&SocketObject::readable>("readable"),
-                        InstanceMethod<&SocketObject::send>("send"), InstanceMethod<&SocketObject::close>("close")});
+                        InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::unbind>("unbind"),
+                        InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"),
+                        InstanceMethod<&SocketObject::served>("served"), InstanceMethod<&SocketObject::receive>("receive"),
+                        InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
+                        StaticMethod<&SocketObject::give_back>("giveBack"), InstanceMethod<&SocketObject::peer>("peer"),
+                        InstanceMethod<&SocketObject::readable>("readable"), InstanceMethod<&SocketObject::send>("send"),
+                        InstanceMethod<&SocketObject::close>("close")});
   }
 
   explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -77,7 +79,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     // A server waits for clients. Who waits for a server has a timer.
     const auto keeps = options.router ? LoopPoll::Keeps::kLoopAlive : LoopPoll::Keeps::kNothing;
     watch(env, descriptor, keeps, [this] { call(on_readable_, {}); });
-    if (!options.router) watch(env, events, keeps, [this] { tell_events(); });
+    if (events >= 0) watch(env, events, keeps, [this] { tell_events(); });
     // The environment may end before the socket is closed; its loop has to let go of the polls first.
     if (napi_add_async_cleanup_hook(env, end_with_environment, this, &hook_) != napi_ok) {
       stop(0);
@@ -112,7 +114,7 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     while (!socket_->closed()) {
       const ZeromqSocket::Event event = socket_->next_event();
       if (event == ZeromqSocket::kNone) return;
-      call(on_event_, {Napi::Boolean::New(Env(), event == ZeromqSocket::kHandshake)});
+      call(on_event_, {Napi::Boolean::New(Env(), event != ZeromqSocket::kDisconnect)});
     }
   }
 
@@ -124,6 +126,9 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   }
   Napi::Value bind(const Napi::CallbackInfo& info) {
     return Napi::String::New(info.Env(), told(info.Env(), [&] { return socket_->bind(endpoint_of(info)); }));
+  }
+  void unbind(const Napi::CallbackInfo& info) {
+    told(info.Env(), [&] { socket_->unbind(endpoint_of(info)); });
   }
   static std::string endpoint_of(const Napi::CallbackInfo& info) {
     if (!info[0].IsString()) throw argument_error(info.Env(), "endpoint has to be a string");

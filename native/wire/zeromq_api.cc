@@ -53,6 +53,7 @@ std::optional<ZeromqApi> api_of(void* library) {
   symbols.find("zmq_setsockopt", &api.setsockopt);
   symbols.find("zmq_getsockopt", &api.getsockopt);
   symbols.find("zmq_bind", &api.bind);
+  symbols.find("zmq_unbind", &api.unbind);
   symbols.find("zmq_connect", &api.connect);
   symbols.find("zmq_disconnect", &api.disconnect);
   symbols.find("zmq_socket_monitor", &api.socket_monitor);

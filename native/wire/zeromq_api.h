@@ -19,6 +19,7 @@ struct ZeromqApi {
   int (*setsockopt)(void* socket, int option, const void* value, size_t length);
   int (*getsockopt)(void* socket, int option, void* value, size_t* length);
   int (*bind)(void* socket, const char* endpoint);
+  int (*unbind)(void* socket, const char* endpoint);
   int (*connect)(void* socket, const char* endpoint);
   int (*disconnect)(void* socket, const char* endpoint);
   int (*socket_monitor)(void* socket, const char* endpoint, int events);

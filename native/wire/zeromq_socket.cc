@@ -18,6 +18,7 @@ enum Option {
   kEvents = 15,
   kLinger = 17,
   kReconnectMs = 18,
+  kBacklog = 19,
   kMaxMessageBytes = 22,
   kSendHighWaterMark = 23,
   kReceiveHighWaterMark = 24,
@@ -30,7 +31,7 @@ enum Option {
 };
 enum Flag { kDontWait = 1, kSendMore = 2 };
 enum PollEvent { kPollIn = 1 };
-enum MonitorEvent : uint16_t { kConnectRetried = 0x0004, kDisconnected = 0x0200, kHandshakeSucceeded = 0x1000 };
+enum MonitorEvent : uint16_t { kConnectRetried = 0x0004, kAccepted = 0x0020, kDisconnected = 0x0200, kHandshakeSucceeded = 0x1000 };
 // Days, after which nobody waits. With 0, libzmq would drop what has arrived and is not received yet.
 constexpr int kNeverMs = 1 << 30;
 
@@ -85,7 +86,11 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
       set(kReconnectMs, kNeverMs, sizeof(int));
       set(kConnectMs, options.connect_ms, sizeof(int));
     }
-    if (!router_) watch();
+    if (!router_) watch(kConnectRetried | kDisconnected | kHandshakeSucceeded);
+    if (router_ && options.backlog > 0) {
+      set(kBacklog, options.backlog, sizeof(int));
+      watch(kAccepted);
+    }
   } catch (...) {
     close(0);
     throw;
@@ -96,11 +101,11 @@ ZeromqSocket::~ZeromqSocket() {
   if (!closed()) close(0);
 }
 
-// Only what one peer at a time can cause: libzmq's I/O thread waits when thousands of events are not read.
-void ZeromqSocket::watch() {
+// Few events: libzmq's I/O thread waits when thousands are not read.
+void ZeromqSocket::watch(int wanted) {
   static std::atomic<uint64_t> last_number = 0;
   const std::string events = "inproc://events-" + std::to_string(++last_number);
-  if (zmq_.socket_monitor(socket_, events.c_str(), kConnectRetried | kDisconnected | kHandshakeSucceeded) != 0) fail(zmq_);
+  if (zmq_.socket_monitor(socket_, events.c_str(), wanted) != 0) fail(zmq_);
   monitor_ = zmq_.socket(context_->handle, kPair);
   if (monitor_ == nullptr || zmq_.connect(monitor_, events.c_str()) != 0) fail(zmq_);
   // Its descriptor tells only of what comes after somebody has asked.
@@ -132,6 +137,10 @@ std::string ZeromqSocket::bind(const std::string& endpoint) {
   size_t length = sizeof bound;
   if (zmq_.getsockopt(socket_, kLastEndpoint, bound, &length) != 0) fail(zmq_);
   return bound;
+}
+
+void ZeromqSocket::unbind(const std::string& endpoint) {
+  if (zmq_.unbind(open(), endpoint.c_str()) != 0) fail(zmq_);
 }
 
 int ZeromqSocket::descriptor_of(void* socket) const {
@@ -259,6 +268,7 @@ ZeromqSocket::Event ZeromqSocket::next_event() {
     if (zmq_.msg_recv(&message, monitor_, kDontWait) < 0) break;
   }
   zmq_.msg_close(&message);
+  if (event == kAccepted) return kAccept;
   return event == kHandshakeSucceeded ? kHandshake : kDisconnect;
 }
 

@@ -34,6 +34,8 @@ struct ZeromqError : std::runtime_error {
 
 struct ZeromqSocketOptions {
   bool router;  // else a dealer
+  int backlog;  // Of a router: connections that may wait to be accepted; the events are those that were. 0: libzmq's default, and no
+                // events.
   bool ipv6;
   int high_water_mark;  // messages, in each direction
   int64_t max_message_bytes;
@@ -60,7 +62,7 @@ class ReceivedMessage {
 // closed.
 class ZeromqSocket {
  public:
-  enum Event { kNone, kHandshake, kDisconnect };
+  enum Event { kNone, kHandshake, kDisconnect, kAccept };
 
   // Throws ZeromqError. Closing lets nothing linger unless close says otherwise.
   ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqSocketOptions& options);
@@ -73,10 +75,12 @@ class ZeromqSocket {
   // Drops what was not sent, and what was not received.
   void disconnect(const std::string& endpoint);
   std::string bind(const std::string& endpoint);
+  // Accepts nobody more; those that are connected stay so.
+  void unbind(const std::string& endpoint);
 
   // Becomes readable when something happened, once: after that, and after each send, ask until nothing is left.
   int descriptor() const;
-  // Likewise for events, which only a dealer has; -1 of a router.
+  // Likewise for events; -1 of a router that watches none.
   int event_descriptor() const;
 
   // Receives the next message and holds it; false when none is there. One that is held already is dropped.
@@ -103,7 +107,7 @@ class ZeromqSocket {
 
  private:
   void* open() const;
-  void watch();
+  void watch(int events);
   void set(int option, int64_t value, size_t length) const;
   int descriptor_of(void* socket) const;
   bool take_frame(ZeromqMessage* message) const;

@@ -176,6 +176,8 @@ export interface NativePackError {
 export interface NativeSocketOptions {
   /** A ROUTER, which keeps the event loop alive until it is closed; else a DEALER, which does not. */
   readonly router: boolean;
+  /** Of a ROUTER: connections that may wait to be accepted, and its events are those that were; 0: as many as libzmq likes, and no events. */
+  readonly backlog: number;
   readonly ipv6: boolean;
   /** Messages that may wait in each direction. */
   readonly highWaterMark: number;
@@ -197,6 +199,8 @@ export interface NativeSocket {
   disconnect(endpoint: string): void;
   /** Returns the endpoint with the port that was taken. */
   bind(endpoint: string): string;
+  /** Accepts no further connection; those that there are stay. The file of a Unix socket is removed. */
+  unbind(endpoint: string): void;
   /**
    * A ROUTER answers small requests to pool (src/rpc/codec.ts) where they are received, without a message to JavaScript; null: no more.
    * nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
@@ -255,7 +259,7 @@ export interface NativeAddon {
   packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
   /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
-  /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later. */
+  /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later; of a ROUTER, that somebody came. */
   Socket: {
     new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;
     /** [sync] Of lend. */

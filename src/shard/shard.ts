@@ -127,8 +127,9 @@ export class Shard {
   }
 
   async listen(endpoint: string): Promise<void> {
-    const { engine, listen = listenOn } = this.options;
-    this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message));
+    const { engine, listen = listenOn, log } = this.options;
+    const warn = (message: string): void => log.warn({ endpoint }, message);
+    this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message), warn);
     this.server.attach(this.#transport);
     // With residency map, pooling may wait for the disk, which the event loop cannot.
     if (engine.residency !== 'map') this.#transport.serve(engine);

@@ -4,9 +4,11 @@ import { whyUnreachable } from './reasons.js';
 import {
   type ClientHandlers,
   type ClientTransport,
+  IPC_BACKLOG,
+  isIpc,
+  type Listening,
   MAX_MESSAGE_BYTES,
   type ServerHandler,
-  type ServerTransport,
   SOCKET_LIMITS,
   usesIpv6,
 } from './transport.js';
@@ -38,7 +40,13 @@ class LoopSocket {
     private readonly received: ServerHandler,
     event: (up: boolean) => void,
   ) {
-    const options = { ...LIMITS, router, ipv6: usesIpv6(endpoint), maxMessageBytes: MAX_MESSAGE_BYTES };
+    const options = {
+      ...LIMITS,
+      router,
+      backlog: router && isIpc(endpoint) ? IPC_BACKLOG : 0,
+      ipv6: usesIpv6(endpoint),
+      maxMessageBytes: MAX_MESSAGE_BYTES,
+    };
     this.native = new native.Socket(options, () => this.#read(), event);
   }
 
@@ -194,9 +202,9 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
   };
 }
 
-/** A ROUTER, to which a peer that is not there is an error. */
-export function listenNative(endpoint: string, handler: ServerHandler): ServerTransport {
-  const socket = new LoopSocket(true, endpoint, handler, () => undefined);
+/** A ROUTER, to which a peer that is not there is an error. accepted: of an ipc endpoint, after each connection. */
+export function listenNative(endpoint: string, handler: ServerHandler, accepted: () => void = () => undefined): Listening {
+  const socket = new LoopSocket(true, endpoint, handler, accepted);
   let bound: string;
   try {
     bound = socket.native.bind(endpoint);
@@ -213,6 +221,8 @@ export function listenNative(endpoint: string, handler: ServerHandler): ServerTr
     },
     setClockOffset: (peer, offsetMs) => socket.native.setClockOffset(peer, offsetMs + STEADY_ORIGIN_MS),
     served: () => socket.native.served(),
+    unbind: async () => socket.native.unbind(bound),
+    bindAgain: async () => void socket.native.bind(bound),
     close: async () => socket.close(SERVER_LINGER_MS),
   };
 }

@@ -2,10 +2,10 @@ import { lstat } from 'node:fs/promises';
 import { native } from '../../engine/native.js';
 import { shortageOf, TerabagError } from '../../errors.js';
 
-import { refuseFewDescriptors } from './descriptors.js';
+import { AcceptGuard, refuseFewDescriptors } from './descriptors.js';
 import { connectNative, listenNative } from './native-sockets.js';
 import { addressOf, systemReason, whyUnreachable } from './reasons.js';
-import type { ClientHandlers, ClientTransport, ServerHandler, ServerTransport } from './transport.js';
+import { type ClientHandlers, type ClientTransport, isIpc, type ServerHandler, type ServerTransport } from './transport.js';
 import { connectZeromq, listenZeromq } from './zeromq.js';
 
 /** The addon's sockets where it finds the libzmq of zeromq.js (Linux), else, or with TERABAG_SOCKETS=zeromq.js, those of zeromq.js itself. */
@@ -40,13 +40,29 @@ export function connectTo(endpoint: string, handlers: ClientHandlers): ClientTra
 
 /**
  * Throws invalid_argument when it cannot listen there, and overloaded when file descriptors are short; details.reason is the system's. The file of
- * a Unix socket that nobody listens on is taken over; anything else at its path stays as it is, and is refused.
+ * a Unix socket that nobody listens on is taken over; anything else at its path stays as it is, and is refused. onWarning is told when further
+ * connections are not accepted for want of file descriptors.
  */
-export async function listenOn(endpoint: string, handler: ServerHandler): Promise<ServerTransport> {
+export async function listenOn(
+  endpoint: string,
+  handler: ServerHandler,
+  onWarning: (message: string) => void = () => undefined,
+): Promise<ServerTransport> {
   try {
     refuseFewDescriptors(endpoint);
     await refuseTakenPath(endpoint);
-    return isNative ? listenNative(endpoint, handler) : await listenZeromq(endpoint, handler);
+    let guard: AcceptGuard | null = null;
+    const accepted = (): void => void guard?.accepted();
+    const server = isNative ? listenNative(endpoint, handler, accepted) : await listenZeromq(endpoint, handler, accepted);
+    if (!isIpc(endpoint)) return server;
+    guard = new AcceptGuard(server, () => refuseTakenPath(server.endpoint), onWarning);
+    return {
+      ...server,
+      close() {
+        guard?.close();
+        return server.close();
+      },
+    };
   } catch (error) {
     throw endpointError(error, 'invalid_argument', 'cannot listen', endpoint);
   }

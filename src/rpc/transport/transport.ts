@@ -45,10 +45,16 @@ export interface ServerTransport {
   close(): Promise<void>;
 }
 
+/** A server that can stop accepting connections, and accept again; those that there are stay. */
+export interface Listening extends ServerTransport {
+  unbind(): Promise<void>;
+  bindAgain(): Promise<void>;
+}
+
 export type ServerHandler = (peer: Peer, message: Lent) => void;
 
 /** Listens on an endpoint; rejects with invalid_argument, or overloaded without file descriptors, and the system's reason. */
-export type Listen = (endpoint: string, handler: ServerHandler) => Promise<ServerTransport>;
+export type Listen = (endpoint: string, handler: ServerHandler, onWarning?: (message: string) => void) => Promise<ServerTransport>;
 
 /** Longest message that either side accepts, bytes. */
 export const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
@@ -69,6 +75,12 @@ export const SOCKET_LIMITS = {
   /** How long a server that closes goes on sending. */
   lingerMs: 500,
 } as const;
+
+/** Connections to a Unix socket that may wait to be accepted: fewer than are accepted at once before the event loop hears of them; see AcceptGuard. */
+export const IPC_BACKLOG = 16;
+
+/** A Unix socket. */
+export const isIpc = (endpoint: string): boolean => endpoint.startsWith('ipc:');
 
 /** An IPv6 address stands in brackets. The option is off otherwise: with it, a name could resolve to an address that the other side does not use. */
 export const usesIpv6 = (endpoint: string): boolean => endpoint.includes('[');

@@ -4,9 +4,11 @@ import { whyUnreachable } from './reasons.js';
 import {
   type ClientHandlers,
   type ClientTransport,
+  IPC_BACKLOG,
+  isIpc,
+  type Listening,
   MAX_MESSAGE_BYTES,
   type ServerHandler,
-  type ServerTransport,
   SOCKET_LIMITS,
   usesIpv6,
 } from './transport.js';
@@ -69,9 +71,15 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
   };
 }
 
-/** A ROUTER of zeromq.js; `mandatory` makes an unknown peer an error instead of a silent drop. */
-export async function listenZeromq(endpoint: string, handler: ServerHandler): Promise<ServerTransport> {
+/**
+ * A ROUTER of zeromq.js; `mandatory` makes an unknown peer an error instead of a silent drop. accepted: of an ipc endpoint, after each connection.
+ */
+export async function listenZeromq(endpoint: string, handler: ServerHandler, accepted: () => void = () => undefined): Promise<Listening> {
   const socket = new Router({ ...SOCKET_OPTIONS, ipv6: usesIpv6(endpoint), mandatory: true });
+  if (isIpc(endpoint)) {
+    socket.backlog = IPC_BACKLOG;
+    socket.events.on('accept', accepted);
+  }
   try {
     await socket.bind(endpoint);
   } catch (error) {
@@ -84,8 +92,9 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
     }
   };
   const received = receive();
+  const bound = socket.lastEndpoint ?? endpoint;
   return {
-    endpoint: socket.lastEndpoint ?? endpoint,
+    endpoint: bound,
     send: (peer, parts) =>
       socket.send([Buffer.from(peer, 'latin1'), Buffer.concat(parts)]).then(
         () => true,
@@ -94,6 +103,8 @@ export async function listenZeromq(endpoint: string, handler: ServerHandler): Pr
     serve: () => undefined,
     setClockOffset: () => undefined,
     served: () => ({}),
+    unbind: () => socket.unbind(bound),
+    bindAgain: () => socket.bind(bound),
     async close() {
       if (!socket.closed) {
         socket.linger = SOCKET_LIMITS.lingerMs;

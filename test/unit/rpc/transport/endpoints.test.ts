@@ -1,11 +1,11 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { lstat, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { whyUnreachable } from '../../../../src/rpc/transport/reasons.js';
 import { listenOn } from '../../../../src/rpc/transport/sockets.js';
 import type { ServerTransport } from '../../../../src/rpc/transport/transport.js';
@@ -19,19 +19,32 @@ afterAll(() => rm(dir, { recursive: true, force: true }));
 const listen = (endpoint: string): Promise<ServerTransport> => listenOn(endpoint, (_, message) => message.release());
 const sockets = new URL('../../../../dist/rpc/transport/sockets.js', import.meta.url).href;
 
-/** Runs a script beside the compiled sockets in a process of its own; its output. */
-async function run(script: string, ...wrap: string[]): Promise<{ code: number | null; signal: string | null; output: string }> {
+interface Script {
+  readonly process: ChildProcessWithoutNullStreams;
+  readonly ended: Promise<{ code: number | null; signal: string | null }>;
+  output(): string;
+  printed(what: RegExp): Promise<void>;
+}
+
+/** Starts a script beside the compiled sockets in a process of its own. */
+function startScript(script: string, env: NodeJS.ProcessEnv, ...wrap: string[]): Script {
   const [command = process.execPath, ...words] = [...wrap, process.execPath];
-  const child = spawn(command, [
-    ...words,
-    '--input-type=module',
-    '-e',
-    `import { connectTo, listenOn } from ${JSON.stringify(sockets)};\n${script}`,
-  ]);
+  const source = `import { connectTo, listenOn } from ${JSON.stringify(sockets)};\n${script}`;
+  const child = spawn(command, [...words, '--input-type=module', '-e', source], { env: { ...process.env, ...env } });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text: string) => (output += text));
-  const [code, signal] = (await once(child, 'close')) as [number | null, string | null];
-  return { code, signal, output };
+  return {
+    process: child,
+    ended: once(child, 'close').then(([code, signal]) => ({ code, signal })),
+    output: () => output,
+    printed: (what) => vi.waitFor(() => expect(output).toMatch(what), { timeout: 10_000 }),
+  };
+}
+
+/** Runs one; its output. */
+async function run(script: string, ...wrap: string[]): Promise<{ code: number | null; signal: string | null; output: string }> {
+  const child = startScript(script, {}, ...wrap);
+  return { ...(await child.ended), output: child.output() };
 }
 
 test('a second server of a live ipc endpoint is refused, and the first goes on; a stale file is taken over', async () => {
@@ -123,4 +136,39 @@ describe.skipIf(process.platform !== 'linux')('with few file descriptors (Linux 
     expect(output.trim().split('\n')).toEqual(['overloaded EMFILE', 'overloaded EMFILE', 'goes on']);
     expect(code).toBe(0);
   });
+
+  // A server listens in a process of 256 descriptors; connections come, and stay, until it takes no more.
+  test.each(['native', 'zeromq.js'])(
+    'a server of an ipc endpoint takes no more connections, goes on, and takes some again later: %s',
+    async (kind) => {
+      const path = join(dir, `crowded-${kind}`);
+      const script = `
+      const server = await listenOn(${JSON.stringify(`ipc://${path}`)}, () => undefined, (message) => console.log(message));
+      console.log('listens');
+      process.stdin.once('data', () => server.close().then(() => process.exit(0)));`;
+      const child = startScript(script, { TERABAG_SOCKETS: kind }, 'sh', '-c', 'ulimit -n 256 && exec "$@"', 'sh');
+      await child.printed(/listens/);
+      const taken: Socket[] = [];
+      /** null: more connections wait to be accepted than may. */
+      const attempt = async (): Promise<boolean | null> => {
+        const socket = connect(path);
+        try {
+          await once(socket, 'connect');
+        } catch (error) {
+          return (error as NodeJS.ErrnoException).code === 'EAGAIN' ? null : false;
+        }
+        taken.push(socket.on('error', () => undefined));
+        return true;
+      };
+      while ((await attempt()) !== false) expect(taken.length).toBeLessThan(256);
+      expect(taken.length).toBeGreaterThan(50);
+      await child.printed(/no further connection is accepted.*ulimit -n/);
+      expect(taken.filter((socket) => !socket.destroyed).length).toBeGreaterThan(50);
+      for (const socket of taken.splice(0, 60)) socket.destroy();
+      await vi.waitFor(async () => expect(await attempt()).toBe(true), { timeout: 10_000, interval: 100 });
+      for (const socket of taken) socket.destroy();
+      child.process.stdin.write('end\n');
+      expect(await child.ended).toEqual({ code: 0, signal: null });
+    },
+  );
 });
