@@ -112,9 +112,19 @@ export function outputError(error: unknown, output: string, whenFull = 'no room 
   return told('invalid_argument', `output cannot be written (${code})`);
 }
 
-/** Refuses a path that writeAtomic could not write to, before the work whose result it is for. */
-export async function refuseUnwritable(path: string): Promise<void> {
-  await (await AtomicFile.create(path)).discard();
+/**
+ * Refuses a path that writeAtomic could not write to, before the work whose result it is for: the message begins with the option that names it. A
+ * device or a pipe is left alone, since the reader of a pipe would take this for the end.
+ */
+export async function refuseUnwritable(field: string, path: string): Promise<void> {
+  const there = await stat(path).catch(() => null);
+  if (!isReplaced(there) && !there?.isDirectory()) return;
+  try {
+    await (await AtomicFile.create(path)).discard();
+  } catch (error) {
+    const { code, message, details } = outputError(error, path);
+    throw new TerabagError(code, `${field}: ${message}`, { ...details, field }, { cause: error });
+  }
 }
 
 export function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
