@@ -1,9 +1,9 @@
-import { access, constants, mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { Argument, Command, InvalidArgumentError } from 'commander';
 import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/lab/report/machine.js';
-import { writeFileAtomic } from '../src/tables/atomic.js';
+import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
@@ -98,9 +98,7 @@ Examples:
     const { json, quick, peers, case: wanted = /^/ } = options;
     if (json !== undefined)
       // Before the rounds, not after them.
-      await access(dirname(json), constants.W_OK).catch(({ code }: NodeJS.ErrnoException) =>
-        command.error(`error: --json cannot be written (${code}): ${json}`),
-      );
+      await refuseUnwritable('--json', json).catch(({ message }: Error) => command.error(`error: ${message}`));
     const suite = suites.find((candidate) => candidate.name === name) as Suite;
     const ranOn = describeMachine();
     const pinned = UNPINNED.includes(suite) ? 'on all cores' : pinTo(Math.min(options.core, ranOn.cores - 1));

@@ -92,7 +92,7 @@ Examples:
   )
   .action(async (options: BenchOptions, command: Command) => {
     refuseContradictions(options, command);
-    if (options.json !== undefined) await refuseUnwritable(options.json);
+    if (options.json !== undefined) await refuseUnwritable('--json', options.json);
     const interrupted = interruption();
     const machine = describeMachine();
     console.log(machineLine(machine));

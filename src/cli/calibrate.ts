@@ -32,7 +32,7 @@ Examples:
   )
   .action(async ({ output, quick, json }: CalibrateOptions) => {
     const machine = `${machineLine(describeMachine())}, ${new Date().toISOString().slice(0, 10)}`;
-    if (output !== undefined) await refuseUnwritable(output);
+    if (output !== undefined) await refuseUnwritable('--output', output);
     const calibration = await withProgress('measuring', 'steps', (onProgress) =>
       calibrate({ machine, effort: quick ? 'quick' : 'full', onProgress }),
     );

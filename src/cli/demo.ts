@@ -1,5 +1,5 @@
 import { rmSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { type Cluster, launchCluster } from '../cluster/launch.js';
@@ -27,7 +27,8 @@ import { profileFromSpec } from '../plan/profile/profile-from-spec.js';
 import { openLocal } from '../predictor/local.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
-import { writeFileAtomic } from '../tables/atomic.js';
+import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
+import { fileError } from '../tables/file-error.js';
 import { checkRoom } from '../tables/output-directory.js';
 import { further } from './help.js';
 import { INTERRUPTED } from './interruption.js';
@@ -48,6 +49,7 @@ const WARM_UP = 20;
 const FEWEST_ITEMS = 16;
 const MOST_ITEMS = 128;
 const REQUEST_SEED = 7;
+const REPORT_FILE = 'report.html';
 /** Generous, since the demo also runs on machines that are busy. */
 const DEADLINE_MS = 10_000;
 
@@ -72,6 +74,10 @@ export const demoCommand = new Command('demo')
     const shape = demoShape(options.size);
     const modelDir = join(options.output, 'model');
     await checkRoom(options.output, shapeBytes(shape));
+    await mkdir(options.output, { recursive: true }).catch((error: unknown) => {
+      throw fileError(error, '--output: has to be a directory', options.output, 'invalid_argument');
+    });
+    await refuseUnwritable('--output', join(options.output, REPORT_FILE));
     await rm(modelDir, { recursive: true, force: true });
     // The shards end with this process; the model has to be removed.
     const interrupted = (): void => {
@@ -252,7 +258,7 @@ async function draw(
     ],
     ranOn,
   });
-  const path = resolve(options.output, 'report.html');
+  const path = resolve(options.output, REPORT_FILE);
   await writeFileAtomic(path, page);
   return path;
 }

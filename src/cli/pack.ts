@@ -5,7 +5,7 @@ import { formatBytes } from '../lab/report/numbers.js';
 import { describeFormat, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import { packBundle } from '../pack/pack-bundle.js';
 import { notPackable, type PackedTensor, packable, packFile } from '../pack/pack-file.js';
-import { outputError } from '../tables/atomic.js';
+import { outputError, refuseUnwritable } from '../tables/atomic.js';
 import { readSafetensorsHeader } from '../tables/safetensors.js';
 import { further } from './help.js';
 import { interruption } from './interruption.js';
@@ -88,6 +88,7 @@ async function packOneFile(source: string, options: PackCommandOptions, signal: 
     () => false,
   );
   if (taken) throw new TerabagError('invalid_argument', `output is there already: ${output}`, { path: output });
+  await refuseUnwritable('--output', output);
   const { tensors, fileBytes } = await readSafetensorsHeader(source);
   const chosen = [...tensors].filter(([name, info]) => tables?.includes(name) ?? packable(info) !== null);
   const unknown = tables?.find((name) => !tensors.has(name));

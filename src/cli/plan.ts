@@ -12,6 +12,7 @@ import { checkProfile, type Profile, readProfile, writeProfile } from '../plan/p
 import { ASSUMED_ITEMS, profileFromSpec } from '../plan/profile/profile-from-spec.js';
 import { OBJECTIVES, type Objective } from '../plan/search/auto.js';
 import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/search/scenario.js';
+import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { byteSize, commaSeparated, positiveByteSize, positiveInteger, renamedOption } from './options.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
@@ -88,6 +89,10 @@ Examples:
     if (shards === null) return command.error("error: required option '--shards <n>' not specified");
     if (options.shardSize !== undefined && options.strategy !== 'nsbp')
       return command.error('error: --shard-size needs --strategy nsbp: others balance what they place on a given number of shards');
+    const profilePath = profileBeside(options.output);
+    await refuseUnwritable('--output', options.output);
+    await refuseUnwritable('--output', profilePath);
+    if (options.map !== undefined) await refuseUnwritable('--map', options.map);
     const scenario = await readScenario(bundle, shards, options);
     const { profile, planned } = scenario;
     const change = options.whatIf === undefined ? null : parseWhatIf(options.whatIf);
@@ -97,7 +102,6 @@ Examples:
     // The plan comes last but for its profile: it says that all that was asked for could be done.
     if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
     await writePlan(options.output, made.plan);
-    const profilePath = profileBeside(options.output);
     await writeProfile(profilePath, profile);
     const compared = options.explain ? compareStrategies(scenario, predictor) : [];
     const summary = planSummary(made.plan, planned.spec, profile);

@@ -9,7 +9,7 @@ import { readPlan } from '../plan/file/plan.js';
 import { openLocal } from '../predictor/local.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect, type RpcMode } from '../predictor/sharded.js';
-import { writeAtomic, writeFileAtomic } from '../tables/atomic.js';
+import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { further } from './help.js';
 import { positiveDurationMs, positiveInteger, quantityOption, renamedOption, residencyOption, rpcOption, verifyOption } from './options.js';
@@ -89,6 +89,8 @@ Examples:
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
     refuseWithoutPlan(options, command);
     if (options.json && options.output === undefined) command.error('error: --json prints a summary, so that scores need --output');
+    if (options.output !== undefined) await refuseUnwritable('--output', options.output);
+    if (options.trace !== undefined) await refuseUnwritable('--trace', options.trace);
     const startedAt = performance.now();
     const tracer = options.trace === undefined ? null : new Tracer({ capacity: TRACED_REQUESTS, spans: TRACED_SPANS });
     const predictor = await openPredictor(options, tracer);

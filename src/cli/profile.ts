@@ -37,7 +37,7 @@ Examples:
   terabag plan ./model --strategy load-balanced --shards 4 --profile profile.json -o plan.json`),
   )
   .action(async (bundle: string, path: string, options: ProfileOptions) => {
-    if (options.output !== undefined) await refuseUnwritable(options.output);
+    if (options.output !== undefined) await refuseUnwritable('--output', options.output);
     const profile = await sampleProfile(bundle, path, options.requests);
     if (options.output !== undefined) await writeProfile(options.output, profile);
     if (options.json) console.log(JSON.stringify(profile));

@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { readCharacterisation } from '../lab/report/characterisation.js';
 import { renderCharacterisation } from '../lab/report/characterisation-report.js';
 import { Charts } from '../lab/report/charts.js';
-import { writeFileAtomic } from '../tables/atomic.js';
+import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
 import { further } from './help.js';
 
 interface ReportOptions {
@@ -18,6 +18,7 @@ export const reportCommand = new Command('report')
   .option('--json', 'say as JSON where it was written')
   .addHelpText('after', further('\nExamples:\n  terabag report results.json -o report.html'))
   .action(async (path: string, options: ReportOptions) => {
+    await refuseUnwritable('--output', options.output);
     const charts = await Charts.load();
     const results = await readCharacterisation(path);
     const page = renderCharacterisation(results, charts);

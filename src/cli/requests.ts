@@ -9,6 +9,7 @@ import { SeededNumbers } from '../lab/generate/synthetic-values.js';
 import { writeRequests } from '../lab/requests/request-file.js';
 import { readModelSpec } from '../model/bundle.js';
 import type { PredictRequest } from '../predictor/predictor.js';
+import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { positiveInteger, positiveShare } from './options.js';
@@ -48,6 +49,7 @@ Examples:
   .action(async (model: string, options: RequestsOptions, command: Command) => {
     if (options.scale !== undefined && !isShapeName(model)) command.error(`error: --scale is of shapes; the bundle has its own: ${model}`);
     const { count, seed, output, json } = options;
+    await refuseUnwritable('--output', output);
     const interrupted = interruption();
     const shape = isShapeName(model)
       ? requestShape(shapeByName(model, options.scale ?? 1))

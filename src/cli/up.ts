@@ -6,6 +6,7 @@ import { TerabagError } from '../errors.js';
 import { launchOnHosts } from '../lab/hosts/hosts.js';
 import { readModelSpec } from '../model/bundle.js';
 import { readPlan, writePlan } from '../plan/file/plan.js';
+import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
@@ -53,6 +54,7 @@ Examples:
   .action(async (planPath: string, options: UpOptions, command: Command) => {
     if (usesNetwork(options) && options.freePorts === undefined)
       command.error('error: shards behind a network have other addresses than the plan says: --free-ports <file> tells them');
+    if (options.freePorts !== undefined) await refuseUnwritable('--free-ports', options.freePorts);
     const hosts = hostsOf(options);
     const ended = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ended.abort(signal));

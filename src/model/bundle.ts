@@ -3,7 +3,7 @@ import { oneOf, TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { isFinite32 } from '../tables/finite.js';
 import { formatPath } from '../tables/json.js';
-import { readJsonFile } from '../tables/json-file.js';
+import { checkJson, type JsonFileKind, readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
 import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, VERIFIES, type Verify } from './bundle-files.js';
 import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
@@ -45,10 +45,15 @@ export interface OpenOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
 }
 
+const KIND: JsonFileKind = {
+  what: 'model.json',
+  code: 'bad_model',
+  unreadable: 'no bundle here, model.json cannot be read',
+  formatField: formatPath,
+};
+
 export async function readModelSpec(dir: string): Promise<ModelSpec> {
-  const unreadable = 'no bundle here, model.json cannot be read';
-  const kind = { what: 'model.json', code: 'bad_model', unreadable, formatField: formatPath } as const;
-  const spec = await readJsonFile(join(dir, 'model.json'), kind, modelSchema);
+  const spec = await readJsonFile(join(dir, 'model.json'), KIND, modelSchema);
   checkPublished(spec);
   return spec;
 }
@@ -62,7 +67,7 @@ export async function writeModelJson(dir: string, spec: ModelSpec): Promise<void
  * is refused with the reader's error, and gets no model.json: before it there is no bundle.
  */
 export async function finishBundle(dir: string, spec: ModelSpec): Promise<void> {
-  const written = modelSchema.parse(spec);
+  const written = checkJson(join(dir, 'model.json'), spec, KIND, modelSchema);
   checkPublished(written);
   await openSpec(dir, written, { verify: 'later', dense: holdsDense(written) });
   await writeModelJson(dir, spec);

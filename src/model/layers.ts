@@ -232,8 +232,12 @@ export const embeddingBagSchema = z.strictObject({
   pooling: z.enum(POOLING_NAMES).default('sum'),
   weighted: z.boolean().default(false),
   // What requests are like, for plans that are made without a sample of them. No defaults: the hash of a model without them stays.
-  /** Mean number of ids per bag. */
-  poolingFactor: z.number().min(0).optional(),
+  /** Mean number of ids per bag; a request has at most 2^32 - 1 in all. */
+  poolingFactor: z
+    .number()
+    .min(0)
+    .max(2 ** 32 - 1)
+    .optional(),
   /** user: given once per request; item: once per item. */
   side: z.enum(['user', 'item']).optional(),
 });

@@ -15,7 +15,7 @@ const mapOf = <T extends z.ZodType>(values: T) =>
       z.map(z.string(), values),
     )
     .transform((entries): Record<string, z.output<T>> => Object.fromEntries(entries));
-const dim = z.number().int().min(1).max(65_536);
+export const dim = z.number().int().min(1).max(65_536);
 
 const tableSchema = z.strictObject({
   name,

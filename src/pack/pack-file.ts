@@ -4,6 +4,7 @@ import { TerabagError } from '../errors.js';
 import { dtypeOf, isPacked, PLAIN_FORMATS, type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/formats.js';
 import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
+import { fileError } from '../tables/file-error.js';
 import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 
 /** What packing did to one tensor. */
@@ -55,7 +56,9 @@ export async function packFile(
   const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
   const packed: PackedTensor[] = [];
   const metadata: Record<string, string> = { ...header.metadata };
-  const file = await open(source, 'r');
+  const file = await open(source, 'r').catch((error: unknown) => {
+    throw fileError(error, 'file cannot be opened', source, 'bad_table');
+  });
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
       const to = formats.get(name);

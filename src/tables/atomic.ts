@@ -1,6 +1,8 @@
+import type { Stats } from 'node:fs';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { TerabagError } from '../errors.js';
+import { type ErrorCode, TerabagError } from '../errors.js';
+import { fileError, shortageOf } from './file-error.js';
 
 /** Name of a file that is being written: a killed process leaves it behind. */
 const TEMPORARY = /^(.+)\.\d+\.tmp$/;
@@ -26,7 +28,9 @@ export class AtomicFile {
 
   static async create(path: string): Promise<AtomicFile> {
     const there = await stat(path).catch(() => null);
-    const temporary = there === null || there.isFile() || there.isDirectory() ? `${path}.${process.pid}.tmp` : null;
+    // The rename would tell, after the work.
+    if (there?.isDirectory()) throw fileError({ code: 'EISDIR' }, UNWRITABLE, path, 'invalid_argument');
+    const temporary = isReplaced(there) ? `${path}.${process.pid}.tmp` : null;
     return new AtomicFile(path, temporary, await open(temporary ?? path, 'w').catch(cannotWrite(path)));
   }
 
@@ -49,17 +53,17 @@ export class AtomicFile {
   }
 }
 
+/** Whether a new file takes the place of what is there; else that is written to as it is. */
+const isReplaced = (there: Stats | null): boolean => there === null || there.isFile();
+
+const UNWRITABLE = 'file cannot be written';
+
 /** What keeps the caller from a path of their choice is theirs to mend; a full disk is for the caller to tell. */
 const cannotWrite =
   (path: string) =>
   (error: NodeJS.ErrnoException): never => {
     if (error.code === 'ENOSPC' || error.code === 'EDQUOT') throw error;
-    throw new TerabagError(
-      'invalid_argument',
-      `file cannot be written (${error.code}): ${path}`,
-      { path, reason: error.code ?? '' },
-      { cause: error },
-    );
+    throw fileError(error, UNWRITABLE, path, 'invalid_argument');
   };
 
 /** What was created, renamed or removed in a directory lasts from here on. */
@@ -72,9 +76,14 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Writes a file atomically; when that fails, nothing is left. A full disk is does_not_fit; a reader of a pipe that has gone, aborted. */
+/**
+ * Writes a file atomically; when that fails, nothing is left. A full disk is does_not_fit; no file descriptor left, overloaded; a reader of a pipe
+ * that has gone, aborted.
+ */
 export async function writeAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
-  const atomic = await AtomicFile.create(path);
+  const atomic = await AtomicFile.create(path).catch((error: unknown) => {
+    throw outputError(error, path);
+  });
   try {
     await write(atomic.file);
     await atomic.commit();
@@ -86,23 +95,36 @@ export async function writeAtomic(path: string, write: (file: FileHandle) => Pro
 
 const FULL_CODES: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG']);
 
-/** What the system says of a write, with what to do when the disk is full; a TerabagError, or what the system did not say, stays as it is. */
+/**
+ * What the system says of a write, with what to do when the disk is full, or the process is short of something; a TerabagError, or what the
+ * system did not say, stays as it is.
+ */
 export function outputError(error: unknown, output: string, whenFull = 'no room left on the disk; make room, and try again'): TerabagError {
   const { code, path = output, message } = error as NodeJS.ErrnoException;
   if (error instanceof TerabagError || code === undefined) return TerabagError.from(error);
-  const full = FULL_CODES.has(code);
-  const what = full ? whenFull : code === 'EPIPE' ? 'nobody reads the output any more' : 'output cannot be written';
-  return new TerabagError(
-    full ? 'does_not_fit' : code === 'EPIPE' ? 'aborted' : 'invalid_argument',
-    `${what} (${code}): ${path}, ${message}`,
-    { path, reason: code },
-    { cause: error },
-  );
+  const details = { path, reason: code };
+  const told = (errorCode: ErrorCode, what: string): TerabagError =>
+    new TerabagError(errorCode, `${what}: ${path}, ${message}`, details, { cause: error });
+  if (FULL_CODES.has(code)) return told('does_not_fit', `${whenFull} (${code})`);
+  if (code === 'EPIPE') return told('aborted', `nobody reads the output any more (${code})`);
+  const shortage = shortageOf(code);
+  if (shortage !== null) return told(shortage.code, `output cannot be written (${code}): ${shortage.help}`);
+  return told('invalid_argument', `output cannot be written (${code})`);
 }
 
-/** Refuses a path that writeAtomic could not write to, before the work whose result it is for. */
-export async function refuseUnwritable(path: string): Promise<void> {
-  await (await AtomicFile.create(path)).discard();
+/**
+ * Refuses a path that writeAtomic could not write to, before the work whose result it is for: the message begins with the option that names it. A
+ * device or a pipe is left alone, since the reader of a pipe would take this for the end.
+ */
+export async function refuseUnwritable(field: string, path: string): Promise<void> {
+  const there = await stat(path).catch(() => null);
+  if (!isReplaced(there) && !there?.isDirectory()) return;
+  try {
+    await (await AtomicFile.create(path)).discard();
+  } catch (error) {
+    const { code, message, details } = outputError(error, path);
+    throw new TerabagError(code, `${field}: ${message}`, { ...details, field }, { cause: error });
+  }
 }
 
 export function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {

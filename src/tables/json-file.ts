@@ -20,7 +20,7 @@ export interface JsonFileKind {
  * stands twice in an object and a value that is not of the schema are refused with the kind's code; details have the path, and the field.
  */
 export async function readJsonFile<T extends z.ZodType>(path: string, kind: JsonFileKind, schema: T): Promise<z.output<T>> {
-  const { what, code, unreadable = `${what} cannot be read`, formatField = (at) => at.join('.') || 'root' } = kind;
+  const { what, code, unreadable = `${what} cannot be read` } = kind;
   const bytes = await readFile(path).catch((error: unknown) => {
     throw fileError(error, unreadable, path, code);
   });
@@ -32,7 +32,20 @@ export async function readJsonFile<T extends z.ZodType>(path: string, kind: Json
   } catch (error) {
     throw new TerabagError(code, `${what} is not sound JSON: ${(error as SyntaxError).message}: ${path}`, { path }, { cause: error });
   }
-  const parsed = schema.safeParse(json);
+  return checkJson(path, json, kind, schema);
+}
+
+/**
+ * A value as the schema has it, for the file at the path: what is to be written is refused as it would be when it is read, with the kind's code;
+ * details have the path, and the field.
+ */
+export function checkJson<T extends z.ZodType>(
+  path: string,
+  value: unknown,
+  { what, code, formatField = (at) => at.join('.') || 'root' }: JsonFileKind,
+  schema: T,
+): z.output<T> {
+  const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   const field = formatField(issue?.path ?? []);

@@ -3,12 +3,13 @@ import { mkdir, readdir, rm, statfs } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { outputError } from './atomic.js';
+import { fileError } from './file-error.js';
 
 /** Refuses a directory that holds something. */
 export async function refuseUsed(directory: string): Promise<void> {
   const entries = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return [];
-    throw new TerabagError('invalid_argument', `output has to be a directory (${error.code}): ${directory}`, { path: directory });
+    throw fileError(error, 'output has to be a directory', directory, 'invalid_argument');
   });
   if (entries.length > 0)
     throw new TerabagError('invalid_argument', `output has to be empty or not there: ${directory} holds ${entries.length} files`, {
@@ -24,8 +25,8 @@ export async function fillDirectory<T>(directory: string, fill: () => Promise<T>
   try {
     return await fill();
   } catch (error) {
-    if (created === undefined) await empty(directory);
-    else await rm(created, { recursive: true, force: true });
+    // The first failure is what is told: what removes (without descriptors, say) may fail of the same.
+    await (created === undefined ? empty(directory) : rm(created, { recursive: true, force: true })).catch(() => undefined);
     throw outputError(error, directory);
   }
 }
@@ -53,7 +54,8 @@ export async function checkRoom(directory: string, bytes: number): Promise<void>
 async function statfsOrParent(directory: string): Promise<StatsFs> {
   return statfs(directory).catch((error: NodeJS.ErrnoException) => {
     const parent = dirname(directory);
-    if (error.code !== 'ENOENT' || parent === directory) throw error;
+    if (error.code !== 'ENOENT' || parent === directory)
+      throw fileError(error, 'output has to be a directory', directory, 'invalid_argument');
     return statfsOrParent(parent);
   });
 }

@@ -272,7 +272,9 @@ export class SafetensorsWriter {
 
 /** Streams tensors into a file, atomically. */
 export async function writeSafetensors(path: string, tensors: readonly TensorToWrite[], options: WriteOptions = {}): Promise<FileChecksum> {
-  const writer = await SafetensorsWriter.create(path, tensors, options);
+  const writer = await SafetensorsWriter.create(path, tensors, options).catch((error: unknown) => {
+    throw outputError(error, path);
+  });
   try {
     for (const { data } of tensors) for await (const piece of data instanceof Uint8Array ? [data] : data) await writer.put(piece);
     return await writer.commit();

@@ -16,7 +16,8 @@ test.each([
   [['--case', '('], /^error: option '--case <pattern>' argument '\(' is invalid\. Invalid regular expression.*\n$/],
   [['--core', 'first'], /^error: option '--core <n>' argument 'first' is invalid\. It has to be the number of a core.*\n$/],
   [['--core', '-1'], /^error: option '--core <n>' argument '-1' is invalid/],
-  [['--json', 'not-there/fc.jsonl'], /^error: --json cannot be written \(ENOENT\): not-there\/fc\.jsonl\n$/],
+  [['--json', 'not-there/fc.jsonl'], /^error: --json: file cannot be written \(ENOENT\): not-there\/fc\.jsonl\n$/],
+  [['--json', '.'], /^error: --json: file cannot be written \(EISDIR\): \.\n$/],
   [['--case', 'fc-of-nobody'], /^error: no case of fc matches --case: fc-of-nobody\n$/],
 ])('what the bench cannot do is refused in one line: %s', (options, line) => {
   const command = ['--import', import.meta.resolve('tsx'), program, 'fc', '--quick', '--rounds', '1', ...options];

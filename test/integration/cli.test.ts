@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -596,14 +596,55 @@ test('calibrate measures costs that explain its own trials somewhat, and plan pr
   expect(terabag(['calibrate', '--quick']).stdout).toMatch(/measured on [\s\S]*main\.usPerRpc[\s\S]*by the costs/);
 }, 120_000);
 
-test('outputs that cannot be written are refused before anything is measured or read', () => {
-  for (const args of [['profile', 'model', 'no-such-requests.jsonl'], ['calibrate']])
-    expect(terabag([...args, '-o', 'none/out.json'])).toMatchObject({
-      status: 1,
-      stdout: '',
-      stderr: 'terabag: file cannot be written (ENOENT): none/out.json (invalid_argument)\n',
-    });
-  expect(existsSync(join(dir, 'none'))).toBe(false);
+// What they would read or measure is not there: it is not asked for.
+test.each<[string, string[]]>([
+  ['--output', ['profile', 'none', 'none.jsonl', '-o']],
+  ['--output', ['calibrate', '-o']],
+  ['--output', ['plan', 'none', '--shards', '2', '-o']],
+  ['--map', ['plan', 'none', '--shards', '2', '-o', 'unwritten.json', '--map']],
+  ['--output', ['predict', 'none.jsonl', '--bundle', 'none', '-o']],
+  ['--trace', ['predict', 'none.jsonl', '--bundle', 'none', '-o', 'unwritten.jsonl', '--trace']],
+  ['--output', ['requests', 'none', '-o']],
+  ['--output', ['report', 'none.json', '-o']],
+  ['--output', ['pack', 'none.safetensors', '--format', 'int8', '-o']],
+  ['--free-ports', ['up', 'none.json', '--bundle', 'none', '--free-ports']],
+  ['--json', ['bench', '--bundle', 'none', '--serial', '--json']],
+])(
+  '%s that cannot be written is refused before anything is measured or read: %j',
+  (option, args) => {
+    for (const [path, reason] of [
+      ['none/out.json', 'ENOENT'],
+      ['requests.jsonl/out.json', 'ENOTDIR'],
+      ['model', 'EISDIR'],
+    ] as const) {
+      // A directory may be what pack is to write to.
+      if (args[0] === 'pack' && reason === 'EISDIR') continue;
+      expect(terabag([...args, path])).toMatchObject({
+        status: 1,
+        stdout: '',
+        stderr: `terabag: ${option}: file cannot be written (${reason}): ${path} (invalid_argument)\n`,
+      });
+    }
+    for (const name of ['none', 'unwritten.json', 'unwritten.jsonl']) expect(existsSync(join(dir, name))).toBe(false);
+  },
+  30_000,
+);
+
+test('the profile beside a plan, and the picture of a demo, are refused before the work when a directory is there', () => {
+  mkdirSync(join(dir, 'beside.profile.json'));
+  expect(terabag(['plan', 'none', '--shards', '2', '-o', 'beside.json'])).toMatchObject({
+    status: 1,
+    stderr: 'terabag: --output: file cannot be written (EISDIR): beside.profile.json (invalid_argument)\n',
+  });
+  mkdirSync(join(dir, 'drawn/report.html'), { recursive: true });
+  expect(terabag(['demo', '--json', '--size', '1MiB', '-o', 'drawn'])).toMatchObject({
+    status: 1,
+    stderr: 'terabag: --output: file cannot be written (EISDIR): drawn/report.html (invalid_argument)\n',
+  });
+  expect(terabag(['demo', '--json', '--size', '1MiB', '-o', 'requests.jsonl'])).toMatchObject({
+    status: 1,
+    stderr: 'terabag: --output: has to be a directory (EEXIST): requests.jsonl (invalid_argument)\n',
+  });
 }, 30_000);
 
 test('plan refuses changes that it does not know, costs that are none, and maps of another kind', () => {

@@ -6,6 +6,7 @@ import { modelHash } from '../../model/hash.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { tableBytes } from '../../plan/placement/bytes.js';
 import type { PredictRequest } from '../../predictor/predictor.js';
+import { fileError } from '../../tables/file-error.js';
 import type { Characterisation, Resume } from '../report/characterisation.js';
 import { describeMachine } from '../report/machine.js';
 import { type Experiment, FULL, mostShardsOpen, QUICK, type Scale } from './experiment.js';
@@ -73,8 +74,8 @@ export async function characterise(bundle: string, options: CharacteriseOptions)
   const { dir, signal, observer } = options;
   const groups = chosenGroups(options.only);
   const spec = await readModelSpec(bundle);
-  await mkdir(dir, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
-    throw new TerabagError('invalid_argument', `output has to be a directory (${cause.code}): ${dir}`, { path: dir }, { cause });
+  await mkdir(dir, { recursive: true }).catch((cause: unknown) => {
+    throw fileError(cause, 'output has to be a directory', dir, 'invalid_argument');
   });
   const scale = scaleOf(options);
   const found = await ResultsFile.find(dir, { hash: modelHash(spec), asked: asked(options) });

@@ -1,7 +1,11 @@
+import { TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
 import type { BagShape, RequestShape } from './request-shape.js';
 import { type Reuse, type RowSampler, rowSampler } from './row-reuse.js';
 import { SeededNumbers } from './synthetic-values.js';
+
+/** Of one bag layer: beyond, there is hardly memory for them. */
+const MAX_IDS = 2 ** 31 - 1;
 
 /** Requests of a shape; the same seed gives the same requests in the same order. Which rows are popular does not depend on the seed. */
 export class RequestGenerator {
@@ -32,7 +36,16 @@ export class RequestGenerator {
 
   #draw(shape: BagShape, rows: RowSampler, bags: number): BagsInput {
     const offsets = new Uint32Array(bags + 1);
-    for (let bag = 0; bag < bags; bag++) offsets[bag + 1] = (offsets[bag] as number) + this.#bagSize(shape);
+    for (let bag = 0; bag < bags; bag++) {
+      const ids = (offsets[bag] as number) + this.#bagSize(shape);
+      if (ids > MAX_IDS)
+        throw new TerabagError(
+          'invalid_argument',
+          `bags of a request have at most 2^31 - 1 ids: ${shape.name}, poolingFactor ${shape.poolingFactor}, bags ${bags}`,
+          { field: 'poolingFactor', bag: shape.name },
+        );
+      offsets[bag + 1] = ids;
+    }
     const indices = new Int32Array(offsets[bags] as number);
     rows.fill(indices, this.#numbers);
     if (!shape.weighted) return { indices, offsets };

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../../tables/json-file.js';
+import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
 /**
  * The results of `terabag characterise`, which `terabag report` draws. Times are milliseconds unless the name says otherwise. The file is written
@@ -272,9 +272,10 @@ export const characterisationSchema = z
   });
 export type Characterisation = z.output<typeof characterisationSchema>;
 
-export const readCharacterisation = (path: string): Promise<Characterisation> =>
-  readJsonFile(path, { what: 'results of characterise', code: 'invalid_argument' }, characterisationSchema);
+const KIND: JsonFileKind = { what: 'results of characterise', code: 'invalid_argument' };
+
+export const readCharacterisation = (path: string): Promise<Characterisation> => readJsonFile(path, KIND, characterisationSchema);
 
 export async function writeCharacterisation(path: string, results: Characterisation): Promise<void> {
-  await writeFileAtomic(path, `${JSON.stringify(characterisationSchema.parse(results))}\n`);
+  await writeFileAtomic(path, `${JSON.stringify(checkJson(path, results, KIND, characterisationSchema))}\n`);
 }

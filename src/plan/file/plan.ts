@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../../tables/json-file.js';
+import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
 const name = z.string().min(1).max(256);
 export const MAX_PORT = 65_535;
@@ -45,10 +45,13 @@ export type Plan = z.output<typeof planSchema>;
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 
-export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, { what: 'plan', code: 'bad_plan' }, planSchema);
+const KIND: JsonFileKind = { what: 'plan', code: 'bad_plan' };
 
+export const readPlan = (path: string): Promise<Plan> => readJsonFile(path, KIND, planSchema);
+
+/** What readPlan would refuse is refused as it would be (bad_plan). */
 export async function writePlan(path: string, plan: Plan): Promise<void> {
-  await writeFileAtomic(path, `${JSON.stringify(planSchema.parse(plan), null, 2)}\n`);
+  await writeFileAtomic(path, `${JSON.stringify(checkJson(path, plan, KIND, planSchema), null, 2)}\n`);
 }
 
 /** Refuses a plan of another model, and one that does not place every table exactly once. */

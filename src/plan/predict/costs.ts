@@ -1,9 +1,11 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from '../../model/formats.js';
+import { dim } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../../tables/json-file.js';
+import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
-const cost = z.number().min(0);
+/** Time of one piece of work, in ns or us. The most, a second in ns, is far beyond any; what requests add up to stays finite. */
+const cost = z.number().min(0).max(1e9);
 
 /** What work costs on one kind of machine; measured by `terabag calibrate`. All times are CPU time of one core, unless they say otherwise. */
 const costsSchema = z.strictObject({
@@ -13,9 +15,9 @@ const costsSchema = z.strictObject({
   /** Cores that the main shard and all sparse shards of a plan share when they run on one machine; null when each has its own. */
   sharedCores: z.number().int().min(1).nullable(),
   /** ns per looked-up row, at dims that were measured; between them linear in the bytes of a row. */
-  lookups: z.array(z.strictObject({ format: z.enum(ROW_FORMATS), dim: z.number().int().min(1), ns: cost, inCacheNs: cost })).min(1),
+  lookups: z.array(z.strictObject({ format: z.enum(ROW_FORMATS), dim, ns: cost, inCacheNs: cost })).min(1),
   /** Bytes of rows that the caches keep: a random lookup in this much still takes less than halfway from inCacheNs to ns. */
-  cacheBytes: cost,
+  cacheBytes: z.number().min(0).max(Number.MAX_SAFE_INTEGER),
   /** What the engine takes beside its lookups: ns per bag, and per segment (a bag layer's table, or a part of it, in a batch). */
   pool: z.strictObject({ nsPerBag: cost, nsPerSegment: cost }),
   /** The dense layers: ns per weight to read it, once a request, per multiply-add, and per one of a dot interaction. */
@@ -52,8 +54,11 @@ const costsSchema = z.strictObject({
 /** @useDeclaredType */
 export type Costs = z.output<typeof costsSchema>;
 
-export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, { what: 'costs', code: 'invalid_argument' }, costsSchema);
+const KIND: JsonFileKind = { what: 'costs', code: 'invalid_argument' };
 
+export const readCosts = (path: string): Promise<Costs> => readJsonFile(path, KIND, costsSchema);
+
+/** What readCosts would refuse is refused as it would be (invalid_argument). */
 export async function writeCosts(path: string, costs: Costs): Promise<void> {
-  await writeFileAtomic(path, `${JSON.stringify(costsSchema.parse(costs), null, 2)}\n`);
+  await writeFileAtomic(path, `${JSON.stringify(checkJson(path, costs, KIND, costsSchema), null, 2)}\n`);
 }

@@ -1,3 +1,4 @@
+import { oneOf, TerabagError } from '../../errors.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { planSummary } from '../placement/bytes.js';
 import type { Profile } from '../profile/profile.js';
@@ -45,6 +46,16 @@ export interface PlanPrediction {
   readonly boundingShard: string | null;
 }
 
+/** As connect has it, for callers whose types nobody checks. */
+function checkOptions({ rpc = 'coalesced', batchItems }: PredictPlanOptions): void {
+  oneOf('rpc', rpc, ['coalesced', 'paper']);
+  if (batchItems === undefined) return;
+  const refused = (what: string): TerabagError => new TerabagError('invalid_argument', what, { field: 'batchItems' });
+  if (!Number.isInteger(batchItems) || batchItems < 1)
+    throw refused(`batchItems has to be an integer, 1 or more: ${typeof batchItems === 'number' ? batchItems : `a ${typeof batchItems}`}`);
+  if (rpc !== 'paper') throw refused('batchItems needs rpc paper: coalesced requests are not cut');
+}
+
 /** Predicts what a plan costs from what requests ask (the profile) and what work costs (measured costs); see PlanPredictor. */
 export function predictPlan(
   planned: PlannedModel,
@@ -83,6 +94,7 @@ export class PlanPredictor {
     readonly costs: Costs,
     private readonly options: PredictPlanOptions = {},
   ) {
+    checkOptions(options);
     const { mean, p50, p99 } = profile.items;
     this.mean = this.#shapeOf(mean);
     this.median = p50 === mean ? this.mean : this.#shapeOf(p50);

@@ -2,12 +2,13 @@ import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
-import { readJsonFile } from '../../tables/json-file.js';
+import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
 /** Share of a table's rows, those that are looked up most, that hotShare tells of. */
 export const HOT_ROWS = 0.01;
 
-const mean = z.number().min(0);
+/** More bags or ids than a request can have; sums and products of them stay finite. */
+const mean = z.number().min(0).max(Number.MAX_SAFE_INTEGER);
 
 /** What requests ask of each table, as means per request: the ground of load-balanced and auto plans. */
 export const profileSchema = z.strictObject({
@@ -40,11 +41,13 @@ export const profileSchema = z.strictObject({
 export type Profile = z.output<typeof profileSchema>;
 export type TableProfile = Profile['tables'][number];
 
-export const readProfile = (path: string): Promise<Profile> =>
-  readJsonFile(path, { what: 'profile', code: 'invalid_argument' }, profileSchema);
+const KIND: JsonFileKind = { what: 'profile', code: 'invalid_argument' };
 
+export const readProfile = (path: string): Promise<Profile> => readJsonFile(path, KIND, profileSchema);
+
+/** What readProfile would refuse is refused as it would be (invalid_argument). */
 export async function writeProfile(path: string, profile: Profile): Promise<void> {
-  await writeFileAtomic(path, `${JSON.stringify(profileSchema.parse(profile), null, 2)}\n`);
+  await writeFileAtomic(path, `${JSON.stringify(checkJson(path, profile, KIND, profileSchema), null, 2)}\n`);
 }
 
 /** Refuses a profile of another model, and one that does not have the model's tables in their order. */

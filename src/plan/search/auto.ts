@@ -1,4 +1,4 @@
-import { TerabagError } from '../../errors.js';
+import { oneOf, TerabagError } from '../../errors.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { balance } from '../placement/balance.js';
 import { planSummary } from '../placement/bytes.js';
@@ -42,9 +42,10 @@ const EVALUATED_SHARDS = 30_000;
  * The plan with the least predicted P99 or CPU, within the memory limit of main and of every shard. It starts from every fixed strategy, and from
  * equal pooling time, at 1, 2, 4, ... and the given number of shards, and from as few shards as hold the tables. The best of these are improved
  * by moving tables, and the best of all is taken: no fixed strategy that keeps the limits is better by the same prediction. Deterministic.
- * @throws does_not_fit when no start fits, with the reason of the load-balanced one.
+ * @throws invalid_argument when the objective is none; does_not_fit when no start fits, with the reason of the load-balanced one.
  */
 export function planAuto(predictor: PlanPredictor, hash: string, options: AutoOptions): AutoPlan {
+  oneOf('objective', options.objective, OBJECTIVES);
   const search = new AutoSearch(predictor, hash, options);
   const alternatives = STRATEGIES.map((strategy) => search.alternative(strategy));
   const starts = search.starts().map((plan) => ({ plan, score: search.scoreOf(plan) }));

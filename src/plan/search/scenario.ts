@@ -88,7 +88,8 @@ export function changed(scenario: Scenario, change: Change): Scenario {
       ...(memoryLimitBytes !== undefined && { memoryLimitBytes }),
       ...(localBytes !== undefined && { localBytes }),
     },
-    asking: { ...asking, ...(rpc && { rpc }), ...(batchItems !== undefined && { batchItems }) },
+    // Coalesced requests are not cut.
+    asking: { ...(rpc === 'coalesced' ? {} : asking), ...(rpc && { rpc }), ...(batchItems !== undefined && { batchItems }) },
   };
 }
 

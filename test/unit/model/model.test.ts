@@ -2,7 +2,8 @@ import { cp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../src/model/bundle.js';
+import type { TerabagError } from '../../../src/errors.js';
+import { finishBundle, openBundle, readModelSpec, verifyBundle, writeModelJson } from '../../../src/model/bundle.js';
 import { modelHash } from '../../../src/model/hash.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
 import { readSafetensorsHeader, readTensor, type TensorToWrite, writeSafetensors } from '../../../src/tables/safetensors.js';
@@ -46,6 +47,7 @@ test.each<[string, Path, unknown, string]>([
   ['a bias of another length', ['nets', 0, 'layers', 3, 'bias'], 'top.bias', 'nets[0].layers[3].bias'],
   ['inputs of different dims', ['nets', 0, 'layers', 4, 'inputs'], ['dense', 'sum'], 'nets[0].layers[4].inputs'],
   ['an output that is a bag', ['output'], 'sum', 'output'],
+  ['a mean of more ids than a request can have', ['nets', 0, 'layers', 0, 'poolingFactor'], 1e308, 'nets[0].layers[0].poolingFactor'],
   ['tables of one name', ['tables', 1, 'name'], 't0', 'tables'],
   ['a checksum that is no hex', [...FILES, 'crc32', 0], 'XYZ', '.crc32[0]'],
 ])('%s is refused with its place in model.json', async (_, path, value, place) => {
@@ -56,6 +58,8 @@ test.each<[string, Path, unknown, string]>([
   );
   expect(error).toMatchObject({ code: 'bad_model', message: expect.stringContaining('model.json: ') });
   expect(error).toMatchObject({ message: expect.stringContaining(place) });
+  const { message } = error as TerabagError;
+  await expect(finishBundle(model.dir, changed(path, value) as ModelSpec)).rejects.toMatchObject({ code: 'bad_model', message });
 });
 
 test.each<[string, Path, unknown, string, RegExp]>([

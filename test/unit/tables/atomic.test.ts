@@ -1,8 +1,9 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { writeAtomic, writeFileAtomic } from '../../../src/tables/atomic.js';
+import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../../../src/tables/atomic.js';
 import { type SafetensorsHeader, writeSafetensors } from '../../../src/tables/safetensors.js';
 
 let dir: string;
@@ -55,6 +56,24 @@ test('a path that cannot be written is refused by name', async () => {
       details: { path: bad },
       message: expect.stringMatching(/^file cannot be written \(E(NOENT|NOTDIR|ISDIR)\): /),
     });
+  expect(await left()).toEqual([['file'], 'old']);
+});
+
+test('a path that could not be written is refused with the option that names it; what can be is left as it is, a pipe without a reader too', async () => {
+  for (const [bad, reason] of [
+    [join(dir, 'none/file'), 'ENOENT'],
+    [join(path, 'below'), 'ENOTDIR'],
+    [dir, 'EISDIR'],
+  ])
+    await expect(refuseUnwritable('--out', bad!)).rejects.toMatchObject({
+      code: 'invalid_argument',
+      message: `--out: file cannot be written (${reason}): ${bad}`,
+      details: { path: bad, reason, field: '--out' },
+    });
+  for (const good of [path, join(dir, 'new'), '/dev/null']) await refuseUnwritable('--out', good);
+  execFileSync('mkfifo', [join(dir, 'pipe')]);
+  await refuseUnwritable('--out', join(dir, 'pipe'));
+  await rm(join(dir, 'pipe'));
   expect(await left()).toEqual([['file'], 'old']);
 });
 

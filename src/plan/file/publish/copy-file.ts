@@ -6,6 +6,7 @@ import { AtomicFile, syncDirectory } from '../../../tables/atomic.js';
 import { BlockWriter } from '../../../tables/block-writer.js';
 import { BLOCK_BYTES, readBlocks } from '../../../tables/blocks.js';
 import { ChunkedCrc32, checksumFile } from '../../../tables/checksum.js';
+import { fileError } from '../../../tables/file-error.js';
 import { stopIf } from './split-file.js';
 
 export interface WholeFileOptions {
@@ -56,7 +57,9 @@ async function copyBlocks(
   to: string,
   { expected, check, signal, onBytes = () => undefined }: WholeFileOptions,
 ): Promise<void> {
-  const source = await open(from, 'r');
+  const source = await open(from, 'r').catch((error: unknown) => {
+    throw fileError(error, 'file cannot be opened', from, 'bad_table');
+  });
   try {
     const copy = await AtomicFile.create(to);
     try {

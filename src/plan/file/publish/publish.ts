@@ -5,6 +5,7 @@ import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../mo
 import { checkFiles, VERIFIES, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { outputError } from '../../../tables/atomic.js';
+import { fileError } from '../../../tables/file-error.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
@@ -115,7 +116,10 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
 
 /** What was published to a bundle's own directory could not be told from the bundle: its model.json is there. */
 async function refuseBundle(outDir: string): Promise<void> {
-  const entries = await readdir(outDir).catch((): string[] => []);
+  const entries = await readdir(outDir).catch((error: NodeJS.ErrnoException): string[] => {
+    if (error.code === 'ENOENT') return [];
+    throw fileError(error, 'output has to be a directory', outDir, 'invalid_argument');
+  });
   if (entries.includes('model.json'))
     throw new TerabagError('invalid_argument', `output is itself a bundle: ${outDir}; publish to another directory`, { path: outDir });
 }
@@ -189,7 +193,8 @@ class Publication {
     try {
       await checkFiles([{ path, file: file.file, expected: known }], this.#verify, this.source.hash, () => stopIf(this.#signal));
     } catch (error) {
-      if (TerabagError.from(error).code === 'aborted') throw error;
+      // A shortage says nothing of the file.
+      if (['aborted', 'overloaded'].includes(TerabagError.from(error).code)) throw error;
       return;
     }
     shard.whole.set(file.file, known);

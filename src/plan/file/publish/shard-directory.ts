@@ -4,6 +4,7 @@ import { TerabagError } from '../../../errors.js';
 import { finishBundle, readModelSpec } from '../../../model/bundle.js';
 import { type FileSpec, fileSchema, type ModelSpec, type PublishedSpec, publishedSchema } from '../../../model/spec.js';
 import { finalName, writeFileAtomic } from '../../../tables/atomic.js';
+import { fileError } from '../../../tables/file-error.js';
 import { partsDifference } from '../published.js';
 import { LOCK_FILE } from './directory-lock.js';
 
@@ -35,7 +36,7 @@ export class ShardDirectory {
   static async read(dir: string, head: PublishedHead): Promise<ShardDirectory> {
     const entries = await readdir(dir).catch((error: NodeJS.ErrnoException): string[] => {
       if (error.code === 'ENOENT') return [];
-      throw used(dir, `it is no directory that can be read (${error.code})`);
+      throw fileError(error, 'output has to be a directory that can be read; publish to another', dir, 'invalid_argument');
     });
     const found = entries.includes(MANIFEST_FILE)
       ? await readManifest(dir)
@@ -94,7 +95,7 @@ async function readManifest(dir: string): Promise<Found> {
 async function readJournal(path: string): Promise<Found | 'gone'> {
   const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return null;
-    throw error;
+    throw fileError(error, 'what an earlier publish noted cannot be read', path, 'invalid_argument');
   });
   if (text === null) return 'gone';
   const [first = '', ...lines] = text.split('\n');

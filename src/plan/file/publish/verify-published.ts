@@ -4,6 +4,7 @@ import { TerabagError } from '../../../errors.js';
 import { type Bundle, DENSE_FILE, holdsDense, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
 import { pathInside } from '../../../model/bundle-files.js';
 import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
+import { fileError } from '../../../tables/file-error.js';
 import { gatheredBytes, gatherRows } from '../../../tables/rows.js';
 import { JOURNAL_FILE } from './shard-directory.js';
 
@@ -147,9 +148,13 @@ async function compareDense(bundle: Bundle, source: Bundle): Promise<void> {
 }
 
 async function withFiles(source: string, published: string, compare: (from: FileHandle, to: FileHandle) => Promise<void>): Promise<void> {
-  const from = await open(source, 'r');
+  const opened = (path: string): Promise<FileHandle> =>
+    open(path, 'r').catch((error: unknown) => {
+      throw fileError(error, 'file cannot be opened', path, 'bad_table');
+    });
+  const from = await opened(source);
   try {
-    const to = await open(published, 'r');
+    const to = await opened(published);
     try {
       await compare(from, to);
     } finally {

@@ -96,3 +96,14 @@ test('query sizes are fixed, lognormal with the given median and sigma, or those
     await expect(parseQuerySizes(text), text).rejects.toMatchObject({ code: 'invalid_argument' });
   await rm(dir, { recursive: true });
 });
+
+test('bags of more ids than memory can hold are refused by name', () => {
+  const clicks = bag('clicks', { poolingFactor: 2 ** 32 - 1, bagSizes: 'fixed' });
+  expect(() => new RequestGenerator({ dense: [], bags: [clicks] }, 1).next(2)).toThrow(
+    expect.objectContaining({
+      code: 'invalid_argument',
+      details: { field: 'poolingFactor', bag: 'clicks' },
+      message: expect.stringMatching(/at most 2\^31 - 1 ids: clicks, poolingFactor 4294967295, bags 2$/),
+    }),
+  );
+});

@@ -72,6 +72,13 @@ test('a plan file reads back, and a broken one names where it is broken', async 
     await expect(readPlan(path)).rejects.toThrow(reason);
     await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan' });
   }
+  await writePlan(path, plan);
+  for (const [value, reason] of broken) {
+    await expect(writePlan(path, value as Plan)).rejects.toThrow(reason);
+    await expect(writePlan(path, value as Plan)).rejects.toMatchObject({ code: 'bad_plan', details: { path, field: expect.any(String) } });
+  }
+  await expect(writePlan(path, undefined as unknown as Plan)).rejects.toMatchObject({ code: 'bad_plan', details: { field: 'root' } });
+  expect(await readPlan(path)).toEqual(plan);
   await writeFile(path, '{');
   await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan', details: { path } });
   await expect(readPlan(join(dir, 'none'))).rejects.toMatchObject({ code: 'bad_plan' });

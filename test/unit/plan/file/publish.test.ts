@@ -487,7 +487,7 @@ test('an output that is no directory, or in which nothing may be written, is ref
   const file = join(dir, 'file');
   await expect(publish(plan(), model.dir, file)).rejects.toMatchObject({
     code: 'invalid_argument',
-    message: expect.stringMatching(/no directory.*ENOTDIR.*file/),
+    message: expect.stringMatching(/has to be a directory.*ENOTDIR.*file/),
   });
   // The system refuses a name that is too long when it is written, also to the superuser.
   await expect(publish(plan(), model.dir, join(dir, 'x'.repeat(300)))).rejects.toMatchObject({

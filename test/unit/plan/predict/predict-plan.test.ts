@@ -4,7 +4,7 @@ import { modelHash } from '../../../../src/model/hash.js';
 import { MAIN_SHARD, type Plan } from '../../../../src/plan/file/plan.js';
 import { makePlan, STRATEGIES } from '../../../../src/plan/placement/strategies.js';
 import type { Costs } from '../../../../src/plan/predict/costs.js';
-import { predictPlan } from '../../../../src/plan/predict/predict-plan.js';
+import { PlanPredictor, predictPlan } from '../../../../src/plan/predict/predict-plan.js';
 import { profileFromSpec } from '../../../../src/plan/profile/profile-from-spec.js';
 import { withItems } from '../../../../src/plan/search/scenario.js';
 import { PLAIN_COSTS } from '../../../reference/costs.js';
@@ -49,6 +49,21 @@ test('a table on each of two shards costs what adding up by hand gives', () => {
   expect(p50Us).toBeCloseTo(7 + 31.72 + 16.64 + 50, 9);
   expect(p99Us).toBe(p50Us);
   expect({ rpcs, sentBytes, receivedBytes, boundingShard }).toEqual({ rpcs: 2, sentBytes: 176, receivedBytes: 336, boundingShard: 's1' });
+});
+
+test.each<[object, string, RegExp]>([
+  [{ rpc: 'each' }, 'rpc', /^rpc has to be one of coalesced, paper: each$/],
+  [{ rpc: null }, 'rpc', /coalesced, paper: null$/],
+  ...[0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY].map((batchItems): [object, string, RegExp] => [
+    { rpc: 'paper', batchItems },
+    'batchItems',
+    new RegExp(`^batchItems has to be an integer, 1 or more: ${batchItems}$`),
+  ]),
+  [{ rpc: 'paper', batchItems: '5' }, 'batchItems', /integer, 1 or more: a string$/],
+  [{ batchItems: 5 }, 'batchItems', /^batchItems needs rpc paper/],
+])('a predictor that is to ask as nobody does (%o) is refused', (options, field, message) => {
+  const make = () => new PlanPredictor(planned, profile, PLAIN_COSTS, options);
+  expect(make).toThrow(expect.objectContaining({ code: 'invalid_argument', details: { field }, message: expect.stringMatching(message) }));
 });
 
 test('on shared cores a request takes at least all of its work over the cores', () => {

@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { modelHash } from '../../../../src/model/hash.js';
 import { modelSchema } from '../../../../src/model/spec.js';
-import { profileSchema, readProfile, writeProfile } from '../../../../src/plan/profile/profile.js';
+import { type Profile, profileSchema, readProfile, writeProfile } from '../../../../src/plan/profile/profile.js';
 import { ProfileBuilder, type ProfiledRequest } from '../../../../src/plan/profile/profile-builder.js';
 import { ASSUMED_ITEMS, profileFromSpec } from '../../../../src/plan/profile/profile-from-spec.js';
 import { bagOf, specOf, table } from '../../../reference/specs.js';
@@ -44,7 +44,7 @@ test('bags without the optional figures keep the hash that they had', () => {
   expect(Object.keys(parsed.nets[0]?.layers[0] ?? {}).length).toBe(5);
   const figures = { ...plain, files: {}, nets: [{ name: 'n', layers: [bagOf('b', 'a', { poolingFactor: 2, side: 'user' })] }] };
   expect(modelHash(modelSchema.parse(figures))).not.toBe(modelHash(parsed));
-  for (const bad of [{ poolingFactor: -1 }, { side: 'both' }])
+  for (const bad of [{ poolingFactor: -1 }, { poolingFactor: 2 ** 32 }, { poolingFactor: 1e308 }, { side: 'both' }])
     expect(modelSchema.safeParse({ ...figures, nets: [{ name: 'n', layers: [{ ...bagOf('b', 'a'), ...bad }] }] }).success).toBe(false);
 });
 
@@ -155,6 +155,17 @@ test('a profile file reads back, and a broken one names where it is broken', asy
   expect(await readProfile(path)).toEqual(profile);
   await writeFile(path, JSON.stringify({ ...profile, items: { mean: -1, p50: 1, p99: 1 } }));
   await expect(readProfile(path)).rejects.toThrow(/^profile: items\.mean: .*profile\.json$/);
+  await writeProfile(path, profile);
+  const [first] = profile.tables;
+  for (const [bad, field] of [
+    [{ ...profile, items: { mean: -1, p50: 1, p99: 1 } }, 'items.mean'],
+    [{ ...profile, tables: [{ ...first, lookups: Number.NaN }] }, 'tables.0.lookups'],
+    [{ ...profile, tables: [{ ...first, lookups: 1e300 }] }, 'tables.0.lookups'],
+    [null, 'root'],
+  ] as const) {
+    await expect(writeProfile(path, bad as Profile)).rejects.toMatchObject({ code: 'invalid_argument', details: { path, field } });
+    expect(await readProfile(path)).toEqual(profile);
+  }
   await writeFile(path, '{');
   await expect(readProfile(path)).rejects.toMatchObject({ code: 'invalid_argument', details: { path } });
   await rm(dir, { recursive: true });

@@ -119,3 +119,16 @@ test('a shard takes no two parts of a table, and main none', () => {
 test('what fits nowhere is refused', () => {
   expect(() => eightAuto({ shards: 1, memoryLimitBytes: 100 })).toThrow(expect.objectContaining({ code: 'does_not_fit' }));
 });
+
+test.each(['p50', 'P99', '', null, undefined])('an objective that is none (%s) is refused', (objective) => {
+  const spec = specOf([table('a', 100, 4)], [{ name: 'net', layers: [bagOf('bag', 'a')] }]);
+  const predictor = new PlanPredictor({ spec, model: bagsOnly(spec) }, profileFromSpec(spec), PLAIN_COSTS);
+  const options = { shards: 2, objective: objective as (typeof OBJECTIVES)[number] };
+  expect(() => planAuto(predictor, modelHash(spec), options)).toThrow(
+    expect.objectContaining({
+      code: 'invalid_argument',
+      details: { field: 'objective' },
+      message: expect.stringMatching(/^objective has to be one of p99, cpu: /),
+    }),
+  );
+});
