@@ -1,7 +1,8 @@
+import { constants } from 'node:os';
 import { RESIDENCIES, type Residency } from '../engine/residency.js';
 import { oneOf, TerabagError } from '../errors.js';
 import { VERIFIES } from '../model/bundle-files.js';
-import type { Plan } from '../plan/file/plan.js';
+import { checkPlanShape, type Plan } from '../plan/file/plan.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
 import { type Spawn, spawnShard } from './spawn.js';
 import { type ShardEvent, ShardWatcher } from './watch.js';
@@ -78,6 +79,7 @@ export const launchCluster = (plan: Plan, options: LaunchOptions): Promise<Clust
 /** launchCluster, with what starts processes. */
 export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions): Promise<Cluster> {
   checkOptions(options);
+  checkPlanShape(plan);
   const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
   const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
@@ -117,7 +119,7 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
           `no such shard: ${name}; the plan has ${shards.map((known) => known.name).join(', ') || 'none'}`,
           { field: 'name', shard: name },
         );
-      shard.kill(signal);
+      shard.kill(oneOf('signal', signal, Object.keys(constants.signals) as NodeJS.Signals[]));
     },
     stop,
   };

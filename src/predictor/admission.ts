@@ -154,14 +154,15 @@ export class Admission<M extends Memory> {
         signal?.removeEventListener('abort', onAbort);
       };
       const onAbort = (): void => admitted.fail(aborted(signal));
-      // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard.
+      // The last resort: timers of shards that are away are due in the same turn of the event loop, and their errors name the shard. In a turn that
+      // is late, Node may run them after this one (it runs all timers of one duration together), and they wait for a turn of their own.
       const late = (): void =>
         admitted.fail(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }));
       // Node's timers count whole milliseconds, and can be early by one.
       const due = (): void => {
         const leftMs = admitted.deadlineAt - performance.now();
         if (leftMs > 0) timer = setTimeout(due, leftMs);
-        else setImmediate(late);
+        else setImmediate(() => setImmediate(late));
       };
       let timer = setTimeout(due, deadlineMs);
       signal?.addEventListener('abort', onAbort, { once: true });

@@ -4,7 +4,7 @@ import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { oneOf, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
-import { checkPlan, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
+import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { type Connect, ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
@@ -56,6 +56,7 @@ const DEFAULT_READY_MS = 10_000;
 /** Becomes the main shard of a plan: opens the tables that are its own, connects to all shards and waits until each is ready. */
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(options);
+  checkPlanShape(plan);
   const tables = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
   const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'later' });
   checkPlan(plan, bundle.spec, bundle.hash);

@@ -6,7 +6,7 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { checkPlan, isListenEndpoint, type Plan } from '../plan/file/plan.js';
+import { checkPlan, checkPlanShape, isListenEndpoint, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
 import { AggregatedLog } from '../rpc/aggregated-log.js';
 import { ShardServer } from '../rpc/server.js';
@@ -39,6 +39,7 @@ const RESIDENCY_MS = 10_000;
 /** Opens the shard's tables, listens, and serves until drained. */
 export async function startShard(options: ShardOptions): Promise<Shard> {
   const { plan, shard, log } = options;
+  checkPlanShape(plan);
   const placed = plan.shards.find(({ name }) => name === shard);
   if (placed === undefined) {
     throw new TerabagError('bad_plan', `no such shard in the plan: ${shard}; it has ${plan.shards.map(({ name }) => name).join(', ')}`, {

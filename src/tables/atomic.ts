@@ -1,8 +1,8 @@
 import type { Stats } from 'node:fs';
 import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { type ErrorCode, TerabagError } from '../errors.js';
-import { fileError, shortageOf } from './file-error.js';
+import { type ErrorCode, shortageOf, TerabagError } from '../errors.js';
+import { fileError } from './file-error.js';
 
 /** Name of a file that is being written: a killed process leaves it behind. */
 const TEMPORARY = /^(.+)\.\d+\.tmp$/;

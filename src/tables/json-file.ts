@@ -36,11 +36,11 @@ export async function readJsonFile<T extends z.ZodType>(path: string, kind: Json
 }
 
 /**
- * A value as the schema has it, for the file at the path: what is to be written is refused as it would be when it is read, with the kind's code;
- * details have the path, and the field.
+ * A value as the schema has it, of the file at the path, or of none (null): what is to be written, or is given by a caller, is refused as it would be
+ * when it is read, with the kind's code; details have the path, and the field.
  */
 export function checkJson<T extends z.ZodType>(
-  path: string,
+  path: string | null,
   value: unknown,
   { what, code, formatField = (at) => at.join('.') || 'root' }: JsonFileKind,
   schema: T,
@@ -49,5 +49,6 @@ export function checkJson<T extends z.ZodType>(
   if (parsed.success) return parsed.data;
   const [issue] = parsed.error.issues;
   const field = formatField(issue?.path ?? []);
-  throw new TerabagError(code, `${what}: ${field}: ${issue?.message}: ${path}`, { path, field });
+  const at = path === null ? '' : `: ${path}`;
+  throw new TerabagError(code, `${what}: ${field}: ${issue?.message}${at}`, { ...(path !== null && { path }), field });
 }

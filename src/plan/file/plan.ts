@@ -54,6 +54,11 @@ export async function writePlan(path: string, plan: Plan): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(checkJson(path, plan, KIND, planSchema), null, 2)}\n`);
 }
 
+/** Refuses what is no plan (bad_plan), for callers whose types nobody checks. */
+export function checkPlanShape(plan: Plan): void {
+  checkJson(null, plan, KIND, planSchema);
+}
+
 /** Refuses a plan of another model, and one that does not place every table exactly once. */
 export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
   if (plan.model.hash !== hash) {

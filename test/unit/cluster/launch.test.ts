@@ -266,11 +266,15 @@ test('shards run on the hosts that are given: their address, their words before 
   expect(isClosed).toBe(true);
 });
 
-test('signals go to a shard by its name; a name that no shard has is refused', async () => {
+test('signals go to a shard by its name; a name that no shard has, and what is no signal, are refused', async () => {
   const cluster = await launched();
   expect(() => cluster.kill('toString', 'SIGKILL')).toThrow(
     expect.objectContaining({ code: 'invalid_argument', message: 'no such shard: toString; the plan has constructor' }),
   );
+  for (const signal of ['SIGNOTHING', 'toString', 9, undefined])
+    expect(() => cluster.kill('constructor', signal as never)).toThrow(
+      expect.objectContaining({ code: 'invalid_argument', details: { field: 'signal' } }),
+    );
   cluster.kill('constructor', 'SIGSTOP');
   expect(latest().signals).toEqual(['SIGSTOP']);
   await cluster.stop();

@@ -40,6 +40,22 @@ test('no deadline comes early, not even by a part of a millisecond', async () =>
   }
 });
 
+test('an error that is due with the deadline is preferred whatever other timers there are, when the event loop was late', async () => {
+  for (let n = 0; n < 5; n++) {
+    // Node runs all timers of one duration together: with this one, that of the deadline comes before shorter ones.
+    const older = setTimeout(() => undefined, 40);
+    await sleep(15);
+    // As a client of a shard: at the deadline it reads its socket in a turn of the loop, and then fails.
+    const work = (): Promise<never> =>
+      new Promise((_, reject) => setTimeout(() => setImmediate(() => reject(new TypeError('the shard'))), 38));
+    const answer = admission().run({ deadlineMs: 40 }, work);
+    const until = performance.now() + 80;
+    while (performance.now() < until);
+    await expect(answer).rejects.toMatchObject({ message: 'the shard' });
+    clearTimeout(older);
+  }
+});
+
 test('an error of the work that is due with the deadline is preferred, since it names what failed', async () => {
   for (let n = 0; n < 20; n++) {
     const work = async (): Promise<never> => {

@@ -7,7 +7,7 @@ import type { FileSpec } from '../../../model/spec.js';
 import { outputError } from '../../../tables/atomic.js';
 import { fileError } from '../../../tables/file-error.js';
 import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
-import { checkPlan, MAIN_SHARD, type Plan } from '../plan.js';
+import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
 import { linkOrCopy } from './copy-file.js';
 import { DirectoryLock } from './directory-lock.js';
@@ -70,6 +70,7 @@ interface Target {
 export async function publish(plan: Plan, bundleDir: string, outDir: string, options: PublishOptions = {}): Promise<PublishedShard[]> {
   const { verify = 'full' } = options;
   oneOf('verify', verify, VERIFIES);
+  checkPlanShape(plan);
   const { published } = await readModelSpec(bundleDir);
   if (published !== undefined)
     throw new TerabagError(

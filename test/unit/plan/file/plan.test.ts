@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { connect, launchCluster, publish } from '../../../../src/index.js';
 import { modelHash } from '../../../../src/model/hash.js';
 import { checkPlan, type Plan, readPlan, writePlan } from '../../../../src/plan/file/plan.js';
 import { capacityPlan } from '../../../reference/plans.js';
@@ -90,4 +91,17 @@ test('a plan of 10,000 tables over 1,000 shards passes the check, and misses are
   const large = capacityPlan(many, 1000);
   expect(() => checkPlan(large, many, modelHash(many))).not.toThrow();
   expect(() => checkPlan({ ...large, tables: large.tables.slice(0, -1) }, many, modelHash(many))).toThrow(/misses a table: t9999/);
+});
+
+test.each<[string, unknown, string]>([
+  ['no object', undefined, 'root'],
+  ['an empty object', {}, 'terabagPlan'],
+  ['a shard without endpoints', { ...plan, shards: [{ name: 'shard-0' }] }, 'shards.0.endpoints'],
+  ['a table without parts', { ...plan, tables: [{ table: 'a' }] }, 'tables.0.parts'],
+])('what is no plan is refused with the field by all that take one: %s', async (_, value, field) => {
+  const wrong = value as Plan;
+  const refusal = { code: 'bad_plan', message: expect.stringMatching(/^plan: /), details: { field } };
+  await expect(connect(wrong, { bundle: 'nowhere' })).rejects.toMatchObject(refusal);
+  await expect(launchCluster(wrong, { bundle: 'nowhere' })).rejects.toMatchObject(refusal);
+  await expect(publish(wrong, 'nowhere', 'nowhere')).rejects.toMatchObject(refusal);
 });

@@ -297,7 +297,10 @@ test('a directory of another model, shard or plan, or with other files, is refus
   await expect(publish(plan(), model.dir, join(out, 'a'))).rejects.toThrow(/output is itself a bundle/);
   for (const name of ['..', 'x/y', '', 'a b', '-a', 'line\n', 'x'.repeat(129)]) {
     const strange = planOf(model, [name, 'b', 'c'], [['b'], [name], ['b'], ['b']]);
-    await expect(publish(strange, model.dir, join(dir, 'nope'))).rejects.toThrow(/no directory can have/);
+    await expect(publish(strange, model.dir, join(dir, 'nope'))).rejects.toMatchObject({
+      code: 'bad_plan',
+      details: { field: 'shards.0.name' },
+    });
   }
 });
 
