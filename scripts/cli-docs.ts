@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
-import { program } from '../src/cli/program.js';
+import { openProgram } from '../src/cli/program.js';
 
 const WIDTH = 80;
 
@@ -12,6 +12,8 @@ function helpOf(command: Command): string {
   command.outputHelp();
   return help.trim();
 }
+
+const program = await openProgram([]);
 
 export function cliReference(): string {
   const section = (title: string, command: Command): string => `## ${title}\n\n\`\`\`text\n${helpOf(command)}\n\`\`\`\n`;

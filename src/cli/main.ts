@@ -18,7 +18,8 @@ const fail = (error: TerabagError): void => {
 
 try {
   // Not before here: it loads the addon, which says in an error why it cannot be loaded.
-  const { program } = await import('./program.js');
+  const { openProgram } = await import('./program.js');
+  const program = await openProgram(process.argv.slice(2));
   await program.parseAsync();
 } catch (error) {
   // It has said all; the process ends when stdout has taken that.

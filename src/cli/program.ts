@@ -1,34 +1,38 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { benchCommand } from './bench.js';
-import { calibrateCommand } from './calibrate.js';
-import { characteriseCommand } from './characterise.js';
-import { demoCommand } from './demo.js';
 import { further } from './help.js';
-import { inspectCommand } from './inspect.js';
-import { packCommand } from './pack.js';
-import { planCommand } from './plan.js';
-import { predictCommand } from './predict.js';
-import { profileCommand } from './profile.js';
-import { publishCommand } from './publish.js';
-import { reportCommand } from './report.js';
-import { requestsCommand } from './requests.js';
-import { shardCommand } from './shard.js';
-import { synthCommand } from './synth.js';
-import { upCommand } from './up.js';
-import { verifyCommand } from './verify.js';
-import { warmCommand } from './warm.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** The command line. What ends it early, help and wrong usage, is thrown: a CommanderError. */
-export const program = new Command('terabag')
-  .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
-  .version(version)
-  .configureHelp({ subcommandTerm: (command) => command.name() })
-  .addHelpText(
-    'after',
-    further(`
+/** In the order of --help. What runs one loads only that: others need rooms, of the lab say, that a daemon has no use for. */
+const COMMANDS = {
+  inspect: async () => (await import('./inspect.js')).inspectCommand,
+  verify: async () => (await import('./verify.js')).verifyCommand,
+  warm: async () => (await import('./warm.js')).warmCommand,
+  pack: async () => (await import('./pack.js')).packCommand,
+  profile: async () => (await import('./profile.js')).profileCommand,
+  plan: async () => (await import('./plan.js')).planCommand,
+  publish: async () => (await import('./publish.js')).publishCommand,
+  calibrate: async () => (await import('./calibrate.js')).calibrateCommand,
+  shard: async () => (await import('./shard.js')).shardCommand,
+  up: async () => (await import('./up.js')).upCommand,
+  predict: async () => (await import('./predict.js')).predictCommand,
+  synth: async () => (await import('./synth.js')).synthCommand,
+  requests: async () => (await import('./requests.js')).requestsCommand,
+  bench: async () => (await import('./bench.js')).benchCommand,
+  characterise: async () => (await import('./characterise.js')).characteriseCommand,
+  report: async () => (await import('./report.js')).reportCommand,
+  demo: async () => (await import('./demo.js')).demoCommand,
+} as const;
+
+const newProgram = (): Command =>
+  new Command('terabag')
+    .description('Serves deep learning recommendation models whose embedding tables outgrow one machine.')
+    .version(version)
+    .configureHelp({ subcommandTerm: (command) => command.name() })
+    .addHelpText(
+      'after',
+      further(`
 Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usage.
 
 Examples:
@@ -41,29 +45,17 @@ Examples:
   terabag predict requests.jsonl --bundle ./model --plan plan.json
   terabag bench --bundle ./model --plan plan.json --qps 25
   terabag characterise ./model -o ./results`),
-  );
-for (const command of [
-  inspectCommand,
-  verifyCommand,
-  warmCommand,
-  packCommand,
-  profileCommand,
-  planCommand,
-  publishCommand,
-  calibrateCommand,
-  shardCommand,
-  upCommand,
-  predictCommand,
-  synthCommand,
-  requestsCommand,
-  benchCommand,
-  characteriseCommand,
-  reportCommand,
-  demoCommand,
-]) {
-  command.exitOverride();
-  command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
-  program.addCommand(command);
+    );
+
+/** The command line of these words. What ends it early, help and wrong usage, is thrown: a CommanderError. */
+export async function openProgram(words: readonly string[]): Promise<Command> {
+  const [name = ''] = words;
+  const loaders = Object.entries(COMMANDS).flatMap(([known, load]) => (known === name || !Object.hasOwn(COMMANDS, name) ? [load] : []));
+  const program = newProgram();
+  for (const command of await Promise.all(loaders.map((load) => load()))) {
+    command.exitOverride();
+    command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
+    program.addCommand(command);
+  }
+  return program.exitOverride().showHelpAfterError('(terabag --help lists the commands)');
 }
-program.exitOverride();
-program.showHelpAfterError('(terabag --help lists the commands)');
