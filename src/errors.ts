@@ -72,6 +72,22 @@ export class TerabagError extends Error {
 export function oneOf<Word extends string>(field: string, value: unknown, words: readonly Word[]): Word {
   const known = words.find((word) => word === value);
   if (known !== undefined) return known;
-  const given = typeof value === 'string' ? value : `${value === null ? 'null' : `a ${typeof value}`}`;
-  throw new TerabagError('invalid_argument', `${field} has to be one of ${words.join(', ')}: ${given}`, { field });
+  throw wrongKind(field, `one of ${words.join(', ')}`, value);
+}
+
+/** What names a file or a directory, likewise. */
+export function aPath(field: string, value: unknown): string {
+  if (typeof value === 'string' && value !== '') return value;
+  throw wrongKind(field, 'a path', value);
+}
+
+/** Options, likewise. */
+export function anObject<T>(field: string, value: T): T {
+  if (typeof value === 'object' && value !== null) return value;
+  throw wrongKind(field, 'an object', value);
+}
+
+function wrongKind(field: string, right: string, value: unknown): TerabagError {
+  const given = typeof value === 'string' ? value : value === null || value === undefined ? String(value) : `a ${typeof value}`;
+  return new TerabagError('invalid_argument', `${field} has to be ${right}: ${given}`, { field });
 }

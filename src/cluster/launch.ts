@@ -1,6 +1,6 @@
 import { constants } from 'node:os';
 import { RESIDENCIES, type Residency } from '../engine/residency.js';
-import { oneOf, TerabagError } from '../errors.js';
+import { anObject, aPath, oneOf, TerabagError } from '../errors.js';
 import { VERIFIES } from '../model/bundle-files.js';
 import { checkPlanShape, type Plan } from '../plan/file/plan.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
@@ -78,8 +78,9 @@ export const launchCluster = (plan: Plan, options: LaunchOptions): Promise<Clust
 
 /** launchCluster, with what starts processes. */
 export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions): Promise<Cluster> {
-  checkOptions(options);
+  checkOptions(anObject('options', options));
   checkPlanShape(plan);
+  aPath('bundle', options.bundle);
   const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
   const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;

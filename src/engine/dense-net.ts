@@ -10,6 +10,9 @@ import { SYNC_BUDGET_NS } from './sync-budget.js';
 const NS_PER_WEIGHT = 0.027;
 const NS_PER_MAC = 0.0186;
 
+/** From here on a number becomes infinite when it is rounded to bf16: halfway from the largest one to 2^128. */
+const BF16_OVERFLOW = (2 - 2 ** -8) * 2 ** 127;
+
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
 export class DenseNet {
   readonly #net: NativeDenseNet;
@@ -37,6 +40,8 @@ export class DenseNet {
       return found.data;
     };
     const layers = model.layers.map((layer) => ({ ...layer, weight: tensor(layer.weight), bias: tensor(layer.bias) }));
+    if (precision === 'bf16')
+      for (const { op, weight } of model.layers) if (OPS[op].kind === 'matrix') refuseOverflow(weight, tensor(weight));
     for (const { op, inputs, dim, diagonal, stage } of layers) {
       const inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
       const macs = OPS[op].macs({ inputDim, numInputs: inputs.length, dim, diagonal });
@@ -80,4 +85,14 @@ export class DenseNet {
       throw runError(error);
     }
   }
+}
+
+function refuseOverflow(name: string | null, weights: Float32Array | null): void {
+  const position = weights?.findIndex((weight) => Math.abs(weight) >= BF16_OVERFLOW) ?? -1;
+  if (position < 0) return;
+  throw new TerabagError(
+    'invalid_argument',
+    `a weight is too large for precision bf16, use fp32: ${name}, position ${position}, ${weights?.[position]}`,
+    { field: 'precision', tensor: String(name), position },
+  );
 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import { isAbsolute, join, normalize } from 'node:path';
+import { isAbsolute, join, normalize, sep } from 'node:path';
 import { TerabagError } from '../errors.js';
 import { CHUNK_BYTES, checksumChunk, checksumFile } from '../tables/checksum.js';
 import { fileError } from '../tables/file-error.js';
@@ -19,7 +19,7 @@ const SAMPLE_BYTES = 256 * 2 ** 20;
 /** The path of a bundle's file; one outside of it is refused (bad_model). */
 export function pathInside(dir: string, file: string): string {
   const clean = normalize(file);
-  if (isAbsolute(clean) || clean.startsWith('..'))
+  if (isAbsolute(clean) || clean.split(sep)[0] === '..')
     throw new TerabagError('bad_model', `file has to lie inside the bundle: ${file}`, { file });
   return join(dir, clean);
 }

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { oneOf, TerabagError } from '../errors.js';
+import { aPath, oneOf, TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { isFinite32 } from '../tables/finite.js';
 import { formatPath } from '../tables/json.js';
@@ -53,7 +53,7 @@ const KIND: JsonFileKind = {
 };
 
 export async function readModelSpec(dir: string): Promise<ModelSpec> {
-  const spec = await readJsonFile(join(dir, 'model.json'), KIND, modelSchema);
+  const spec = await readJsonFile(join(aPath('bundle', dir), 'model.json'), KIND, modelSchema);
   checkPublished(spec);
   return spec;
 }

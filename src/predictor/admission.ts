@@ -1,4 +1,4 @@
-import { TerabagError } from '../errors.js';
+import { anObject, TerabagError } from '../errors.js';
 import { IdlePool } from '../idle-pool.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { PredictOptions } from './predictor.js';
@@ -90,9 +90,7 @@ export class Admission<M extends Memory> {
   run<R>(options: PredictOptions, work: Work<M, R>, stages: Stages = NO_STAGES): Promise<R> {
     this.#counts.requests++;
     try {
-      if (typeof options !== 'object' || options === null)
-        throw new TerabagError('invalid_argument', `options have to be an object: ${shown(options)}`, { field: 'options' });
-      const { deadlineMs = DEFAULT_DEADLINE_MS, signal = null } = options;
+      const { deadlineMs = DEFAULT_DEADLINE_MS, signal = null } = anObject('options', options);
       this.#check(deadlineMs, signal);
       const admitted = new Admitted(this.#idle.take() ?? this.makeMemory(), performance.now() + deadlineMs);
       this.#inFlight++;

@@ -1,5 +1,6 @@
 import { DenseNet } from '../engine/dense-net.js';
 import { engineTables, openTables } from '../engine/tables.js';
+import { anObject } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { MainShard, type Way } from './main-shard.js';
@@ -10,6 +11,7 @@ export type LocalOptions = PredictorOptions;
 
 /** Opens a bundle in this process: the singular predictor, all tables here. */
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
+  anObject('options', options);
   const bundle = await openBundle(bundleDir, { verify: 'later' });
   const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);

@@ -1,7 +1,7 @@
 import { DenseNet } from '../engine/dense-net.js';
 import { kernelFingerprint } from '../engine/kernels.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
-import { oneOf, TerabagError } from '../errors.js';
+import { anObject, oneOf, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
@@ -55,7 +55,7 @@ const DEFAULT_READY_MS = 10_000;
 
 /** Becomes the main shard of a plan: opens the tables that are its own, connects to all shards and waits until each is ready. */
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
-  checkOptions(options);
+  checkOptions(anObject('options', options));
   checkPlanShape(plan);
   const tables = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
   const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'later' });

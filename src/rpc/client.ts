@@ -353,7 +353,8 @@ export class ShardClient {
         else {
           const code = SHARD_CODES.has(message.code) ? (message.code as ErrorCode) : 'internal';
           const details: ErrorDetails = { ...message.details, shard: this.name };
-          this.#take(message.id)?.reject(new TerabagError(code, message.message, details));
+          const failure = new TerabagError(code, message.message, details);
+          if (!this.#stats.reject(message.id, failure)) this.#take(message.id)?.reject(failure);
         }
         return;
       case 'stats':

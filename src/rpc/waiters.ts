@@ -28,8 +28,11 @@ export class Waiters<K, T> {
     return waiter !== undefined;
   }
 
-  reject(key: K, error: TerabagError): void {
-    this.#take(key)?.reject(error);
+  /** False when nobody waits. */
+  reject(key: K, error: TerabagError): boolean {
+    const waiter = this.#take(key);
+    waiter?.reject(error);
+    return waiter !== undefined;
   }
 
   resolveAll(value: T): void {

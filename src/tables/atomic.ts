@@ -1,18 +1,19 @@
+import { randomBytes } from 'node:crypto';
 import type { Stats } from 'node:fs';
-import { type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { type FileHandle, lstat, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises';
+import { dirname, resolve } from 'node:path';
 import { type ErrorCode, shortageOf, TerabagError } from '../errors.js';
 import { fileError } from './file-error.js';
 
 /** Name of a file that is being written: a killed process leaves it behind. */
-const TEMPORARY = /^(.+)\.\d+\.tmp$/;
+const TEMPORARY = /^(.+)\.\d+(?:\.[0-9a-f]+)?\.tmp$/;
 
 /** The final name of what a process left half-written under this one; null of other files. */
 export const finalName = (name: string): string | null => TEMPORARY.exec(name)?.[1] ?? null;
 
 /**
  * A file that is written beside its final name, and gets that with commit: readers see the old file or the whole new one. A device or a pipe
- * (/dev/stdout, a FIFO) is written to as it is: a rename would put a file in its place.
+ * (/dev/stdout, a FIFO) is written to as it is: a rename would put a file in its place. A symbolic link is replaced, not what it leads to.
  */
 export class AtomicFile {
   /** Null when the path itself is written to. */
@@ -30,8 +31,11 @@ export class AtomicFile {
     const there = await stat(path).catch(() => null);
     // The rename would tell, after the work.
     if (there?.isDirectory()) throw fileError({ code: 'EISDIR' }, UNWRITABLE, path, 'invalid_argument');
-    const temporary = isReplaced(there) ? `${path}.${process.pid}.tmp` : null;
-    return new AtomicFile(path, temporary, await open(temporary ?? path, 'w').catch(cannotWrite(path)));
+    if (!isReplaced(there)) return new AtomicFile(path, null, await open(path, 'w').catch(cannotWrite(path)));
+    if (there !== null) await refuseDescriptor(path);
+    // Of this writer alone: others of the same path, of this process or of one with its number elsewhere, have theirs.
+    const temporary = `${path}.${process.pid}.${randomBytes(4).toString('hex')}.tmp`;
+    return new AtomicFile(path, temporary, await open(temporary, 'wx').catch(cannotWrite(path)));
   }
 
   /**
@@ -55,6 +59,20 @@ export class AtomicFile {
 
 /** Whether a new file takes the place of what is there; else that is written to as it is. */
 const isReplaced = (there: Stats | null): boolean => there === null || there.isFile();
+
+/** Of what is there: /dev/stdout and the like when a shell has put a file there: a rename would replace the link, and what is written would be in neither. */
+async function refuseDescriptor(path: string): Promise<void> {
+  for (let at = path; (await lstat(at).catch(() => null))?.isSymbolicLink(); at = resolve(dirname(at), await readlink(at))) {
+    if (!/^\/proc\/.+\/fd$/.test(await realpath(dirname(at)))) continue;
+    throw new TerabagError(
+      'invalid_argument',
+      `${UNWRITABLE}, since it is an open descriptor of this process; name the file itself: ${path}`,
+      {
+        path,
+      },
+    );
+  }
+}
 
 const UNWRITABLE = 'file cannot be written';
 

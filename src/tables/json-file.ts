@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import type { z } from 'zod';
-import { type ErrorCode, TerabagError } from '../errors.js';
+import { aPath, type ErrorCode, TerabagError } from '../errors.js';
 import { fileError } from './file-error.js';
 import { decodeText, parseJson } from './json.js';
 
@@ -21,7 +21,7 @@ export interface JsonFileKind {
  */
 export async function readJsonFile<T extends z.ZodType>(path: string, kind: JsonFileKind, schema: T): Promise<z.output<T>> {
   const { what, code, unreadable = `${what} cannot be read` } = kind;
-  const bytes = await readFile(path).catch((error: unknown) => {
+  const bytes = await readFile(aPath(what, path)).catch((error: unknown) => {
     throw fileError(error, unreadable, path, code);
   });
   const text = decodeText(bytes);

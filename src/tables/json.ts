@@ -16,6 +16,9 @@ const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|[{}[\],:]|[^\s"{}[\],:]+/g;
 /** The same, but an array of numbers is one token, and other numbers are none: most of a request are such arrays. */
 const TOKEN_WITHOUT_NUMBERS = /"[^"\\]*(?:\\.[^"\\]*)*"|\[[^"{}[\]]*\]|[{}[\],:]/g;
 
+/** Deeper than any file of Terabag; other readers of safetensors headers stop here, too. Paths are as long. */
+const MOST_LEVELS = 128;
+
 /** An object or array that the scan is in. */
 interface Container {
   /** Those of an object so far; null of an array. */
@@ -27,22 +30,25 @@ interface Container {
 
 /**
  * Parses a JSON text, and refuses what JSON.parse lets pass: a key that an object has twice (the last one would win), and half of a surrogate
- * pair, which is no text in UTF-8. onNumber is given each number as it is written, for who has to tell 4 from 4.0 or needs all digits.
+ * pair, which is no text in UTF-8; so is a text of more than 128 levels. onNumber is given each number as it is written, for who has to tell 4 from 4.0 or needs all digits.
  * Throws a SyntaxError that says what, and where.
  */
 export function parseJson(text: string, onNumber?: (digits: string, path: JsonPath) => void): unknown {
   const value: unknown = JSON.parse(text);
   const open: Container[] = [];
   const path = (): JsonPath => open.map(({ step }) => step);
+  const enter = (container: Container, index: number): void => {
+    if (open.push(container) > MOST_LEVELS) throw new SyntaxError(`more than ${MOST_LEVELS} levels at position ${index}`);
+  };
   for (const { 0: token, index } of text.matchAll(onNumber === undefined ? TOKEN_WITHOUT_NUMBERS : TOKEN)) {
     const current = open.at(-1);
     switch (token[0]) {
       case '{':
-        open.push({ keys: new Set(), step: '', awaitsKey: true });
+        enter({ keys: new Set(), step: '', awaitsKey: true }, index);
         break;
       case '[':
         if (token.length > 1) break;
-        open.push({ keys: null, step: 0, awaitsKey: false });
+        enter({ keys: null, step: 0, awaitsKey: false }, index);
         break;
       case '}':
       case ']':
@@ -60,8 +66,10 @@ export function parseJson(text: string, onNumber?: (digits: string, path: JsonPa
         if (escaped && /\p{Surrogate}/u.test(content)) throw new SyntaxError(`half of a surrogate pair in ${token} at position ${index}`);
         if (current?.keys == null || !current.awaitsKey) break;
         current.awaitsKey = false;
-        const at = formatPath(path().slice(0, -1));
-        if (current.keys.has(content)) throw new SyntaxError(`key stands twice: ${token} in ${at}, position ${index}`);
+        if (current.keys.has(content)) {
+          const at = formatPath(path().slice(0, -1));
+          throw new SyntaxError(`key stands twice: ${token} in ${at}, position ${index}`);
+        }
         current.keys.add(content);
         current.step = content;
         break;

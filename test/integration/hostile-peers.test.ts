@@ -515,8 +515,14 @@ test('a plan with an endpoint that cannot be used is refused and leaves no conne
   const spec = await readModelSpec(model.dir);
   const planned = planBySpec('capacity-balanced', spec, { shards: 2 });
   // Not of a file: that would have been refused before.
-  const two = { ...planned, shards: planned.shards.map((shard, at) => (at === 0 ? first! : { ...shard, endpoints: ['tcp://nowhere'] })) };
+  const two = {
+    ...planned,
+    shards: planned.shards.map((shard, at) => (at === 0 ? first! : { ...shard, endpoints: [`ipc:///${'long/'.repeat(60)}`] })),
+  };
   const before = process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length;
-  await expect(connect(two, { bundle: model.dir })).rejects.toMatchObject({ code: 'bad_plan', details: { endpoint: 'tcp://nowhere' } });
+  await expect(connect(two, { bundle: model.dir })).rejects.toMatchObject({
+    code: 'bad_plan',
+    details: { endpoint: `ipc:///${'long/'.repeat(60)}` },
+  });
   expect(process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length).toBeLessThanOrEqual(before);
 });

@@ -1,6 +1,6 @@
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
-import { TerabagError } from '../../errors.js';
+import { aPath, TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import type { RowPart } from '../../tables/rows.js';
 import { isShardName, type Plan } from './plan.js';
@@ -28,7 +28,7 @@ export async function bundleOf(dir: string, shard: string): Promise<string> {
       () => true,
       () => false,
     );
-  if (await isThere(join(dir, 'model.json'))) return dir;
+  if (await isThere(join(aPath('bundle', dir), 'model.json'))) return dir;
   const own = shardDirectory(dir, shard);
   return (await isThere(own)) ? own : dir;
 }

@@ -1,18 +1,21 @@
 import { lookup } from 'node:dns/promises';
-import { connect } from 'node:net';
+import { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
 
 const PROBE_MS = 1000;
+const NAME = /^E[A-Z0-9]+$/;
+const MAX_PORT = 65_535;
 
 /** The system's name of an error of a socket (EADDRINUSE, EMFILE ...); null of others. */
 export function systemReason(error: unknown): string | null {
   const { code, errno } = error as { readonly code?: unknown; readonly errno?: unknown };
-  if (typeof code === 'string' && /^E[A-Z0-9]+$/.test(code)) return code;
+  if (typeof code === 'string' && NAME.test(code)) return code;
   if (typeof errno !== 'number' || !Number.isInteger(errno) || errno === 0) return null;
   try {
-    return getSystemErrorName(-Math.abs(errno));
+    const name = getSystemErrorName(-Math.abs(errno));
+    // libzmq has numbers of its own.
+    return NAME.test(name) ? name : null;
   } catch {
-    // A number of libzmq's own.
     return null;
   }
 }
@@ -23,7 +26,8 @@ export function addressOf(endpoint: string): { readonly host: string; readonly p
   if (ipc?.[1] !== undefined) return { path: ipc[1] };
   const tcp = /^tcp:\/\/(?:\[([^\]]+)\]|([^:]+)):(\d+)$/.exec(endpoint);
   const host = tcp?.[1] ?? tcp?.[2];
-  return host === undefined || host === '*' ? null : { host, port: Number(tcp?.[3]) };
+  const port = Number(tcp?.[3]);
+  return host === undefined || host === '*' || port > MAX_PORT ? null : { host, port };
 }
 
 /** Tries whether somebody listens: null when so, or the system's reason. libzmq tells only that an attempt failed. */
@@ -36,7 +40,7 @@ export async function whyUnreachable(endpoint: string): Promise<string | null> {
     return systemReason(error);
   }
   return new Promise((resolve) => {
-    const socket = connect(address);
+    const socket = new Socket();
     const end = (reason: string | null): void => {
       socket.destroy();
       resolve(reason);
@@ -45,5 +49,11 @@ export async function whyUnreachable(endpoint: string): Promise<string | null> {
     socket.setTimeout(PROBE_MS, () => end('ETIMEDOUT'));
     socket.once('connect', () => end(null));
     socket.once('error', (error) => end(systemReason(error)));
+    try {
+      socket.connect(address);
+    } catch {
+      // Of what Node does not take for an address.
+      end('EINVAL');
+    }
   });
 }

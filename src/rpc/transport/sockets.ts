@@ -11,12 +11,19 @@ import { connectZeromq, listenZeromq } from './zeromq.js';
 /** The addon's sockets where it finds the libzmq of zeromq.js (Linux), else, or with TERABAG_SOCKETS=zeromq.js, those of zeromq.js itself. */
 const isNative = process.env['TERABAG_SOCKETS'] !== 'zeromq.js' && native.socketsAvailable();
 
+/** libzmq takes the host of a server for the name of an interface when it cannot resolve it. */
+const reasonOf = (error: unknown, endpoint: string): string | null => {
+  const reason = systemReason(error);
+  const address = addressOf(endpoint);
+  return reason === 'ENODEV' && address !== null && 'host' in address && address.host.includes('.') ? 'ENOTFOUND' : reason;
+};
+
 /** What the system says of an endpoint, in message and details; without file descriptors the endpoint is not to blame. */
 function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', what: string, endpoint: string): TerabagError {
   if (error instanceof TerabagError) return error;
-  const reason = systemReason(error);
+  const reason = reasonOf(error, endpoint);
   const text = error instanceof Error ? error.message : String(error);
-  const said = reason === null ? text : `${reason}: ${text}`;
+  const said = reason === null ? text : reason === 'ENOTFOUND' ? `${reason}: no such host` : `${reason}: ${text}`;
   return new TerabagError(
     shortageOf(reason)?.code ?? code,
     `${what} (${said}): ${endpoint}`,

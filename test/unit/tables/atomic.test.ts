@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, open, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -47,6 +47,40 @@ test('what was written is read before it has its name; what its check refuses le
   await expect(writeSafetensors(path, tensors, { check })).rejects.toThrow('unfit');
   expect(names).toEqual(['w']);
   expect(await left()).toEqual([['file'], 'old']);
+});
+
+test('writers of one path, at the same time and in one process, leave the file of one of them', async () => {
+  const contents = Array.from({ length: 6 }, (_, n) => String(n).repeat(200_000 * (n + 1)));
+  for (let round = 0; round < 10; round++) {
+    await Promise.all(contents.map((content) => writeFileAtomic(path, content)));
+    expect(contents).toContain(await readFile(path, 'utf8'));
+  }
+  await writeFileAtomic(path, 'old');
+  expect(await left()).toEqual([['file'], 'old']);
+});
+
+test('a link is replaced, and what it leads to stays; a descriptor of the process that is a file is refused', async () => {
+  const links = await mkdtemp(join(tmpdir(), 'terabag-unit-'));
+  const [target, link, loop] = ['target', 'link', 'loop'].map((name) => join(links, name)) as [string, string, string];
+  await writeFileAtomic(target, 'old');
+  await symlink(target, link);
+  await writeFileAtomic(link, 'new');
+  expect([await readFile(target, 'utf8'), await readFile(link, 'utf8')]).toEqual(['old', 'new']);
+  await symlink(loop, loop);
+  await writeFileAtomic(loop, 'new');
+  const file = await open(target, 'r+');
+  try {
+    const descriptor = join(links, 'stdout');
+    await symlink(`/proc/self/fd/${file.fd}`, descriptor);
+    for (const given of [descriptor, `/proc/self/fd/${file.fd}`, `/dev/fd/${file.fd}`]) {
+      await expect(writeFileAtomic(given, 'x')).rejects.toMatchObject({ code: 'invalid_argument', details: { path: given } });
+      await expect(refuseUnwritable('--output', given)).rejects.toThrow(/^--output: .*name the file itself/);
+    }
+    expect(await readFile(target, 'utf8')).toBe('old');
+  } finally {
+    await file.close();
+    await rm(links, { recursive: true });
+  }
 });
 
 test('a path that cannot be written is refused by name', async () => {

@@ -1,6 +1,6 @@
 import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import { oneOf, TerabagError } from '../../../errors.js';
+import { anObject, aPath, oneOf, TerabagError } from '../../../errors.js';
 import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../model/bundle.js';
 import { checkFiles, VERIFIES, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
@@ -68,7 +68,8 @@ interface Target {
  * the tables' size. A bundle's model.json comes last; a call that is repeated goes on where the one before was stopped or killed.
  */
 export async function publish(plan: Plan, bundleDir: string, outDir: string, options: PublishOptions = {}): Promise<PublishedShard[]> {
-  const { verify = 'full' } = options;
+  const { verify = 'full' } = anObject('options', options);
+  aPath('outDir', outDir);
   oneOf('verify', verify, VERIFIES);
   checkPlanShape(plan);
   const { published } = await readModelSpec(bundleDir);

@@ -6,7 +6,7 @@ import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { whyUnreachable } from '../../../../src/rpc/transport/reasons.js';
+import { systemReason, whyUnreachable } from '../../../../src/rpc/transport/reasons.js';
 import { listenOn } from '../../../../src/rpc/transport/sockets.js';
 import type { ServerTransport } from '../../../../src/rpc/transport/transport.js';
 
@@ -99,6 +99,8 @@ test.each([
   ['a path that is too long', async () => `ipc:///${'long/'.repeat(60)}`, 'ENAMETOOLONG'],
   ['a directory that is not there', async () => `ipc://${join(dir, 'nowhere', 'socket')}`, 'ENOENT'],
   ['an interface that no host has', async () => 'tcp://no-such-interface-here:5555', 'ENODEV'],
+  ['a host that has no address', async () => 'tcp://no-such-host.invalid:5555', 'ENOTFOUND'],
+  ['an address that is none', async () => 'tcp://300.0.0.1:5555', 'ENOTFOUND'],
 ])('the reason why nobody can listen there is in message and details: %s', async (_, endpointOf, reason) => {
   const endpoint = await endpointOf();
   const error = await listen(endpoint).catch((thrown: unknown) => thrown);
@@ -110,8 +112,21 @@ test.each([
   ['tcp://127.0.0.1:1', 'ECONNREFUSED'],
   ['tcp://no-such-host.invalid:5555', /^E(NOTFOUND|AI_AGAIN)$/],
   ['ipc:///no/such/socket', 'ENOENT'],
+  ['tcp://127.0.0.1:0', /^E/],
+  ['ipc:///a\0b', 'EINVAL'],
 ])('why nobody answers at %s is said', async (endpoint, reason) => {
   expect(await whyUnreachable(endpoint)).toEqual(typeof reason === 'string' ? reason : expect.stringMatching(reason));
+});
+
+test("a reason is the system's name, or none: libzmq has numbers of its own, and endpoints that are none end nothing", async () => {
+  expect(systemReason({ errno: 98 })).toBe('EADDRINUSE');
+  for (const errno of [156_384_764, -156_384_763, 0, 1.5, '98', undefined]) expect(systemReason({ errno })).toBe(null);
+  for (const endpoint of ['tcp://127.0.0.1:74000', 'tcp://127.0.0.1', 'udp://127.0.0.1:5000', ''])
+    expect(await whyUnreachable(endpoint)).toBe(null);
+  await expect(listen('udp://127.0.0.1:5000')).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.not.stringContaining('Unknown'),
+  });
 });
 
 describe.skipIf(process.platform !== 'linux')('with few file descriptors (Linux tells how many are free)', () => {
