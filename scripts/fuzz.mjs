@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildSanitized } from './build-native.mjs';
-import { run } from './prepare.mjs';
+import { install, run } from './prepare.mjs';
 
 const TARGETS = ['pool_message', 'pool_request', 'table_view'];
 
@@ -14,6 +14,7 @@ if (!Number.isInteger(seconds) || seconds < 1) {
   console.error(`--seconds has to be an integer of 1 or more: ${values.seconds}`);
   process.exit(2);
 }
+install();
 const { directory, fuzzes } = buildSanitized(
   TARGETS.map((target) => `fuzz_${target}`),
   { fuzz: true },

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildNative } from './build-native.mjs';
-import { root, run } from './prepare.mjs';
+import { install, root, run } from './prepare.mjs';
 
 const ZIG_VERSION = '0.17.1';
 /** glibc 2.28 is that of Debian 10, RHEL 8 and Node 20's own builds. */
@@ -59,6 +59,7 @@ function buildApart(platform, tests) {
 
 /** Builds platforms side by side, each in a process of its own: a driver that builds its C++ library leaves all cores but one idle. */
 export async function buildAll(platforms, { tests = false } = {}) {
+  install();
   installZig();
   mkdirSync(join(root, 'prebuilds'), { recursive: true });
   const waiting = [...platforms];

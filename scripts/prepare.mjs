@@ -18,13 +18,18 @@ function installed() {
   return existsSync(record) && statSync(record).mtimeMs >= statSync(join(root, 'package-lock.json')).mtimeMs;
 }
 
-export function prepare() {
+/** What builds need: a compiler, and the packages. */
+export function install() {
   const lines = missing();
   if (lines.length > 0) {
     console.error(`terabag needs more on this machine:\n  ${lines.join('\n  ')}`);
     process.exit(1);
   }
   if (!installed()) run('npm', 'ci', '--ignore-scripts');
+}
+
+export function prepare() {
+  install();
   run('npm', 'run', '--silent', 'build:native');
   run('npm', 'run', '--silent', 'build:ts');
 }

@@ -2,10 +2,11 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { buildSanitized } from './build-native.mjs';
-import { root, run } from './prepare.mjs';
+import { prepare, root, run } from './prepare.mjs';
 
 const TESTS = ['test/kernels', 'test/unit/engine', 'test/unit/rpc/transport/sockets.test.ts', 'test/integration/hostile-peers.test.ts'];
 
+prepare();
 const { directory, compiler } = buildSanitized(['terabag']);
 const runtime = compiler.startsWith('clang') ? 'libclang_rt.asan-x86_64.so' : 'libasan.so';
 const name = process.arch === 'arm64' ? runtime.replace('x86_64', 'aarch64') : runtime;

