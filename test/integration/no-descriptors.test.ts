@@ -28,8 +28,8 @@ afterAll(() => {
 /** More than any of these opens at a time. */
 const ENOUGH = 12;
 
-/** What the work ends with when the process has only so many file descriptors left, for 0, 1, 2, ... of them; null when it is done. */
-async function withFewDescriptors(work: () => Promise<unknown>): Promise<unknown[]> {
+/** What the work ends with when the process has only so many file descriptors left, for 0, 1, 2, ... of them; null when it is done. Cleans up after each. */
+async function withFewDescriptors(work: () => Promise<unknown>, cleanUp: () => Promise<void>): Promise<unknown[]> {
   const held: number[] = [];
   const ends: unknown[] = [];
   const takeAll = (): void => {
@@ -49,6 +49,9 @@ async function withFewDescriptors(work: () => Promise<unknown>): Promise<unknown
           (error: unknown) => error,
         ),
       );
+      // Which takes descriptors itself.
+      for (const file of held.splice(0)) closeSync(file);
+      await cleanUp();
     }
   } finally {
     for (const file of held) closeSync(file);
@@ -66,13 +69,7 @@ test.skipIf(process.platform !== 'linux').each<[string, () => Promise<unknown>]>
   ['published bundles again', () => publish(plan, bundle, out('published'))],
   ['what was published, compared', () => verifyPublished(out('published'), bundle)],
 ])('%s, written with few file descriptors left: overloaded, with the reason, until there are enough', async (_, write) => {
-  const ends = await withFewDescriptors(async () => {
-    try {
-      await write();
-    } finally {
-      await rm(out(), { recursive: true, force: true });
-    }
-  });
+  const ends = await withFewDescriptors(write, () => rm(out(), { recursive: true, force: true }));
   const refusals = ends.filter((end) => end !== null);
   expect(ends.at(-1)).toBe(null);
   expect(refusals.length).toBeGreaterThan(0);

@@ -12,11 +12,16 @@ type OnProgress = (doneBytes: number, totalBytes: number) => void;
 
 /** The bundles in a directory: itself, or those of the shards that were published to it; also what is none, but holds table files. */
 export async function bundlesIn(dir: string): Promise<string[]> {
-  const entries = await readdir(dir, { withFileTypes: true }).catch(() => []);
+  const unreadable = (error: NodeJS.ErrnoException): [] => {
+    // Who opens it says so.
+    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return [];
+    throw fileError(error, 'directory cannot be read', dir, 'bad_model');
+  };
+  const entries = await readdir(dir, { withFileTypes: true }).catch(unreadable);
   if (entries.some(({ name }) => name === 'model.json')) return [dir];
   const found: string[] = [];
   for (const entry of entries) {
-    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name), { recursive: true }) : [];
+    const inside = entry.isDirectory() ? await readdir(join(dir, entry.name), { recursive: true }).catch(unreadable) : [];
     if (inside.some((file) => file === 'model.json' || file === JOURNAL_FILE || file.endsWith('.safetensors')))
       found.push(join(dir, entry.name));
   }
