@@ -73,7 +73,8 @@ Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are str
 
 Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
 
-Safetensors of one: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
+Safetensors of one: tensors items (may be left out), dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item]
+out.
 
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl
