@@ -1,6 +1,7 @@
 import { type ErrorDetails, TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
 import { requestFromJson } from '../../predictor/request-json.js';
+import { cut } from '../../predictor/shown.js';
 import { writeAtomic } from '../../tables/atomic.js';
 import { parseJson } from '../../tables/json.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../../tables/safetensors.js';
@@ -112,11 +113,11 @@ export function parseLine(read: ReadLine): ReadRequest {
 /** The number that an error is about, as it stands in the line: JSON.parse rounds those beyond 2^53. Null when it is about none. */
 function writtenDigits(text: string, { field, position }: ErrorDetails): string | null {
   let written: string | null = null;
-  if (position === undefined) return written;
+  const place = `${field}${position === undefined ? '' : `.${position}`}`;
   parseJson(text, (digits, path) => {
-    if (path.at(-1) === position && path.slice(0, -1).join('.') === field) written = digits;
+    if ((path.length === 0 ? 'request' : path.join('.')) === place) written = digits;
   });
-  return written;
+  return written === null ? null : cut(written);
 }
 
 /** Reads a safetensors file as one request. */

@@ -200,6 +200,26 @@ test('a key that stands twice in a line is refused with the line and the key; th
   ]);
 });
 
+test.each([
+  ['{"items": 9007199254740993}', 'items has to be an integer between -2^53 and 2^53: 9007199254740992, written as 9007199254740993'],
+  ['{"items": -9007199254740993}', 'items has to be an integer between -2^53 and 2^53: -9007199254740992, written as -9007199254740993'],
+  ['{"items": 1e400}', 'items has to be an integer: Infinity, written as 1e400'],
+  ['{"items": 1.5}', 'items has to be an integer: 1.5'],
+  ['1e400', 'request has to be an object: Infinity, written as 1e400'],
+  ['{"dense": 1e400}', 'dense has to be an object: Infinity, written as 1e400'],
+  ['{"dense": {"a.b": 1e400}}', 'dense.a.b has to be an array: Infinity, written as 1e400'],
+  ['{"dense": {"a.b": [2, 1e400]}}', 'dense.a.b has to be finite numbers, position 1: Infinity, written as 1e400'],
+  [`{"items": 1${'0'.repeat(60)}}`, `items has to be an integer between -2^53 and 2^53: 1e+60, written as 1${'0'.repeat(39)}...`],
+  [
+    '{"sparse": {"a": {"indices": [1], "offsets": [0, 9007199254740993]}}}',
+    'sparse.a.offsets has to be integers between -2^53 and 2^53, position 1: 9007199254740992, written as 9007199254740993',
+  ],
+])('a number of a line that is refused is told as it is written: %s', async (line, message) => {
+  const path = join(dir, 'digits.jsonl');
+  writeFileSync(path, `${line}\n`);
+  await expect(readAll(path)).rejects.toThrow(expect.objectContaining({ message: `line 1: ${message}` }));
+});
+
 const ARRAY_OF = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array, U64: BigUint64Array } as const;
 type Dtype = keyof typeof ARRAY_OF;
 
@@ -369,7 +389,8 @@ test('whatever is changed in an archive, its requests are those of the format, o
         path,
         [...tensors].map(([name, { dtype, values }]) => tensor(name, dtype, values)),
       );
-      const expected = decoded(new Map([...tensors].map(([name, { values }]) => [name, values])));
+      const inFile = (dtype: Dtype, values: number[]) => (dtype === 'F32' ? values.map(Math.fround) : values);
+      const expected = decoded(new Map([...tensors].map(([name, { dtype, values }]) => [name, inFile(dtype, values)])));
       const read = await readAll(path).catch((error: TerabagError) => {
         expect(error).toMatchObject({ code: 'invalid_argument', details: { path, field: expect.any(String) } });
         return null;
