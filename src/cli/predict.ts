@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import type { Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
-import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
+import { holdsManyRequests, locatedError, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
 import { Tracer } from '../observe/tracer.js';
 import { readPlan } from '../plan/file/plan.js';
@@ -63,8 +63,9 @@ export const predictCommand = new Command('predict')
   .addHelpText(
     'after',
     further(`
-A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed. Scores that are
-not finite, which JSON has no numbers for, are an error of their request (unsupported), with the item.
+A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message", "line"}}, whose message begins with "line N:", or with
+"request N:" of a safetensors file. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
+of their request (unsupported), with the item.
 
 Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are strings of their decimal digits ("9007199254740993"):
   {"dense": {"dense": [0.5, 1]},
@@ -267,16 +268,18 @@ async function answerLines(
   onProgress: OnProgress,
 ): Promise<Counts> {
   const counts: Counts = { scored: 0, failed: 0 };
+  const failed = ({ code, message, details }: TerabagError, line: number): string => {
+    counts.failed++;
+    return `${JSON.stringify({ error: { code, message, line, ...details } })}\n`;
+  };
   const answer = async (read: ReadRequest): Promise<string> => {
+    if ('error' in read) return failed(read.error, read.line);
     try {
-      if ('error' in read) throw read.error;
       const prediction = await score(scorer, read.request, read.line, deadline);
       counts.scored++;
       return `${JSON.stringify(scoresOf(prediction))}\n`;
     } catch (error) {
-      const { code, message, details } = TerabagError.from(error);
-      counts.failed++;
-      return `${JSON.stringify({ error: { code, message, line: read.line, ...details } })}\n`;
+      return failed(locatedError(path, read.line, error), read.line);
     }
   };
   const inFlight: Promise<string>[] = [];

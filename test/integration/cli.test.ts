@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openLocal, STRATEGIES } from '../../src/index.js';
+import { openLocal, type PredictRequest, STRATEGIES } from '../../src/index.js';
 import { demoShape, shapeBytes, tablesOf } from '../../src/lab/generate/model-shape.js';
 import { RequestGenerator } from '../../src/lab/generate/request-generator.js';
 import { requestShape } from '../../src/lab/generate/request-shape.js';
@@ -255,7 +255,23 @@ test('predict answers a bad line with its error, scores the others, and exits wi
   expect(nonsense.error).toMatchObject({ code: 'invalid_argument', line: 2 });
   expect(extra.error).toMatchObject({ code: 'invalid_argument', line: 4, message: expect.stringContaining('extra') });
   expect(bad.error).toMatchObject({ code: 'index_out_of_range', table: 'table_02', position: 0, line: 5 });
+  for (const { error } of [nonsense, extra, bad]) expect(error.message).toMatch(new RegExp(`^line ${error.line}: (?!line)`));
   expect([status, stderr]).toEqual([1, 'terabag: 3 of 5 requests failed; their lines say why\n']);
+});
+
+test('predict and profile name the request of a safetensors file that the model does not answer', async () => {
+  const [first, second] = requests as [PredictRequest, PredictRequest];
+  const bad = { ...second, items: 2 ** 20 + 1 };
+  await writeRequests(join(dir, 'one-bad.safetensors'), [first, bad, first]);
+  const { status, stdout } = terabag(['predict', 'one-bad.safetensors', '--bundle', 'model']);
+  const lines = stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  expect(status).toBe(1);
+  expect(lines).toMatchObject([{ scores: [expect.any(Number)] }, { error: { line: 2, field: 'items' } }, { scores: [expect.any(Number)] }]);
+  expect(lines[1].error.message).toMatch(/^request 2: items has to be an integer between 0 and/);
+  expect(terabag(['profile', 'model', 'one-bad.safetensors']).stderr).toMatch(/left out, the first for: request 2: items has to be/);
 });
 
 test('predict takes a safetensors request and writes its scores', async () => {

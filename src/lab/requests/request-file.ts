@@ -44,6 +44,13 @@ export async function* requestsOfFile(path: string): AsyncGenerator<PredictReque
   }
 }
 
+/** An error of a predictor about a request of a file, which names the request as errors of lines that cannot be read do. */
+export function locatedError(path: string, line: number, thrown: unknown): TerabagError {
+  const { code, message, details } = TerabagError.from(thrown);
+  const which = path.endsWith('.safetensors') ? 'request' : 'line';
+  return new TerabagError(code, `${which} ${line}: ${message}`, { ...details, line }, { cause: thrown });
+}
+
 /** Whether it is a safetensors file of many requests. */
 export async function holdsManyRequests(path: string): Promise<boolean> {
   return path.endsWith('.safetensors') && isArchive(await readSafetensorsHeader(path));
