@@ -13,6 +13,7 @@ import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic
 import { writeSafetensors } from '../tables/safetensors.js';
 import { further } from './help.js';
 import { positiveDurationMs, positiveInteger, quantityOption, renamedOption, residencyOption, rpcOption, verifyOption } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { type OnProgress, withProgress } from './progress.js';
 import { stdoutError } from './stdout.js';
 import { warn } from './warn.js';
@@ -87,6 +88,7 @@ Examples:
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`),
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
+    await refuseSameFile(command, { '--output': options.output, '--trace': options.trace }, { '<requests>': path, '--plan': options.plan });
     const tensors = path.endsWith('.safetensors') && !(await holdsManyRequests(path));
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
     refuseWithoutPlan(options, command);

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -645,6 +645,40 @@ test.each<[string, string[]]>([
   },
   30_000,
 );
+
+test.each<[string, string[]]>([
+  ['--output and --trace', ['predict', 'none.jsonl', '--bundle', 'none', '-o', 'same.json', '--trace', './same.json']],
+  ['<requests> and --output', ['predict', 'requests.jsonl', '--bundle', 'none', '-o', 'model/../requests.jsonl']],
+  ['--plan and --trace', ['predict', 'none.jsonl', '--bundle', 'none', '--plan', 'same.json', '--trace', 'same.json']],
+  ['--output and --map', ['plan', 'none', '--shards', '2', '-o', 'same.html', '--map', 'model/../same.html']],
+  ['the profile beside --output and --map', ['plan', 'none', '--shards', '2', '-o', 'same', '--map', 'linked/same.profile.json']],
+  ['--profile and --output', ['plan', 'none', '--shards', '2', '--profile', 'same.json', '-o', 'same.json']],
+  ['--requests and the profile beside --output', ['plan', 'none', '--shards', '2', '--requests', 'same.profile.json', '-o', 'same.json']],
+  ['--costs and --output', ['plan', 'none', '--shards', '2', '--costs', 'same.json', '-o', 'same.json']],
+  ['--plan and --json', ['bench', '--bundle', 'none', '--serial', '--plan', 'same.json', '--json', 'same.json']],
+  ['--requests and --json', ['bench', '--bundle', 'none', '--serial', '--requests', 'requests.jsonl', '--json', 'requests.jsonl']],
+  ['<requests> and --output', ['profile', 'none', 'requests.jsonl', '-o', 'requests.jsonl']],
+  ['<results> and --output', ['report', 'same.json', '-o', 'same.json']],
+  ['<plan> and --free-ports', ['up', 'same.json', '--bundle', 'none', '--free-ports', 'same.json']],
+])('%s that are one file are wrong usage: %j', (names, args) => {
+  if (!existsSync(join(dir, 'linked'))) symlinkSync('.', join(dir, 'linked'));
+  const before = readFileSync(join(dir, 'requests.jsonl'));
+  expect(terabag(args)).toMatchObject({
+    status: 2,
+    stdout: '',
+    stderr: expect.stringMatching(new RegExp(`^error: ${names} have to be different files: \\S+\\n`)),
+  });
+  expect(readFileSync(join(dir, 'requests.jsonl'))).toEqual(before);
+});
+
+test('a device may take several results, and a plan keeps the profile that it was made of beside it', () => {
+  expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '-o', '/dev/null', '--trace', '/dev/null'])).toMatchObject({
+    status: 0,
+  });
+  const plan = ['plan', 'model', '--shards', '2', '-o', 'again.json'];
+  expect(terabag(plan)).toMatchObject({ status: 0 });
+  expect(terabag([...plan, '--profile', 'again.profile.json'])).toMatchObject({ status: 0, stderr: '' });
+});
 
 test('the profile beside a plan, and the picture of a demo, are refused before the work when a directory is there', () => {
   mkdirSync(join(dir, 'beside.profile.json'));
