@@ -25,6 +25,7 @@ import {
   rpcOption,
   verifyOption,
 } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { withProgress } from './progress.js';
 import { warn } from './warn.js';
 
@@ -92,6 +93,7 @@ Examples:
   )
   .action(async (options: BenchOptions, command: Command) => {
     refuseContradictions(options, command);
+    await refuseSameFile(command, { '--json': options.json }, { '--plan': options.plan, '--requests': options.requests });
     if (options.json !== undefined) await refuseUnwritable('--json', options.json);
     const interrupted = interruption();
     const machine = describeMachine();

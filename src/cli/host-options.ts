@@ -1,7 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { NetworkOptions } from '../lab/hosts/host-network.js';
 import type { HostOptions } from '../lab/hosts/hosts.js';
-import { durationMs, positiveDurationMs, positiveInteger, positiveNumber } from './options.js';
+import { decimal, durationMs, positiveDurationMs, positiveInteger, positiveNumber } from './options.js';
 
 /** Options of commands that launch shards: on which emulated hosts. */
 export interface HostFlags {
@@ -13,12 +13,12 @@ export interface HostFlags {
 }
 
 /** Both with or without their sign: 50 or 50%. */
-const withoutSign = (text: string): string => text.trim().replace(/%$/, '');
+const withoutSign = (text: string): string => text.replace(/%$/, '');
 const cpuPercent = (text: string): number => positiveNumber(withoutSign(text));
 
 function lossPercent(text: string): number {
-  const value = Number(withoutSign(text) || Number.NaN);
-  if (!(value >= 0 && value <= 100)) throw new InvalidArgumentError('It has to be a number from 0 to 100.');
+  const value = decimal(withoutSign(text));
+  if (!(value >= 0 && value <= 100)) throw new InvalidArgumentError('It has to be decimal digits of a number from 0 to 100.');
   return value;
 }
 

@@ -6,22 +6,25 @@ import { HIGHEST_QPS } from '../lab/load/arrivals.js';
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
 export function positiveInteger(text: string): number {
-  const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('It has to be an integer, 1 or more.');
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('It has to be decimal digits of an integer, 1 or more.');
   return value;
 }
 
+/** The number that decimal digits are, with a fraction or without; NaN of other notations that Number takes: 0x2, 1e1, +3, and spaces. */
+export const decimal = (text: string): number => (/^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN);
+
 export function positiveNumber(text: string): number {
-  const value = Number(text);
-  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be a number above 0.');
+  const value = decimal(text);
+  if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be decimal digits of a number above 0.');
   return value;
 }
 
 /** More than 0 and at most 1; a percentage is one too: 2%. */
 export function positiveShare(text: string): number {
-  const [, number = '', percent] = /^(\d*\.?\d+(?:e-?\d+)?)(%?)$/i.exec(text.trim()) ?? [];
-  const share = Number(number) / (percent === '%' ? 100 : 1);
-  if (number === '' || !(share > 0 && share <= 1)) throw new InvalidArgumentError('It has to be more than 0 and at most 1, such as 0.02.');
+  const [, number = '', percent] = /^(.*?)(%?)$/s.exec(text) ?? [];
+  const share = decimal(number) / (percent === '%' ? 100 : 1);
+  if (!(share > 0 && share <= 1)) throw new InvalidArgumentError('It has to be more than 0 and at most 1, such as 0.02.');
   return share;
 }
 

@@ -15,6 +15,7 @@ import { type ComparedStrategy, changed, compareStrategies, planScenario, predic
 import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { byteSize, commaSeparated, positiveByteSize, positiveInteger, renamedOption } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
 import { writePlanMap } from './plan-map.js';
 import { SAMPLED_REQUESTS, sampleProfile } from './profile.js';
@@ -90,6 +91,7 @@ Examples:
     if (options.shardSize !== undefined && options.strategy !== 'nsbp')
       return command.error('error: --shard-size needs --strategy nsbp: others balance what they place on a given number of shards');
     const profilePath = profileBeside(options.output);
+    await refuseSameFiles(options, profilePath, command);
     await refuseUnwritable('--output', options.output);
     await refuseUnwritable('--output', profilePath);
     if (options.map !== undefined) await refuseUnwritable('--map', options.map);
@@ -185,6 +187,17 @@ const withReason = ({ refused, ...compared }: ComparedStrategy): object => ({
 });
 
 /** plan.json: plan.profile.json. */
+/** The profile beside a plan may be the one that is given: it is written as it was read. */
+async function refuseSameFiles(
+  { output, map, requests, costs, profile }: PlanCommandOptions,
+  beside: string,
+  command: Command,
+): Promise<void> {
+  const inputs = { '--requests': requests, '--costs': costs };
+  await refuseSameFile(command, { '--output': output, '--map': map }, { ...inputs, '--profile': profile });
+  await refuseSameFile(command, { '--output': output, 'the profile beside --output': beside, '--map': map }, inputs);
+}
+
 const profileBeside = (planPath: string): string => `${planPath.replace(/\.json$/, '')}.profile.json`;
 
 function describe(planPath: string, plan: Plan, profilePath: string, profile: Profile, shards: readonly ShardSummary[]): object {

@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import type { Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
-import { holdsManyRequests, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
+import { holdsManyRequests, locatedError, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
 import { Tracer } from '../observe/tracer.js';
 import { readPlan } from '../plan/file/plan.js';
@@ -13,6 +13,7 @@ import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic
 import { writeSafetensors } from '../tables/safetensors.js';
 import { further } from './help.js';
 import { positiveDurationMs, positiveInteger, quantityOption, renamedOption, residencyOption, rpcOption, verifyOption } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { type OnProgress, withProgress } from './progress.js';
 import { stdoutError } from './stdout.js';
 import { warn } from './warn.js';
@@ -63,8 +64,9 @@ export const predictCommand = new Command('predict')
   .addHelpText(
     'after',
     further(`
-A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message"}}. Exits with 1 when a request failed. Scores that are
-not finite, which JSON has no numbers for, are an error of their request (unsupported), with the item.
+A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message", "line"}}, whose message begins with "line N:", or with
+"request N:" of a safetensors file. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
+of their request (unsupported), with the item.
 
 Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are strings of their decimal digits ("9007199254740993"):
   {"dense": {"dense": [0.5, 1]},
@@ -73,7 +75,8 @@ Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are str
 
 Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
 
-Safetensors of one: tensors dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item] out.
+Safetensors of one: tensors items (may be left out), dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item]
+out.
 
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl
@@ -85,6 +88,7 @@ Examples:
   terabag predict batch.safetensors --bundle ./model -o scores.safetensors`),
   )
   .action(async (path: string, options: PredictCommandOptions, command: Command) => {
+    await refuseSameFile(command, { '--output': options.output, '--trace': options.trace }, { '<requests>': path, '--plan': options.plan });
     const tensors = path.endsWith('.safetensors') && !(await holdsManyRequests(path));
     if (tensors && options.output === undefined) command.error('error: a safetensors request needs --output for the scores');
     refuseWithoutPlan(options, command);
@@ -266,16 +270,18 @@ async function answerLines(
   onProgress: OnProgress,
 ): Promise<Counts> {
   const counts: Counts = { scored: 0, failed: 0 };
+  const failed = ({ code, message, details }: TerabagError, line: number): string => {
+    counts.failed++;
+    return `${JSON.stringify({ error: { code, message, line, ...details } })}\n`;
+  };
   const answer = async (read: ReadRequest): Promise<string> => {
+    if ('error' in read) return failed(read.error, read.line);
     try {
-      if ('error' in read) throw read.error;
       const prediction = await score(scorer, read.request, read.line, deadline);
       counts.scored++;
       return `${JSON.stringify(scoresOf(prediction))}\n`;
     } catch (error) {
-      const { code, message, details } = TerabagError.from(error);
-      counts.failed++;
-      return `${JSON.stringify({ error: { code, message, line: read.line, ...details } })}\n`;
+      return failed(locatedError(path, read.line, error), read.line);
     }
   };
   const inFlight: Promise<string>[] = [];

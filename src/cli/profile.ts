@@ -5,6 +5,7 @@ import { type Profile, writeProfile } from '../plan/profile/profile.js';
 import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { positiveInteger } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { withProgress } from './progress.js';
 import { numeric, printTable, text } from './table.js';
 import { warn } from './warn.js';
@@ -36,7 +37,8 @@ Examples:
   terabag profile ./model requests.jsonl --requests 10000 -o profile.json
   terabag plan ./model --strategy load-balanced --shards 4 --profile profile.json -o plan.json`),
   )
-  .action(async (bundle: string, path: string, options: ProfileOptions) => {
+  .action(async (bundle: string, path: string, options: ProfileOptions, command: Command) => {
+    await refuseSameFile(command, { '--output': options.output }, { '<requests>': path });
     if (options.output !== undefined) await refuseUnwritable('--output', options.output);
     const profile = await sampleProfile(bundle, path, options.requests);
     if (options.output !== undefined) await writeProfile(options.output, profile);

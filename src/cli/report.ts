@@ -5,6 +5,7 @@ import { renderCharacterisation } from '../lab/report/characterisation-report.js
 import { Charts } from '../lab/report/charts.js';
 import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
 import { further } from './help.js';
+import { refuseSameFile } from './output-files.js';
 
 interface ReportOptions {
   readonly output: string;
@@ -17,7 +18,8 @@ export const reportCommand = new Command('report')
   .requiredOption('-o, --output <file>', 'HTML file to write')
   .option('--json', 'say as JSON where it was written')
   .addHelpText('after', further('\nExamples:\n  terabag report results.json -o report.html'))
-  .action(async (path: string, options: ReportOptions) => {
+  .action(async (path: string, options: ReportOptions, command: Command) => {
+    await refuseSameFile(command, { '--output': options.output }, { '<results>': path });
     await refuseUnwritable('--output', options.output);
     const charts = await Charts.load();
     const results = await readCharacterisation(path);

@@ -10,6 +10,7 @@ import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
+import { refuseSameFile } from './output-files.js';
 import { wholeTablesWarning } from './whole-tables.js';
 
 interface UpOptions extends HostFlags {
@@ -54,6 +55,7 @@ Examples:
   .action(async (planPath: string, options: UpOptions, command: Command) => {
     if (usesNetwork(options) && options.freePorts === undefined)
       command.error('error: shards behind a network have other addresses than the plan says: --free-ports <file> tells them');
+    await refuseSameFile(command, { '--free-ports': options.freePorts }, { '<plan>': planPath });
     if (options.freePorts !== undefined) await refuseUnwritable('--free-ports', options.freePorts);
     const hosts = hostsOf(options);
     const ended = new AbortController();

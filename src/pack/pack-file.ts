@@ -1,7 +1,16 @@
 import { type FileHandle, open } from 'node:fs/promises';
 import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
-import { dtypeOf, isPacked, PLAIN_FORMATS, type PlainFormat, type RowFormat, rowBytes, rowFormatMetadata } from '../model/formats.js';
+import {
+  dtypeOf,
+  isPacked,
+  PLAIN_FORMATS,
+  type PlainFormat,
+  ROW_FORMATS,
+  type RowFormat,
+  rowBytes,
+  rowFormatMetadata,
+} from '../model/formats.js';
 import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { fileError } from '../tables/file-error.js';
@@ -124,11 +133,12 @@ interface Table {
 }
 
 async function* packBlocks(
-  { file, source, name, info, from, to, dim }: Table,
+  table: Table,
   signal: AbortSignal | undefined,
   onBytes: (bytes: number) => void,
   onPacked: (maxError: number, squaredError: number, squares: number) => void,
 ): AsyncGenerator<Uint8Array> {
+  const { file, source, info, from, to, dim } = table;
   const [rows = 0] = info.shape;
   const before = rowBytes(from, dim);
   const rowsAtOnce = Math.min(rows, rowsInBlock(before));
@@ -138,8 +148,8 @@ async function* packBlocks(
     await readFully(file, source, info.byteOffset + row * before, values);
     onBytes(values.length);
     const block = new Uint8Array(count * rowBytes(to, dim));
-    const errors = await native.packRows(values, from, dim, to, block).catch((error: NativeStatusError) => {
-      throw cannotPack(error, source, name, to, row);
+    const errors = await native.packRows(values, from, dim, to, block).catch(async (error: NativeStatusError) => {
+      throw await cannotPack(error, table, values, row);
     });
     return { block, ...errors };
   };
@@ -168,25 +178,43 @@ async function* packBlocks(
   onPacked(maxError, squaredError, squares);
 }
 
-function cannotPack(
+/** rows: those of the block, the first of which is firstRow of the table. */
+async function cannotPack(
   error: NativeStatusError & { readonly row?: number },
-  source: string,
-  tensor: string,
-  to: RowFormat,
+  { source, name, from, to, dim }: Table,
+  rows: Uint8Array,
   firstRow: number,
-): Error {
+): Promise<Error> {
   if (error.row === undefined) return TerabagError.from(error);
   const row = firstRow + error.row;
+  const length = rowBytes(from, dim);
+  const others = await formatsOf(rows.subarray(error.row * length, (error.row + 1) * length), from, dim);
   const what =
     error.status === 'not_finite'
-      ? 'a row holds NaN or infinity, which quantized rows cannot; repair the row, or use fp16 or bf16'
+      ? `a row holds NaN or infinity, which quantized rows cannot; repair the row, or use ${others}, which can`
       : error.status === 'overflow'
-        ? `a value is too large for ${to}; use bf16, or int8 for rows of a smaller range`
+        ? `a value is too large for it; use ${others}, which can hold the row`
         : 'memory ran out';
   const code = error.status === 'out_of_memory' ? 'does_not_fit' : 'bad_table';
-  return new TerabagError(code, `table cannot be packed as ${to}: ${what}: tensor ${tensor}, row ${row}: ${source}`, {
-    tensor,
+  return new TerabagError(code, `table cannot be packed as ${to}: ${what}: tensor ${name}, row ${row}: ${source}`, {
+    tensor: name,
     row,
     path: source,
   });
+}
+
+/** The formats that can hold a row, which one tells by packing it; its own is among them. */
+async function formatsOf(row: Uint8Array, from: PlainFormat, dim: number): Promise<string> {
+  const held: RowFormat[] = [];
+  for (const format of ROW_FORMATS) {
+    const packed = native.packRows(row.slice(), from, dim, format, new Uint8Array(rowBytes(format, dim)));
+    if (
+      await packed.then(
+        () => true,
+        () => false,
+      )
+    )
+      held.push(format);
+  }
+  return held.join(' or ');
 }

@@ -3,6 +3,8 @@ import type { BagsInput, PredictRequest } from './predictor.js';
 import { shown } from './shown.js';
 
 const DECIMAL = /^-?\d+$/;
+/** Where numbers of JavaScript keep all digits. */
+const EXACT = 'between -2^53 and 2^53';
 
 /**
  * The request of a parsed JSON value: {"items"?, "dense"?: {name: [numbers]}, "sparse"?: {bag: {"indices", "offsets", "weights"?}}}, where an id may be a
@@ -13,6 +15,7 @@ export function requestFromJson(value: unknown): PredictRequest {
   const request = object('request', value, ['items', 'dense', 'sparse']);
   const items = own(request, 'items');
   if (items !== undefined && !Number.isInteger(items)) throw invalid('items', 'an integer', items);
+  if (items !== undefined && !Number.isSafeInteger(items)) throw invalid('items', `an integer ${EXACT}`, items);
   const dense = object('dense', own(request, 'dense') ?? {});
   for (const name of Object.keys(dense)) numbers(`dense.${name}`, dense[name]);
   const sparse = object('sparse', own(request, 'sparse') ?? {});
@@ -57,8 +60,10 @@ function numbers(field: string, value: unknown): void {
 }
 
 function integers(field: string, value: unknown): void {
-  for (const [position, entry] of array(field, value).entries())
+  for (const [position, entry] of array(field, value).entries()) {
     if (!Number.isInteger(entry)) throw invalid(field, 'integers', entry, position);
+    if (!Number.isSafeInteger(entry)) throw invalid(field, `integers ${EXACT}`, entry, position);
+  }
 }
 
 function ids(field: string, value: unknown): void {

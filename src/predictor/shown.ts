@@ -5,9 +5,9 @@ const MOST_CHARACTERS = 40;
 export function shown(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return `the string ${JSON.stringify(value.length > MOST_CHARACTERS ? `${value.slice(0, MOST_CHARACTERS)}...` : value)}`;
+      return `the string ${JSON.stringify(cut(value))}`;
     case 'bigint':
-      return `the bigint ${value}n`;
+      return `the bigint ${cut(`${value}n`)}`;
     case 'object':
       if (value === null) return 'null';
       if (Array.isArray(value)) return 'an array';
@@ -22,10 +22,16 @@ export function shown(value: unknown): string {
   }
 }
 
-/** A number or bigint with all its digits: JavaScript writes zeros for the last ones of a number beyond 2^53. */
+/** The start of a text that may have any length. */
+export const cut = (text: string): string => (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS)}...` : text);
+
+/**
+ * A number, a bigint, or what is written as one, with all its digits, unless they are more than any id has: JavaScript writes zeros for the last
+ * ones of a number beyond 2^53.
+ */
 export function digits(value: number | bigint | string): string {
   if (Object.is(value, -0)) return '-0';
-  return Number.isInteger(value) && Math.abs(value as number) < EXPONENT ? String(BigInt(value)) : String(value);
+  return Number.isInteger(value) && Math.abs(value as number) < EXPONENT ? String(BigInt(value)) : cut(String(value));
 }
 
 /** From here on numbers are written with an exponent, in fewer characters than digits. */

@@ -1,11 +1,11 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openLocal, STRATEGIES } from '../../src/index.js';
+import { openLocal, type PredictRequest, STRATEGIES } from '../../src/index.js';
 import { demoShape, shapeBytes, tablesOf } from '../../src/lab/generate/model-shape.js';
 import { RequestGenerator } from '../../src/lab/generate/request-generator.js';
 import { requestShape } from '../../src/lab/generate/request-shape.js';
@@ -255,7 +255,23 @@ test('predict answers a bad line with its error, scores the others, and exits wi
   expect(nonsense.error).toMatchObject({ code: 'invalid_argument', line: 2 });
   expect(extra.error).toMatchObject({ code: 'invalid_argument', line: 4, message: expect.stringContaining('extra') });
   expect(bad.error).toMatchObject({ code: 'index_out_of_range', table: 'table_02', position: 0, line: 5 });
+  for (const { error } of [nonsense, extra, bad]) expect(error.message).toMatch(new RegExp(`^line ${error.line}: (?!line)`));
   expect([status, stderr]).toEqual([1, 'terabag: 3 of 5 requests failed; their lines say why\n']);
+});
+
+test('predict and profile name the request of a safetensors file that the model does not answer', async () => {
+  const [first, second] = requests as [PredictRequest, PredictRequest];
+  const bad = { ...second, items: 2 ** 20 + 1 };
+  await writeRequests(join(dir, 'one-bad.safetensors'), [first, bad, first]);
+  const { status, stdout } = terabag(['predict', 'one-bad.safetensors', '--bundle', 'model']);
+  const lines = stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  expect(status).toBe(1);
+  expect(lines).toMatchObject([{ scores: [expect.any(Number)] }, { error: { line: 2, field: 'items' } }, { scores: [expect.any(Number)] }]);
+  expect(lines[1].error.message).toMatch(/^request 2: items has to be an integer between 0 and/);
+  expect(terabag(['profile', 'model', 'one-bad.safetensors']).stderr).toMatch(/left out, the first for: request 2: items has to be/);
 });
 
 test('predict takes a safetensors request and writes its scores', async () => {
@@ -629,6 +645,40 @@ test.each<[string, string[]]>([
   },
   30_000,
 );
+
+test.each<[string, string[]]>([
+  ['--output and --trace', ['predict', 'none.jsonl', '--bundle', 'none', '-o', 'same.json', '--trace', './same.json']],
+  ['<requests> and --output', ['predict', 'requests.jsonl', '--bundle', 'none', '-o', 'model/../requests.jsonl']],
+  ['--plan and --trace', ['predict', 'none.jsonl', '--bundle', 'none', '--plan', 'same.json', '--trace', 'same.json']],
+  ['--output and --map', ['plan', 'none', '--shards', '2', '-o', 'same.html', '--map', 'model/../same.html']],
+  ['the profile beside --output and --map', ['plan', 'none', '--shards', '2', '-o', 'same', '--map', 'linked/same.profile.json']],
+  ['--profile and --output', ['plan', 'none', '--shards', '2', '--profile', 'same.json', '-o', 'same.json']],
+  ['--requests and the profile beside --output', ['plan', 'none', '--shards', '2', '--requests', 'same.profile.json', '-o', 'same.json']],
+  ['--costs and --output', ['plan', 'none', '--shards', '2', '--costs', 'same.json', '-o', 'same.json']],
+  ['--plan and --json', ['bench', '--bundle', 'none', '--serial', '--plan', 'same.json', '--json', 'same.json']],
+  ['--requests and --json', ['bench', '--bundle', 'none', '--serial', '--requests', 'requests.jsonl', '--json', 'requests.jsonl']],
+  ['<requests> and --output', ['profile', 'none', 'requests.jsonl', '-o', 'requests.jsonl']],
+  ['<results> and --output', ['report', 'same.json', '-o', 'same.json']],
+  ['<plan> and --free-ports', ['up', 'same.json', '--bundle', 'none', '--free-ports', 'same.json']],
+])('%s that are one file are wrong usage: %j', (names, args) => {
+  if (!existsSync(join(dir, 'linked'))) symlinkSync('.', join(dir, 'linked'));
+  const before = readFileSync(join(dir, 'requests.jsonl'));
+  expect(terabag(args)).toMatchObject({
+    status: 2,
+    stdout: '',
+    stderr: expect.stringMatching(new RegExp(`^error: ${names} have to be different files: \\S+\\n`)),
+  });
+  expect(readFileSync(join(dir, 'requests.jsonl'))).toEqual(before);
+});
+
+test('a device may take several results, and a plan keeps the profile that it was made of beside it', () => {
+  expect(terabag(['predict', 'requests.jsonl', '--bundle', 'model', '-o', '/dev/null', '--trace', '/dev/null'])).toMatchObject({
+    status: 0,
+  });
+  const plan = ['plan', 'model', '--shards', '2', '-o', 'again.json'];
+  expect(terabag(plan)).toMatchObject({ status: 0 });
+  expect(terabag([...plan, '--profile', 'again.profile.json'])).toMatchObject({ status: 0, stderr: '' });
+});
 
 test('the profile beside a plan, and the picture of a demo, are refused before the work when a directory is there', () => {
   mkdirSync(join(dir, 'beside.profile.json'));

@@ -187,7 +187,7 @@ test('bench exits with 1 when nothing is answered, and with 2 when the options c
   expect(bench('--qps', '3', '--launch').status).toBe(2);
   const absent = { status: 1, stdout: '', stderr: expect.stringContaining('absent') };
   expect(bench('--serial', '--json', 'absent/results.json')).toMatchObject(absent);
-  expect(bench('--qps', '1e9')).toMatchObject({ status: 2, stderr: expect.stringContaining('at most 200000') });
+  expect(bench('--qps', '1000000000')).toMatchObject({ status: 2, stderr: expect.stringContaining('at most 200000') });
   expect(bench('--qps', '3', '--duration', '10')).toMatchObject({ status: 2, stderr: expect.stringContaining('time with its unit') });
 });
 

@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { connect, launchCluster, openLocal, packBundle } from '../../src/index.js';
+import { connect, launchCluster, openLocal, packBundle, type TerabagError } from '../../src/index.js';
 import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
-import { rowBytes } from '../../src/model/formats.js';
+import { ROW_FORMATS, type RowFormat, rowBytes } from '../../src/model/formats.js';
 import { packFile } from '../../src/pack/pack-file.js';
 import { tableBytes } from '../../src/plan/placement/bytes.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../src/tables/safetensors.js';
@@ -303,6 +303,35 @@ test('a row that cannot be packed is told wherever it lies, and no rejection of 
   expect(unhandled).toEqual([]);
   expect(await readdir(large)).toEqual(['rows.safetensors']);
   await rm(large, { recursive: true });
+});
+
+test.each([
+  // The largest float32, which rounds up to infinity in bf16.
+  ['bf16', [3.4028234e38, 0], /a value is too large for it; use fp32 or int8, which can hold the row/],
+  ['bf16', [3.4028234e38, -3.4028234e38], /a value is too large for it; use fp32, which can hold the row/],
+  ['fp16', [7e4, 0], /a value is too large for it; use fp32 or bf16 or int8 or int8_fp16 or int4, which can hold the row/],
+  ['int8', [3e38, -3e38], /a value is too large for it; use fp32 or bf16, which can hold the row/],
+  ['int8', [Number.NaN, 1], /NaN or infinity, which quantized rows cannot; repair the row, or use fp32 or fp16 or bf16, which can/],
+  ['int4', [Number.NaN, 7e4], /NaN or infinity, which quantized rows cannot; repair the row, or use fp32 or bf16, which can/],
+] as const)('what %s cannot hold is told with the formats that can: %j', async (format, bad, message) => {
+  const [source, out] = [join(dir, 'advice.safetensors'), join(dir, 'advised.safetensors')];
+  const data = new Uint8Array(Float32Array.of(1, 2, ...bad).buffer);
+  await writeSafetensors(source, [{ name: 'weight', dtype: 'F32', shape: [2, 2], data }]);
+  const pack = (to: RowFormat) => packFile(source, out, new Map([['weight', to]]));
+  const error: TerabagError = await pack(format).then(
+    () => expect.fail('packed'),
+    (thrown) => thrown,
+  );
+  expect(error).toMatchObject({ code: 'bad_table', details: { tensor: 'weight', row: 1 } });
+  expect(error.message).toMatch(message);
+  const advised = /use (.*), which can/.exec(error.message)?.[1]?.split(' or ') ?? [];
+  for (const to of ROW_FORMATS)
+    await expect(
+      pack(to).then(
+        () => true,
+        () => false,
+      ),
+    ).resolves.toBe(advised.includes(to));
 });
 
 test('packing is interrupted while checksums are checked, too, and leaves nothing', async () => {

@@ -12,6 +12,8 @@ export type QuerySizes =
   | { readonly type: 'list'; readonly sizes: readonly number[] };
 
 const MAX_ITEMS = 65_536;
+/** NaN of what Number takes beside digits: 0x10, 1e1, +3, nothing. */
+const decimal = (text: string): number => (/^\d+(?:\.\d+)?$/.test(text) ? Number(text) : Number.NaN);
 const isSize = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= MAX_ITEMS;
 
 /** N, lognormal:MEDIAN,SIGMA[,MAX] (max defaults to 20 medians), or file:PATH of a text file with a size a line. */
@@ -26,9 +28,9 @@ export async function parseQuerySizes(text: string): Promise<QuerySizes> {
     );
   const [, kind, rest = ''] = /^(?:(lognormal|file):)?(.+)$/.exec(text) ?? [];
   if (kind === 'file') return { type: 'list', sizes: await readSizes(rest) };
-  const [first = Number.NaN, sigma = Number.NaN, max = Math.min(MAX_ITEMS, Math.ceil(20 * first)), ...more] = rest.split(',').map(Number);
+  const [first = Number.NaN, sigma = Number.NaN, max = Math.min(MAX_ITEMS, Math.ceil(20 * first)), ...more] = rest.split(',').map(decimal);
   if (kind === undefined) {
-    if (!isSize(Number(rest))) throw bad();
+    if (!isSize(decimal(rest))) throw bad();
     return { type: 'fixed', items: first };
   }
   if (!(first >= 1) || !(sigma >= 0) || !isSize(max) || more.length > 0) throw bad();
@@ -41,7 +43,7 @@ async function readSizes(path: string): Promise<number[]> {
   });
   const lines = text.split('\n').map((line, index) => ({ line: index + 1, value: line.trim() }));
   const sizes = lines.filter(({ value }) => value !== '');
-  const wrong = sizes.find(({ value }) => !isSize(Number(value)));
+  const wrong = sizes.find(({ value }) => !isSize(decimal(value)));
   if (wrong !== undefined || sizes.length === 0)
     throw new TerabagError(
       'invalid_argument',

@@ -1,17 +1,19 @@
 import { type ErrorDetails, TerabagError } from '../../errors.js';
 import type { BagsInput, PredictRequest } from '../../predictor/predictor.js';
 import { requestFromJson } from '../../predictor/request-json.js';
+import { cut } from '../../predictor/shown.js';
 import { writeAtomic } from '../../tables/atomic.js';
 import { parseJson } from '../../tables/json.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../../tables/safetensors.js';
 import { type ReadLine, readLines } from './lines.js';
 import { isArchive, readRequestArchive, writeRequestArchive } from './request-archive.js';
 import { type CopiedRequest, copyRequest } from './request-copy.js';
+import { ARRAYS, type ArrayDtype, INTEGERS, requestIntegers, type TensorArray } from './tensor-array.js';
 
 /**
  * Requests in files. JSONL: one request a line, as requestFromJson takes it.
- * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors dense.NAME (F32), sparse.BAG.indices (I32 or I64),
- * sparse.BAG.offsets (I32, U32 or I64) and sparse.BAG.weights (F32).
+ * Safetensors: many requests, as request-archive.ts describes; or one request, in tensors items (one I32 or I64; may be left out), dense.NAME
+ * (F32), sparse.BAG.indices and sparse.BAG.offsets (I32, U32, I64 or U64) and sparse.BAG.weights (F32).
  */
 
 /** One line's request, or what is wrong with the line. */
@@ -40,6 +42,13 @@ export async function* requestsOfFile(path: string): AsyncGenerator<PredictReque
     if ('error' in read) throw new TerabagError(read.error.code, `${path}: ${read.error.message}`, read.error.details);
     yield read.request;
   }
+}
+
+/** An error of a predictor about a request of a file, which names the request as errors of lines that cannot be read do. */
+export function locatedError(path: string, line: number, thrown: unknown): TerabagError {
+  const { code, message, details } = TerabagError.from(thrown);
+  const which = path.endsWith('.safetensors') ? 'request' : 'line';
+  return new TerabagError(code, `${which} ${line}: ${message}`, { ...details, line }, { cause: thrown });
 }
 
 /** Whether it is a safetensors file of many requests. */
@@ -111,11 +120,11 @@ export function parseLine(read: ReadLine): ReadRequest {
 /** The number that an error is about, as it stands in the line: JSON.parse rounds those beyond 2^53. Null when it is about none. */
 function writtenDigits(text: string, { field, position }: ErrorDetails): string | null {
   let written: string | null = null;
-  if (position === undefined) return written;
+  const place = `${field}${position === undefined ? '' : `.${position}`}`;
   parseJson(text, (digits, path) => {
-    if (path.at(-1) === position && path.slice(0, -1).join('.') === field) written = digits;
+    if ((path.length === 0 ? 'request' : path.join('.')) === place) written = digits;
   });
-  return written;
+  return written === null ? null : cut(written);
 }
 
 /** Reads a safetensors file as one request. */
@@ -127,13 +136,19 @@ export async function readSafetensorsRequest(path: string): Promise<PredictReque
     // Names hold any characters, line ends too.
     const [, feature] = /^dense\.(.+)$/s.exec(name) ?? [];
     const [, bag, field] = /^sparse\.(.+)\.(indices|offsets|weights)$/s.exec(name) ?? [];
+    if (name === 'items') continue;
     if (feature !== undefined) dense.set(feature, (await readArray(header, name, ['F32'])) as Float32Array);
     else if (bag !== undefined && field !== undefined)
-      sparse.set(bag, { ...sparse.get(bag), [field]: await readArray(header, name, DTYPES_OF[field as keyof typeof DTYPES_OF]) });
+      sparse.set(bag, { ...sparse.get(bag), [field]: await readBagField(header, name, field) });
     else
-      throw new TerabagError('invalid_argument', `tensors have to be dense.NAME or sparse.BAG.indices, .offsets, .weights: ${name}`, {
-        path,
-      });
+      throw new TerabagError(
+        'invalid_argument',
+        `tensors have to be items, dense.NAME or sparse.BAG.indices, .offsets, .weights: ${name}: ${path}`,
+        {
+          path,
+          field: name,
+        },
+      );
   }
   for (const [bag, fields] of sparse) {
     for (const field of ['indices', 'offsets']) {
@@ -144,13 +159,19 @@ export async function readSafetensorsRequest(path: string): Promise<PredictReque
         });
     }
   }
-  return { dense: Object.fromEntries(dense), sparse: Object.fromEntries(sparse) as unknown as Record<string, BagsInput> };
+  return {
+    ...(header.tensors.has('items') && { items: await readItems(header) }),
+    dense: Object.fromEntries(dense),
+    sparse: Object.fromEntries(sparse) as unknown as Record<string, BagsInput>,
+  };
 }
 
-const DTYPES_OF = { indices: ['I32', 'I64'], offsets: ['I32', 'U32', 'I64'], weights: ['F32'] } as const;
-const ARRAYS = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array } as const;
+async function readBagField(header: SafetensorsHeader, name: string, field: string): Promise<unknown> {
+  if (field === 'weights') return readArray(header, name, ['F32']);
+  return requestIntegers((await readArray(header, name, INTEGERS)) as Int32Array);
+}
 
-async function readArray(header: SafetensorsHeader, name: string, dtypes: readonly (keyof typeof ARRAYS)[]) {
+async function readArray(header: SafetensorsHeader, name: string, dtypes: readonly ArrayDtype[]): Promise<TensorArray> {
   const tensor = header.tensors.get(name);
   const dtype = dtypes.find((candidate) => candidate === tensor?.dtype);
   if (tensor === undefined || dtype === undefined) {
@@ -160,4 +181,18 @@ async function readArray(header: SafetensorsHeader, name: string, dtypes: readon
     });
   }
   return new ARRAYS[dtype]((await readTensor(header, tensor)).buffer);
+}
+
+/** Of a request, which says how many items it has in one value. */
+async function readItems(header: SafetensorsHeader): Promise<number> {
+  const values = await readArray(header, 'items', ['I32', 'I64']);
+  const refuse = (what: string): TerabagError =>
+    new TerabagError('invalid_argument', `items has to be one integer below 2^53: ${what}: ${header.path}`, {
+      path: header.path,
+      field: 'items',
+    });
+  if (values.length !== 1) throw refuse(`shape [${header.tensors.get('items')?.shape.join(', ')}]`);
+  const items = Number(values[0]);
+  if (!Number.isSafeInteger(items)) throw refuse(String(values[0]));
+  return items;
 }

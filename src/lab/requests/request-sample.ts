@@ -8,7 +8,7 @@ import { type CheckedRequest, checkRequest } from '../../predictor/request.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';
 import { readLines } from './lines.js';
-import { parseLine, type ReadRequest, readRequests } from './request-file.js';
+import { locatedError, parseLine, type ReadRequest, readRequests } from './request-file.js';
 
 const SAMPLE_SEED = 1;
 
@@ -36,16 +36,17 @@ export async function profileRequests({ spec, model }: PlannedModel, path: strin
   const scratch = new Scratch();
   const errors: TerabagError[] = [];
   for (const { line, read: readNow } of sampled) {
+    const read = readNow();
+    if ('error' in read) {
+      errors.push(read.error);
+      continue;
+    }
     try {
-      const read = readNow();
-      if ('error' in read) throw read.error;
       const checked = checkRequest(model, read.request, scratch);
       checkIds(model, checked);
       builder.add(checked);
     } catch (thrown) {
-      const { code, message, details } = TerabagError.from(thrown);
-      const located = message.startsWith('line ') ? message : `line ${line}: ${message}`;
-      errors.push(new TerabagError(code, located, { ...details, line }, { cause: thrown }));
+      errors.push(locatedError(path, line, thrown));
     }
   }
   const [first = null] = errors;

@@ -24,19 +24,7 @@ test('an id has one row, in whichever form it is given', () => {
 });
 
 test('an id that the table does not have is told as it was given, with all its digits and its place', () => {
-  const given = [
-    7,
-    -1,
-    2 ** 53,
-    2 ** 63,
-    7n,
-    2n ** 63n,
-    -(2n ** 70n),
-    '7',
-    '18446744073709551615',
-    '-9223372036854775808',
-    '9'.repeat(400),
-  ];
+  const given = [7, -1, 2 ** 53, 2 ** 63, 7n, 2n ** 63n, -(2n ** 70n), '7', '18446744073709551615', '-9223372036854775808', '9'.repeat(40)];
   for (const [position, id] of given.entries()) {
     expect(() => rowAt(layer(7), bags(given), position)).toThrow(
       expect.objectContaining({
@@ -48,6 +36,18 @@ test('an id that the table does not have is told as it was given, with all its d
           index: id === 2 ** 63 ? '9223372036854775808' : String(id),
           rows: '7',
         },
+      }),
+    );
+  }
+});
+
+test('an id of more digits than any has is cut where it is told', () => {
+  for (const [position, id] of ['7'.repeat(1e6), -(10n ** 5000n), '9'.repeat(41)].entries()) {
+    const index = `${String(id).slice(0, 40)}...`;
+    expect(() => rowAt(layer(7), bags(['1', '7'.repeat(1e6), -(10n ** 5000n), '9'.repeat(41)]), position + 1)).toThrow(
+      expect.objectContaining({
+        message: expect.stringContaining(`index ${index}`),
+        details: expect.objectContaining({ index }),
       }),
     );
   }

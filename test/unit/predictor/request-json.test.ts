@@ -54,6 +54,8 @@ test.each([
   ['{"__proto__": {"items": 1}}', 'request has no field "__proto__"; it has items, dense, sparse', 'request'],
   ['{"items": "1"}', 'items has to be an integer: the string "1"', 'items'],
   ['{"items": 1.5}', 'items has to be an integer: 1.5', 'items'],
+  ['{"items": 9007199254740993}', 'items has to be an integer between -2^53 and 2^53: 9007199254740992', 'items'],
+  ['{"items": 1e400}', 'items has to be an integer: Infinity', 'items'],
   ['{"items": null}', 'items has to be an integer: null', 'items'],
   ['{"dense": []}', 'dense has to be an object: an array', 'dense'],
   ['{"dense": {"a": 1}}', 'dense.a has to be an array: 1', 'dense.a'],
@@ -69,6 +71,11 @@ test.each([
     'sparse.a.offsets',
   ],
   ['{"sparse": {"a": {"indices": [], "offsets": [0, 0.5]}}}', 'sparse.a.offsets has to be integers, position 1: 0.5', 'sparse.a.offsets'],
+  [
+    '{"sparse": {"a": {"indices": [], "offsets": [0, 9007199254740993]}}}',
+    'sparse.a.offsets has to be integers between -2^53 and 2^53, position 1: 9007199254740992',
+    'sparse.a.offsets',
+  ],
   [
     '{"sparse": {"a": {"indices": ["1.0"], "offsets": [0, 1]}}}',
     'sparse.a.indices has to be integers or strings of decimal digits, position 0: the string "1.0"',

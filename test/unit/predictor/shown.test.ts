@@ -12,6 +12,7 @@ test.each([
   ['a\n"', 'the string "a\\n\\""'],
   ['x'.repeat(41), `the string "${'x'.repeat(40)}..."`],
   [2n ** 63n, 'the bigint 9223372036854775808n'],
+  [10n ** 50n, `the bigint 1${'0'.repeat(39)}...`],
   [true, 'true'],
   [null, 'null'],
   [undefined, 'undefined'],

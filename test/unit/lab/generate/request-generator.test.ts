@@ -92,7 +92,25 @@ test('query sizes are fixed, lognormal with the given median and sigma, or those
   expect(await draw(`file:${join(dir, 'sizes.txt')}`, 5)).toEqual([3, 1, 250, 3, 1]);
   await writeFile(join(dir, 'bad.txt'), '3\nmany\n');
   await expect(parseQuerySizes(`file:${join(dir, 'bad.txt')}`)).rejects.toThrow(/line 2: many/);
-  for (const text of ['', '0', '1.5', 'x', '3,4', 'lognormal:5', 'lognormal:0,1', 'lognormal:5,1,0', 'lognormal:5,1,9,9', 'file:gone'])
+  for (const text of [
+    '',
+    '0',
+    '1.5',
+    'x',
+    '3,4',
+    'lognormal:5',
+    'lognormal:0,1',
+    'lognormal:5,1,0',
+    'lognormal:5,1,9,9',
+    'file:gone',
+    '0x10',
+    '1e1',
+    '+3',
+    ' 3',
+    'lognormal:0x5,1',
+    'lognormal:5,,9',
+    'lognormal:5, 1',
+  ])
     await expect(parseQuerySizes(text), text).rejects.toMatchObject({ code: 'invalid_argument' });
   await rm(dir, { recursive: true });
 });

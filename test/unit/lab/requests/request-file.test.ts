@@ -200,39 +200,251 @@ test('a key that stands twice in a line is refused with the line and the key; th
   ]);
 });
 
-test('a damaged archive is an error that names the tensor, never a wrong request', async () => {
+test.each([
+  ['{"items": 9007199254740993}', 'items has to be an integer between -2^53 and 2^53: 9007199254740992, written as 9007199254740993'],
+  ['{"items": -9007199254740993}', 'items has to be an integer between -2^53 and 2^53: -9007199254740992, written as -9007199254740993'],
+  ['{"items": 1e400}', 'items has to be an integer: Infinity, written as 1e400'],
+  ['{"items": 1.5}', 'items has to be an integer: 1.5'],
+  ['1e400', 'request has to be an object: Infinity, written as 1e400'],
+  ['{"dense": 1e400}', 'dense has to be an object: Infinity, written as 1e400'],
+  ['{"dense": {"a.b": 1e400}}', 'dense.a.b has to be an array: Infinity, written as 1e400'],
+  ['{"dense": {"a.b": [2, 1e400]}}', 'dense.a.b has to be finite numbers, position 1: Infinity, written as 1e400'],
+  [`{"items": 1${'0'.repeat(60)}}`, `items has to be an integer between -2^53 and 2^53: 1e+60, written as 1${'0'.repeat(39)}...`],
+  [
+    '{"sparse": {"a": {"indices": [1], "offsets": [0, 9007199254740993]}}}',
+    'sparse.a.offsets has to be integers between -2^53 and 2^53, position 1: 9007199254740992, written as 9007199254740993',
+  ],
+])('a number of a line that is refused is told as it is written: %s', async (line, message) => {
+  const path = join(dir, 'digits.jsonl');
+  writeFileSync(path, `${line}\n`);
+  await expect(readAll(path)).rejects.toThrow(expect.objectContaining({ message: `line 1: ${message}` }));
+});
+
+const ARRAY_OF = { F32: Float32Array, I32: Int32Array, U32: Uint32Array, I64: BigInt64Array, U64: BigUint64Array } as const;
+type Dtype = keyof typeof ARRAY_OF;
+
+/** A tensor of one dim, unless the shape is given; integers of 64 bits are given as numbers too. */
+function tensor(name: string, dtype: Dtype, values: readonly (number | bigint)[], shape = [values.length]) {
+  const array =
+    dtype === 'I64' || dtype === 'U64'
+      ? (ARRAY_OF[dtype] as typeof BigInt64Array).from(values.map(BigInt))
+      : (ARRAY_OF[dtype] as typeof Float32Array).from(values.map(Number));
+  return { name, dtype, shape, data: new Uint8Array(array.buffer) };
+}
+
+const writeArchive = (path: string, tensors: readonly ReturnType<typeof tensor>[], version = '1') =>
+  writeSafetensors(path, tensors, { metadata: { 'terabag.requests': version } });
+
+test('a damaged archive is an error that names the tensor, the position and the value, never a wrong request', async () => {
   const path = join(dir, 'damaged.safetensors');
-  const i64 = (name: string, values: number[]) => ({
-    ...{ name, dtype: 'I64', shape: [values.length] },
-    data: new Uint8Array(BigInt64Array.from(values, BigInt).buffer),
-  });
-  const i32 = (name: string, values: number[]) => ({
-    name,
-    dtype: 'I32',
-    shape: [values.length],
-    data: new Uint8Array(Int32Array.from(values).buffer),
-  });
   const good = {
-    items: i32('items', [1, 1]),
-    starts: i64('starts.sparse.a', [0, 1, 2]),
-    offsets: i64('sparse.a.offsets', [0, 2, 3]),
-    indices: i32('sparse.a.indices', [4, 5, 6]),
+    items: tensor('items', 'I32', [1, -1]),
+    denseStarts: tensor('starts.dense.d', 'I64', [0, 1, 3]),
+    dense: tensor('dense.d', 'F32', [7, 8, 9]),
+    starts: tensor('starts.sparse.a', 'I64', [0, 1, 2]),
+    offsets: tensor('sparse.a.offsets', 'I64', [0, 2, 3]),
+    indices: tensor('sparse.a.indices', 'I32', [4, 5, 6]),
+    weights: tensor('sparse.a.weights', 'F32', [1, 2, 3]),
   };
-  for (const [change, message] of [
+  const requests = [
+    { items: 1, dense: { d: [7] }, sparse: { a: { indices: [4, 5], offsets: [0, 2], weights: [1, 2] } } },
+    { items: undefined, dense: { d: [8, 9] }, sparse: { a: { indices: [6], offsets: [0, 1], weights: [3] } } },
+  ];
+  const places = (name: string, ...values: (number | bigint)[]) => tensor(name, 'I64', values);
+  for (const [change, message, details] of [
     [{}, null],
-    [{ starts: i64('starts.sparse.a', [0, 2, 1]) }, /starts\.sparse\.a falls at 2, 1/],
-    [{ starts: i64('starts.sparse.a', [0, 1, 9]) }, /sparse\.a\.offsets has 3 values, needed are 10/],
-    [{ starts: i64('starts.sparse.a', [0, -1, 2]) }, /starts\.sparse\.a falls at 1/],
-    [{ offsets: i64('sparse.a.offsets', [0, 2, 7]) }, /sparse\.a\.indices has 3 values, needed are 7/],
-    [{ offsets: i64('sparse.a.offsets', [2, 0, 3]) }, /falls at 1/],
-    [{ indices: i32('sparse.a.ids', [4, 5, 6]) }, /sparse\.a\.indices is missing, expected I32,I64/],
+    [{ starts: places('starts.sparse.a', 0, 3, 2) }, /starts\.sparse\.a has at 1 3, expected at most 2, one less than/, { position: 1 }],
+    [
+      { starts: places('starts.sparse.a', 0, 1, 9) },
+      /starts\.sparse\.a has at 2 9, expected 2, one less than the length of sparse\.a\.offsets/,
+    ],
+    [{ starts: places('starts.sparse.a', 0, 1, 1) }, /starts\.sparse\.a has at 2 1, expected 2/],
+    [{ starts: places('starts.sparse.a', 0, -1, 2) }, /starts\.sparse\.a has at 1 -1, expected 0 or more, since places never fall/],
+    [{ starts: places('starts.sparse.a', 1, 1, 2) }, /starts\.sparse\.a has at 0 1, expected 0/, { field: 'starts.sparse.a', position: 0 }],
+    [{ starts: places('starts.sparse.a', 0, 2) }, /starts\.sparse\.a has 2 values, expected 3, one more than items has/],
+    [{ starts: places('starts.sparse.a', 0, 1, 2, 2) }, /starts\.sparse\.a has 4 values, expected 3/, { field: 'starts.sparse.a' }],
+    [{ offsets: places('sparse.a.offsets', 0, 2, 7) }, /sparse\.a\.offsets has at 2 7, expected 3, the length of sparse\.a\.indices/],
+    [{ offsets: places('sparse.a.offsets', 0, 1, 2) }, /sparse\.a\.offsets has at 2 2, expected 3/],
+    [{ offsets: places('sparse.a.offsets', 1, 2, 3) }, /sparse\.a\.offsets has at 0 1, expected 0/],
+    [{ offsets: places('sparse.a.offsets', -1, 2, 3) }, /sparse\.a\.offsets has at 0 -1, expected 0/],
+    [{ offsets: places('sparse.a.offsets', 0, 2n ** 53n + 1n, 3) }, /has at 1 9007199254740993, expected at most 3/, { position: 1 }],
+    [{ offsets: places('sparse.a.offsets', 0, 2, 2n ** 53n + 1n) }, /has at 2 9007199254740993, expected 3/],
+    [{ offsets: places('sparse.a.offsets', 0, 3) }, /starts\.sparse\.a has at 2 2, expected 1/],
+    [{ offsets: places('sparse.a.offsets') }, /sparse\.a\.offsets has no values, expected one per bag and one more/],
+    [{ indices: tensor('sparse.a.ids', 'I32', [4, 5, 6]) }, /sparse\.a\.indices is missing, expected I32, U32, I64, U64/],
+    [{ indices: tensor('sparse.a.indices', 'F32', [4, 5, 6]) }, /sparse\.a\.indices is F32, expected I32/],
+    [{ indices: tensor('sparse.a.indices', 'I32', [4, 5, 6, 7]) }, /sparse\.a\.offsets has at 2 3, expected 4/],
+    [
+      { weights: tensor('sparse.a.weights', 'F32', [1, 2, 3, 4]) },
+      /sparse\.a\.weights has 4 values, expected 3, the length of sparse\.a\.indices/,
+    ],
+    [{ weights: tensor('sparse.a.weights', 'F32', [1, 2]) }, /sparse\.a\.weights has 2 values, expected 3/, { field: 'sparse.a.weights' }],
+    [{ weights: tensor('sparse.a.weight', 'F32', [1, 2, 3]) }, /sparse\.a\.weight is none of its tensors/],
+    [{ starts: tensor('other', 'F32', []) }, /starts\.sparse\.a is missing, expected with sparse\.a\.offsets/],
+    [{ denseStarts: tensor('other', 'F32', []) }, /starts\.dense\.d is missing, expected with dense\.d/],
+    [{ denseStarts: tensor('starts.d', 'I64', [0, 1, 3]), dense: tensor('other', 'F32', []) }, /starts\.d is none of its tensors/],
+    [{ denseStarts: places('starts.dense.d', 0, 1, 2) }, /starts\.dense\.d has at 2 2, expected 3, the length of dense\.d/],
+    [{ dense: tensor('dense.d', 'F32', [7, 8, 9], [1, 3]) }, /dense\.d has shape \[1, 3\], expected one dim/],
+    [
+      { items: tensor('items', 'I32', [1, -7]) },
+      /items has at 1 -7, expected a number of items, or -1 for none/,
+      { field: 'items', position: 1 },
+    ],
+    [{ items: tensor('items', 'I32', [1], []) }, /items has shape \[\], expected one dim/],
+    [{ items: tensor('items', 'I32', [1, 1], [1, 2]) }, /items has shape \[1, 2\], expected one dim/],
+    [{ items: tensor('items', 'I32', []) }, /starts\.dense\.d has 3 values, expected 1, one more than items has/],
+    [{ items: tensor('items', 'F32', [1, 1]) }, /items is F32, expected I32, I64/],
   ] as const) {
-    await writeSafetensors(path, Object.values({ ...good, ...change }), { metadata: { 'terabag.requests': '1' } });
-    if (message === null) expect((await readAll(path)).map(plain)).toMatchObject([{ sparse: { a: { indices: [4, 5] } } }, {}]);
-    else await expect(readAll(path)).rejects.toThrow(message);
+    await writeArchive(path, Object.values({ ...good, ...change }));
+    if (message === null) expect((await readAll(path)).map(plain)).toEqual(requests);
+    else {
+      const error: TerabagError = await readAll(path).then(
+        () => expect.fail(`accepted, expected ${message}`),
+        (thrown) => thrown,
+      );
+      expect(error.message).toMatch(message);
+      expect(error).toMatchObject({ code: 'invalid_argument', details: { path, ...details } });
+    }
   }
-  await writeSafetensors(path, Object.values(good), { metadata: { 'terabag.requests': '2' } });
+  await writeArchive(path, Object.values(good), '2');
   await expect(readAll(path)).rejects.toThrow(/terabag\.requests is 2, expected 1/);
+});
+
+test('an archive of no requests is read as none', async () => {
+  const path = join(dir, 'none.safetensors');
+  const empty = [
+    ['starts.sparse.a', 'I64', [0]] as const,
+    ['sparse.a.offsets', 'I64', [0]] as const,
+    ['sparse.a.indices', 'I32', []] as const,
+  ];
+  await writeArchive(path, [tensor('items', 'I32', []), ...empty.map(([name, dtype, values]) => tensor(name, dtype, values))]);
+  expect(await readAll(path)).toEqual([]);
+});
+
+/** What the format says, in plain loops: the requests, or null when it is broken. */
+function decoded(tensors: ReadonlyMap<string, readonly number[]>): PredictRequest[] | null {
+  const of = (name: string): readonly number[] => tensors.get(name) ?? [];
+  const sound = (places: readonly number[], end: number, length = places.length): boolean =>
+    places.length === length &&
+    places[0] === 0 &&
+    places.at(-1) === end &&
+    places.every((place, at) => at === 0 || place >= places[at - 1]!);
+  const items = of('items');
+  if (items.some((count) => count < -1)) return null;
+  const named = (kind: string): string[] => [...tensors.keys()].flatMap((name) => (name.startsWith(kind) ? [name.slice(kind.length)] : []));
+  for (const name of named('starts.dense.'))
+    if (!sound(of(`starts.dense.${name}`), of(`dense.${name}`).length, items.length + 1)) return null;
+  for (const name of named('starts.sparse.')) {
+    const [offsets, ids, weights] = [of(`sparse.${name}.offsets`), of(`sparse.${name}.indices`), tensors.get(`sparse.${name}.weights`)];
+    if (!sound(of(`starts.sparse.${name}`), offsets.length - 1, items.length + 1) || !sound(offsets, ids.length)) return null;
+    if (weights !== undefined && weights.length !== ids.length) return null;
+  }
+  return items.map((count, r) => {
+    const dense = named('starts.dense.').map((name) => {
+      const starts = of(`starts.dense.${name}`);
+      return [name, of(`dense.${name}`).slice(starts[r], starts[r + 1])];
+    });
+    const sparse = named('starts.sparse.').map((name) => {
+      const [first = 0, last = 0] = of(`starts.sparse.${name}`).slice(r, r + 2);
+      const offsets = of(`sparse.${name}.offsets`).slice(first, last + 1);
+      const part = (field: string) => tensors.get(`sparse.${name}.${field}`)?.slice(offsets[0], offsets.at(-1));
+      const bags = { indices: part('indices'), offsets: offsets.map((offset) => offset - offsets[0]!), weights: part('weights') };
+      return [name, bags];
+    });
+    return { items: count < 0 ? undefined : count, dense: Object.fromEntries(dense), sparse: Object.fromEntries(sparse) } as PredictRequest;
+  });
+}
+
+test('whatever is changed in an archive, its requests are those of the format, or it is refused', async () => {
+  const path = join(dir, 'mutated.safetensors');
+  const change = fc.record({
+    tensor: fc.nat(),
+    at: fc.nat(),
+    value: fc.oneof(fc.integer({ min: -9, max: 9 }), fc.integer({ min: -2, max: 300 })),
+    how: fc.constantFrom('set', 'add', 'insert', 'append', 'remove', 'clear'),
+  });
+  let refused = 0;
+  await fc.assert(
+    fc.asyncProperty(requests, fc.array(change, { minLength: 1, maxLength: 2 }), async (written, changes) => {
+      await writeRequests(path, written as PredictRequest[]);
+      const header = await readSafetensorsHeader(path);
+      const tensors = new Map<string, { dtype: Dtype; values: number[] }>();
+      for (const [name, info] of header.tensors) {
+        const dtype = info.dtype as Dtype;
+        const values = new ARRAY_OF[dtype]((await readTensor(header, info)).buffer);
+        tensors.set(name, { dtype, values: Array.from(values as Float32Array, Number) });
+      }
+      // Any other values of ids and dense features are right, too.
+      const mutable = [...tensors].filter(([name]) => /^items$|^starts\.|offsets$|weights$/.test(name));
+      for (const { tensor, at, value, how } of changes) {
+        const { values } = mutable[tensor % mutable.length]![1];
+        const place = values.length === 0 ? 0 : at % values.length;
+        if (how === 'set') values.splice(place, 1, value);
+        else if (how === 'add') values.splice(place, 1, (values[place] ?? 0) + Math.sign(value));
+        else if (how === 'insert') values.splice(place, 0, values[place] ?? value);
+        else if (how === 'append') values.push(values.at(-1) ?? value);
+        else values.splice(how === 'remove' ? place : 0, how === 'remove' ? 1 : values.length);
+      }
+      await writeArchive(
+        path,
+        [...tensors].map(([name, { dtype, values }]) => tensor(name, dtype, values)),
+      );
+      const inFile = (dtype: Dtype, values: number[]) => (dtype === 'F32' ? values.map(Math.fround) : values);
+      const expected = decoded(new Map([...tensors].map(([name, { dtype, values }]) => [name, inFile(dtype, values)])));
+      const read = await readAll(path).catch((error: TerabagError) => {
+        expect(error).toMatchObject({ code: 'invalid_argument', details: { path, field: expect.any(String) } });
+        return null;
+      });
+      if (expected === null) refused++;
+      expect(read?.map(plain) ?? null).toEqual(expected?.map(plain) ?? null);
+    }),
+    { numRuns: 120 },
+  );
+  expect(refused).toBeGreaterThan(20);
+});
+
+test('ids and places are taken as I32, U32, I64 and U64, items as I32 and I64, in files of one request and of many', async () => {
+  const path = join(dir, 'dtypes.safetensors');
+  const [d, weights] = [tensor('dense.d', 'F32', [1, 2], [2, 1]), tensor('sparse.a.weights', 'F32', [1, 2, 3])];
+  const expected = { items: 2, dense: { d: [1, 2] }, sparse: { a: { indices: [4, 5, 6], offsets: [0, 2, 3], weights: [1, 2, 3] } } };
+  for (const dtype of ['I32', 'U32', 'I64', 'U64'] as const) {
+    const bags = [tensor('sparse.a.indices', dtype, [4, 5, 6]), tensor('sparse.a.offsets', dtype, [0, 2, 3]), weights];
+    for (const items of ['I32', 'I64'] as const) {
+      for (const shape of [[1], []]) {
+        await writeSafetensors(path, [tensor('items', items, [2], shape), d, ...bags]);
+        const [one] = await readAll(path);
+        expect({ ...(plain(one!) as object), sparse: { a: { ...expected.sparse.a } } }).toEqual(expected);
+        expect(Array.from(one!.sparse['a']!.offsets as number[], Number)).toEqual([0, 2, 3]);
+      }
+      const starts = [tensor('starts.dense.d', dtype, [0, 2]), tensor('starts.sparse.a', dtype, [0, 2])];
+      await writeArchive(path, [tensor('items', items, [2]), { ...d, shape: [2] }, ...starts, ...bags]);
+      expect((await readAll(path)).map(plain)).toEqual([expected]);
+    }
+  }
+  // Beyond int64 they are told with their digits when the request is checked.
+  const huge = [2n ** 64n - 1n, 2n];
+  const offsets = tensor('sparse.a.offsets', 'U64', [0, 2]);
+  await writeSafetensors(path, [tensor('sparse.a.indices', 'U64', huge), offsets]);
+  expect((await readAll(path))[0]!.sparse['a']!.indices).toEqual(huge);
+  await writeArchive(path, [
+    tensor('items', 'I32', [1]),
+    tensor('sparse.a.indices', 'U64', huge),
+    offsets,
+    tensor('starts.sparse.a', 'U64', [0, 1]),
+  ]);
+  expect((await readAll(path))[0]!.sparse['a']!.indices).toEqual(huge);
+});
+
+test.each([
+  ['two values', tensor('items', 'I32', [1, 1]), /items has to be one integer below 2\^53: shape \[2\]/],
+  ['lost digits', tensor('items', 'I64', [2n ** 53n + 1n]), /items has to be one integer below 2\^53: 9007199254740993/],
+  ['floats', tensor('items', 'F32', [1]), /tensor has to be I32 or I64: items is F32/],
+])('items of a safetensors request that are no integer are refused: %s', async (_what, items, message) => {
+  const path = join(dir, 'items.safetensors');
+  await writeSafetensors(path, [items]);
+  await expect(readAll(path)).rejects.toThrow(
+    expect.objectContaining({ message: expect.stringMatching(message), details: { path, field: 'items' } }),
+  );
 });
 
 /** Answers with the number of items, or fails as it is told. */
