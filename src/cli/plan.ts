@@ -186,7 +186,6 @@ const withReason = ({ refused, ...compared }: ComparedStrategy): object => ({
   refused: refused === null ? null : { code: refused.code, message: refused.message, details: refused.details },
 });
 
-/** plan.json: plan.profile.json. */
 /** The profile beside a plan may be the one that is given: it is written as it was read. */
 async function refuseSameFiles(
   { output, map, requests, costs, profile }: PlanCommandOptions,
@@ -198,6 +197,7 @@ async function refuseSameFiles(
   await refuseSameFile(command, { '--output': output, 'the profile beside --output': beside, '--map': map }, inputs);
 }
 
+/** plan.json: plan.profile.json. */
 const profileBeside = (planPath: string): string => `${planPath.replace(/\.json$/, '')}.profile.json`;
 
 function describe(planPath: string, plan: Plan, profilePath: string, profile: Profile, shards: readonly ShardSummary[]): object {
