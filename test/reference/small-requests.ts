@@ -111,7 +111,7 @@ function brokenId(layer: Layer, input: BagsInput): fc.Arbitrary<Omit<BrokenReque
   const out = (at: number, value: unknown, what: string, indices: Indices) => ({
     what: `${what} ${String(value)}`,
     code: 'index_out_of_range' as const,
-    details: { table: layer.table, bag: bagAt(offsetsOf(input), at), position: at, index: String(value), rows: String(layer.rows) },
+    details: { table: layer.table, bag: bagAt(offsetsOf(input), at), position: at, index: toldId(value), rows: String(layer.rows) },
     input: { ...input, indices },
   });
   const int32 = fc.constantFrom(layer.rows, layer.rows + 1, -1, 2 ** 31 - 1, -(2 ** 31));
@@ -272,3 +272,6 @@ export const brokenInSeveralLayers: fc.Arbitrary<BrokenRequest> = validRequest({
       }),
   ),
 );
+
+/** Errors tell the first 40 characters of an id. */
+const toldId = (id: unknown): string => String(id).replace(/^(.{40}).+$/, '$1...');
