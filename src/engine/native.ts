@@ -156,12 +156,14 @@ export interface NativeDenseNet {
 
 export type NativeWorkspace = object;
 
+export const PRECISIONS = ['fp32', 'bf16', 'int8'] as const;
+
 /**
  * Operands of the fully connected layers and of cross layers' matrices; sums and all else are float32. bf16: weights and inputs are rounded to
  * bfloat16 (needs AVX-512 BF16). int8: weights in 8 bits with a scale per output, inputs in 8 bits with a scale and a zero point per row, exact
  * sums (needs AVX-512 VNNI). The scalar kernels have all three.
+ * @useDeclaredType
  */
-export const PRECISIONS = ['fp32', 'bf16', 'int8'] as const;
 export type Precision = (typeof PRECISIONS)[number];
 
 /** How far packed rows are from those that they were made of, over all finite values. */

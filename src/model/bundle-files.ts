@@ -6,11 +6,13 @@ import { CHUNK_BYTES, checksumChunk, checksumFile } from '../tables/checksum.js'
 import { fileError } from '../tables/file-error.js';
 import type { FileSpec } from './spec.js';
 
+export const VERIFIES = ['full', 'size'] as const;
+
 /**
  * How a bundle's files are held against model.json. full: every checksum. size: lengths, and the checksums of a sample of chunks, which finds
  * a file that was replaced by another, but not each flipped bit.
+ * @useDeclaredType
  */
-export const VERIFIES = ['full', 'size'] as const;
 export type Verify = (typeof VERIFIES)[number];
 
 /** Beyond the first chunk of each file, a sample reads so many bytes of all files together: a second from a warm page cache. */
