@@ -33,6 +33,7 @@ export {
   type RequestShape,
 } from './plan/predict/predict-plan.js';
 export type { AskedRequest, AskedRound, PredictedRequest, RequestShard } from './plan/predict/predict-request.js';
+export type { RpcMode, RpcOptions } from './plan/predict/rpc-mode.js';
 export type { AskedTable, PlannedModel, Work } from './plan/predict/work.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile/profile.js';
 export { ProfileBuilder, type ProfiledRequest } from './plan/profile/profile-builder.js';
@@ -41,6 +42,6 @@ export { type Alternative, type AutoOptions, type AutoPlan, OBJECTIVES, type Obj
 export { type LocalOptions, openLocal } from './predictor/local.js';
 export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest } from './predictor/predictor.js';
 export { requestFromJson } from './predictor/request-json.js';
-export { type ConnectOptions, connect, type RpcMode, type ShardedPredictor } from './predictor/sharded.js';
+export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
 export type { ShardState } from './rpc/messages.js';
 export { SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';

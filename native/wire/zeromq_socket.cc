@@ -80,16 +80,16 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
     if (router_) {
       // A peer that is not there is an error, not a silent drop.
       set(kRouterMandatory, 1, sizeof(int));
+      if (options.backlog > 0) {
+        set(kBacklog, options.backlog, sizeof(int));
+        watch(kAccepted);
+      }
     } else {
       // Not ZMQ_IMMEDIATE: with it, messages that have arrived and are not received yet are lost when the peer goes.
       // libzmq itself would give the next peer what this one has not taken, before anybody knows of it.
       set(kReconnectMs, kNeverMs, sizeof(int));
       set(kConnectMs, options.connect_ms, sizeof(int));
-    }
-    if (!router_) watch(kConnectRetried | kDisconnected | kHandshakeSucceeded);
-    if (router_ && options.backlog > 0) {
-      set(kBacklog, options.backlog, sizeof(int));
-      watch(kAccepted);
+      watch(kConnectRetried | kDisconnected | kHandshakeSucceeded);
     }
   } catch (...) {
     close(0);

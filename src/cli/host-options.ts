@@ -1,7 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { decimal } from '../decimal.js';
 import type { NetworkOptions } from '../lab/hosts/host-network.js';
 import type { HostOptions } from '../lab/hosts/hosts.js';
-import { decimal, durationMs, positiveDurationMs, positiveInteger, positiveNumber } from './options.js';
+import { durationMs, positiveDurationMs, positiveInteger, positiveNumber } from './options.js';
 
 /** Options of commands that launch shards: on which emulated hosts. */
 export interface HostFlags {

@@ -1,7 +1,9 @@
 import { InvalidArgumentError, Option } from 'commander';
 import { LOG_LEVELS, type LogLevel } from '../cluster/shard-task.js';
+import { decimal } from '../decimal.js';
 import { RESIDENCIES } from '../engine/residency.js';
 import { HIGHEST_QPS } from '../lab/load/arrivals.js';
+import { RPC_MODES } from '../plan/predict/rpc-mode.js';
 
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
@@ -10,9 +12,6 @@ export function positiveInteger(text: string): number {
   if (!Number.isSafeInteger(value) || value < 1) throw new InvalidArgumentError('It has to be decimal digits of an integer, 1 or more.');
   return value;
 }
-
-/** The number that decimal digits are, with a fraction or without; NaN of other notations that Number takes: 0x2, 1e1, +3, and spaces. */
-export const decimal = (text: string): number => (/^\d*\.?\d+$/.test(text) ? Number(text) : Number.NaN);
 
 export function positiveNumber(text: string): number {
   const value = decimal(text);
@@ -112,7 +111,7 @@ export const verifyOption = (): Option =>
 
 export const rpcOption = (): Option =>
   new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
-    .choices(['coalesced', 'paper'])
+    .choices(RPC_MODES)
     .default('coalesced');
 
 export const residencyOption = (): Option =>

@@ -1,9 +1,10 @@
-import { realpath, stat } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
+import { replaces } from '../tables/atomic.js';
 
 /** Files by the words of the command line that name them; those that were left out are undefined. */
-export type NamedFiles = Readonly<Record<string, string | undefined>>;
+type NamedFiles = Readonly<Record<string, string | undefined>>;
 
 /**
  * Refuses, as wrong usage, a file that would be written twice, or in the place of one that is read: one result would overwrite the other, or the
@@ -13,7 +14,7 @@ export async function refuseSameFile(command: Command, outputs: NamedFiles, inpu
   const taken = new Map<string, string>();
   for (const [name, path] of Object.entries(inputs)) if (path !== undefined && path !== '-') taken.set(await place(path), name);
   for (const [name, path] of Object.entries(outputs)) {
-    if (path === undefined || !(await isReplaced(path))) continue;
+    if (path === undefined || !(await replaces(path))) continue;
     const at = await place(path);
     const other = taken.get(at);
     if (other !== undefined) command.error(`error: ${other} and ${name} have to be different files: ${path}`);
@@ -25,9 +26,4 @@ export async function refuseSameFile(command: Command, outputs: NamedFiles, inpu
 async function place(path: string): Promise<string> {
   const full = resolve(path);
   return join(await realpath(dirname(full)).catch(() => dirname(full)), basename(full));
-}
-
-async function isReplaced(path: string): Promise<boolean> {
-  const there = await stat(path).catch(() => null);
-  return there === null || there.isFile();
 }

@@ -6,9 +6,10 @@ import { holdsManyRequests, locatedError, type ReadRequest, readRequests, readSa
 import { chromeTrace } from '../observe/chrome-trace.js';
 import { Tracer } from '../observe/tracer.js';
 import { readPlan } from '../plan/file/plan.js';
+import type { RpcMode } from '../plan/predict/rpc-mode.js';
 import { openLocal } from '../predictor/local.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
-import { connect, type RpcMode } from '../predictor/sharded.js';
+import { connect } from '../predictor/sharded.js';
 import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { further } from './help.js';

@@ -2,6 +2,7 @@ import { InvalidArgumentError } from 'commander';
 import { TerabagError } from '../errors.js';
 import { ROW_FORMATS } from '../model/formats.js';
 import { STRATEGIES } from '../plan/placement/strategies.js';
+import { RPC_MODES } from '../plan/predict/rpc-mode.js';
 import { OBJECTIVES } from '../plan/search/auto.js';
 import type { Change } from '../plan/search/scenario.js';
 import { byteSize, positiveByteSize, positiveInteger } from './options.js';
@@ -24,7 +25,7 @@ const KEYS: { readonly [key: string]: (text: string) => Change } = {
   format: (text) => ({ format: oneOf(ROW_FORMATS)(text) }),
   items: (text) => ({ items: positiveInteger(text) }),
   cores: (text) => ({ cores: text === 'own' ? null : positiveInteger(text) }),
-  rpc: (text) => ({ rpc: oneOf(['coalesced', 'paper'] as const)(text) }),
+  rpc: (text) => ({ rpc: oneOf(RPC_MODES)(text) }),
   'batch-items': (text) => ({ batchItems: positiveInteger(text) }),
 };
 

@@ -40,8 +40,10 @@ export class DenseNet {
       return found.data;
     };
     const layers = model.layers.map((layer) => ({ ...layer, weight: tensor(layer.weight), bias: tensor(layer.bias) }));
-    if (precision === 'bf16')
-      for (const { op, weight } of model.layers) if (OPS[op].kind === 'matrix') refuseOverflow(weight, tensor(weight));
+    if (precision === 'bf16') {
+      for (const [at, { op, weight }] of layers.entries())
+        if (OPS[op].kind === 'matrix') refuseOverflow(String(model.layers[at]?.weight), weight);
+    }
     for (const { op, inputs, dim, diagonal, stage } of layers) {
       const inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
       const macs = OPS[op].macs({ inputDim, numInputs: inputs.length, dim, diagonal });
@@ -87,12 +89,12 @@ export class DenseNet {
   }
 }
 
-function refuseOverflow(name: string | null, weights: Float32Array | null): void {
+function refuseOverflow(tensor: string, weights: Float32Array | null): void {
   const position = weights?.findIndex((weight) => Math.abs(weight) >= BF16_OVERFLOW) ?? -1;
   if (position < 0) return;
   throw new TerabagError(
     'invalid_argument',
-    `a weight is too large for precision bf16, use fp32: ${name}, position ${position}, ${weights?.[position]}`,
-    { field: 'precision', tensor: String(name), position },
+    `a weight is too large for precision bf16, use fp32: ${tensor}, position ${position}, ${weights?.[position]}`,
+    { field: 'precision', tensor, position },
   );
 }

@@ -1,4 +1,4 @@
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { type NativeStatusError, native } from '../engine/native.js';
 import { TerabagError } from '../errors.js';
 import {
@@ -11,9 +11,8 @@ import {
   rowBytes,
   rowFormatMetadata,
 } from '../model/formats.js';
-import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
+import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
-import { fileError } from '../tables/file-error.js';
 import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
 
 /** What packing did to one tensor. */
@@ -65,9 +64,7 @@ export async function packFile(
   const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
   const packed: PackedTensor[] = [];
   const metadata: Record<string, string> = { ...header.metadata };
-  const file = await open(source, 'r').catch((error: unknown) => {
-    throw fileError(error, 'file cannot be opened', source, 'bad_table');
-  });
+  const file = await openToRead(source);
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
       const to = formats.get(name);

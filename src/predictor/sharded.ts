@@ -1,11 +1,12 @@
 import { DenseNet } from '../engine/dense-net.js';
 import { kernelFingerprint } from '../engine/kernels.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
-import { anObject, oneOf, TerabagError } from '../errors.js';
+import { anObject, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import { inStages, type ResolvedModel } from '../model/graph.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
+import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import { connectTo } from '../rpc/transport/sockets.js';
@@ -17,25 +18,15 @@ import { roundOfPlan } from './rounds.js';
 import { shown } from './shown.js';
 
 /**
- * coalesced: one RPC per request and shard, for all nets and items. paper: one per batch, net and shard, those of a net sent when the net before
- * has run, as the system of Lui et al. (ISPASS 2021) does; to compare with.
- */
-export type RpcMode = 'coalesced' | 'paper';
-
-/**
  * Scores have the bits of the local predictor while each table is whole on one shard (or on main), with every option but precision. A table that is
  * split by rows gives other bits, though the same ones every time: the rows of a bag are added in the order of its ids on each part, and then the
  * sums of the parts in their order. residency, verify, onProgress and onWarning are about main's own tables.
  */
-export interface ConnectOptions extends PredictorOptions {
+export interface ConnectOptions extends PredictorOptions, RpcOptions {
   /** The bundle's directory, or what was published of it: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
   readonly bundle: string;
   /** How long to wait for all shards, ms above 0 and below 2^31; default 10 s. */
   readonly readyMs?: number;
-  /** Default coalesced. */
-  readonly rpc?: RpcMode;
-  /** Items per batch, with rpc paper; default all of a request's. The batches of a request run side by side. */
-  readonly batchItems?: number;
   /**
    * Sends and pools bags that are alike within a request (a batch, with rpc paper) once; default false. `npm run bench -- rpc --case dedup`, 33
    * bag layers, half of them per item, 64 items over 8 shards of this machine: with 8 different bags a layer, 6 times fewer bytes, for 15 to 20 %
@@ -84,15 +75,13 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   return predictor;
 }
 
-function checkOptions({ rpc = 'coalesced', batchItems, readyMs = DEFAULT_READY_MS }: ConnectOptions): void {
-  const invalid = (field: string, message: string): TerabagError => new TerabagError('invalid_argument', message, { field });
+function checkOptions(options: ConnectOptions): void {
+  const { readyMs = DEFAULT_READY_MS } = options;
   if (typeof readyMs !== 'number' || !(readyMs > 0) || readyMs > 2 ** 31 - 1)
-    throw invalid('readyMs', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`);
-  oneOf('rpc', rpc, ['coalesced', 'paper']);
-  if (batchItems === undefined) return;
-  if (!Number.isInteger(batchItems) || batchItems < 1)
-    throw invalid('batchItems', `batchItems has to be an integer, 1 or more: ${shown(batchItems)}`);
-  if (rpc !== 'paper') throw invalid('batchItems', 'batchItems needs rpc paper: coalesced requests are not cut');
+    throw new TerabagError('invalid_argument', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`, {
+      field: 'readyMs',
+    });
+  checkRpcOptions(options);
 }
 
 function wayOf(plan: Plan, bundle: Bundle, options: ConnectOptions): Way {

@@ -28,7 +28,7 @@ export class AtomicFile {
   }
 
   static async create(path: string): Promise<AtomicFile> {
-    const there = await stat(path).catch(() => null);
+    const there = await whatIsAt(path);
     // The rename would tell, after the work.
     if (there?.isDirectory()) throw fileError({ code: 'EISDIR' }, UNWRITABLE, path, 'invalid_argument');
     if (!isReplaced(there)) return new AtomicFile(path, null, await open(path, 'w').catch(cannotWrite(path)));
@@ -57,7 +57,10 @@ export class AtomicFile {
   }
 }
 
-/** Whether a new file takes the place of what is there; else that is written to as it is. */
+const whatIsAt = (path: string): Promise<Stats | null> => stat(path).catch(() => null);
+
+/** Whether writing puts a new file in the place of what is there; else that is written to as it is. */
+export const replaces = async (path: string): Promise<boolean> => isReplaced(await whatIsAt(path));
 const isReplaced = (there: Stats | null): boolean => there === null || there.isFile();
 
 /** Of what is there: /dev/stdout and the like when a shell has put a file there: a rename would replace the link, and what is written would be in neither. */
@@ -135,7 +138,7 @@ export function outputError(error: unknown, output: string, whenFull = 'no room 
  * device or a pipe is left alone, since the reader of a pipe would take this for the end.
  */
 export async function refuseUnwritable(field: string, path: string): Promise<void> {
-  const there = await stat(path).catch(() => null);
+  const there = await whatIsAt(path);
   if (!isReplaced(there) && !there?.isDirectory()) return;
   try {
     await (await AtomicFile.create(path)).discard();

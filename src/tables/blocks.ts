@@ -1,4 +1,4 @@
-import type { FileHandle } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
 import { fileError } from './file-error.js';
 
@@ -7,6 +7,13 @@ export const BLOCK_BYTES = 4 * 1024 * 1024;
 
 /** As many whole rows as a block has room for, at least one. */
 export const rowsInBlock = (rowBytes: number): number => Math.max(1, Math.floor(BLOCK_BYTES / rowBytes));
+
+/** Opens a file for readFully; one that cannot be opened is a bad_table. The caller closes it. */
+export function openToRead(path: string): Promise<FileHandle> {
+  return open(path, 'r').catch((error: unknown) => {
+    throw fileError(error, 'file cannot be opened', path, 'bad_table');
+  });
+}
 
 /** Fills `into` from the file, starting at byte `from`. A file that ends before, or that cannot be read, is a bad_table. */
 export async function readFully(file: FileHandle, path: string, from: number, into: Uint8Array): Promise<void> {

@@ -1,8 +1,7 @@
-import { open } from 'node:fs/promises';
 import { TerabagError } from '../errors.js';
 import { AtomicFile, outputError } from './atomic.js';
 import { BlockWriter } from './block-writer.js';
-import { readFully } from './blocks.js';
+import { openToRead, readFully } from './blocks.js';
 import { ChunkedCrc32, type FileChecksum } from './checksum.js';
 import { fileError } from './file-error.js';
 import { decodeExactly, type JsonPath, parseJson } from './json.js';
@@ -63,9 +62,7 @@ type Refuse = (what: string) => TerabagError;
  */
 export async function readSafetensorsHeader(path: string): Promise<SafetensorsHeader> {
   const unreadable = (error: unknown): TerabagError => fileError(error, 'file cannot be read', path, 'bad_table');
-  const file = await open(path, 'r').catch((error: unknown) => {
-    throw fileError(error, 'file cannot be opened', path, 'bad_table');
-  });
+  const file = await openToRead(path);
   try {
     const fileBytes = (await file.stat()).size;
     const start = Buffer.alloc(LENGTH_BYTES);
@@ -155,9 +152,7 @@ function bitsOf(dtype: string, shape: readonly number[]): bigint | null {
 
 /** Reads one tensor's bytes into memory of its own. */
 export async function readTensor(header: SafetensorsHeader, tensor: TensorInfo): Promise<Uint8Array<ArrayBuffer>> {
-  const file = await open(header.path, 'r').catch((error: unknown) => {
-    throw fileError(error, 'file cannot be opened', header.path, 'bad_table');
-  });
+  const file = await openToRead(header.path);
   try {
     const bytes = new Uint8Array(tensor.bytes);
     await readFully(file, header.path, tensor.byteOffset, bytes);

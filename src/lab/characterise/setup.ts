@@ -1,6 +1,6 @@
 import type { RowFormat } from '../../model/formats.js';
 import type { Strategy } from '../../plan/placement/strategies.js';
-import type { RpcMode } from '../../predictor/sharded.js';
+import type { RpcMode } from '../../plan/predict/rpc-mode.js';
 
 /** What lies between main and the shards besides the machine's loopback: added delay one way, and the share of packets that are lost. */
 export interface NetworkConditions {

@@ -1,4 +1,5 @@
 import { readFile } from 'node:fs/promises';
+import { decimal } from '../../decimal.js';
 import { TerabagError } from '../../errors.js';
 import type { SeededNumbers } from './synthetic-values.js';
 
@@ -12,8 +13,6 @@ export type QuerySizes =
   | { readonly type: 'list'; readonly sizes: readonly number[] };
 
 const MAX_ITEMS = 65_536;
-/** NaN of what Number takes beside digits: 0x10, 1e1, +3, nothing. */
-const decimal = (text: string): number => (/^\d+(?:\.\d+)?$/.test(text) ? Number(text) : Number.NaN);
 const isSize = (value: number): boolean => Number.isInteger(value) && value >= 1 && value <= MAX_ITEMS;
 
 /** N, lognormal:MEDIAN,SIGMA[,MAX] (max defaults to 20 medians), or file:PATH of a text file with a size a line. */

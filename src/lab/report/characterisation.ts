@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { RPC_MODES } from '../../plan/predict/rpc-mode.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
@@ -128,7 +129,7 @@ const configurationSchema = z.strictObject({
   /** Sparse shards; 0 of singular. */
   shards: count,
   /** Null when there is nothing to call. */
-  rpc: z.enum(['coalesced', 'paper']).nullable(),
+  rpc: z.enum(RPC_MODES).nullable(),
   rowFormat: name,
   /** Items per batch; null: requests as a whole. */
   batchItems: z.number().int().min(1).nullable(),

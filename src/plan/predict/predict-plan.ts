@@ -1,4 +1,3 @@
-import { oneOf, TerabagError } from '../../errors.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { planSummary } from '../placement/bytes.js';
 import type { Profile } from '../profile/profile.js';
@@ -6,14 +5,10 @@ import type { Costs } from './costs.js';
 import { denseWork } from './dense-work.js';
 import { type AskedRequest, type AskedRound, type PredictedRequest, predictRequest, type RequestShard } from './predict-request.js';
 import { denseUs } from './request-cost.js';
+import { checkRpcOptions, type RpcOptions } from './rpc-mode.js';
 import { type AskedTable, addWork, askedTables, noWork, type PlannedModel, partWork } from './work.js';
 
-export interface PredictPlanOptions {
-  /** How the main shard asks; as ConnectOptions.rpc. Default coalesced. */
-  readonly rpc?: 'coalesced' | 'paper';
-  /** Items per batch with rpc paper; default all of a request's. */
-  readonly batchItems?: number;
-}
+export type PredictPlanOptions = RpcOptions;
 
 export interface PredictedShard {
   readonly shard: string;
@@ -44,16 +39,6 @@ export interface PlanPrediction {
   readonly p99Us: number;
   /** The shard that pools longest, and sets how soon the main shard can go on; null without sparse shards. */
   readonly boundingShard: string | null;
-}
-
-/** As connect has it, for callers whose types nobody checks. */
-function checkOptions({ rpc = 'coalesced', batchItems }: PredictPlanOptions): void {
-  oneOf('rpc', rpc, ['coalesced', 'paper']);
-  if (batchItems === undefined) return;
-  const refused = (what: string): TerabagError => new TerabagError('invalid_argument', what, { field: 'batchItems' });
-  if (!Number.isInteger(batchItems) || batchItems < 1)
-    throw refused(`batchItems has to be an integer, 1 or more: ${typeof batchItems === 'number' ? batchItems : `a ${typeof batchItems}`}`);
-  if (rpc !== 'paper') throw refused('batchItems needs rpc paper: coalesced requests are not cut');
 }
 
 /** Predicts what a plan costs from what requests ask (the profile) and what work costs (measured costs); see PlanPredictor. */
@@ -94,7 +79,7 @@ export class PlanPredictor {
     readonly costs: Costs,
     private readonly options: PredictPlanOptions = {},
   ) {
-    checkOptions(options);
+    checkRpcOptions(options);
     const { mean, p50, p99 } = profile.items;
     this.mean = this.#shapeOf(mean);
     this.median = p50 === mean ? this.mean : this.#shapeOf(p50);

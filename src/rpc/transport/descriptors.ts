@@ -79,7 +79,7 @@ export class AcceptGuard {
   async #accept(): Promise<void> {
     try {
       const { free, limit } = descriptors();
-      if (free < reserved(limit) + 1) return this.#later();
+      if (free <= reserved(limit)) return this.#later();
       await this.checkFree();
       if (this.#closed) return;
       await this.socket.bindAgain();

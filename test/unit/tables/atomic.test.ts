@@ -59,7 +59,7 @@ test('writers of one path, at the same time and in one process, leave the file o
   expect(await left()).toEqual([['file'], 'old']);
 });
 
-test('a link is replaced, and what it leads to stays; a descriptor of the process that is a file is refused', async () => {
+test('a link is replaced, and what it leads to stays', async () => {
   const links = await mkdtemp(join(tmpdir(), 'terabag-unit-'));
   const [target, link, loop] = ['target', 'link', 'loop'].map((name) => join(links, name)) as [string, string, string];
   await writeFileAtomic(target, 'old');
@@ -68,6 +68,14 @@ test('a link is replaced, and what it leads to stays; a descriptor of the proces
   expect([await readFile(target, 'utf8'), await readFile(link, 'utf8')]).toEqual(['old', 'new']);
   await symlink(loop, loop);
   await writeFileAtomic(loop, 'new');
+  await rm(links, { recursive: true });
+});
+
+// Elsewhere /dev/fd holds devices, which are written to as they are.
+test.skipIf(process.platform !== 'linux')('a descriptor of the process that is a file is refused', async () => {
+  const links = await mkdtemp(join(tmpdir(), 'terabag-unit-'));
+  const target = join(links, 'target');
+  await writeFileAtomic(target, 'old');
   const file = await open(target, 'r+');
   try {
     const descriptor = join(links, 'stdout');

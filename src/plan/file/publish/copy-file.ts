@@ -1,12 +1,11 @@
-import { link, open, realpath, rm } from 'node:fs/promises';
+import { link, realpath, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { checkLength, compareChecksums } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { AtomicFile, syncDirectory } from '../../../tables/atomic.js';
 import { BlockWriter } from '../../../tables/block-writer.js';
-import { BLOCK_BYTES, readBlocks } from '../../../tables/blocks.js';
+import { BLOCK_BYTES, openToRead, readBlocks } from '../../../tables/blocks.js';
 import { ChunkedCrc32, checksumFile } from '../../../tables/checksum.js';
-import { fileError } from '../../../tables/file-error.js';
 import { stopIf } from './split-file.js';
 
 export interface WholeFileOptions {
@@ -57,9 +56,7 @@ async function copyBlocks(
   to: string,
   { expected, check, signal, onBytes = () => undefined }: WholeFileOptions,
 ): Promise<void> {
-  const source = await open(from, 'r').catch((error: unknown) => {
-    throw fileError(error, 'file cannot be opened', from, 'bad_table');
-  });
+  const source = await openToRead(from);
   try {
     const copy = await AtomicFile.create(to);
     try {

@@ -1,10 +1,9 @@
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { TerabagError } from '../../../errors.js';
 import { compareChecksums } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
-import { BLOCK_BYTES, type Block, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
+import { BLOCK_BYTES, type Block, openToRead, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
 import { ChunkedCrc32, type FileChecksum } from '../../../tables/checksum.js';
-import { fileError } from '../../../tables/file-error.js';
 import { gatheredBytes, gatherRows, type RowPart, type Rows } from '../../../tables/rows.js';
 import { PAGE_BYTES, type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../../tables/safetensors.js';
 
@@ -35,9 +34,7 @@ interface Output {
  */
 export async function splitFile(header: SafetensorsHeader, targets: readonly FileOfRows[], options: SplitOptions): Promise<FileChecksum[]> {
   const outputs: Output[] = [];
-  const file = await open(header.path, 'r').catch((error: unknown) => {
-    throw fileError(error, 'file cannot be opened', header.path, 'bad_table');
-  });
+  const file = await openToRead(header.path);
   try {
     for (const target of targets) {
       const writer = await SafetensorsWriter.create(target.path, target.tensors, { metadata: target.metadata, align: PAGE_BYTES });

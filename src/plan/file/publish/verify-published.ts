@@ -1,9 +1,9 @@
-import { type FileHandle, open, readdir } from 'node:fs/promises';
+import { type FileHandle, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { TerabagError } from '../../../errors.js';
 import { type Bundle, DENSE_FILE, holdsDense, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
 import { pathInside } from '../../../model/bundle-files.js';
-import { BLOCK_BYTES, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
+import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
 import { fileError } from '../../../tables/file-error.js';
 import { gatheredBytes, gatherRows } from '../../../tables/rows.js';
 import { JOURNAL_FILE } from './shard-directory.js';
@@ -153,13 +153,9 @@ async function compareDense(bundle: Bundle, source: Bundle): Promise<void> {
 }
 
 async function withFiles(source: string, published: string, compare: (from: FileHandle, to: FileHandle) => Promise<void>): Promise<void> {
-  const opened = (path: string): Promise<FileHandle> =>
-    open(path, 'r').catch((error: unknown) => {
-      throw fileError(error, 'file cannot be opened', path, 'bad_table');
-    });
-  const from = await opened(source);
+  const from = await openToRead(source);
   try {
-    const to = await opened(published);
+    const to = await openToRead(published);
     try {
       await compare(from, to);
     } finally {
