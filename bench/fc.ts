@@ -60,8 +60,7 @@ function ours(dims: readonly number[], batch: number): Contender {
     (dim, layer): NativeLayer => ({
       ...NO_ATTRIBUTES,
       ...{ op: 'fc', inputs: [layer], dim, stage: 0, activation: 'relu' },
-      weight: random(dim * (dims[layer] as number)),
-      bias: random(dim),
+      tensors: [random(dim * (dims[layer] as number)), random(dim)],
     }),
   );
   const net = new native.DenseNet([dims[0] as number], 1, layers, layers.length);

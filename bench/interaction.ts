@@ -41,8 +41,6 @@ function ours(dim: number): Contender {
     inputs,
     dim: width,
     stage: 0,
-    weight: null,
-    bias: null,
   } as const;
   const net = new native.DenseNet(Array<number>(VECTORS).fill(dim), VECTORS, [layer], VECTORS);
   const workspace = net.createWorkspace();

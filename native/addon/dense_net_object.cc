@@ -19,13 +19,20 @@ constexpr uint32_t kMaxItems = 1u << 24;
 constexpr uint32_t kMaxDim = 1u << 30;
 constexpr uint32_t kMaxStage = 1u << 16;
 
-AlignedFloats copy_floats(const Napi::Object& layer, const char* name) {
-  const Napi::Value value = member(layer, name);
-  if (value.IsNull()) return {};
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
-    throw argument_error(layer.Env(), std::string(name) + " has to be a Float32Array or null");
-  const auto array = value.As<Napi::Float32Array>();
-  return {array.Data(), array.Data() + array.ElementLength()};
+std::vector<AlignedFloats> copy_tensors(const Napi::Object& layer) {
+  const Napi::Value given = member(layer, "tensors");
+  if (!given.IsArray()) throw argument_error(layer.Env(), "tensors have to be an array");
+  std::vector<AlignedFloats> tensors;
+  for (uint32_t i = 0; i < given.As<Napi::Array>().Length(); ++i) {
+    const Napi::Value value = given.As<Napi::Array>()[i];
+    tensors.emplace_back();
+    if (value.IsNull()) continue;
+    if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+      throw argument_error(layer.Env(), "tensors have to be Float32Arrays or null");
+    const auto array = value.As<Napi::Float32Array>();
+    tensors.back().assign(array.Data(), array.Data() + array.ElementLength());
+  }
+  return tensors;
 }
 
 Layer layer_of(const Napi::Object& object) {
@@ -37,8 +44,7 @@ Layer layer_of(const Napi::Object& object) {
   layer.stage = static_cast<uint32_t>(integer(object, "stage", kMaxStage));
   layer.diagonal = member(object, "diagonal").ToBoolean();
   layer.epsilon = member(object, "epsilon").IsNumber() ? member(object, "epsilon").As<Napi::Number>().FloatValue() : 0.0f;
-  layer.weight = copy_floats(object, "weight");
-  layer.bias = copy_floats(object, "bias");
+  layer.tensors = copy_tensors(object);
   return layer;
 }
 

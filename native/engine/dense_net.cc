@@ -116,7 +116,7 @@ void DenseNet::sum_shared_inputs(Workspace& workspace, size_t l) const {
     at += value.dim;
   }
   kernels_.fully_connected(
-      {x, 0, 1, shared.count, concat.dim, layer.weight.data(), layer.bias.data(), layer.dim, false, shared.sums.data(), 0});
+      {x, 0, 1, shared.count, concat.dim, layer.weight().data(), layer.bias().data(), layer.dim, false, shared.sums.data(), 0});
 }
 
 void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item, unsigned num_threads) const {
@@ -159,7 +159,7 @@ void DenseNet::prepare(Workspace& workspace, uint32_t stage, uint32_t items, con
     if (shared.count > 0) {
       padded = std::max<uint64_t>(padded, shared.count);
       // What lies between the outputs and the end of the last panel is read, and of no effect.
-      grow(shared.sums, layer.bias.size());
+      grow(shared.sums, layer.bias().size());
     }
     if (layer.op == Op::kFc && precision_ != Precision::kFp32) {
       most_units = std::max<uint64_t>(most_units, row_stride(units_of(precision_, first.dim)));
@@ -292,7 +292,7 @@ void DenseNet::run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_
                       static_cast<uint32_t>(to - from),
                       units,
                       layer.narrow.packed.data(),
-                      layer.bias.data(),
+                      layer.bias().data(),
                       layer.dim,
                       layer.activation == Activation::kRelu,
                       out,
@@ -316,8 +316,8 @@ void DenseNet::run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
   const SharedInputs& shared = lane.shared[&layer - layers_.data()];
   const uint32_t skip = x.per_item ? shared.count : 0;
   kernels_.fully_connected({rows + skip, stride, static_cast<uint32_t>(to - from), x.dim - skip, x.dim,
-                            layer.weight.data() + static_cast<uint64_t>(skip) * kernels_.panel_width,
-                            skip > 0 ? shared.sums.data() : layer.bias.data(), layer.dim, layer.activation == Activation::kRelu, out,
+                            layer.weight().data() + static_cast<uint64_t>(skip) * kernels_.panel_width,
+                            skip > 0 ? shared.sums.data() : layer.bias().data(), layer.dim, layer.activation == Activation::kRelu, out,
                             row_stride(layer.dim)});
 }
 

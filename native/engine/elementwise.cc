@@ -43,7 +43,7 @@ void layer_norm(const Layer& layer, const float* x, float* out) {
   const double mean = sum_of(dim, [x](uint32_t d) { return static_cast<double>(x[d]); }) / dim;
   const auto squared = [x, mean](uint32_t d) { return (x[d] - mean) * (x[d] - mean); };
   const double inverse = 1.0 / std::sqrt(sum_of(dim, squared) / dim + layer.epsilon);
-  for (uint32_t d = 0; d < dim; ++d) out[d] = static_cast<float>((x[d] - mean) * inverse) * layer.weight[d] + layer.bias[d];
+  for (uint32_t d = 0; d < dim; ++d) out[d] = static_cast<float>((x[d] - mean) * inverse) * layer.weight()[d] + layer.bias()[d];
 }
 
 }  // namespace

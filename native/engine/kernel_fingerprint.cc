@@ -99,13 +99,12 @@ uint64_t dense_fingerprint(const KernelTable& kernels) {
                            bias = numbers.floats(kOutputs);
   Layer layer{};
   layer.dim = kOutputs;
-  layer.weight.assign(weight.begin(), weight.end());
-  layer.bias.assign(bias.begin(), bias.end());
+  layer.tensors = {{weight.begin(), weight.end()}, {bias.begin(), bias.end()}};
   pack_layer(layer, kInputs, kernels.panel_width, Precision::kFp32);
   for (const uint32_t rows : {1u, 2u, 7u, kMostRows}) {
     std::vector<float> y(static_cast<uint64_t>(rows) * kOutputs);
-    kernels.fully_connected(
-        {x.data(), kInputs, rows, kInputs, kInputs, layer.weight.data(), layer.bias.data(), kOutputs, rows % 2 == 0, y.data(), kOutputs});
+    kernels.fully_connected({x.data(), kInputs, rows, kInputs, kInputs, layer.weight().data(), layer.bias().data(), kOutputs, rows % 2 == 0,
+                             y.data(), kOutputs});
     hash.add(y);
   }
   const float* vectors[kVectors];

@@ -52,11 +52,19 @@ struct Layer {
   uint32_t stage;
   Activation activation;
   bool diagonal;
-  float epsilon;         // of a layer norm
-  AlignedFloats weight;  // of an fc layer: packed in panels once the net took it
-  AlignedFloats bias;
-  NarrowWeights narrow;  // in place of weight, when the net's precision is not fp32
+  float epsilon;                       // of a layer norm
+  std::vector<AlignedFloats> tensors;  // those of its operation, in the order of src/model/layers.ts; empty where it has none
+  NarrowWeights narrow;                // in place of weight, when the net's precision is not fp32
+
+  // Of operations that start with these two. That of an fc layer is packed in panels once the net took it.
+  AlignedFloats& weight() { return tensors[0]; }
+  const AlignedFloats& weight() const { return tensors[0]; }
+  AlignedFloats& bias() { return tensors[1]; }
+  const AlignedFloats& bias() const { return tensors[1]; }
 };
+
+// How many tensors a layer of this operation has.
+uint32_t num_tensors(Op op);
 
 // What is wrong with a layer whose inputs, of these dims and stages, are all that comes before it; empty when it is sound.
 std::string check_layer(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages);

@@ -39,10 +39,10 @@ export class DenseNet {
       if (found === undefined) throw new TerabagError('bad_model', `no such tensor in dense.safetensors: ${name}`, { tensor: name });
       return found.data;
     };
-    const layers = model.layers.map((layer) => ({ ...layer, weight: tensor(layer.weight), bias: tensor(layer.bias) }));
+    const layers = model.layers.map((layer) => ({ ...layer, tensors: layer.tensors.map(tensor) }));
     if (precision === 'bf16') {
-      for (const [at, { op, weight }] of layers.entries())
-        if (OPS[op].kind === 'matrix') refuseOverflow(String(model.layers[at]?.weight), weight);
+      for (const [at, { op, tensors }] of layers.entries())
+        if (op === 'fc') refuseOverflow(String(model.layers[at]?.tensors[0]), tensors[0] ?? null);
     }
     for (const { op, inputs, dim, diagonal, stage } of layers) {
       const inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);

@@ -102,17 +102,15 @@ export interface NativeStatusError extends Error {
 }
 
 /** One layer; values are numbered: inputs first (dense features, then bags, in model order), then one per layer. */
-export interface NativeLayer extends Omit<OpAttributes, 'weight' | 'bias'> {
+export interface NativeLayer extends Omit<OpAttributes, 'tensors'> {
   readonly op: Op;
   readonly inputs: readonly number[];
   /** Output dim. */
   readonly dim: number;
   /** Layers of stage 0 read dense features only; a layer reads no value of a later stage. */
   readonly stage: number;
-  /** fc: [dim, input dim] row-major, copied and packed; layer_norm: [dim], copied. */
-  readonly weight: Float32Array | null;
-  /** fc and layer_norm: [dim], copied. */
-  readonly bias: Float32Array | null;
+  /** Those of the operation, as OpAttributes lists them, row-major; copied. */
+  readonly tensors: readonly (Float32Array | null)[];
 }
 
 /**

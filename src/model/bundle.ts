@@ -193,7 +193,7 @@ async function openDense(dir: string, spec: ModelSpec): Promise<Pick<Bundle, 'mo
 
 /** The tensors that the model's layers name. Weights that are not finite rank nothing, whatever is asked: they are refused. */
 async function readDense(header: SafetensorsHeader, model: ResolvedModel): Promise<DenseTensors> {
-  const named = new Set(model.layers.flatMap(({ weight, bias }) => [weight, bias]).filter((name) => name !== null));
+  const named = new Set(model.layers.flatMap(({ tensors }) => tensors).filter((name) => name !== null));
   const tensors = new Map<string, { shape: readonly number[]; data: Float32Array }>();
   for (const name of named) {
     const tensor = header.tensors.get(name);

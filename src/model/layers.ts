@@ -54,11 +54,10 @@ export interface OpAttributes {
   readonly diagonal: boolean;
   /** layer_norm: what is added to the variance; else 0. */
   readonly epsilon: number;
-  /** Tensors of dense.safetensors. fc: [dim, input dim] and [dim]; layer_norm: [dim] both. */
-  readonly weight: string | null;
-  readonly bias: string | null;
+  /** Tensors of dense.safetensors. fc: weight [dim, input dim], bias [dim] or null; layer_norm: weight and bias, [dim] both. */
+  readonly tensors: readonly (string | null)[];
 }
-export const NO_ATTRIBUTES: OpAttributes = { activation: 'none', diagonal: false, epsilon: 0, weight: null, bias: null };
+export const NO_ATTRIBUTES = { activation: 'none', diagonal: false, epsilon: 0, tensors: [] } satisfies OpAttributes;
 
 /** A value that a layer reads. */
 export interface Value {
@@ -141,7 +140,7 @@ const LAYERS = [
       steps: ({ name, weight, bias, activation }, context) => {
         const dim = context.matrix('weight', weight, context.dim);
         context.vector('bias', bias, dim);
-        return [{ name, op: 'fc', dim, inputs: context.inputs, weight, bias, activation }];
+        return [{ name, op: 'fc', dim, inputs: context.inputs, tensors: [weight, bias], activation }];
       },
     },
   ),
@@ -191,14 +190,14 @@ const LAYERS = [
         const last: Step = { name, op: 'multiply_add', dim, inputs: [x0, 1, x] };
         if (weight !== null && weightU === null && weightV === null) {
           context.matrix('weight', weight, dim, dim);
-          return [{ name, op: 'fc', dim, inputs: [x], weight, bias }, last];
+          return [{ name, op: 'fc', dim, inputs: [x], tensors: [weight, bias] }, last];
         }
         if (weight !== null || weightU === null || weightV === null) throw context.refuse('needs either weight, or weightU and weightV');
         const rank = context.matrix('weightV', weightV, dim);
         context.matrix('weightU', weightU, rank, dim);
         return [
-          { name: `${name}\0v`, op: 'fc', dim: rank, inputs: [x], weight: weightV },
-          { name, op: 'fc', dim, inputs: [1], weight: weightU, bias },
+          { name: `${name}\0v`, op: 'fc', dim: rank, inputs: [x], tensors: [weightV, null] },
+          { name, op: 'fc', dim, inputs: [1], tensors: [weightU, bias] },
           last,
         ];
       },
@@ -218,7 +217,7 @@ const LAYERS = [
       steps: ({ name, weight, bias, epsilon }, { inputs, dim, vector }) => {
         vector('weight', weight, dim);
         vector('bias', bias, dim);
-        return [{ name, op: 'layer_norm', dim, inputs, weight, bias, epsilon }];
+        return [{ name, op: 'layer_norm', dim, inputs, tensors: [weight, bias], epsilon }];
       },
     },
   ),

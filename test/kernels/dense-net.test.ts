@@ -8,7 +8,8 @@ const floats = (length: number): Float32Array => Float32Array.from({ length }, (
 function score({ inputDims, layers, output }: NetJob, inputs: ArrayLike<number>[]): number[] {
   const values: number[][] = inputs.map((input) => Array.from(input));
   expect(values.map((value) => value.length)).toEqual(inputDims);
-  for (const { op, inputs: from, dim, activation, diagonal, weight, bias, epsilon } of layers) {
+  for (const { op, inputs: from, dim, activation, diagonal, tensors, epsilon } of layers) {
+    const [weight, bias] = tensors;
     const given = from.map((input) => values[input]!);
     if (op === 'concat') values.push(given.flat());
     else if (op === 'sum') values.push(given[0]!.map((_, d) => given.reduce((sum, value) => sum + value[d]!, 0)));
@@ -41,15 +42,15 @@ function makeNet(width: number, wide: number, diagonal: boolean, activation: 'si
   const interaction = width + (diagonal ? 6 : 3);
   const layers = [
     layer('concat', [0, 1], 10, 0),
-    layer('fc', [4], width, 0, { weight: floats(width * 10), bias: floats(width), activation: 'relu' }),
+    layer('fc', [4], width, 0, { tensors: [floats(width * 10), floats(width)], activation: 'relu' }),
     layer('dot_interaction', [5, 2, 3], interaction, 1, { diagonal }),
     layer('sum', [2, 3, 5], width, 1),
     layer('product', [2, 7, 3], width, 1),
     layer('multiply_add', [5, 8, 7], width, 1),
-    layer('layer_norm', [9], width, 1, { weight: floats(width), bias: floats(width), epsilon: 1e-3 }),
+    layer('layer_norm', [9], width, 1, { tensors: [floats(width), floats(width)], epsilon: 1e-3 }),
     layer('concat', [6, 10], interaction + width, 1),
-    layer('fc', [11], wide, 1, { weight: floats(wide * (interaction + width)).map((w) => w / 8), bias: null, activation: 'relu' }),
-    layer('fc', [12], 2, 1, { weight: floats(2 * wide).map((w) => w / 8), bias: floats(2), activation }),
+    layer('fc', [11], wide, 1, { tensors: [floats(wide * (interaction + width)).map((w) => w / 8), null], activation: 'relu' }),
+    layer('fc', [12], 2, 1, { tensors: [floats(2 * wide).map((w) => w / 8), floats(2)], activation }),
   ];
   const runs = [1, 2, 3, 5, 8, 13, 33, ...(width < 64 ? [112, 113, 230] : [])].map((items, n) => {
     const perItem = Uint8Array.from([n & 1, (n >> 1) & 1, (n >> 2) & 1, n % 3 === 0 ? 1 : 0]);
@@ -135,9 +136,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       return {
         inputDims: [inputDim],
         numDense: 0,
-        layers: [
-          layer('fc', [0], dim, 1, { weight: floats(dim * inputDim), bias: floats(dim), activation: n % 2 === 0 ? 'relu' : 'none' }),
-        ],
+        layers: [layer('fc', [0], dim, 1, { tensors: [floats(dim * inputDim), floats(dim)], activation: n % 2 === 0 ? 'relu' : 'none' })],
         output: 1,
         runs: [
           ...Array.from({ length: numItems }, (_, item) => run(item, 1)),
@@ -228,7 +227,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       pooled: Float32Array.from(inputs.flat()),
       outLength: 20,
     };
-    const layers = [layer('fc', [0], 4, 1, { weight, activation: 'relu' })];
+    const layers = [layer('fc', [0], 4, 1, { tensors: [weight, null], activation: 'relu' })];
     const [out] = runJobs(isa, { tables: [], nets: [{ inputDims, numDense: 0, layers, output: 1, runs: [run] }] }).nets[0]!.outs!;
     expect(Array.from(out!)).toEqual(want.flat());
   });
@@ -266,10 +265,14 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       { ...good, numDense: 1 },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, inputs: [5, 2, 9] } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 2 ? { ...l, dim: l.dim + 1 } : l)) },
-      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, weight: floats(3) } : l)) },
-      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, weight: null } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: [floats(3), null] } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: [null, null] } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 5 ? { ...l, inputs: [5, 8] } : l)) },
-      { ...good, layers: good.layers.map((l, n) => (n === 6 ? { ...l, bias: null } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: l.tensors.slice(0, 1) } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: [...l.tensors, null] } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: null as unknown as [] } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 8 ? { ...l, tensors: ['w' as unknown as null, null] } : l)) },
+      { ...good, layers: good.layers.map((l, n) => (n === 6 ? { ...l, tensors: [l.tensors[0] ?? null, null] } : l)) },
       { ...good, layers: good.layers.map((l, n) => (n === 6 ? { ...l, epsilon: -1 } : l)) },
       { ...good, runs: [{ ...run, items: 0 }] },
       { ...good, runs: [{ ...run, items: 2 ** 24 + 1 }] },
@@ -292,8 +295,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
         const outputs = dims[(n * 3 + 1) % dims.length]!;
         const layers = [
           layer('fc', [0], outputs, 0, {
-            weight: floats(outputs * inputs),
-            bias: floats(outputs),
+            tensors: [floats(outputs * inputs), floats(outputs)],
             activation: n % 2 === 0 ? 'relu' : 'none',
           }),
         ];
@@ -320,7 +322,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
           const x = net.runs[0]!.dense.subarray(item * inputs, (item + 1) * inputs);
           const exact = score(net, [x]);
           for (let o = 0; o < outputs; o++) {
-            const weight = net.layers[0]!.weight!.subarray(o * inputs, (o + 1) * inputs);
+            const weight = net.layers[0]!.tensors[0]!.subarray(o * inputs, (o + 1) * inputs);
             // bf16 keeps 8 bits of each operand; int8 is off by half a step of the row and of the weights.
             const [xs, ws] = [Math.max(0, ...x) - Math.min(0, ...x), Math.max(...weight.map(Math.abs))];
             const terms = x.reduce((sum, value, k) => sum + Math.abs(value * weight[k]!), 0);
@@ -355,7 +357,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
     const ones = (length: number): Float32Array => new Float32Array(length).fill(1);
     const net = (inputs: number): NetJob => ({
       ...{ inputDims: [1, inputs - 1], numDense: 2, output: 3, precision: 'int8' },
-      layers: [layer('concat', [0, 1], inputs, 1), layer('fc', [2], 1, 1, { weight: ones(inputs) })],
+      layers: [layer('concat', [0, 1], inputs, 1), layer('fc', [2], 1, 1, { tensors: [ones(inputs), null] })],
       runs: [{ items: 1, perItem: Uint8Array.of(1, 1), dense: ones(inputs), pooled: ones(0), outLength: 1, stages: [1] }],
     });
     const { nets } = runJobs(isa, { tables: [], nets: [net(65_536), net(65_537)] });
@@ -370,7 +372,7 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       const dense = floats(4 * 20);
       dense[20 + 3] = Number.NaN;
       dense[40 + 5] = Number.POSITIVE_INFINITY;
-      const layers = [layer('fc', [0], 9, 0, { weight: floats(180).map((w) => Math.abs(w) + 0.1), bias: floats(9), activation: 'relu' })];
+      const layers = [layer('fc', [0], 9, 0, { tensors: [floats(180).map((w) => Math.abs(w) + 0.1), floats(9)], activation: 'relu' })];
       const run = { items: 4, perItem: Uint8Array.of(1), dense, pooled: floats(0), outLength: 36 };
       const [out] = runJobs(isa, { tables: [], nets: [{ inputDims: [20], numDense: 1, layers, output: 1, precision, runs: [run] }] })
         .nets[0]!.outs!;

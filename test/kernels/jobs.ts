@@ -78,8 +78,6 @@ export const layer = (
   inputs,
   dim,
   stage,
-  weight: null,
-  bias: null,
   ...more,
 });
 

@@ -132,14 +132,14 @@ function denseCosts(): EngineCosts['dense'] {
     const inputDim = LAYER_DIMS[layer] as number;
     const weight = new Float32Array(dim * inputDim);
     numbers.fill(weight, Math.sqrt(3 / inputDim));
-    return { ...FC, inputs: [layer], dim, weight, bias: new Float32Array(dim) };
+    return { ...FC, inputs: [layer], dim, tensors: [weight, new Float32Array(dim)] };
   });
   const macs = LAYER_DIMS.slice(1).reduce<number>((sum, dim, layer) => sum + dim * (LAYER_DIMS[layer] as number), 0);
   const [one, many] = [runNs([LAYER_DIMS[0]], layers, 1) / macs, runNs([LAYER_DIMS[0]], layers, MANY_ITEMS) / macs];
   const nsPerMac = (many - one) / (MANY_ITEMS - 1);
   const pairDim = (VECTORS * (VECTORS - 1)) / 2;
   const inputs = Array.from({ length: VECTORS }, (_, vector) => vector);
-  const interaction = { ...FC, op: 'dot_interaction' as const, inputs, dim: VECTOR_DIM + pairDim, weight: null, bias: null };
+  const interaction = { ...FC, op: 'dot_interaction' as const, inputs, dim: VECTOR_DIM + pairDim };
   const nsPerPairMac =
     runNs(
       inputs.map(() => VECTOR_DIM),

@@ -19,7 +19,7 @@ const TRUE_COSTS = {
   shard: { ...PLAIN_COSTS.shard, usPerColdRpc: 9 },
   latency: { waitUs: 40, onPath: 0.5, bytesOnPath: 0.25 },
 };
-const FC = { op: 'fc', inputs: [0], stage: 1, activation: 'none', diagonal: false, epsilon: 0, weight: 'w', bias: null } as const;
+const FC = { op: 'fc', inputs: [0], stage: 1, activation: 'none', diagonal: false, epsilon: 0, tensors: ['w', null] } as const;
 
 /** What a machine with the true costs would measure, in us. */
 function measuredOn(trial: Trial, costs: Costs = TRUE_COSTS): Measured {

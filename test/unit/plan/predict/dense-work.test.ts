@@ -3,7 +3,7 @@ import type { ResolvedLayer, ResolvedModel } from '../../../../src/model/graph.j
 import { denseWork } from '../../../../src/plan/predict/dense-work.js';
 
 const layer = (op: ResolvedLayer['op'], inputs: number[], dim: number, stage: number, diagonal = false): ResolvedLayer => ({
-  ...{ name: op, op, inputs, dim, stage, activation: 'none', diagonal, epsilon: 0, weight: null, bias: null },
+  ...{ name: op, op, inputs, dim, stage, activation: 'none', diagonal, epsilon: 0, tensors: [] },
 });
 const bag = (name: string) => ({ name, table: 0, tableName: 't', dim: 4, rows: 9, pooling: 'sum', weighted: false, net: 0 }) as const;
 

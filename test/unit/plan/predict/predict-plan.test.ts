@@ -82,7 +82,7 @@ test('tables of main cost no message', () => {
 
 test('RPCs cost shards more the longer main computes, up to two milliseconds', () => {
   const fc = { name: 'fc', op: 'fc', inputs: [0], dim: 1000, stage: 1, activation: 'none', diagonal: false, epsilon: 0 } as const;
-  const deep = { spec, model: { ...planned.model, layers: [{ ...fc, weight: 'w', bias: null }] } };
+  const deep = { spec, model: { ...planned.model, layers: [{ ...fc, tensors: ['w', null] }] } };
   const plan = planOf(['s0'], ['s1']);
   const shardsUs = (nsPerWeight: number): number[] =>
     predictPlan(deep, plan, profile, {
