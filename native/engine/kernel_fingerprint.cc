@@ -118,6 +118,16 @@ uint64_t dense_fingerprint(const KernelTable& kernels) {
     kernels.dot_interaction({vectors, strides, kVectors, kInputs, diagonal, kItems, out.data(), length, scratch.data()});
     hash.add(out);
   }
+  for (const Function function :
+       {Function::kExp, Function::kSigmoid, Function::kTanh, Function::kSilu, Function::kGelu, Function::kGeluTanh}) {
+    // From the tails to what is next to 0.
+    for (const float scale : {16.0f, 1.0f, 0x1p-10f}) {
+      std::vector<float> values = x;
+      for (float& value : values) value *= scale;
+      kernels.activate({function, values.data(), kMostRows, kInputs, kInputs});
+      hash.add(values);
+    }
+  }
   return hash.value;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/activation.h"
 #include "kernels/dot_interaction.h"
 #include "kernels/embedding_bag.h"
 #include "kernels/fully_connected.h"
@@ -17,6 +18,7 @@ struct KernelTable {
   FullyConnectedNarrow* fully_connected_bf16;  // null where this CPU has no instruction for it; likewise int8
   FullyConnectedNarrow* fully_connected_int8;
   DotInteraction* dot_interaction;
+  Activate* activate;
 };
 
 // Names of the kernels that this CPU runs, best last; null-terminated.

@@ -59,6 +59,7 @@ struct Isa {
   FullyConnected* fully_connected;
   uint32_t panel_width;
   DotInteraction* dot_interaction;
+  Activate* activate;
 };
 
 bool runs_here(const char* isa) {
@@ -68,13 +69,15 @@ bool runs_here(const char* isa) {
 }
 
 std::vector<Isa> isas() {
-  std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction}};
+  std::vector<Isa> all = {
+      {"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction, scalar::activate}};
 #if defined(__x86_64__)
-  if (runs_here("avx2")) all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction});
+  if (runs_here("avx2"))
+    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction, avx2::activate});
   if (runs_here("avx512"))
-    all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction});
+    all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction, avx512::activate});
 #elif defined(__aarch64__)
-  all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction});
+  all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction, neon::activate});
 #endif
   return all;
 }
@@ -355,6 +358,83 @@ void test_interaction(const Isa& isa) {
   }
 }
 
+constexpr uint32_t kNumFunctions = sizeof kMaxUlps / sizeof kMaxUlps[0];
+
+// The definitions, rearranged only where float64 would cancel.
+double exactly(Function function, double x) {
+  switch (function) {
+    case Function::kExp: return std::exp(x);
+    case Function::kSigmoid: return 1 / (1 + std::exp(-x));
+    case Function::kTanh: return std::tanh(x);
+    case Function::kSilu: return x == -INFINITY ? -0.0 : x / (1 + std::exp(-x));
+    case Function::kGelu: return x == -INFINITY ? -0.0 : x * std::erfc(-x / std::sqrt(2.0)) / 2;
+    case Function::kGeluTanh: return x == -INFINITY ? -0.0 : x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  }
+  return NAN;
+}
+
+float of_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+void check_value(Function function, float x, float got) {
+  const double want = exactly(function, x), most = kMaxUlps[static_cast<uint32_t>(function)];
+  int exponent = 0;
+  std::frexp(want, &exponent);
+  const double ulp = std::ldexp(1.0, std::max(exponent - 24, -149));
+  const bool infinite = std::abs(want) >= 0x1.ffffffp127;
+  const bool sound = std::isnan(want) ? std::isnan(got)
+                     : infinite       ? got == static_cast<float>(want)
+                                      : std::signbit(got) == std::signbit(want) && std::abs(got - want) <= most * ulp;
+  if (sound) return;
+  char text[120];
+  std::snprintf(text, sizeof text, "function %u of %a: %a, want %a", static_cast<unsigned>(function), x, got, want);
+  fail(text);
+}
+
+// Floats of all magnitudes, from zero to NaN, one in ten thousand.
+void test_functions(const Isa& isa) {
+  constexpr uint64_t kStep = 10007, kCount = 1 << 12;
+  std::vector<float> x(kCount), y;
+  for (uint32_t f = 0; f < kNumFunctions; ++f) {
+    const auto function = static_cast<Function>(f);
+    uint64_t bits = below(kStep);
+    while (bits < 1ull << 32) {
+      for (float& value : x) {
+        value = of_bits(static_cast<uint32_t>(bits));
+        bits += kStep;
+      }
+      y = x;
+      isa.activate({function, y.data(), 1, kCount, kCount});
+      for (uint64_t i = 0; i < kCount; ++i) check_value(function, x[i], y[i]);
+    }
+    for (const float value : {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1e-45f, -1e-45f, 88.7228f, 88.7229f, 9.1f, 20.0f}) {
+      float got = value;
+      isa.activate({function, &got, 1, 1, 1});
+      check_value(function, value, got);
+    }
+  }
+}
+
+void test_activation(const Isa& isa) {
+  const uint64_t rows = below(5), dim = below(4) == 0 ? 1 : 1 + below(100), stride = dim + (below(2) == 0 ? 0 : below(20));
+  const uint64_t length = rows == 0 ? 0 : (rows - 1) * stride + dim;
+  const auto function = static_cast<Function>(below(kNumFunctions));
+  const Guarded values(length * 4, below(2) == 0);
+  std::vector<float> before(length);
+  for (float& value : before) value = below(9) == 0 ? of_bits(static_cast<uint32_t>(random_bits())) : uniform() * 8;
+  if (length > 0) std::memcpy(values.data, before.data(), length * 4);
+  isa.activate({function, values.floats(), rows, dim, stride});
+  for (uint64_t i = 0; i < length; ++i) {
+    float alone = before[i];
+    if (i % stride < dim) isa.activate({function, &alone, 1, 1, 1});
+    check(same_bits(&alone, values.floats() + i, 1), "value " + std::to_string(i) + " has other bits alone, or was not to be touched");
+    if (i % stride < dim) check_value(function, before[i], values.floats()[i]);
+  }
+}
+
 }  // namespace
 }  // namespace terabag
 
@@ -366,11 +446,14 @@ int main() {
   const int cases = repeats != nullptr ? std::atoi(repeats) : 400;
   for (const Isa& isa : isas()) {
     random_bits.seed(seed);
+    current = std::string(isa.name) + ", TERABAG_TEST_SEED=" + std::to_string(seed);
+    test_functions(isa);
     for (int number = 0; number < cases; ++number) {
       current = std::string(isa.name) + ", case " + std::to_string(number) + ", TERABAG_TEST_SEED=" + std::to_string(seed);
       test_bags(isa, number);
       if (number % 4 == 0) test_fully_connected(isa);
       if (number % 4 == 0) test_interaction(isa);
+      test_activation(isa);
     }
     std::printf("%s: %d cases hold\n", isa.name, cases);
   }
