@@ -53,6 +53,7 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
       *error = "layer " + std::to_string(dims.size() - input_dims_.size()) + " " + *error;
       return;
     }
+    prepare_layer(layer);
     if (layer.op == Op::kFc) pack_layer(layer, dims[layer.inputs[0]], kernels_.panel_width, precision_);
     dims.push_back(layer.dim);
     stages.push_back(layer.stage);
@@ -262,15 +263,16 @@ void DenseNet::run_fully_connected(Lane& lane, const Layer& layer, uint64_t from
   } else {
     run_fp32(lane, layer, from, to, out);
   }
-  switch (layer.activation) {
-    case Activation::kNone:
-    case Activation::kRelu:  // The matrix kernels apply it.
-      return;
-    case Activation::kSigmoid:
-      for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
-        for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
-      }
+  // Sigmoids of fully connected layers stay what they were before there were kernels of them: scores of served models keep their bits.
+  if (layer.activation == Activation::kSigmoid) {
+    for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) {
+      for (uint32_t d = 0; d < layer.dim; ++d) out[d] = 1.0f / (1.0f + std::exp(-out[d]));
+    }
+    return;
   }
+  // The matrix kernels apply relu.
+  Function function{};
+  if (function_of(layer.activation, &function)) kernels_.activate({function, out, to - from, layer.dim, row_stride(layer.dim)});
 }
 
 void DenseNet::run_narrow(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
@@ -343,7 +345,7 @@ void DenseNet::run_interaction(Lane& lane, const Layer& layer, uint64_t from, ui
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
   if (layer.op == Op::kFc) return run_fully_connected(lane, layer, from, to, out);
   if (layer.op == Op::kDotInteraction) return run_interaction(lane, layer, from, to, out);
-  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) run_row(layer, {layer, lane.values, row}, out);
+  for (uint64_t row = from; row < to; ++row, out += row_stride(layer.dim)) run_row(kernels_, layer, {layer, lane.values, row}, out);
 }
 
 }  // namespace terabag

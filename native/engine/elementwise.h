@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "engine/layer.h"
+#include "kernels/kernel_table.h"
 
 namespace terabag {
 
@@ -23,9 +24,10 @@ class InputRows {
   const uint64_t item_;
 };
 
-// Layers that pass over a row once or twice: one row of one of them, of layer.dim floats, into out, which overlaps no input. They are a
-// small part of any net's time, so that one portable version serves every instruction set, with the same bits on all. NaN and infinity
-// propagate. check_layer took the layer; fully connected layers and dot interactions have kernels instead.
-void run_row(const Layer& layer, const InputRows& inputs, float* out);
+// Layers that pass over a row a few times: one row of one of them, of layer.dim floats, into out, which overlaps no input. They are a small
+// part of any net's time, so that one portable version serves every instruction set, with the same bits on all, but for the functions of
+// native/kernels/activation.h. NaN and infinity propagate. prepare_layer saw the layer; fully connected layers and dot interactions have
+// kernels instead.
+void run_row(const KernelTable& kernels, const Layer& layer, const InputRows& inputs, float* out);
 
 }  // namespace terabag

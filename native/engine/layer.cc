@@ -8,15 +8,51 @@ namespace terabag {
 uint32_t num_tensors(Op op) {
   switch (op) {
     case Op::kFc:
-    case Op::kLayerNorm: return 2;
+    case Op::kLayerNorm:
+    case Op::kScaleShift: return 2;
+    case Op::kPrelu: return 1;
+    case Op::kDice: return 3;
     case Op::kDotInteraction:
     case Op::kConcat:
     case Op::kSum:
     case Op::kProduct:
-    case Op::kMultiplyAdd: return 0;
+    case Op::kMultiplyAdd:
+    case Op::kActivation:
+    case Op::kSoftmax:
+    case Op::kMixture:
+    case Op::kFm: return 0;
   }
   return 0;
 }
+
+bool function_of(Activation activation, Function* function) {
+  switch (activation) {
+    case Activation::kNone:
+    case Activation::kRelu: return false;
+    case Activation::kSigmoid: *function = Function::kSigmoid; return true;
+    case Activation::kTanh: *function = Function::kTanh; return true;
+    case Activation::kGelu: *function = Function::kGelu; return true;
+    case Activation::kGeluTanh: *function = Function::kGeluTanh; return true;
+    case Activation::kSilu: *function = Function::kSilu; return true;
+  }
+  return false;
+}
+
+namespace {
+
+std::string check_dice(const Layer& layer) {
+  for (const AlignedFloats& tensor : layer.tensors) {
+    if (tensor.size() != layer.dim) return "dice needs alpha, mean and variance of its dim";
+  }
+  for (const float variance : layer.tensors[2]) {
+    const float sum = variance + layer.epsilon;
+    if (!(variance >= 0 && sum > 0 && std::isfinite(sum)))
+      return "dice needs variances of 0 or more that are above 0 with epsilon added: " + std::to_string(variance);
+  }
+  return "";
+}
+
+}  // namespace
 
 std::string check_layer(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages) {
   if (layer.inputs.empty() || layer.dim == 0) return "needs inputs and a dim";
@@ -48,8 +84,33 @@ std::string check_layer(const Layer& layer, const std::vector<uint32_t>& dims, c
           !(layer.epsilon >= 0 && std::isfinite(layer.epsilon)))
         return "layer_norm needs one input of its dim, weight and bias as long, and a finite epsilon of 0 or more";
       return "";
+    case Op::kActivation:
+    case Op::kSoftmax: return count == 1 && first == layer.dim ? "" : "needs one input of its dim";
+    case Op::kPrelu:
+      if (count != 1 || first != layer.dim || (layer.weight().size() != 1 && layer.weight().size() != first))
+        return "prelu needs one input of its dim, and a weight of one value or as long";
+      return "";
+    case Op::kDice:
+      if (count != 1 || first != layer.dim || !(layer.epsilon >= 0 && std::isfinite(layer.epsilon)))
+        return "dice needs one input of its dim, and a finite epsilon of 0 or more";
+      return check_dice(layer);
+    case Op::kScaleShift:
+      if (count != 1 || first != layer.dim || layer.weight().size() != first || (!layer.bias().empty() && layer.bias().size() != first))
+        return "scale_shift needs one input of its dim, and scale and shift as long";
+      return "";
+    case Op::kMixture: {
+      bool experts = count == first + 1;
+      for (uint64_t i = 1; i < count; ++i) experts = experts && dims[layer.inputs[i]] == layer.dim;
+      return experts ? "" : "mixture needs a gate, and of its dim as many inputs as the gate has values";
+    }
+    case Op::kFm: return alike && (layer.dim == first || layer.dim == 1) ? "" : "fm needs inputs of one dim, its own unless that is 1";
   }
   return "unknown op";
+}
+
+void prepare_layer(Layer& layer) {
+  if (layer.op != Op::kDice) return;
+  for (float& variance : layer.tensors[2]) variance = static_cast<float>(1.0 / std::sqrt(static_cast<double>(variance) + layer.epsilon));
 }
 
 void pack_layer(Layer& layer, uint32_t num_inputs, uint32_t panel_width, Precision precision) {

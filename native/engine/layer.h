@@ -5,6 +5,7 @@
 
 #include "engine/aligned_floats.h"
 #include "engine/narrow_operands.h"
+#include "kernels/activation.h"
 
 namespace terabag {
 
@@ -18,11 +19,22 @@ namespace terabag {
   X(kSum, "sum")                        \
   X(kProduct, "product")                \
   X(kMultiplyAdd, "multiply_add")       \
-  X(kLayerNorm, "layer_norm")
+  X(kLayerNorm, "layer_norm")           \
+  X(kActivation, "activation")          \
+  X(kPrelu, "prelu")                    \
+  X(kDice, "dice")                      \
+  X(kScaleShift, "scale_shift")         \
+  X(kSoftmax, "softmax")                \
+  X(kMixture, "mixture")                \
+  X(kFm, "fm")
 #define TERABAG_ACTIVATIONS(X) \
   X(kNone, "none")             \
   X(kRelu, "relu")             \
-  X(kSigmoid, "sigmoid")
+  X(kSigmoid, "sigmoid")       \
+  X(kTanh, "tanh")             \
+  X(kGelu, "gelu")             \
+  X(kGeluTanh, "gelu_tanh")    \
+  X(kSilu, "silu")
 
 #define TERABAG_ENUMERATOR(value, name) value,
 enum class Op : uint32_t { TERABAG_OPS(TERABAG_ENUMERATOR) };
@@ -34,6 +46,9 @@ enum class Activation : uint32_t { TERABAG_ACTIVATIONS(TERABAG_ENUMERATOR) };
 inline constexpr const char* kOpNames[] = {TERABAG_OPS(TERABAG_NAME)};
 inline constexpr const char* kActivationNames[] = {TERABAG_ACTIVATIONS(TERABAG_NAME)};
 #undef TERABAG_NAME
+
+// The function of an activation that has one; false for none and relu.
+bool function_of(Activation activation, Function* function);
 
 // A value of a run: rows of `dim` floats, one for every item from `first_item` on, or one for all.
 struct Value {
@@ -52,7 +67,7 @@ struct Layer {
   uint32_t stage;
   Activation activation;
   bool diagonal;
-  float epsilon;                       // of a layer norm
+  float epsilon;                       // of a layer norm, of dice
   std::vector<AlignedFloats> tensors;  // those of its operation, in the order of src/model/layers.ts; empty where it has none
   NarrowWeights narrow;                // in place of weight, when the net's precision is not fp32
 
@@ -68,6 +83,10 @@ uint32_t num_tensors(Op op);
 
 // What is wrong with a layer whose inputs, of these dims and stages, are all that comes before it; empty when it is sound.
 std::string check_layer(const Layer& layer, const std::vector<uint32_t>& dims, const std::vector<uint32_t>& stages);
+
+// What is worked out once from the tensors of a layer that check_layer took: of dice, the inverse of the deviation in place of the
+// variance.
+void prepare_layer(Layer& layer);
 
 // Lays the weight of an fc layer, [outputs, inputs] row-major, out as panels of panel_width outputs, zero-padded.
 void pack_layer(Layer& layer, uint32_t num_inputs, uint32_t panel_width, Precision precision);

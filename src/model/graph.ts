@@ -119,10 +119,10 @@ function contextOf(path: string, inputs: readonly Value[], shapes: ReadonlyMap<s
         throw wrongShape(key, tensor, `${rows ?? 'out'}, ${columns}`);
       return out;
     },
-    vector: (key, tensor, length) => {
+    vector: (key, tensor, ...lengths) => {
       if (tensor === null) return;
       const shape = shapes.get(tensor);
-      if (shape?.length !== 1 || shape[0] !== length) throw wrongShape(key, tensor, String(length));
+      if (shape?.length !== 1 || !lengths.includes(shape[0] as number)) throw wrongShape(key, tensor, lengths.join('] or ['));
     },
   };
 }
