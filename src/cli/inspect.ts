@@ -60,7 +60,9 @@ Examples:
       text('format', ({ format }) => format),
       bytes('size', (table) => table.bytes),
     ]);
-    console.log(`dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}`);
+    console.log(
+      `dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}${spec.outputs === undefined ? '' : `; further outputs: ${spec.outputs.join(', ')}`}`,
+    );
     printTable(layers, [text('net', ({ net }) => net), text('layer', ({ name }) => name), text('type', ({ type }) => type)]);
   });
 

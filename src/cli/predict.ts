@@ -66,7 +66,7 @@ export const predictCommand = new Command('predict')
     'after',
     further(`
 A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message", "line"}}, whose message begins with "line N:", or with
-"request N:" of a safetensors file. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
+"request N:" of a safetensors file. A model with further outputs gives them beside the scores: "outputs": {NAME: [...]}. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
 of their request (unsupported), with the item.
 
 Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are strings of their decimal digits ("9007199254740993"):
@@ -77,7 +77,7 @@ Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are str
 Safetensors of many requests, as terabag requests and recordings have them (docs/workloads.md): a line out for each.
 
 Safetensors of one: tensors items (may be left out), dense.NAME, sparse.BAG.indices, sparse.BAG.offsets, sparse.BAG.weights in; "scores" [items, scores per item]
-out.
+out, and outputs.NAME likewise of further outputs.
 
 Examples:
   terabag predict requests.jsonl --bundle ./model > scores.jsonl
@@ -207,8 +207,14 @@ function firstNotFinite({ scores }: Prediction): number | null {
   return at < 0 ? null : at;
 }
 
-/** Scores that are no numbers rank nothing, and JSON has no word for them: such a request has failed. */
+/** Scores that are no numbers rank nothing, and JSON has no word for them: such a request has failed. Likewise values of further outputs. */
 function refuseNotFinite(prediction: Prediction): void {
+  for (const [output, values] of Object.entries(prediction.outputs ?? {})) {
+    const at = values.findIndex((value) => !Number.isFinite(value));
+    if (at < 0) continue;
+    const [item, value] = [Math.floor(at / (values.length / prediction.items)), String(values[at])];
+    throw new TerabagError('unsupported', `values of an output are not finite: ${output}, item ${item}, ${value}`, { output, item, value });
+  }
   const at = firstNotFinite(prediction);
   if (at === null) return;
   const { scores, scoreDim } = prediction;
@@ -235,9 +241,14 @@ interface Counts {
 }
 
 async function predictTensors(scorer: Scorer, path: string, { output = '', deadline }: PredictCommandOptions): Promise<Counts> {
-  const { scores, items, scoreDim } = await score(scorer, await readSafetensorsRequest(path), 1, deadline);
-  const data = new Uint8Array(scores.buffer, scores.byteOffset, scores.byteLength);
-  await writeSafetensors(output, [{ name: 'scores', dtype: 'F32', shape: [items, scoreDim], data }]);
+  const { scores, items, scoreDim, outputs = {} } = await score(scorer, await readSafetensorsRequest(path), 1, deadline);
+  const tensor = (name: string, dim: number, { buffer, byteOffset, byteLength }: Float32Array) => ({
+    ...{ name, dtype: 'F32', shape: [items, dim], data: new Uint8Array(buffer, byteOffset, byteLength) },
+  });
+  await writeSafetensors(output, [
+    tensor('scores', scoreDim, scores),
+    ...Object.entries(outputs).map(([name, values]) => tensor(`outputs.${name}`, items === 0 ? 0 : values.length / items, values)),
+  ]);
   return { scored: 1, failed: 0 };
 }
 
@@ -294,7 +305,8 @@ async function answerLines(
   return counts;
 }
 
-/** Scores are [items, scoreDim] row-major; scoreDim is told when it is not 1. */
-function scoresOf({ scores, scoreDim }: Prediction): object {
-  return { ...(scoreDim > 1 && { scoreDim }), scores: Array.from(scores) };
+/** Scores are [items, scoreDim] row-major; scoreDim is told when it is not 1. Further outputs, if the model has some, likewise by name. */
+function scoresOf({ scores, scoreDim, outputs }: Prediction): object {
+  const further = outputs && Object.fromEntries(Object.entries(outputs).map(([name, values]) => [name, Array.from(values)]));
+  return { ...(scoreDim > 1 && { scoreDim }), scores: Array.from(scores), ...(further && { outputs: further }) };
 }

@@ -8,9 +8,22 @@ export interface ResolvedModel {
   readonly dense: readonly { readonly name: string; readonly dim: number }[];
   readonly bags: readonly ResolvedBag[];
   readonly layers: readonly ResolvedLayer[];
+  /** The value that the dense net gives: that of the spec's output, and those of its further outputs behind it. */
   readonly output: number;
+  /** Of the spec's output. */
   readonly outputDim: number;
+  /** Further outputs; absent when there are none. */
+  readonly outputs?: readonly ResolvedOutput[];
 }
+
+export interface ResolvedOutput {
+  readonly name: string;
+  readonly dim: number;
+}
+
+/** Values of a row that the dense net gives. */
+export const returnedDim = ({ outputDim, outputs = [] }: Pick<ResolvedModel, 'outputDim' | 'outputs'>): number =>
+  outputs.reduce((sum, { dim }) => sum + dim, outputDim);
 
 export interface ResolvedBag {
   readonly name: string;
@@ -80,10 +93,28 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
       define(`${path}.name`, at === steps.length - 1 ? name : `${name}\0`, rest.dim, stage);
     }
   }
-  const output = values.get(spec.output);
-  if (output === undefined || output.number < spec.dense.length + bags.length)
-    throw bad('output', `has to name a layer that is no embedding bag: ${spec.output}`);
-  return { dense: spec.dense, bags, layers, output: output.number, outputDim: output.dim };
+  const returned = (path: string, name: string): Value => {
+    const value = values.get(name);
+    if (value === undefined || value.number < spec.dense.length + bags.length)
+      throw bad(path, `has to name a layer that is no embedding bag: ${name}`);
+    return value;
+  };
+  const output = returned('output', spec.output);
+  const model = { dense: spec.dense, bags, layers, output: output.number, outputDim: output.dim };
+  if (spec.outputs === undefined) return model;
+  const further = spec.outputs.map((name, at) => {
+    const path = `outputs[${at}]`;
+    if (name === spec.output || spec.outputs?.indexOf(name) !== at) throw bad(path, `is returned already: ${name}`);
+    return returned(path, name);
+  });
+  const all = [output, ...further];
+  layers.push({
+    ...NO_ATTRIBUTES,
+    ...{ name: `${spec.output}\0`, op: 'concat', inputs: all.map(({ number }) => number) },
+    ...{ dim: all.reduce((sum, { dim }) => sum + dim, 0), stage: Math.max(...all.map(({ stage }) => stage)) },
+  });
+  const outputs = further.map(({ dim }, at) => ({ name: spec.outputs?.[at] as string, dim }));
+  return { ...model, output: values.size, outputs };
 }
 
 /**

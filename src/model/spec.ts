@@ -65,6 +65,8 @@ export const modelSchema = z.strictObject({
   nets: z.array(z.strictObject({ name, layers: z.array(layerSchema).min(1) })).min(1),
   /** The layer whose value is returned as scores. */
   output: name,
+  /** Further layers whose values are returned by their names. No default: the hash of a model without them stays. */
+  outputs: z.array(name).min(1).optional(),
   /** By path relative to the bundle. */
   files: mapOf(fileSchema),
   published: publishedSchema.optional(),

@@ -2,7 +2,7 @@ import type { DenseNet } from '../engine/dense-net.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import type { TerabagError } from '../errors.js';
-import type { ResolvedModel } from '../model/graph.js';
+import { type ResolvedModel, returnedDim } from '../model/graph.js';
 import { KINDS } from '../observe/layout.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
@@ -65,7 +65,8 @@ interface PreparedBatch {
   readonly deduplicated: Deduplicated | null;
   /** By round. */
   readonly partitions: readonly (readonly Partition[])[];
-  readonly scores: Float32Array;
+  /** [items, values of all outputs]. */
+  readonly returned: Float32Array;
 }
 
 /**
@@ -107,29 +108,30 @@ export class Pipeline {
     const { items } = checked;
     stages.setItems(items);
     stages.enter(KINDS.partition);
-    const prediction = { scores: new Float32Array(items * model.outputDim), items, scoreDim: model.outputDim, modelHash };
+    const returned = new Float32Array(items * returnedDim(model));
     const end = (): Prediction => {
       stages.enter(KINDS.finish);
-      return prediction;
+      return { ...returnedValues(model, returned, items), items, scoreDim: model.outputDim, modelHash };
     };
-    const batches = this.#prepare(checked, prediction.scores, admitted.memory);
+    const batches = this.#prepare(checked, returned, admitted.memory);
     const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, running) : this.#runBatches(batches, running);
     return work === undefined ? end() : work.then(end);
   }
 
   /** Cuts a request into batches and their ids by shards, before predict returns its promise. */
-  #prepare(request: CheckedRequest, scores: Float32Array, memory: RequestMemory): PreparedBatch[] {
+  #prepare(request: CheckedRequest, returned: Float32Array, memory: RequestMemory): PreparedBatch[] {
     const { model } = this.options;
     const count = numBatches(request.items, this.#batchItems);
     const batches: PreparedBatch[] = [];
     try {
-      if (count === 1) batches.push(this.#prepareBatch(0, request, scores, memory.batch(0)));
+      if (count === 1) batches.push(this.#prepareBatch(0, request, returned, memory.batch(0)));
       for (let batch = 0; count > 1 && batch < count; batch++) {
         const [from, to] = [batch * this.#batchItems, Math.min(request.items, (batch + 1) * this.#batchItems)];
         // The first has the scratch of the request, which the others are cut from.
         const own = memory.batch(batch + 1);
         const slice = sliceItems(model, request, from, to, own.scratch);
-        batches.push(this.#prepareBatch(batch, slice, scores.subarray(from * model.outputDim, to * model.outputDim), own));
+        const dim = returnedDim(model);
+        batches.push(this.#prepareBatch(batch, slice, returned.subarray(from * dim, to * dim), own));
       }
       return batches;
     } catch (error) {
@@ -138,13 +140,13 @@ export class Pipeline {
     }
   }
 
-  #prepareBatch(number: number, given: CheckedRequest, scores: Float32Array, memory: BatchMemory): PreparedBatch {
+  #prepareBatch(number: number, given: CheckedRequest, returned: Float32Array, memory: BatchMemory): PreparedBatch {
     const { model, rounds, dedup = false } = this.options;
     const { scratch } = memory;
     const deduplicated = dedup ? dropRepeatedBags(model, given, scratch) : null;
     const request = deduplicated?.request ?? given;
     const partitions = rounds.map(({ partitioner }) => partitioner.partition(request, scratch));
-    return { memory, number, request, deduplicated, partitions, scores };
+    return { memory, number, request, deduplicated, partitions, returned };
   }
 
   #firstBadCopy(batches: readonly PreparedBatch[]): TerabagError | null {
@@ -162,10 +164,10 @@ export class Pipeline {
   /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
   #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
     const { model } = this.options;
-    const { request, memory, partitions, scores } = batch;
+    const { request, memory, partitions, returned } = batch;
     const asked = partitions[0]?.[0]?.batch ?? null;
     const pooled = asked === null ? NO_VECTORS : memory.scratch.f32('pooled', pooledLength(model, request));
-    const score = (): Promise<void> | undefined => (admitted.over ? undefined : this.#runLayers(batch, 0, 1, { pooled, scores }, stages));
+    const score = (): Promise<void> | undefined => (admitted.over ? undefined : this.#runLayers(batch, 0, 1, { pooled, returned }, stages));
     const fail = (error: unknown): never => {
       throw this.#firstBadCopy([batch]) ?? error;
     };
@@ -208,7 +210,7 @@ export class Pipeline {
   /** Asks and computes round by round, unless the request is over. started gets what reads the batch's memory, maybe after this has failed. */
   async #runBatch(batch: PreparedBatch, running: Running, failures: Failures): Promise<void> {
     const { model, net, rounds } = this.options;
-    const { memory, number, request, deduplicated, scores } = batch;
+    const { memory, number, request, deduplicated, returned } = batch;
     const { admitted, stages } = running;
     const { items } = request;
     const pooled = vectors('pooled', pooledStarts(model, request), memory.scratch);
@@ -224,7 +226,7 @@ export class Pipeline {
         const [own, answer] = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r, stages);
         const outcomes = own === undefined ? asked : [own, ...asked];
         if (own !== undefined) started([own], failures);
-        if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, scores: null }, stages);
+        if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, returned: null }, stages);
         for (const outcome of outcomes) await outcome;
         if (admitted.over) return;
         stages.enter(KINDS.place, number, r);
@@ -232,8 +234,8 @@ export class Pipeline {
         gathering.finish();
         if (items === 0 || stage > net.lastStage) continue;
         if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
-        const last = stage === net.lastStage ? scores : null;
-        await this.#runLayers(batch, r, stage, { pooled: expanded.values, scores: last }, stages);
+        const last = stage === net.lastStage ? returned : null;
+        await this.#runLayers(batch, r, stage, { pooled: expanded.values, returned: last }, stages);
       }
     } catch (error) {
       failures.search();
@@ -288,20 +290,38 @@ export class Pipeline {
     return stages.runJob(KINDS.pool, number, round, (times) => (this.options.engine as SparseEngine).pool(asked, into, times));
   }
 
-  /** Runs a stage of the dense net; pooled from stage 1 on, scores of the last. */
+  /** Runs a stage of the dense net; pooled from stage 1 on, what is returned of the last. */
   #runLayers(
     { request: { items, perItem, dense }, memory, number }: PreparedBatch,
     round: number,
     stage: number,
-    { pooled, scores }: { readonly pooled: Float32Array | null; readonly scores: Float32Array | null },
+    { pooled, returned }: { readonly pooled: Float32Array | null; readonly returned: Float32Array | null },
     stages: Stages,
   ): Promise<void> | undefined {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, scores, times),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, returned, times),
     );
   }
+}
+
+/** Scores, and by name what further outputs give, of rows that hold them side by side. */
+function returnedValues(model: ResolvedModel, returned: Float32Array, items: number): Pick<Prediction, 'scores' | 'outputs'> {
+  if (model.outputs === undefined) return { scores: returned };
+  const rowDim = returnedDim(model);
+  const columns = (from: number, dim: number): Float32Array => {
+    const values = new Float32Array(items * dim);
+    for (let item = 0; item < items; item++) values.set(returned.subarray(item * rowDim + from, item * rowDim + from + dim), item * dim);
+    return values;
+  };
+  let at = model.outputDim;
+  const outputs = model.outputs.map(({ name, dim }) => {
+    const values = columns(at, dim);
+    at += dim;
+    return [name, values] as const;
+  });
+  return { scores: columns(0, model.outputDim), outputs: Object.fromEntries(outputs) };
 }
 
 /** What happens to a batch that fails. */

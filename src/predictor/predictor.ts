@@ -60,6 +60,8 @@ export interface Prediction {
   readonly scores: Float32Array;
   readonly items: number;
   readonly scoreDim: number;
+  /** Values of the further outputs that model.json names, by their names: [items, dim of the layer] each. Only where it names some. */
+  readonly outputs?: Readonly<Record<string, Float32Array>>;
   readonly modelHash: string;
 }
 
