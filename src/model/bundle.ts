@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { aPath, oneOf, TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
 import { isFinite32 } from '../tables/finite.js';
+import { FLOAT_DTYPES, isFloatDtype, toFloat32, valueAt } from '../tables/float-tensors.js';
 import { formatPath } from '../tables/json.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
@@ -27,7 +28,7 @@ export interface Bundle {
   readonly hash: string;
   /** Null when opened without the dense weights. */
   readonly model: ResolvedModel | null;
-  /** The tensors that the layers name; others of the file may be of any dtype. */
+  /** The tensors that the layers name; others of the file may be of any dtype. In float32, whatever they were. */
   readonly dense: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
   /** Aligned with spec.tables; null where not opened, or not in a published bundle. */
   readonly tables: readonly (OpenTable | null)[];
@@ -198,21 +199,34 @@ async function readDense(header: SafetensorsHeader, model: ResolvedModel): Promi
   for (const name of named) {
     const tensor = header.tensors.get(name);
     if (tensor === undefined) throw new TerabagError('bad_model', `no such tensor in ${DENSE_FILE}: ${name}`, { tensor: name });
-    if (tensor.dtype !== 'F32')
-      throw new TerabagError('bad_model', `dense weights have to be F32: ${name} is ${tensor.dtype}: ${header.path}`, { tensor: name });
-    const data = new Float32Array((await readTensor(header, tensor)).buffer);
-    if (!isFinite32(data)) throw notFinite(header.path, name, tensor.shape, data);
-    tensors.set(name, { shape: tensor.shape, data });
+    const { dtype, shape } = tensor;
+    if (!isFloatDtype(dtype)) {
+      const what = `dense weights have to be ${FLOAT_DTYPES.join(', ')}: ${name} is ${dtype}: ${header.path}`;
+      throw new TerabagError('bad_model', what, { tensor: name });
+    }
+    const bytes = await readTensor(header, tensor);
+    const data = toFloat32(dtype, bytes);
+    if (!isFinite32(data)) {
+      const position = data.findIndex((value) => !Number.isFinite(value));
+      throw notFinite(header.path, name, shape, { position, value: valueAt(dtype, bytes, position) });
+    }
+    tensors.set(name, { shape, data });
   }
   return tensors;
 }
 
-function notFinite(path: string, tensor: string, shape: readonly number[], data: Float32Array): TerabagError {
-  const position = data.findIndex((value) => !Number.isFinite(value));
-  const value = String(data[position]);
+/** Of the first value that float32 does not hold. */
+function notFinite(
+  path: string,
+  tensor: string,
+  shape: readonly number[],
+  { position, value: given }: { readonly position: number; readonly value: number },
+): TerabagError {
+  const value = String(given);
+  const wanted = Number.isFinite(given) ? 'within what float32 holds' : 'finite';
   return new TerabagError(
     'bad_model',
-    `dense weights have to be finite: ${tensor} ${shape.join('x')}, position ${position}, ${value}: ${path}`,
+    `dense weights have to be ${wanted}: ${tensor} ${shape.join('x')}, position ${position}, ${value}: ${path}`,
     { tensor, position, value, path },
   );
 }

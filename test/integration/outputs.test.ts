@@ -40,7 +40,11 @@ beforeAll(async () => {
   several = await withOutputs('several', { outputs: FURTHER });
   alone = new Map();
   for (const output of [spec.output, ...FURTHER]) alone.set(output, await openLocal(await withOutputs(`only-${output}`, { output })));
-  cluster = await launchCluster(capacityPlan(await readModelSpec(several), 2), { bundle: several, ephemeralPorts: true, logLevel: 'error' });
+  cluster = await launchCluster(capacityPlan(await readModelSpec(several), 2), {
+    bundle: several,
+    ephemeralPorts: true,
+    logLevel: 'error',
+  });
 });
 afterAll(async () => {
   await Promise.all([...opened, ...(alone?.values() ?? [])].map((predictor) => predictor.close()));

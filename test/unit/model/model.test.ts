@@ -159,3 +159,51 @@ test('the hash of a model does not depend on the order of keys, and does on ever
   ];
   for (const [path, value] of others) expect(modelHash(changed(path, value) as ModelSpec), path.join('.')).not.toBe(hash);
 });
+
+test('dense weights of every dtype of floats become float32; what that does not hold is refused with tensor and position', async () => {
+  const { dir } = await writeSmallModel(73);
+  const file = join(dir, 'dense.safetensors');
+  const header = await readSafetensorsHeader(file);
+  const spec = await readModelSpec(dir);
+  const eighths = (length: number): number[] => Array.from({ length }, (_, at) => ((at * 5) % 17) / 8 - 1);
+  const halfBits = (value: number): number => {
+    if (value === 0) return 0;
+    const exponent = Math.floor(Math.log2(Math.abs(value)));
+    return (value < 0 ? 0x8000 : 0) | ((exponent + 15) << 10) | Math.round((Math.abs(value) / 2 ** exponent - 1) * 1024);
+  };
+  const encode: Record<string, (values: number[]) => { buffer: ArrayBuffer }> = {
+    F32: (values) => Float32Array.from(values),
+    F64: (values) => Float64Array.from(values),
+    F16: (values) => Uint16Array.from(values, halfBits),
+    BF16: (values) => Uint16Array.from(values, (value) => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16),
+  };
+  const open = async (dtype: string, change: (name: string, values: number[]) => void = () => undefined) => {
+    const tensors = [...header.tensors].map(([name, { shape }]): TensorToWrite => {
+      const values = eighths(shape.reduce((product, dim) => product * dim, 1));
+      change(name, values);
+      return { name, dtype, shape, data: new Uint8Array((encode[dtype] ?? encode['F32']!)(values).buffer) };
+    });
+    const entry = await writeSafetensors(file, tensors);
+    await writeModelJson(dir, { ...spec, files: { ...spec.files, 'dense.safetensors': entry } });
+    return openBundle(dir, { tables: new Set() });
+  };
+  for (const dtype of ['F32', 'F64', 'F16', 'BF16']) {
+    const { dense } = await open(dtype);
+    expect(dense.size).toBeGreaterThan(3);
+    for (const { data } of dense.values()) expect(Array.from(data)).toEqual(eighths(data.length));
+  }
+  await expect(
+    open('F64', (name, values) => {
+      if (name === 'top.weight') values[5] = -1e39;
+    }),
+  ).rejects.toMatchObject({
+    code: 'bad_model',
+    message: expect.stringMatching(/dense weights have to be within what float32 holds: top\.weight .*position 5, -1e\+39: /),
+    details: { tensor: 'top.weight', position: 5, value: '-1e+39' },
+  });
+  await expect(open('I32')).rejects.toMatchObject({
+    code: 'bad_model',
+    message: expect.stringMatching(/dense weights have to be F32, F16, BF16, F64: .* is I32/),
+  });
+  await rm(dir, { recursive: true });
+});
