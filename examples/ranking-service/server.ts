@@ -10,16 +10,6 @@ const STATUS = new Map(Object.entries({ overloaded: 503, shard_unavailable: 503,
 for (const code of ['invalid_argument', 'index_out_of_range', 'bad_offsets']) STATUS.set(code, 400);
 const MAX_BODY = 16 * 1024 * 1024;
 
-/** An item's values of further outputs, if model.json names some: [items, dim] each. */
-function valuesOf(outputs: Readonly<Record<string, Float32Array>>, item: number, items: number): Record<string, number[]> {
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, values]) => {
-      const dim = values.length / items;
-      return [name, Array.from(values.subarray(item * dim, (item + 1) * dim))];
-    }),
-  );
-}
-
 const server = createServer(async (request, response) => {
   const gone = new AbortController();
   response.once('close', () => gone.abort());
@@ -27,11 +17,8 @@ const server = createServer(async (request, response) => {
     if (!(Number(request.headers['content-length']) <= MAX_BODY)) throw new RangeError('Content-Length is missing or too large');
     const { candidates, features } = (await json(request)) as { candidates: string[]; features: unknown };
     const options = { deadlineMs: 50, signal: gone.signal };
-    const { scores, scoreDim, outputs } = await predictor.predict({ ...requestFromJson(features), items: candidates.length }, options);
-    const ranking = candidates.map((candidate, item) => ({
-      ...{ candidate, score: scores[item * scoreDim] as number },
-      ...(outputs && { outputs: valuesOf(outputs, item, candidates.length) }),
-    }));
+    const { scores, scoreDim } = await predictor.predict({ ...requestFromJson(features), items: candidates.length }, options);
+    const ranking = candidates.map((candidate, item) => ({ candidate, score: scores[item * scoreDim] as number }));
     response.shouldKeepAlive = server.listening;
     response.end(JSON.stringify({ ranking: ranking.sort((a, b) => b.score - a.score) }));
   } catch (error) {
