@@ -45,7 +45,8 @@ void add_bags(const KernelTable& kernels, BagJob job, const std::vector<uint32_t
   std::vector<int32_t> indices(offsets.back());
   for (int32_t& index : indices) index = static_cast<int32_t>(numbers.below(kRows));
   const std::vector<float> weights = numbers.floats(indices.size());
-  std::vector<float> out(lengths.size() * job.dim);
+  job.divisor = true;
+  std::vector<float> out(lengths.size() * floats_per_bag(job));
   job.indices = reinterpret_cast<const unsigned char*>(indices.data());
   job.index_bytes = sizeof(int32_t);
   job.offsets = offsets.data();

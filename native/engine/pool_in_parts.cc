@@ -41,7 +41,7 @@ BagJob bags_of(const BagJob& job, uint32_t from, uint32_t to) {
   if (some.weights != nullptr) some.weights += skipped * sizeof(float);
   some.offsets += from;
   some.num_bags = to - from;
-  some.out += static_cast<uint64_t>(from) * job.dim;
+  some.out += from * floats_per_bag(job);
   return some;
 }
 

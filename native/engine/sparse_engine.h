@@ -58,6 +58,8 @@ struct PoolStatus {
 
 constexpr uint32_t kSegmentFields = 5;
 constexpr uint64_t kSegmentBytes = kSegmentFields * sizeof(uint32_t);
+// Flags of a segment: with weights, and answered with a divisor behind each bag's values. The others say how it is pooled.
+constexpr uint32_t kWeighted = 2, kDivisor = 16;
 
 // A message of bags; nothing of it is trusted. See NativeSparseEngine in src/engine/native.ts for the layout.
 struct PoolRequest {

@@ -11,14 +11,15 @@
 
 namespace terabag {
 namespace {
-// The flag of a segment with weights; the others say how it is pooled.
-constexpr uint32_t kWeighted = 2;
-
 const PoolingInfo* pooling_of(uint32_t flags) {
   for (const PoolingInfo& info : kPoolings) {
-    if (info.flag == (flags & ~kWeighted)) return &info;
+    if (info.flag == (flags & ~(kWeighted | kDivisor))) return &info;
   }
   return nullptr;
+}
+
+uint64_t floats_per_bag(const TableView& view, uint32_t flags) {
+  return static_cast<uint64_t>(view.dim) + ((flags & kDivisor) != 0 ? 1 : 0);
 }
 }  // namespace
 
@@ -61,7 +62,7 @@ std::optional<uint64_t> SparseEngine::output_length(const unsigned char* segment
     if (view == nullptr) return std::nullopt;
     const uint64_t num_bags = load<uint32_t>(segment + 12);
     bags += num_bags;
-    length += num_bags * view->dim;
+    length += num_bags * floats_per_bag(*view, load<uint32_t>(segment + 16));
   }
   return offsets_bytes == (bags + 1) * 4 ? std::optional(length) : std::nullopt;
 }
@@ -103,7 +104,8 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     const PoolingInfo* pooling = pooling_of(flags);
     if (view == nullptr || pooling == nullptr) return fail("bad_segments", table, part);
     if (num_bags > num_offsets - 1 - at_bag) return fail("bad_segments", num_bags, num_offsets - 1 - at_bag);
-    if (static_cast<uint64_t>(num_bags) * view->dim > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
+    const uint64_t out_floats = num_bags * floats_per_bag(*view, flags);
+    if (out_floats > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
 
     const uint32_t* segment_offsets = offsets.data() + at_bag;
     for (uint32_t b = 0; b < num_bags; ++b) {
@@ -128,11 +130,12 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     job.offsets = segment_offsets;
     job.num_bags = num_bags;
     job.pooling = pooling->pooling;
+    job.divisor = (flags & kDivisor) != 0;
     job.prefetch = view->prefetch.get();
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;
-    at_out += static_cast<uint64_t>(num_bags) * view->dim;
+    at_out += out_floats;
   }
   if (at_bag != num_offsets - 1) return fail("bad_segments", at_bag, num_offsets - 1);
   if (at_weight != request.weights_bytes / 4 || request.weights_bytes % 4 != 0)

@@ -2,6 +2,7 @@
 // of a plain loop; nothing else is read or written, which the sanitizers watch.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +17,7 @@ using namespace terabag;
 
 constexpr uint32_t kTables = kNumRowFormats;
 constexpr uint32_t kRows = 5;
+constexpr uint32_t kMean = 1, kMax = 4, kWeightedMean = 8;  // flags of poolings
 
 struct Tables {
   SparseEngine engine{*selected_kernels(), Residency::kMap};
@@ -72,9 +74,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   uint64_t out_length = 0;
   for (uint32_t s = 0; s < num_segments; ++s) {
     const uint32_t word = input.number();
-    const uint32_t table = sound ? word % kTables : word % (kTables + 2), bags = word >> 8 & 7, flags = word >> 16 & (sound ? 3 : 7);
+    const uint32_t table = sound ? word % kTables : word % (kTables + 2), bags = word >> 8 & 7;
+    const uint32_t flags =
+        sound ? kPoolings[word >> 16 & 3].flag | (word >> 18 & 1) * kWeighted | (word >> 19 & 1) * kDivisor : word >> 16 & 63;
     segments.insert(segments.end(), {table, 0, 1, bags, flags});
-    out_length += static_cast<uint64_t>(bags) * (table < kTables ? tables.dims[table] : 1);
+    out_length += static_cast<uint64_t>(bags) * ((table < kTables ? tables.dims[table] : 1) + ((flags & kDivisor) != 0 ? 1 : 0));
     for (uint32_t b = 0; b < bags; ++b) {
       const uint32_t count = input.number() % 9;
       offsets.push_back(offsets.back() + count);
@@ -82,7 +86,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         const int64_t id = sound ? input.number() % (kRows + (input.left % 97 == 0)) : static_cast<int32_t>(input.number()) % 8;
         const auto* bytes = reinterpret_cast<const unsigned char*>(&id);
         indices.insert(indices.end(), bytes, bytes + index_bytes);
-        if ((flags & 2) != 0) weights.insert(weights.end(), {0, 0, 0x80, 0x3f});
+        if ((flags & kWeighted) != 0) weights.insert(weights.end(), {0, 0, 0x80, 0x3f});
       }
     }
   }
@@ -103,27 +107,31 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   request.out = out.data(), request.out_length = out.size();
   const PoolStatus status = tables.engine.pool(request, 1);
   if (status.status != nullptr) return 0;
-  // All weights are 1 and all rows of a table alike: a bag is its count, or 1 for a mean, times the row.
+  // All weights are 1.
   uint64_t bag = 0, at = 0;
   for (size_t s = 0; s < segments.size(); s += 5) {
     const RowFormat format = static_cast<RowFormat>(segments[s]);
-    const uint32_t dim = tables.dims[segments[s]];
+    const uint32_t dim = tables.dims[segments[s]], flags = segments[s + 4];
     std::vector<unsigned char> row(bytes_per_row(format, dim));
     for (uint32_t b = 0; b < segments[s + 3]; ++b, ++bag) {
       const uint32_t count = offsets[bag + 1] - offsets[bag];
       for (uint32_t d = 0; d < dim; ++d, ++at) {
-        double want = 0;
+        double sum = 0, largest = 0;
         for (uint32_t i = 0; i < count; ++i) {
           int64_t id = 0;
           std::memcpy(&id, indices.data() + (offsets[bag] + i) * index_bytes, index_bytes);
           for (uint64_t byte = 0; byte < row.size(); ++byte)
             row[byte] = (static_cast<uint64_t>(id) * row.size() + byte) % 2 == 0 ? 0x34 : 0x38;
           const RowScale scale = is_quantized(format) ? row_scale(row.data(), format, dim) : RowScale{1, 0};
-          want += static_cast<double>(scale.scale) * row_value(row.data(), format, d) + scale.bias;
+          const double value = static_cast<double>(scale.scale) * row_value(row.data(), format, d) + scale.bias;
+          sum += value;
+          largest = i == 0 ? value : std::max(largest, value);
         }
-        if ((segments[s + 4] & 1) != 0 && count > 0) want /= count;
+        const bool mean = (flags & (kMean | kWeightedMean)) != 0 && (flags & kDivisor) == 0;
+        const double want = (flags & kMax) != 0 ? largest : mean && count > 0 ? sum / count : sum;
         if (!(std::abs(out[at] - want) <= 1e-4 * std::abs(want) + 1e-9)) std::abort();
       }
+      if ((flags & kDivisor) != 0 && out[at++] != static_cast<float>(count)) std::abort();
     }
   }
   return 0;

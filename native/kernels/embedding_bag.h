@@ -3,7 +3,7 @@
 
 #include "kernels/row_format.h"
 
-// Embedding bags: weighted sums of table rows.
+// Embedding bags: weighted sums of table rows, their means, and maxima.
 //
 //   for job in 0..num_jobs:                      one job a table, or a part of one
 //     at = 0
@@ -19,13 +19,24 @@
 //         int4:              sum[d] += round_to_float32((weight * scale) * q[d]);  biases += weight * bias
 //         at += 1
 //       quantized: sum[d] += biases, once
-//       out[bag][d] = pooling == mean and count > 0 ? sum[d] / count : sum[d]     for d in 0..dim
+//       divisor = pooling == weighted_mean ? sum of the weights : count
+//       pooling is mean or weighted_mean, and not job.divisor:  sum[d] = divisor == 0 ? 0 : sum[d] / divisor
+//       out[bag][d] = sum[d]                                                      for d in 0..dim
+//       if job.divisor: out[bag][dim] = divisor, by which the means are not divided then
+//
+// pooling == max, where biases cannot be added once: each row has its own.
+//         fp32, fp16, bf16:  value = weight * float32(rows[id][d])
+//         quantized:         value = (weight * scale) * q[d] + weight * bias
+//         maximum[d] = maximum[d] > value or maximum[d] is NaN ? maximum[d] : value      from -infinity on
+//       out[bag][d] = count == 0 ? 0 : maximum[d] + 0
 //
 // The layouts of the row formats are in row_format.h.
 //
 // Accumulator: float32, one chain for every (bag, d) in the order of the ids; fused multiply-add where the instruction set has it, apart
 // from int4, which rounds the product first: it comes from a table of 16. So the bits of a bag depend on its ids, weights and table only,
-// never on how bags are split over jobs and calls. NaN and infinity propagate.
+// never on how bags are split over jobs and calls. Those of a maximum do not depend on the order of its ids either: a zero has no sign.
+// NaN and infinity propagate: a maximum with a NaN among its values is NaN. An empty bag is all zeros, and so is a weighted mean whose
+// weights add up to 0.
 // Checks: every id before its row is read, and the id that was checked is the one used, even if the caller writes the buffer meanwhile.
 // The caller has checked that offsets never decrease and that indices, weights, rows and out have the lengths that follow from them.
 // Ownership: all memory is the caller's; nothing is kept. On kIndexOutOfRange the content of out is unspecified.
@@ -35,7 +46,9 @@ namespace terabag {
 // X(pooling, name in model.json, what it adds to the flags of a request's segment)
 #define TERABAG_POOLINGS(X) \
   X(kSum, "sum", 0)         \
-  X(kMean, "mean", 1)
+  X(kMean, "mean", 1)       \
+  X(kMax, "max", 4)         \
+  X(kWeightedMean, "weighted_mean", 8)
 
 enum class Pooling : uint32_t {
 #define TERABAG_ENUMERATOR(pooling, name, flag) pooling,
@@ -75,9 +88,12 @@ struct BagJob {
   const uint32_t* offsets;       // [num_bags + 1]; only their differences count
   uint32_t num_bags;
   Pooling pooling;
+  bool divisor;       // whether a bag's divisor follows its values
   Prefetch prefetch;  // while the stream of rows that are fetched ahead is in this job
-  float* out;         // [num_bags, dim]
+  float* out;         // [num_bags, floats_per_bag]
 };
+
+static inline uint64_t floats_per_bag(const BagJob& job) { return static_cast<uint64_t>(job.dim) + (job.divisor ? 1 : 0); }
 
 enum class KernelStatus : uint32_t { kOk, kIndexOutOfRange };
 

@@ -161,7 +161,8 @@ bool same_bits(const float* one, const float* other, uint32_t count) {
 // Every bag as a job of its own, fetched at another distance, gives the same bits as all jobs together.
 void test_bags_alone(const Isa& isa, const std::vector<BagJob>& jobs) {
   for (const BagJob& job : jobs) {
-    std::vector<float> alone(job.dim);
+    const uint64_t floats = floats_per_bag(job);
+    std::vector<float> alone(floats);
     for (uint32_t b = 0; b < job.num_bags; ++b) {
       const uint64_t before = job.offsets[b] - job.offsets[0];
       BagJob bag = job;
@@ -173,7 +174,7 @@ void test_bags_alone(const Isa& isa, const std::vector<BagJob>& jobs) {
       bag.out = alone.data();
       BadIndex bad{};
       check(isa.pool_bags(&bag, 1, &bad) == KernelStatus::kOk, "refused good ids of a bag alone");
-      check(same_bits(alone.data(), job.out + static_cast<uint64_t>(b) * job.dim, job.dim),
+      check(same_bits(alone.data(), job.out + b * floats, static_cast<uint32_t>(floats)),
             "bag " + std::to_string(b) + " has other bits alone");
     }
   }
@@ -219,8 +220,9 @@ void test_bags(const Isa& isa, int number) {
       job.weights = weights;
     }
     job.pooling = kPoolings[below(sizeof kPoolings / sizeof kPoolings[0])].pooling;
+    job.divisor = below(2) == 0;
     job.prefetch = any_prefetch();
-    job.out = reinterpret_cast<float*>(bags.buffer(static_cast<uint64_t>(job.num_bags) * job.dim * 4));
+    job.out = reinterpret_cast<float*>(bags.buffer(job.num_bags * floats_per_bag(job) * 4));
     bags.jobs.push_back(job);
   }
   BadIndex bad{};
@@ -229,21 +231,30 @@ void test_bags(const Isa& isa, int number) {
     uint64_t at = 0;
     for (uint32_t b = 0; b < job.num_bags; ++b) {
       const uint32_t count = job.offsets[b + 1] - job.offsets[b];
-      const double divisor = job.pooling == Pooling::kMean && count > 0 ? count : 1;
+      double weights = 0;
+      float rounded_weights = 0;
+      for (uint64_t i = at; i < at + count; ++i) weights += load_weight(job, i), rounded_weights += load_weight(job, i);
+      const bool weighted_mean = job.pooling == Pooling::kWeightedMean;
+      const float* out = job.out + b * floats_per_bag(job);
+      if (job.divisor) check(close_enough(out[job.dim], weighted_mean ? weights : count, count, count), "another divisor");
+      const double given = weighted_mean && !job.divisor ? rounded_weights : 1;
+      const double divisor = job.pooling == Pooling::kMean && !job.divisor && count > 0 ? count : given == 0 ? 1 : given;
       for (uint32_t d = 0; d < job.dim; ++d) {
-        double sum = 0, scale = 0;
+        double sum = 0, scale = 0, maximum = 0;
         for (uint64_t i = at; i < at + count; ++i) {
           const unsigned char* row = job.rows + static_cast<uint64_t>(load_index(job, i)) * job.row_pitch;
           const Exact exact = value_of(row, job.format, job.dim, d);
           const double weight = job.weights == nullptr ? 1.0 : load_weight(job, i);
-          sum += exact.value * weight;
+          const double value = exact.value * weight;
+          sum += value;
+          if (i == at || value > maximum || std::isnan(value)) maximum = std::isnan(maximum) ? maximum : value;
           if (std::isfinite(exact.magnitude)) scale += exact.magnitude * std::abs(weight);
         }
-        const float got = job.out[static_cast<uint64_t>(b) * job.dim + d];
-        if (!close_enough(got, sum / divisor, scale / divisor, count)) {
+        const double want = job.pooling == Pooling::kMax ? maximum : given == 0 && weighted_mean ? 0 : sum / divisor;
+        if (!close_enough(out[d], want, scale / std::abs(divisor), count)) {
           char text[160];
           std::snprintf(text, sizeof text, "format %u, bag %u of %u ids, value %u of %u: %.9g, want %.9g",
-                        static_cast<unsigned>(job.format), b, count, d, job.dim, got, sum / divisor);
+                        static_cast<unsigned>(job.format), b, count, d, job.dim, out[d], want);
           fail(text);
         }
       }

@@ -6,7 +6,7 @@
 // The two messages of src/rpc/codec.ts that carry tensors, for a shard that answers without JavaScript. Both are msgpack arrays.
 namespace terabag {
 
-constexpr uint8_t kWireVersion = 3;
+constexpr uint8_t kWireVersion = 4;
 constexpr size_t kShardStages = 7;  // SHARD_STAGES in src/rpc/messages.ts
 
 using Bytes = std::span<const unsigned char>;

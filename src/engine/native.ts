@@ -26,12 +26,14 @@ export interface NativeTable {
 
 /**
  * Pools whole requests. A batch of bags is:
- * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; the others: the pooling, see POOLINGS);
+ * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; bit 4: with
+ *   divisors; the others: the pooling, see POOLINGS);
  * - indices: int32 or int64 (indexBytes 4 or 8) of all segments one after another;
  * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
  * - weights: float32 of the weighted segments only, one per index of these.
  * All are byte views of any alignment. Everything is checked before memory is read through it.
- * out receives [bags, dim] float32 per segment, one after another; its length has to match exactly. On an error its content is unspecified.
+ * out receives [bags, dim] float32 per segment, one after another, [bags, dim + 1] of one with divisors; its length has to match exactly. On an
+ * error its content is unspecified.
  * All segments are checked before the first is pooled, apart from the indices, which are checked one by one on the way.
  * Into times of pool (null: nothing is measured) go three microseconds from timesAt on: from the call to the job's start on its thread, from there to
  * its end, and its CPU time on all threads: by their clocks when that field was not 0 before, else the time it ran.

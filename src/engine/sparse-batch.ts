@@ -12,5 +12,11 @@ export interface SparseBatch {
 
 export const SEGMENT_FIELDS = 5;
 export const SEGMENT_WEIGHTED = 2;
+/** Each bag's values are followed by what its mean is divided by: the number of rows that were pooled, of weighted_mean the sum of their weights. */
+export const SEGMENT_DIVISOR = 16;
 
-export const segmentFlags = (pooling: Pooling, weighted: boolean): number => POOLINGS[pooling].flag | (weighted ? SEGMENT_WEIGHTED : 0);
+export const segmentFlags = (pooling: Pooling, { weighted, divisor }: { readonly weighted: boolean; readonly divisor: boolean }): number =>
+  POOLINGS[pooling].flag | (weighted ? SEGMENT_WEIGHTED : 0) | (divisor ? SEGMENT_DIVISOR : 0);
+
+/** Floats of a bag in an answer. */
+export const floatsPerBag = (dim: number, flags: number): number => dim + ((flags & SEGMENT_DIVISOR) === 0 ? 0 : 1);

@@ -6,7 +6,7 @@ import { type NativeSocket, type NativeSparseEngine, type NativeStatusError, typ
 import { tableError } from './native-errors.js';
 import { type Prefetch, prefetchSetting, type TunedPrefetch } from './prefetch.js';
 import { RESIDENCIES, type Residency, type ResidencyReport, reportResidency } from './residency.js';
-import { SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
+import { floatsPerBag, SEGMENT_FIELDS, type SparseBatch } from './sparse-batch.js';
 import { RECEIVER_BUDGET_NS, SYNC_BUDGET_NS } from './sync-budget.js';
 
 /** A mapped table with the name that errors use. */
@@ -128,7 +128,7 @@ export class SparseEngine {
   }
 
   /**
-   * Floats that pooling the batch gives: the sum of bags x dim over segments. A segment of a table, or part, that is not here is refused, and so are
+   * Floats that pooling the batch gives: the sum of bags x floatsPerBag over segments. A segment of a table, or part, that is not here is refused, and so are
    * more bags than offsets: what is reserved for the output never exceeds what the batch can fill.
    */
   outputLength(segments: Uint8Array, offsets: Uint8Array): number {
@@ -154,7 +154,7 @@ export class SparseEngine {
         );
       const numBags = view.getUint32(at + 12, true);
       bags += numBags;
-      length += numBags * table.dim;
+      length += numBags * floatsPerBag(table.dim, view.getUint32(at + 16, true));
     }
     const expected = (bags + 1) * 4;
     if (offsets.byteLength !== expected) {
@@ -171,7 +171,7 @@ export class SparseEngine {
   }
 
   /**
-   * Pools the batch into out (outputLength floats): [bags, dim] per segment, one after another. Small batches are done on return (undefined);
+   * Pools the batch into out (outputLength floats): [bags, floatsPerBag] per segment, one after another. Small batches are done on return (undefined);
    * large ones run on the addon's threads, and the caller leaves all buffers alone until the promise settles. On a thread, it measures
    * itself when there is a job.
    */

@@ -34,6 +34,8 @@ export interface ResolvedBag {
   readonly rows: number;
   readonly pooling: Pooling;
   readonly weighted: boolean;
+  /** Whether ids may be left out where their rows are found, so that only a shard knows how many of a bag are pooled. */
+  readonly leavesOut: boolean;
   /** Position of its net in the spec. */
   readonly net: number;
 }
@@ -57,9 +59,9 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
     const found = tables.get(layer.table);
     if (found === undefined) throw bad(`${path}.table`, `no such table: ${layer.table}`);
     const { dim, rows } = found.table;
-    return [
-      { name: layer.name, table: found.index, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
-    ];
+    const { name, pooling, weighted } = layer;
+    if (pooling === 'weighted_mean' && !weighted) throw bad(`${path}.pooling`, 'weighted_mean needs weighted: true');
+    return [{ name, table: found.index, tableName: layer.table, dim, rows, pooling, weighted, leavesOut: false, net }];
   });
   const values = new Map<string, Value>();
   const define = (path: string, name: string, dim: number, stage: number): void => {

@@ -1,12 +1,12 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import { type Combine, POOLINGS } from '../model/pooling.js';
+import { type PartsPooling, partsPooling } from '../model/pooling.js';
 import type { Assignment, Partition } from './partition.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
 import type { SplitRows } from './split-rows.js';
 
-/** The vectors of those bags that had ids on one part of a table, and how many ids. */
+/** The vectors of those bags that had ids on one part of a table, with divisors or not, and how many ids main sent. */
 interface RowWisePart {
   readonly part: number;
   readonly bags: Uint32Array;
@@ -39,9 +39,10 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 
 /**
  * Puts the answers of destinations in their places as they come, and zeros where nothing was asked; of the layers that the partitions are of.
- * Vectors of whole tables are copied: they have the bits that one machine gives. rowWise names the layers whose tables are split: the sums of their
- * parts are added in float32 at the end, in ascending order of the part, whatever the order of arrival. So the same plan always gives the same bits, but
- * other ones than one machine, which adds the rows of a bag in the order of its ids: 1e8 + 1 - 1e8 is 0 there, and 1 where 1 lies on another part.
+ * Vectors of whole tables are copied: they have the bits that one machine gives. rowWise names the layers whose tables are split: the vectors of their
+ * parts are combined in float32 at the end, in ascending order of the part, whatever the order of arrival. So the same plan always gives the same bits.
+ * Those of sums are other ones than one machine's, which adds the rows of a bag in the order of its ids: 1e8 + 1 - 1e8 is 0 there, and 1 where 1 lies on
+ * another part. A maximum is the same everywhere.
  */
 export class Gathering {
   readonly #bytes: Uint8Array;
@@ -65,8 +66,10 @@ export class Gathering {
     let at = 0;
     for (let a = 0; a < assignments.length; a++) {
       const { bag, part } = assignments[a] as Assignment;
-      const length = (numBags[a] as number) * (this.model.bags[bag] as ResolvedBag).dim * 4;
       const sent = split[bag];
+      const resolved = this.model.bags[bag] as ResolvedBag;
+      const floats = sent === undefined ? resolved.dim : floatsOfPart(resolved);
+      const length = (numBags[a] as number) * floats * 4;
       if (length === 0) {
         if (sent === undefined) values.fill(0, starts[bag], starts[bag + 1]);
         continue;
@@ -106,26 +109,42 @@ function answerLength(bytes: number, expected: number): TerabagError {
   });
 }
 
-/** Takes a part's vector, from `from` on, into the one that starts at `at`, zeros at first. */
-const COMBINE: Readonly<Record<Combine, (into: Float32Array, at: number, part: Float32Array, from: number, dim: number) => void>> = {
-  add: (into, at, part, from, dim) => {
-    for (let d = 0; d < dim; d++) into[at + d] = (into[at + d] as number) + (part[from + d] as number);
-  },
+/** Of a bag, in the answer of a part of its table. */
+const floatsOfPart = (bag: ResolvedBag): number => bag.dim + (partsPooling(bag).divisor ? 1 : 0);
+
+/** A place of the combined vector, and that of a part's. */
+const COMBINE: Readonly<Record<PartsPooling['combine'], (combined: number, value: number) => number>> = {
+  add: (combined, value) => combined + value,
+  // NaN where either is.
+  max: (combined, value) => Math.max(combined, value),
 };
 
-function combineParts({ dim, pooling }: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
-  pooled.fill(0);
+function combineParts(bag: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
+  const { dim } = bag;
   const numBags = pooled.length / dim;
-  const { combine, divide } = POOLINGS[pooling].parts;
-  const ids = new Uint32Array(divide ? numBags : 0);
+  const floats = floatsOfPart(bag);
+  const { combine, divisor, divide } = partsPooling(bag) as PartsPooling;
+  const combineValues = COMBINE[combine];
+  // What is known of a bag so far: rows or ids that are combined in it, or the sum of their weights.
+  const divisors = new Float32Array(numBags);
+  pooled.fill(0);
   for (const { bags, lengths, rows } of parts) {
     bags.forEach((target, row) => {
-      if (divide) ids[target] = (ids[target] as number) + (lengths[row] as number);
-      COMBINE[combine](pooled, target * dim, rows, row * dim, dim);
+      const from = row * floats;
+      const counted = divisor ? (rows[from + dim] as number) : (lengths[row] as number);
+      // All zeros, which are no values of a maximum.
+      if (counted === 0 && combine === 'max') return;
+      const first = divisors[target] === 0 && combine === 'max';
+      for (let d = 0; d < dim; d++) {
+        const value = rows[from + d] as number;
+        pooled[target * dim + d] = first ? value : combineValues(pooled[target * dim + d] as number, value);
+      }
+      divisors[target] = (divisors[target] as number) + counted;
     });
   }
-  ids.forEach((count, bag) => {
-    for (let d = 0; count > 0 && d < dim; d++) pooled[bag * dim + d] = (pooled[bag * dim + d] as number) / count;
+  if (divide === 'no') return;
+  divisors.forEach((by, bag) => {
+    for (let d = 0; d < dim; d++) pooled[bag * dim + d] = by === 0 ? 0 : (pooled[bag * dim + d] as number) / by;
   });
 }
 

@@ -1,7 +1,7 @@
 import { SEGMENT_FIELDS, type SparseBatch, segmentFlags } from '../engine/sparse-batch.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import { POOLINGS } from '../model/pooling.js';
+import { partsPooling } from '../model/pooling.js';
 import { outOfRange, rowAt } from './ids.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
@@ -135,7 +135,8 @@ export class Partitioner {
       segments[atSegment++] = assignment.part;
       segments[atSegment++] = assignment.parts;
       segments[atSegment++] = bags;
-      segments[atSegment++] = segmentFlags(rows === undefined ? bag.pooling : POOLINGS[bag.pooling].parts.pooling, bag.weighted);
+      const { pooling, divisor } = rows === undefined ? { pooling: bag.pooling, divisor: false } : partsPooling(bag);
+      segments[atSegment++] = segmentFlags(pooling, { weighted: bag.weighted, divisor });
       if (rows === undefined) {
         copyIndices(input, indices, atId, bag);
         copyOffsets(input, offsets, atBag, atId);

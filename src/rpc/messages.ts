@@ -5,7 +5,7 @@ import type { ShardStats } from './shard-stats.js';
  * What travels between main shard and sparse shard: one msgpack array per message, [version, kind, ...fields].
  * Tensors are little-endian binaries of any alignment. No sockets here.
  */
-export const WIRE_VERSION = 3;
+export const WIRE_VERSION = 4;
 
 export type ShardState = 'ready' | 'draining';
 

@@ -3,6 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { NativeTable } from '../../src/engine/native.js';
+import { segmentFlags } from '../../src/engine/sparse-batch.js';
+import { POOLING_NAMES, type Pooling } from '../../src/model/pooling.js';
 import { availableKernels, bytesOf, type PoolJob, randomFrom, runJobs } from './jobs.js';
 
 const directory = mkdtempSync(join(tmpdir(), 'terabag-kernels-'));
@@ -97,17 +99,21 @@ function makeTable(
 interface Segment {
   readonly table: Table;
   readonly bags: bigint[][];
-  readonly mean: boolean;
+  readonly pooling: Pooling;
+  /** Whether what a bag is divided by is answered, and not divided by. */
+  readonly divisor?: boolean;
   readonly weights: number[] | null;
 }
+const PLAIN = { pooling: 'sum', weights: null } as const;
+const floatsOf = ({ table, divisor }: Segment): number => table.dim + (divisor ? 1 : 0);
 
 function makeJob(segments: Segment[], indexBytes: number): PoolJob {
-  const header = segments.flatMap(({ table, bags, mean, weights }) => [
+  const header = segments.flatMap(({ table, bags, pooling, divisor = false, weights }) => [
     table.table,
     table.part,
     table.parts,
     bags.length,
-    (mean ? 1 : 0) | (weights === null ? 0 : 2),
+    segmentFlags(pooling, { weighted: weights !== null, divisor }),
   ]);
   const ids = segments.flatMap(({ bags }) => bags.flat());
   const offsets = [0];
@@ -119,43 +125,48 @@ function makeJob(segments: Segment[], indexBytes: number): PoolJob {
     indices: bytesOf(indexBytes === 4 ? Int32Array.from(ids, Number) : BigInt64Array.from(ids)),
     offsets: bytesOf(new Uint32Array(offsets)),
     weights: weighted.length === 0 ? null : bytesOf(new Float32Array(weighted)),
-    outLength: segments.reduce((sum, { table, bags }) => sum + bags.length * table.dim, 0),
+    outLength: segments.reduce((sum, segment) => sum + segment.bags.length * floatsOf(segment), 0),
   };
 }
 
 const plain = ({ at: _, ...table }: Table): NativeTable => table;
 const bitsOf = (array: Float32Array): string => Buffer.from(bytesOf(array)).toString('hex');
 
-/** Sums in float64 and, as the scale of what rounding may cost, the sums of magnitudes. */
-function reference(segments: Segment[]): { sums: number[]; scales: number[] } {
-  const sums: number[] = [];
+/** What is right in float64 and, as the scale of what rounding may cost, the sums of magnitudes. */
+function reference(segments: Segment[]): { wanted: number[]; scales: number[] } {
+  const wanted: number[] = [];
   const scales: number[] = [];
-  for (const { table, bags, mean, weights } of segments) {
+  for (const { table, bags, pooling, divisor = false, weights } of segments) {
     let position = 0;
     for (const bag of bags) {
+      const own = bag.map((_, i) => (weights === null ? 1 : Math.fround(weights[position + i]!)));
+      const total = own.reduce((sum, weight) => sum + weight, 0);
+      const magnitude = own.reduce((sum, weight) => sum + Math.abs(weight), 0);
+      const by = pooling === 'weighted_mean' ? total : bag.length;
+      const divided = !divisor && by !== 0 && (pooling === 'mean' || pooling === 'weighted_mean');
       for (let d = 0; d < table.dim; ++d) {
-        let sum = 0;
-        let scale = 0;
-        bag.forEach((id, i) => {
-          const term = table.at(Number(id), d) * (weights === null ? 1 : Math.fround(weights[position + i]!));
-          sum += term;
-          scale += Math.abs(term);
-        });
-        const count = mean && bag.length > 0 ? bag.length : 1;
-        sums.push(sum / count);
-        scales.push(scale / count);
+        const terms = bag.map((id, i) => table.at(Number(id), d) * own[i]!);
+        const value = terms.length === 0 ? 0 : pooling === 'max' ? Math.max(...terms) : terms.reduce((sum, term) => sum + term, 0);
+        const scale = terms.reduce((sum, term) => sum + Math.abs(term), 0);
+        wanted.push(divided ? value / by : value);
+        // Weights that cancel make their sum inexact.
+        scales.push(divided ? (scale / Math.abs(by)) * (pooling === 'weighted_mean' ? 1 + magnitude / Math.abs(by) : 1) : scale);
+      }
+      if (divisor) {
+        wanted.push(by);
+        scales.push(pooling === 'weighted_mean' ? magnitude : 0);
       }
       position += bag.length;
     }
   }
-  return { sums, scales };
+  return { wanted, scales };
 }
 
-function expectClose(out: Float32Array | undefined, { sums, scales }: { sums: number[]; scales: number[] }, terms: number): void {
-  expect(out?.length).toBe(sums.length);
-  for (let i = 0; i < sums.length; ++i) {
+function expectClose(out: Float32Array | undefined, { wanted, scales }: { wanted: number[]; scales: number[] }, terms: number): void {
+  expect(out?.length).toBe(wanted.length);
+  for (let i = 0; i < wanted.length; ++i) {
     const got = out![i]!;
-    const want = sums[i]!;
+    const want = wanted[i]!;
     // Each of n additions rounds by at most 2^-24 of a partial sum.
     // Beyond float32 it depends on the order whether a partial sum overflows.
     if (scales[i]! * terms > 3.4e38 && !Number.isFinite(got)) continue;
@@ -169,7 +180,14 @@ function randomSegment(table: Table, random: () => number, maxBag: number): Segm
     Array.from({ length: random() < 0.3 ? 0 : Math.floor(random() * maxBag) }, () => BigInt(Math.floor(random() * table.rows))),
   );
   const count = bags.flat().length;
-  return { table, bags, mean: random() < 0.5, weights: random() < 0.5 ? Array.from({ length: count }, () => random() * 4 - 2) : null };
+  const pooling = POOLING_NAMES[Math.floor(random() * POOLING_NAMES.length)]!;
+  return {
+    table,
+    bags,
+    pooling,
+    divisor: random() < 0.3,
+    weights: random() < 0.5 ? Array.from({ length: count }, () => random() * 4 - 2) : null,
+  };
 }
 
 describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
@@ -206,8 +224,8 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
       Array.from({ length: Math.floor(random() * 90) }, () => BigInt(Math.floor(random() * 300))),
     );
     const pools = [
-      makeJob([{ table, bags, mean: true, weights: null }], 8),
-      ...bags.map((bag) => makeJob([{ table, bags: [bag], mean: true, weights: null }], 4)),
+      makeJob([{ table, bags, pooling: 'mean', weights: null }], 8),
+      ...bags.map((bag) => makeJob([{ table, bags: [bag], pooling: 'mean', weights: null }], 4)),
     ];
     const { at: _, ...plain } = table;
     const answer = runJobs(isa, { tables: [plain], pools });
@@ -217,7 +235,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     );
   });
 
-  it('equal the float64 reference in every corner: dims around register widths, formats, index widths, weights, means, empty bags', () => {
+  it('equal the float64 reference in every corner: dims around register widths, formats, index widths, weights, poolings, empty bags', () => {
     const random = randomFrom(6);
     const dims = [1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 85, 127, 128, 129, 163, 256, 257, 300];
     const tables = dims.flatMap((dim, d) =>
@@ -227,10 +245,16 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const cases = tables.flatMap((table) =>
       [4, 8].map((indexBytes) => ({
         indexBytes,
-        segments: [false, true].flatMap((mean) =>
+        segments: POOLING_NAMES.flatMap((pooling) =>
           [false, true].map((weighted): Segment => {
             const bags = lengths.map((length) => Array.from({ length }, () => BigInt(Math.floor(random() * table.rows))));
-            return { table, bags, mean, weights: weighted ? Array.from({ length: bags.flat().length }, () => random() * 4 - 2) : null };
+            return {
+              table,
+              bags,
+              pooling,
+              divisor: table.table % 2 === 0,
+              weights: weighted ? Array.from({ length: bags.flat().length }, () => random() * 4 - 2) : null,
+            };
           }),
         ),
       })),
@@ -271,7 +295,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const tables = dims.flatMap((dim, d) =>
       FORMATS.map((format, f) => makeTable(d * FORMATS.length + f, random, { dim, rows: 3, format, fileBytes: 2 ** 21 })),
     );
-    const cases = tables.map((table): Segment[] => [{ table, bags: [[0n], [2n, 1n], [2n]], mean: false, weights: null }]);
+    const cases = tables.map((table): Segment[] => [{ table, bags: [[0n], [2n, 1n], [2n]], ...PLAIN }]);
     const answer = runJobs(isa, { tables: tables.map(plain), pools: cases.map((segments) => makeJob(segments, 8)) });
     cases.forEach((segments, n) => expectClose(answer.pools[n]?.out, reference(segments), 3));
   });
@@ -285,7 +309,8 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
       const bags = Array.from({ length: numBags }, () =>
         Array.from({ length: Math.floor(random() * maxBag) }, () => BigInt(Math.floor(random() * 200))),
       );
-      return { table, bags, mean: random() < 0.5, weights: random() < 0.5 ? bags.flat().map(() => random()) : null };
+      const pooling = POOLING_NAMES[Math.floor(random() * POOLING_NAMES.length)]!;
+      return { table, bags, pooling, divisor: random() < 0.5, weights: random() < 0.5 ? bags.flat().map(() => random()) : null };
     };
     // One large table; one long bag; many tables, some without bags. Each is worth several threads.
     const requests = [
@@ -323,7 +348,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const cases = Array.from({ length: 30 }, (_, bad) =>
       Array.from({ length: 30 }, (_, s): Segment => {
         const given = s < bad ? bags : [[1n, 9n], [], [3n, s === bad ? 10n : 2n ** 40n, -1n]];
-        return { table: tables[s % 3]!, bags: given, mean: false, weights: null };
+        return { table: tables[s % 3]!, bags: given, ...PLAIN };
       }),
     );
     runJobs(isa, { tables: tables.map(plain), pools: cases.map((segments) => makeJob(segments, 8)) }).pools.forEach(({ error }, n) =>
@@ -335,7 +360,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const random = randomFrom(3);
     const table = makeTable(0, random, { dim: 3, rows: 1000, format: 'fp32' });
     const segments: Segment[] = [
-      { table, bags: [Array.from({ length: 1_000_000 }, () => BigInt(Math.floor(random() * 1000)))], mean: true, weights: null },
+      { table, bags: [Array.from({ length: 1_000_000 }, () => BigInt(Math.floor(random() * 1000)))], pooling: 'mean', weights: null },
     ];
     const { at: _, ...plain } = table;
     expectClose(runJobs(isa, { tables: [plain], pools: [makeJob(segments, 8)] }).pools[0]!.out, reference(segments), 1_000_000);
@@ -355,7 +380,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
         s % 5 === 4
           ? [[], []]
           : lengths.map((length) => Array.from({ length: Math.min(length, longest) }, () => BigInt(Math.floor(random() * 500))));
-      return { table, bags, mean: s % 2 === 0, weights: s % 3 === 0 ? bags.flat().map(() => random()) : null };
+      return { table, bags, pooling: POOLING_NAMES[s % 4]!, weights: s % 3 === 0 ? bags.flat().map(() => random()) : null };
     });
     const spoiled = segments.map((segment, s) => ({
       ...segment,
@@ -385,7 +410,7 @@ describe.each(availableKernels)('embedding bags with %s kernels', (isa) => {
     const good = (): Segment[] => [
       randomSegment(table, random, 20),
       randomSegment(other, random, 20),
-      { table, bags: [[1n, 2n], [], [3n]], mean: false, weights: [1, 2, 3] },
+      { table, bags: [[1n, 2n], [], [3n]], pooling: 'sum', weights: [1, 2, 3] },
     ];
     const pools: PoolJob[] = [];
     const expected: (string | undefined)[] = [];

@@ -3,6 +3,7 @@ import { ROW_FORMATS } from '../../src/model/formats.js';
 import type { ResolvedModel } from '../../src/model/graph.js';
 import type { EmbeddingBagSpec } from '../../src/model/layers.js';
 import type { ModelSpec, TableSpec } from '../../src/model/spec.js';
+import { PLAIN_BAG } from './plain-bag.js';
 
 /** Specs without files, for what plans by sizes alone. */
 
@@ -82,7 +83,10 @@ export function bagsOnly(spec: ModelSpec): ResolvedModel {
       if (layer.type !== 'embedding_bag' || number === undefined) return [];
       const { dim, rows } = spec.tables[number] as TableSpec;
       return [
-        { name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
+        {
+          ...PLAIN_BAG,
+          ...{ name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
+        },
       ];
     }),
   );

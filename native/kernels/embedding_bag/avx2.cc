@@ -20,6 +20,10 @@ struct Avx2 {
   static inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
   static inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static inline Floats divide(Floats a, Floats b) { return _mm256_div_ps(a, b); }
+  static inline Floats larger(Floats a, Floats b) {
+    return _mm256_blendv_ps(b, a, _mm256_or_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_cmp_ps(a, a, _CMP_UNORD_Q)));
+  }
+  static inline Floats load_floats(const float* from) { return _mm256_loadu_ps(from); }
   static inline void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
   static inline void store_last(float* to, Floats values, Last last) {
     _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(last.count)), lanes()), values);

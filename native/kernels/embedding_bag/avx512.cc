@@ -20,6 +20,10 @@ struct Avx512 {
   static inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
   static inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static inline Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static inline Floats larger(Floats a, Floats b) {
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+  }
+  static inline Floats load_floats(const float* from) { return _mm512_loadu_ps(from); }
   static inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
   static inline void store_last(float* to, Floats values, Last last) { _mm512_mask_storeu_ps(to, last.mask, values); }
 

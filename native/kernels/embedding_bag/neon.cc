@@ -20,6 +20,8 @@ struct Neon {
   static inline Floats broadcast(float value) { return vdupq_n_f32(value); }
   static inline Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
   static inline Floats divide(Floats a, Floats b) { return vdivq_f32(a, b); }
+  static inline Floats larger(Floats a, Floats b) { return vmaxq_f32(a, b); }
+  static inline Floats load_floats(const float* from) { return vld1q_f32(from); }
   static inline void store(float* to, Floats values) { vst1q_f32(to, values); }
   static inline void store_last(float* to, Floats values, Last last) {
     if (last.count == kLanes) return store(to, values);

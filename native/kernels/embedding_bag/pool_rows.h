@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/embedding_bag/max_rows.h"
 #include "kernels/embedding_bag/row_stream.h"
 
 // The walk over jobs, bags and ids that all vector kernels share. An instruction set brings its vectors, in a struct of an unnamed
@@ -7,7 +8,8 @@
 //   kLanes, kMaxVectors            values of a vector; vectors of sums that stay in registers
 //   Floats                         a vector of float32
 //   Last                           which lanes the last vector of a short row has; Last(count) of 1 to kLanes
-//   zero(), broadcast(x), add(a, b), divide(a, b), store(to, x), store_last(to, x, last)
+//   zero(), broadcast(x), add(a, b), divide(a, b), load_floats(from), store(to, x), store_last(to, x, last)
+//   larger(a, b)                   a where a > b or a is NaN, else b
 //   row_scale<format>(row, dim)    of a quantized row
 //   in_order<format>(sum)          sums with their lanes in the order of the values; accumulate may keep those of quantized rows in another
 //   factor<format>(weight)         what accumulate multiplies values with; for quantized rows weight is weight * scale
@@ -108,10 +110,15 @@ class RowPooler {
 #pragma GCC unroll 16
       for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::add(Isa::template in_order<format>(sums[v]), Isa::broadcast(biases));
     }
-    if (job.pooling == Pooling::kMean && part.count > 0) {
-      const Floats count = Isa::broadcast(static_cast<float>(part.count));
+    if (has_divisor(job)) {
+      const float divisor = divisor_of(job, part.at, part.count);
+      if (job.divisor) {
+        part.out[dim] = divisor;
+      } else {
+        const Floats divisors = Isa::broadcast(divisor);
 #pragma GCC unroll 16
-      for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::divide(sums[v], count);
+        for (uint32_t v = 0; v < kVectors; ++v) sums[v] = divisor == 0.0f ? Isa::zero() : Isa::divide(sums[v], divisors);
+      }
     }
     float* out = part.out + part.first;
 #pragma GCC unroll 16
@@ -129,6 +136,7 @@ class RowPooler {
   static bool pool_job(const BagJob& job, Rows& rows, BadIndex* bad) {
     constexpr uint32_t kBefore = (kVectors - 1) * kLanes;
     const Last last(job.dim - kBefore);
+    const uint64_t floats = floats_per_bag(job);
     BagPart part{0, 0, 0, kShort ? kBefore : job.dim - kLanes, job.out};
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
       part.count = job.offsets[bag + 1] - job.offsets[bag];
@@ -137,7 +145,7 @@ class RowPooler {
         return false;
       }
       part.at += part.count;
-      part.out += job.dim;
+      part.out += floats;
     }
     return true;
   }
@@ -149,7 +157,7 @@ class RowPooler {
     const uint32_t last_vectors = (job.dim - 1) % kPartValues / kLanes + 1, last_first = (job.dim - 1) / kPartValues * kPartValues;
     uint64_t at = 0;
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-      BagPart part{at, job.offsets[bag + 1] - job.offsets[bag], 0, 0, job.out + static_cast<uint64_t>(bag) * job.dim};
+      BagPart part{at, job.offsets[bag + 1] - job.offsets[bag], 0, 0, job.out + bag * floats_per_bag(job)};
       bool good = true;
       for (; good && part.first < last_first; part.first += kPartValues) {
         part.last = part.first + kPartValues - kLanes;
@@ -217,6 +225,7 @@ class RowPooler {
   }
 
   static bool pool_any(const BagJob& job, RowStream& stream, BadIndex* bad) {
+    if (job.pooling == Pooling::kMax) return RowMaximum<Isa>::pool_job(job, stream, bad);
     if (!suit_one_by_one(job)) return pool_rows(job, stream, bad);
     RowsOneByOne rows(job);
     return pool_rows(job, rows, bad);

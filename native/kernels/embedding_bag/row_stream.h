@@ -31,8 +31,8 @@ static inline bool suit_one_by_one(const BagJob& job) {
   constexpr int64_t kMostLines = 3;
   // The first rows are waited for.
   constexpr uint64_t kFewestIds = 1024;
-  return job.format != RowFormat::kFp32 && lines_of(job) <= kMostLines && job.prefetch.lines > 0 && job.prefetch.to_l2 &&
-         ids_of(job) >= kFewestIds;
+  return job.pooling != Pooling::kMax && job.format != RowFormat::kFp32 && lines_of(job) <= kMostLines && job.prefetch.lines > 0 &&
+         job.prefetch.to_l2 && ids_of(job) >= kFewestIds;
 }
 
 class RowsOneByOne {

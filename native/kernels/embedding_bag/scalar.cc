@@ -1,16 +1,37 @@
+#include <cmath>
+#include <limits>
+
 #include "kernels/bag_reads.h"
 
 // The contract, word for word.
 namespace terabag::scalar {
+namespace {
+
+void take_maximum(const BagJob& job, const unsigned char* row, float weight, float* maximum) {
+  float bias = 0.0f;
+  if (is_quantized(job.format)) {
+    const RowScale scale = row_scale(row, job.format, job.dim);
+    bias = weight * scale.bias;
+    weight *= scale.scale;
+  }
+  for (uint32_t d = 0; d < job.dim; ++d) {
+    const float value = weight * row_value(row, job.format, d) + bias;
+    if (!(maximum[d] > value || std::isnan(maximum[d]))) maximum[d] = value;
+  }
+}
+
+}  // namespace
 
 KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
   for (uint32_t j = 0; j < num_jobs; ++j) {
     const BagJob& job = jobs[j];
     uint64_t at = 0;
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-      float* out = job.out + static_cast<uint64_t>(bag) * job.dim;
+      float* out = job.out + bag * floats_per_bag(job);
       const uint32_t count = job.offsets[bag + 1] - job.offsets[bag];
-      for (uint32_t d = 0; d < job.dim; ++d) out[d] = 0.0f;
+      const bool maximum = job.pooling == Pooling::kMax && count > 0;
+      const uint64_t first = at;
+      for (uint32_t d = 0; d < job.dim; ++d) out[d] = maximum ? -std::numeric_limits<float>::infinity() : 0.0f;
       float biases = 0.0f;
       for (uint32_t i = 0; i < count; ++i, ++at) {
         const int64_t id = load_index(job, at);
@@ -20,6 +41,10 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
         }
         const unsigned char* row = job.rows + static_cast<uint64_t>(id) * job.row_pitch;
         float weight = load_weight(job, at);
+        if (maximum) {
+          take_maximum(job, row, weight, out);
+          continue;
+        }
         if (is_quantized(job.format)) {
           const RowScale scale = row_scale(row, job.format, job.dim);
           biases += weight * scale.bias;
@@ -27,11 +52,13 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
         }
         for (uint32_t d = 0; d < job.dim; ++d) out[d] += weight * row_value(row, job.format, d);
       }
-      if (is_quantized(job.format)) {
-        for (uint32_t d = 0; d < job.dim; ++d) out[d] += biases;
-      }
-      if (job.pooling == Pooling::kMean && count > 0) {
-        for (uint32_t d = 0; d < job.dim; ++d) out[d] /= static_cast<float>(count);
+      // Of a maximum none: a negative zero becomes a zero.
+      for (uint32_t d = 0; d < job.dim; ++d) out[d] += biases;
+      const float divisor = divisor_of(job, first, count);
+      if (job.divisor) {
+        out[job.dim] = divisor;
+      } else if (job.pooling == Pooling::kMean || job.pooling == Pooling::kWeightedMean) {
+        for (uint32_t d = 0; d < job.dim; ++d) out[d] = divisor == 0.0f ? 0.0f : out[d] / divisor;
       }
     }
   }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Packr } from 'msgpackr';
 import { expect, test } from 'vitest';
-import { SEGMENT_FIELDS, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
+import { SEGMENT_DIVISOR, SEGMENT_FIELDS, SEGMENT_WEIGHTED } from '../../../src/engine/sparse-batch.js';
 import { POOLINGS } from '../../../src/model/pooling.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../../../src/rpc/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
@@ -121,7 +121,7 @@ test('docs/wire.md is about this version', () => {
 
 test('docs/wire.md has the stages of a shard in their order, and the flags of a segment', () => {
   expect(table(section(page, '## Stages')).map(([stage]) => stage)).toEqual([...SHARD_STAGES]);
-  const flags = [...Object.values(POOLINGS).map(({ flag }) => flag), SEGMENT_WEIGHTED];
+  const flags = [...Object.values(POOLINGS).map(({ flag }) => flag), SEGMENT_WEIGHTED, SEGMENT_DIVISOR];
   expect(table(section(page, '## A batch')).map(([flag]) => Number(flag))).toEqual(flags);
   expect(page).toContain(`\`[segments, ${SEGMENT_FIELDS}]\` uint32`);
 });

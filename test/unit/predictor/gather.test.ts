@@ -5,8 +5,9 @@ import { Gathering, pooledLength, pooledStarts } from '../../../src/predictor/ga
 import { Partitioner } from '../../../src/predictor/partition.js';
 import { checkRequest } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
+import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
-const BAG = { rows: 1000, table: 0, tableName: 't', weighted: false, net: 0, dim: 1 } as const;
+const BAG = { ...PLAIN_BAG, rows: 1000 };
 const modelOf = (bags: readonly { name: string; pooling: 'sum' | 'mean'; dim?: number }[]): ResolvedModel => ({
   dense: [],
   bags: bags.map((bag) => ({ ...BAG, ...bag })),

@@ -2,9 +2,9 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { rowAt } from '../../../src/predictor/ids.js';
 import type { Indices } from '../../../src/predictor/predictor.js';
+import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
-const layer = (rows: number) =>
-  ({ name: 'clicks', tableName: 'users', table: 0, dim: 1, rows, pooling: 'sum', weighted: false, net: 0 }) as const;
+const layer = (rows: number) => ({ ...PLAIN_BAG, name: 'clicks', tableName: 'users', rows }) as const;
 const bags = (indices: Indices) => ({
   name: 'clicks',
   numBags: 2,

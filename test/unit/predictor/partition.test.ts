@@ -1,21 +1,32 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { SEGMENT_FIELDS, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
-import type { ResolvedModel } from '../../../src/model/graph.js';
-import { POOLINGS } from '../../../src/model/pooling.js';
+import { SEGMENT_DIVISOR, SEGMENT_FIELDS, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
+import type { ResolvedBag, ResolvedModel } from '../../../src/model/graph.js';
+import { POOLING_NAMES, POOLINGS, type Pooling } from '../../../src/model/pooling.js';
 import { expandPooled, Gathering, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
 import { dropRepeatedBags } from '../../../src/predictor/modes/dedup.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
+import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
 const DIM = 2;
 
-function modelOf(bags: readonly { rows: number; pooling: 'sum' | 'mean'; weighted: boolean }[]): ResolvedModel {
+interface BagShape {
+  readonly rows: number;
+  readonly pooling: Pooling;
+  readonly weighted: boolean;
+  readonly leavesOut?: boolean;
+}
+
+function modelOf(bags: readonly BagShape[]): ResolvedModel {
   return {
     dense: [],
-    bags: bags.map((bag, at) => ({ ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: at % 2 })),
+    bags: bags.map(({ rows, pooling, weighted, leavesOut = false }, at) => ({
+      ...PLAIN_BAG,
+      ...{ rows, pooling, weighted, leavesOut, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: at % 2 },
+    })),
     layers: [],
     output: 0,
     outputDim: 1,
@@ -24,9 +35,32 @@ function modelOf(bags: readonly { rows: number; pooling: 'sum' | 'mean'; weighte
 
 /** Row r of a table is [r mod 97, 1]: sums of small integers are exact, so that every order of additions gives the same bits. */
 const row = (id: bigint): number[] => [Number(id % 97n), 1];
+/** Of a table that leaves ids out. */
+const isLeftOut = (id: bigint): boolean => id % 3n === 1n;
+
+interface WeightedId {
+  readonly id: bigint;
+  readonly weight: number;
+}
+
+/** The contract of embedding bags, before means are divided. */
+function pool({ pooling, leavesOut }: ResolvedBag, ids: readonly WeightedId[]): { readonly values: number[]; readonly divisor: number } {
+  const kept = ids.filter(({ id }) => !(leavesOut && isLeftOut(id)));
+  const rows = kept.map(({ id, weight }) => row(id).map((value) => value * weight));
+  const values = Array.from({ length: DIM }, (_, d) =>
+    rows.length === 0 ? 0 : rows.map((each) => each[d] as number).reduce((a, b) => (pooling === 'max' ? Math.max(a, b) : a + b)),
+  );
+  const divisor = pooling === 'weighted_mean' ? kept.reduce((sum, { weight }) => sum + weight, 0) : kept.length;
+  return { values, divisor };
+}
+
+const divided = ({ values, divisor }: ReturnType<typeof pool>, flags: number): number[] =>
+  (flags & (POOLINGS.mean.flag | POOLINGS.weighted_mean.flag)) === 0
+    ? values
+    : values.map((value) => (divisor === 0 ? 0 : value / divisor));
 
 /** What a shard would answer, from the bytes of the batch alone. */
-function naiveAnswer(batch: SparseBatch): Uint8Array {
+function naiveAnswer(model: ResolvedModel, batch: SparseBatch): Uint8Array {
   const bytes = (part: Uint8Array): ArrayBuffer => Uint8Array.from(part).buffer;
   const segments = new Uint32Array(bytes(batch.segments));
   const offsets = new Uint32Array(bytes(batch.offsets));
@@ -36,17 +70,16 @@ function naiveAnswer(batch: SparseBatch): Uint8Array {
   const out: number[] = [];
   let bag = 0;
   for (let s = 0; s < segments.length; s += SEGMENT_FIELDS) {
-    const [, part = 0, parts = 0, numBags = 0, flags = 0] = segments.subarray(s, s + SEGMENT_FIELDS);
+    const [table = 0, part = 0, parts = 0, numBags = 0, flags = 0] = segments.subarray(s, s + SEGMENT_FIELDS);
+    const pooling = POOLING_NAMES.find((name) => POOLINGS[name].flag === (flags & ~(SEGMENT_WEIGHTED | SEGMENT_DIVISOR))) as Pooling;
     for (const end = bag + numBags; bag < end; bag++) {
-      const pooled = new Array<number>(DIM).fill(0);
-      const [from, to] = [offsets[bag] as number, offsets[bag + 1] as number];
-      for (let i = from; i < to; i++) {
-        const weight = flags & SEGMENT_WEIGHTED ? (weights.shift() as number) : 1;
-        row((indices[i] as bigint) * BigInt(parts) + BigInt(part)).forEach(
-          (value, d) => (pooled[d] = (pooled[d] as number) + weight * value),
-        );
-      }
-      out.push(...pooled.map((value) => (flags & POOLINGS.mean.flag && to > from ? value / (to - from) : value)));
+      const ids = indices.slice(offsets[bag], offsets[bag + 1]).map((index) => ({
+        id: index * BigInt(parts) + BigInt(part),
+        weight: flags & SEGMENT_WEIGHTED ? (weights.shift() as number) : 1,
+      }));
+      const pooled = pool({ ...(model.bags[table] as ResolvedBag), pooling }, ids);
+      if (flags & SEGMENT_DIVISOR) out.push(...pooled.values, pooled.divisor);
+      else out.push(...divided(pooled, flags));
     }
   }
   expect([bag, weights.length]).toEqual([offsets.length - 1, 0]);
@@ -54,14 +87,15 @@ function naiveAnswer(batch: SparseBatch): Uint8Array {
 }
 
 function naivePooled(model: ResolvedModel, sparse: Record<string, BagsInput>): number[] {
-  return model.bags.flatMap(({ name, pooling }) => {
-    const { indices, offsets, weights } = sparse[name] as BagsInput;
+  return model.bags.flatMap((bag) => {
+    const { indices, offsets, weights } = sparse[bag.name] as BagsInput;
     return Array.from({ length: offsets.length - 1 }, (_, b) => {
-      const [from, to] = [offsets[b] as number, offsets[b + 1] as number];
-      const pooled = new Array<number>(DIM).fill(0);
-      for (let i = from; i < to; i++)
-        row(BigInt(indices[i] as number)).forEach((value, d) => (pooled[d] = (pooled[d] as number) + (weights?.[i] ?? 1) * value));
-      return pooled.map((value) => Math.fround(pooling === 'mean' && to > from ? value / (to - from) : value));
+      const [from, to] = [Number(offsets[b]), Number(offsets[b + 1])];
+      const ids = Array.from({ length: to - from }, (__, i) => ({
+        id: BigInt(indices[from + i] as number),
+        weight: weights?.[from + i] ?? 1,
+      }));
+      return divided(pool(bag, ids), POOLINGS[bag.pooling].flag).map(Math.fround);
     }).flat();
   });
 }
@@ -87,8 +121,8 @@ const unknownVectors = (starts: readonly number[]): PooledVectors => ({
   values: new Float32Array(starts.at(-1) as number).fill(Number.NaN),
 });
 
-const answersOf = (partitions: readonly Partition[]): (Uint8Array | null)[] =>
-  partitions.map(({ batch }) => (batch === null ? null : naiveAnswer(batch)));
+const answersOf = (model: ResolvedModel, partitions: readonly Partition[]): (Uint8Array | null)[] =>
+  partitions.map(({ batch }) => (batch === null ? null : naiveAnswer(model, batch)));
 
 /** The bags of these items, of a request that gives some once. */
 const slicedBags = ({ indices, offsets, weights }: BagsInput, items: number, from: number, to: number): BagsInput => {
@@ -107,8 +141,9 @@ const LARGE = 2 ** 40;
 const layers = fc.array(
   fc.record({
     rows: fc.constantFrom(5, 6, 1000, 2 ** 31, LARGE),
-    pooling: fc.constantFrom<'sum' | 'mean'>('sum', 'mean'),
+    pooling: fc.constantFrom(...POOLING_NAMES),
     weighted: fc.boolean(),
+    leavesOut: fc.boolean(),
     parts: fc.integer({ min: 1, max: 4 }),
     first: fc.nat(3),
     form: fc.nat(3),
@@ -165,7 +200,7 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
           const once = dedup ? dropRepeatedBags(model, slice, batchScratch) : null;
           const asked = once?.request ?? slice;
           const partitions = new Partitioner(model, destinations, { emptyTables }).partition(asked, batchScratch);
-          const vectors = gathered(model, asked, partitions, answersOf(partitions));
+          const vectors = gathered(model, asked, partitions, answersOf(model, partitions));
           const expanded = once === null ? vectors : unknownVectors(once.expandedStarts);
           if (once !== null) expandPooled(model, [...model.bags.keys()], once.sources, vectors, expanded);
           const pooled = expanded.values;
@@ -218,7 +253,7 @@ test('a table of which a request has no id is skipped where that is wanted, and 
     [[0, 2], 20],
     [[0], undefined],
   ]);
-  expect([...gathered(model, checked, skipping, answersOf(skipping)).values]).toEqual([0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 0, 0]);
+  expect([...gathered(model, checked, skipping, answersOf(model, skipping)).values]).toEqual([0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 0, 0]);
 });
 
 test('answers of another length than asked for are refused', () => {
@@ -229,7 +264,7 @@ test('answers of another length than asked for are refused', () => {
     const destinations = Array.from({ length: parts }, (_, part) => [{ bag: 0, part, parts }]);
     const partitions = new Partitioner(model, destinations).partition(checked, scratch);
     for (const change of [-1, 1, -4, 4]) {
-      const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(partition.batch as SparseBatch).byteLength + change));
+      const answers = partitions.map((partition) => new Uint8Array(naiveAnswer(model, partition.batch as SparseBatch).byteLength + change));
       expect(() => gathered(model, checked, partitions, answers)).toThrow(expect.objectContaining({ code: 'bad_message' }));
     }
   }

@@ -7,8 +7,9 @@ import { firstBadCopy, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
+import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
-const BAG = { tableName: 'shared', table: 0, rows: 1000, pooling: 'sum', dim: 2, net: 0 } as const;
+const BAG = { ...PLAIN_BAG, tableName: 'shared', rows: 1000, dim: 2 } as const;
 const MODEL: ResolvedModel = {
   dense: [
     { name: 'user', dim: 3 },

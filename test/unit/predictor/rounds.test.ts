@@ -4,9 +4,9 @@ import type { Plan } from '../../../src/plan/file/plan.js';
 import { checkRequest } from '../../../src/predictor/request.js';
 import { roundOfPlan, roundOnMain } from '../../../src/predictor/rounds.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
+import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
-const bag = (name: string, table: number) =>
-  ({ name, table, tableName: `t${table}`, net: 0, dim: 2, rows: 10, pooling: 'sum', weighted: false }) as const;
+const bag = (name: string, table: number) => ({ ...PLAIN_BAG, name, table, tableName: `t${table}`, dim: 2 }) as const;
 /** Two layers read the first table. */
 const MODEL: ResolvedModel = { dense: [], bags: [bag('a', 0), bag('b', 1), bag('c', 0)], layers: [], output: 0, outputDim: 1 };
 const request = () => {

@@ -3,7 +3,7 @@ import { afterEach, expect, test, vi } from 'vitest';
 import type { SparseBatch } from '../../../src/engine/sparse-batch.js';
 import { TerabagError } from '../../../src/errors.js';
 import { ShardClient } from '../../../src/rpc/client.js';
-import type { ShardMessage } from '../../../src/rpc/messages.js';
+import { type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
 import { FakeClock, FakeConnection } from './fakes.js';
 
 const batch: SparseBatch = {
@@ -189,14 +189,17 @@ test.each<[string, Partial<Extract<ShardMessage, { kind: 'welcome' }>>, string, 
 });
 
 test.each([
-  ['says so in the layout of all versions', [3, 'error', 0, 'version_mismatch', 'a peer speaks another version', { theirs: 9, ours: 3 }]],
+  [
+    'says so in the layout of all versions',
+    [WIRE_VERSION, 'error', 0, 'version_mismatch', 'a peer speaks another version', { theirs: 9, ours: WIRE_VERSION }],
+  ],
   ['answers in its own', [9, 'welcome', 'shard-0', 'abc', 'something new', 'ready']],
 ])('a shard of another version that %s is named with both versions', async (_, message) => {
   const { client, connection, clock } = opened(false);
   connection.receiveBytes(new Packr({ useRecords: false }).pack(message));
   const ready = client.whenReady(100).catch((error: unknown) => error);
   clock.pass(100);
-  expect(await ready).toMatchObject({ code: 'version_mismatch', details: { theirs: 9, ours: 3, shard: 'shard-0' } });
+  expect(await ready).toMatchObject({ code: 'version_mismatch', details: { theirs: 9, ours: WIRE_VERSION, shard: 'shard-0' } });
 });
 
 test('why nobody is there is in the error', async () => {

@@ -2,7 +2,7 @@ import { Packr } from 'msgpackr';
 import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import { decodeShardMessage, encodeClientMessage } from '../../../src/rpc/codec.js';
-import type { ClientMessage, ShardMessage } from '../../../src/rpc/messages.js';
+import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
 import { PeerClocks } from '../../../src/rpc/peer-clocks.js';
 import { ShardServer } from '../../../src/rpc/server.js';
 import { FakeClock, FakeServerTransport } from './fakes.js';
@@ -176,7 +176,7 @@ test('a peer of another version is told both versions, in its version', () => {
   server.receive('old', { bytes: packr.pack([2, 'pool', 77, 100, 4, empty, empty, empty, null, false]), release: () => undefined });
   const [answer] = transport.answers;
   const [version, kind, id, code, , details] = packr.unpack(answer!.bytes) as unknown[];
-  expect([version, kind, id, code, details]).toEqual([2, 'error', 77, 'version_mismatch', { theirs: 3, ours: 2 }]);
+  expect([version, kind, id, code, details]).toEqual([2, 'error', 77, 'version_mismatch', { theirs: WIRE_VERSION, ours: 2 }]);
 });
 
 test('a thousand malformed messages are logged in two lines', () => {

@@ -1,11 +1,12 @@
 import { expect, test } from 'vitest';
 import type { ResolvedLayer, ResolvedModel } from '../../../../src/model/graph.js';
 import { denseWork } from '../../../../src/plan/predict/dense-work.js';
+import { PLAIN_BAG } from '../../../reference/plain-bag.js';
 
 const layer = (op: ResolvedLayer['op'], inputs: number[], dim: number, stage: number, diagonal = false): ResolvedLayer => ({
   ...{ name: op, op, inputs, dim, stage, activation: 'none', diagonal, epsilon: 0, tensors: [] },
 });
-const bag = (name: string) => ({ name, table: 0, tableName: 't', dim: 4, rows: 9, pooling: 'sum', weighted: false, net: 0 }) as const;
+const bag = (name: string) => ({ ...PLAIN_BAG, name, dim: 4, rows: 9 }) as const;
 
 /** Values: 0 the dense feature, 1 the user's bag, 2 the items' bag, then the layers. */
 const model: ResolvedModel = {

@@ -6,13 +6,14 @@ import { dropRepeatedBags } from '../../../../src/predictor/modes/dedup.js';
 import type { BagsInput } from '../../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest } from '../../../../src/predictor/request.js';
 import { Scratch } from '../../../../src/predictor/scratch.js';
+import { PLAIN_BAG } from '../../../reference/plain-bag.js';
 
 const DIM = 2;
 
 function modelOf(bags: readonly { readonly rows: number; readonly weighted: boolean }[]): ResolvedModel {
   return {
     dense: [{ name: 'dense', dim: 1 }],
-    bags: bags.map((bag, at) => ({ ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, pooling: 'sum', dim: DIM, net: 0 })),
+    bags: bags.map((bag, at) => ({ ...PLAIN_BAG, ...bag, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM })),
     layers: [],
     output: 0,
     outputDim: 1,

@@ -2,9 +2,9 @@ import { expect, test } from 'vitest';
 import type { ResolvedModel } from '../../../../src/model/graph.js';
 import type { Plan } from '../../../../src/plan/file/plan.js';
 import { numBatches, roundsOfNets } from '../../../../src/predictor/modes/paper.js';
+import { PLAIN_BAG } from '../../../reference/plain-bag.js';
 
-const bag = (name: string, net: number) =>
-  ({ name, net, table: 0, tableName: `${name}-table`, dim: 1, rows: 10, pooling: 'sum', weighted: false }) as const;
+const bag = (name: string, net: number) => ({ ...PLAIN_BAG, name, net, tableName: `${name}-table` }) as const;
 const MODEL: ResolvedModel = {
   dense: [],
   bags: [bag('a', 0), bag('b', 1), bag('c', 0), bag('d', 2)],
