@@ -26,7 +26,7 @@ function makeNet(precision: NetJob['precision']): NetJob {
     activation: 'none' | 'relu' | 'sigmoid' = 'none',
   ): number => {
     const given = dims[inputs[0] as number] as number;
-    const parameters = op === 'fc' ? { weight: floats(dim * given).map((w) => w / 4), bias: floats(dim), activation } : {};
+    const parameters = op === 'fc' ? { tensors: [floats(dim * given).map((w) => w / 4), floats(dim)], activation } : {};
     layers.push(layer(op, inputs, dim, stage, parameters));
     return dims.push(dim) - 1;
   };
