@@ -1,30 +1,43 @@
 import { type PlainFormat, rowBytes } from '../../model/formats.js';
 import type { Reuse } from './row-reuse.js';
 
-/** A DLRM to measure with, as data: sizes only, the values follow from the seed. */
+/** A model to measure with, as data: sizes only, the values follow from the seed. */
 export interface ModelShape {
   readonly name: string;
   readonly description: string;
   readonly seed: number;
-  /** Numbers of the one dense feature, given per item. */
+  /** Numbers of the one dense feature, given per item; 0: the model has none. */
   readonly denseDim: number;
   /** Run in order; each but the first reads the last vector of the one before it, and the last gives the scores. */
   readonly nets: readonly NetShape[];
 }
 
-/** A net: bottom MLP over the dense feature, embedding bags, an interaction of all these vectors, top MLP. */
+/** A net: bottom MLP over the dense feature, embedding bags, an interaction of all these vectors, top MLP, and on it an MLP for each task. */
 export interface NetShape {
   readonly name: string;
-  /** Outputs of the bottom MLP's layers; the last has to be the tables' dim. */
+  /** Outputs of the bottom MLP's layers; the last has to be the tables' dim. None: the dense feature itself is concatenated. */
   readonly bottomMlp: readonly number[];
   readonly interaction: Interaction;
-  /** Outputs of the top MLP's layers; the last is the number of scores per item, or the tables' dim of the next net. */
+  /** Outputs of the top MLP's layers; the last is the number of scores per item, or the tables' dim of the next net, unless there are tasks. */
   readonly topMlp: readonly number[];
+  /** Of the last net: an MLP each over what the top MLP gives, whose last layer has the task's name. The first gives the scores. */
+  readonly tasks?: readonly TaskShape[];
   readonly tables: readonly TableShape[];
 }
 
-/** Low-rank cross layers (DCNv2) read the concatenated vectors, as the top MLP does after concat. */
-export type Interaction = { readonly type: 'dot' | 'concat' } | { readonly type: 'cross'; readonly layers: number; readonly rank: number };
+export interface TaskShape {
+  readonly name: string;
+  /** Outputs of its layers; the last is the number of values that it gives. */
+  readonly mlp: readonly number[];
+}
+
+/**
+ * Low-rank cross layers (DCNv2) read the concatenated vectors, as the top MLP does after concat. neumf (He et al., 2017): the first half of the
+ * tables is multiplied element by element, the top MLP reads the concatenated other half, and one more layer gives a score of both.
+ */
+export type Interaction =
+  | { readonly type: 'dot' | 'concat' | 'neumf' }
+  | { readonly type: 'cross'; readonly layers: number; readonly rank: number };
 
 /** A table with the one embedding bag that reads it. */
 export interface TableShape {

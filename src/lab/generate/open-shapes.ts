@@ -1,6 +1,9 @@
 import { type ModelShape, type TableShape, tableName } from './model-shape.js';
 
-/** Rows of the tables of MLPerf's DLRM-DCNv2, the Criteo 1 TB click logs with ids hashed to at most 40 million. */
+/**
+ * Rows and ids per bag of the tables of MLPerf's DLRM-DCNv2, the Criteo 1 TB click logs with ids hashed to at most 40 million: --multi_hot_sizes and
+ * --num_embeddings_per_feature of github.com/mlcommons/training, recommendation_v2/torchrec_dlrm.
+ */
 const CRITEO_ROWS = [
   40_000_000, 39_060, 17_295, 7_424, 20_265, 3, 7_122, 1_543, 63, 40_000_000, 3_067_956, 405_282, 10, 2_209, 11_938, 155, 4, 976, 14,
   40_000_000, 40_000_000, 40_000_000, 590_152, 12_973, 108, 36,
@@ -106,3 +109,85 @@ export function rmcShape(name: keyof typeof RMC): ModelShape {
     ],
   };
 }
+
+/** A table of DeepRecSys's models: one id a bag. */
+const oneIdTable = (rows: number, dim: number, side: 'user' | 'item', table: number): TableShape => ({
+  ...OPEN_TABLE,
+  ...{ name: tableName(table), rows, dim, side, poolingFactor: 1, reuse: { type: 'trace', year: 2021 } },
+});
+
+/**
+ * Neural collaborative filtering (He et al., WWW 2017) as NeuMF, with the sizes of DeepRecSys (models/configs/ncf.json). Assumed: that the two larger
+ * tables are the user's, and the two smaller ones the items', as in MovieLens 20M; how ids recur.
+ */
+export function ncfShape(): ModelShape {
+  const [users, items, dim] = [140_000, 28_000, 64];
+  return {
+    name: 'ncf',
+    description: '2 tables of users and 2 of items, dim 64: a product of two vectors beside an MLP over two others',
+    seed: 20_171,
+    denseDim: 0,
+    nets: [
+      {
+        name: 'ncf',
+        bottomMlp: [],
+        interaction: { type: 'neumf' },
+        topMlp: [256, 256, 128, 64],
+        tables: [0, 1, 2, 3].map((table) => oneIdTable(table % 2 === 0 ? users : items, dim, table % 2 === 0 ? 'user' : 'item', table)),
+      },
+    ],
+  };
+}
+
+const WIDE_DENSE_DIM = 512;
+const WIDE_DIM = 32;
+
+/**
+ * Wide & Deep (Cheng et al., 2016) as DeepRecSys has it (models/configs/wide_and_deep.json): dense features and bags of one id side by side are what
+ * the MLP reads. Assumed: that one table of three is the user's; how ids recur.
+ */
+export function wideAndDeepShape(): ModelShape {
+  const tables = 27;
+  return {
+    name: 'wide-and-deep',
+    description: `${tables} tables of a million rows, dim ${WIDE_DIM}, one id a bag, beside ${WIDE_DENSE_DIM} dense features`,
+    seed: 20_161,
+    denseDim: WIDE_DENSE_DIM,
+    nets: [
+      {
+        name: 'wide_and_deep',
+        bottomMlp: [],
+        interaction: { type: 'concat' },
+        topMlp: [1024, 512, 256, 1],
+        tables: wideTables(new Array(tables).fill(1_000_000)),
+      },
+    ],
+  };
+}
+
+/**
+ * Wide & Deep of several tasks as DeepRecSys has it (models/configs/mtwnd.json): a shared MLP, and one each task. Assumed: three tasks, whose MLPs
+ * end in one score more than the published layers; the user's tables; how ids recur.
+ */
+export function multiTaskShape(): ModelShape {
+  const rows = [...new Array(41).fill(500_000), 5_000_000, 5_000_000];
+  return {
+    name: 'multi-task-wide-and-deep',
+    description: `${rows.length} tables, dim ${WIDE_DIM}, one id a bag, beside ${WIDE_DENSE_DIM} dense features; three tasks over one MLP`,
+    seed: 20_192,
+    denseDim: WIDE_DENSE_DIM,
+    nets: [
+      {
+        name: 'wide_and_deep',
+        bottomMlp: [],
+        interaction: { type: 'concat' },
+        topMlp: [1024, 512],
+        tasks: [0, 1, 2].map((task) => ({ name: `task_${task}`, mlp: [256, 128, 1] })),
+        tables: wideTables(rows),
+      },
+    ],
+  };
+}
+
+const wideTables = (rows: readonly number[]): TableShape[] =>
+  rows.map((count, table) => oneIdTable(count, WIDE_DIM, table % 3 === 0 ? 'user' : 'item', table));

@@ -2,7 +2,7 @@ import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { type BagSizes, type ModelShape, tablesOf } from './model-shape.js';
 import type { Reuse } from './row-reuse.js';
-import { bagName } from './synthetic-net.js';
+import { bagName, denseFeatures } from './synthetic-net.js';
 
 /** What requests of a model look like. */
 export interface RequestShape {
@@ -26,7 +26,7 @@ export interface BagShape {
 }
 
 export const requestShape = (shape: ModelShape): RequestShape => ({
-  dense: [{ name: 'dense', dim: shape.denseDim }],
+  dense: denseFeatures(shape),
   bags: tablesOf(shape).map(({ name, rows, side, weighted, poolingFactor, bagSizes, reuse }, table) => ({
     ...{ name: bagName(name), rows, table, side, weighted, poolingFactor, bagSizes, reuse },
   })),

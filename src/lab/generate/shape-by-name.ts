@@ -2,7 +2,7 @@ import { TerabagError } from '../../errors.js';
 import type { PlainFormat } from '../../model/formats.js';
 import { drm1Shape, drm2Shape, drm3Shape } from './drm-shapes.js';
 import { type ModelShape, mapTables, scaleRows } from './model-shape.js';
-import { dcnShape, rmcShape } from './open-shapes.js';
+import { dcnShape, multiTaskShape, ncfShape, rmcShape, wideAndDeepShape } from './open-shapes.js';
 
 const SHAPES = {
   drm1: drm1Shape,
@@ -11,6 +11,9 @@ const SHAPES = {
   rmc1: () => rmcShape('rmc1'),
   rmc2: () => rmcShape('rmc2'),
   rmc3: () => rmcShape('rmc3'),
+  ncf: ncfShape,
+  'wide-and-deep': wideAndDeepShape,
+  'multi-task-wide-and-deep': multiTaskShape,
   'mlperf-dcnv2': () => dcnShape(),
 } as const;
 

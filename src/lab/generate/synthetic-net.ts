@@ -13,6 +13,10 @@ interface NamedNet {
   readonly width: number;
   readonly interaction: string;
   readonly top: readonly FullyConnected[];
+  /** Of neumf: what gives the score of the product and of the top MLP. */
+  readonly both: FullyConnected | null;
+  /** One each task. */
+  readonly tasks: readonly (readonly FullyConnected[])[];
 }
 
 interface FullyConnected {
@@ -27,11 +31,14 @@ function nameNets(shape: ModelShape): NamedNet[] {
   for (const net of shape.nets) {
     const name = (layer: string): string => (shape.nets.length === 1 ? layer : `${net.name}_${layer}`);
     const previous = named.at(-1)?.top.at(-1)?.name ?? null;
-    const dim = net.bottomMlp.at(-1) ?? 0;
-    const vectors = net.tables.length + (previous === null ? 1 : 2);
+    const dim = net.bottomMlp.at(-1) ?? shape.denseDim;
+    const dims = [dim, ...(previous === null ? [] : [dim]), ...net.tables.map((table) => table.dim)];
     const crosses = Array.from({ length: net.interaction.type === 'cross' ? net.interaction.layers : 0 }, (_, n) => name(`cross_${n}`));
-    const width = vectors * dim;
-    const topInput = net.interaction.type === 'dot' ? dim + (vectors * (vectors - 1)) / 2 : width;
+    const width = concatenated(net, dims);
+    const topInput = net.interaction.type === 'dot' ? dim + (dims.length * (dims.length - 1)) / 2 : width;
+    const top = mlp(name('top'), topInput, net.topMlp);
+    const topDim = net.topMlp.at(-1) ?? topInput;
+    const productDim = net.tables[0]?.dim ?? 0;
     named.push({
       shape: net,
       previous,
@@ -39,10 +46,21 @@ function nameNets(shape: ModelShape): NamedNet[] {
       crosses,
       width,
       interaction: name(net.interaction.type === 'dot' ? 'interaction' : 'vectors'),
-      top: mlp(name('top'), topInput, net.topMlp),
+      top,
+      both: net.interaction.type === 'neumf' ? { name: name('score'), inputDim: productDim + topDim, outputDim: 1 } : null,
+      tasks: (net.tasks ?? []).map((task) => {
+        const layers = mlp(`${task.name}_hidden`, topDim, task.mlp);
+        return layers.map((layer, at) => (at === layers.length - 1 ? { ...layer, name: task.name } : layer));
+      }),
     });
   }
   return named;
+}
+
+/** Values that the top MLP reads, unless its inputs are products of pairs. */
+function concatenated({ interaction, tables }: NetShape, dims: readonly number[]): number {
+  const read = interaction.type === 'neumf' ? tables.slice(tables.length / 2).map(({ dim }) => dim) : dims;
+  return read.reduce((sum, dim) => sum + dim, 0);
 }
 
 function mlp(prefix: string, inputDim: number, outputs: readonly number[]): FullyConnected[] {
@@ -57,10 +75,10 @@ export function denseTensors(shape: ModelShape): TensorToWrite[] {
     numbers.fill(values, bound);
     return { name, dtype: 'F32', shape: dims, data: new Uint8Array(values.buffer) };
   };
-  return nameNets(shape).flatMap(({ shape: net, bottom, top, crosses, width }) => {
+  return nameNets(shape).flatMap(({ shape: net, bottom, top, crosses, width, both, tasks }) => {
     const rank = net.interaction.type === 'cross' ? net.interaction.rank : 0;
     return [
-      ...[...bottom, ...top].flatMap(({ name, inputDim, outputDim }) => [
+      ...[...bottom, ...top, ...(both === null ? [] : [both]), ...tasks.flat()].flatMap(({ name, inputDim, outputDim }) => [
         tensor(`${name}.weight`, [outputDim, inputDim], Math.sqrt(3 / inputDim)),
         tensor(`${name}.bias`, [outputDim], 0.1),
       ]),
@@ -102,7 +120,9 @@ function fcLayers(layers: readonly FullyConnected[], input: string, last: 'relu'
 /** By the table's name. */
 export const bagName = (table: string): string => `${table}_bag`;
 
+/** last: the activation of what gives the net's value. */
 function netLayers(net: NamedNet, last: 'relu' | 'sigmoid'): object[] {
+  const { interaction, top, tasks } = net;
   const bags = net.shape.tables.map(({ name, pooling, weighted, poolingFactor, side }) => ({
     type: 'embedding_bag',
     name: bagName(name),
@@ -112,24 +132,46 @@ function netLayers(net: NamedNet, last: 'relu' | 'sigmoid'): object[] {
     poolingFactor,
     side,
   }));
+  const names = bags.map(({ name }) => name);
+  if (net.both !== null) return [...bags, ...neumfLayers(net, net.both, names, last)];
   const bottom = net.bottom.at(-1)?.name ?? 'dense';
-  const inputs = [bottom, ...(net.previous === null ? [] : [net.previous]), ...bags.map(({ name }) => name)];
+  const inputs = [bottom, ...(net.previous === null ? [] : [net.previous]), ...names];
   return [
     ...bags,
     ...fcLayers(net.bottom, 'dense', 'relu'),
     ...interactionLayers(net, inputs),
-    ...fcLayers(net.top, net.crosses.at(-1) ?? net.interaction, last),
+    ...fcLayers(top, net.crosses.at(-1) ?? interaction, tasks.length === 0 ? last : 'relu'),
+    ...tasks.flatMap((task) => fcLayers(task, top.at(-1)?.name ?? interaction, last)),
   ];
+}
+
+/** The product of the first half of the bags (generalized matrix factorization), the MLP over the others, and a layer over both. */
+function neumfLayers({ interaction, top }: NamedNet, both: FullyConnected, bags: readonly string[], last: 'relu' | 'sigmoid'): object[] {
+  const half = bags.length / 2;
+  return [
+    { type: 'product', name: 'factors', inputs: bags.slice(0, half) },
+    { type: 'concat', name: interaction, inputs: bags.slice(half) },
+    ...fcLayers(top, interaction, 'relu'),
+    { type: 'concat', name: 'both', inputs: ['factors', top.at(-1)?.name ?? interaction] },
+    ...fcLayers([both], 'both', last),
+  ];
+}
+
+/** What a net gives: its tasks, else its score. */
+function outputsOf({ tasks, both, top }: NamedNet): string[] {
+  if (tasks.length > 0) return tasks.map((task) => task.at(-1)?.name ?? '');
+  return [both?.name ?? top.at(-1)?.name ?? ''];
 }
 
 /** model.json of a shape, without its files. */
 export function describeShape(shape: ModelShape): object {
   const nets = nameNets(shape);
+  const [output, ...outputs] = outputsOf(nets.at(-1) as NamedNet);
   return {
     terabag: 1,
     name: shape.name,
     version: String(shape.seed),
-    dense: [{ name: 'dense', dim: shape.denseDim }],
+    dense: denseFeatures(shape),
     tables: tablesOf(shape).map(({ name, rows, dim, format }) => ({
       name,
       rows,
@@ -139,6 +181,11 @@ export function describeShape(shape: ModelShape): object {
       tensor: 'weight',
     })),
     nets: nets.map((net, n) => ({ name: net.shape.name, layers: netLayers(net, n === nets.length - 1 ? 'sigmoid' : 'relu') })),
-    output: nets.at(-1)?.top.at(-1)?.name,
+    output,
+    ...(outputs.length > 0 && { outputs }),
   };
 }
+
+/** The one dense feature, if the shape has it. */
+export const denseFeatures = ({ denseDim }: ModelShape): { readonly name: string; readonly dim: number }[] =>
+  denseDim === 0 ? [] : [{ name: 'dense', dim: denseDim }];

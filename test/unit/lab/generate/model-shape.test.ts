@@ -20,6 +20,10 @@ test.each([
   ['rmc1', 8, 1, 4.096, 0.512],
   ['rmc2', 32, 1, 4.096, 0.128],
   ['rmc3', 10, 1, 2.56, 0.256],
+  ['ncf', 4, 1, 0.086016, 0.03584],
+  ['wide-and-deep', 27, 1, 3.456, 0.128],
+  ['multi-task-wide-and-deep', 43, 1, 3.904, 0.64],
+  ['mlperf-dcnv2', 26, 1, 104.5425, 20.48],
 ] as const)('%s has %i tables in %i nets, %f GB together, the largest %f GB', (name, tables, nets, total, largest) => {
   const shape = shapeByName(name, 1);
   const sizes = tablesOf(shape).map(({ rows, dim }) => (rows * dim * 4) / GB);
@@ -94,5 +98,50 @@ test('the same seed gives the same bytes, another seed others, and rows of a tab
   for (let row = 0; row < table!.rows; row++)
     rows.add(bytes.toString('hex', bytes.length - (row + 1) * rowBytes, bytes.length - row * rowBytes));
   expect(rows.size).toBe(table!.rows);
+  await rm(dir, { recursive: true });
+});
+
+test('NeuMF multiplies two vectors and reads two others, in float64 as it is defined', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-ncf-'));
+  const shape = shapeByName('ncf', 0.01);
+  const spec = await writeSyntheticBundle(dir, shape);
+  expect(spec.dense).toEqual([]);
+  const { dense, tables } = await openBundle(dir);
+  const request = new RequestGenerator(requestShape(shape), 5).next(4);
+  const rows: Float32Array[] = [];
+  for (const table of tables) rows.push(new Float32Array((await readFile(table!.path)).buffer.slice(table!.byteOffset)));
+  const linear = (name: string, x: number[]): number[] => {
+    const { data } = dense.get(`${name}.weight`)!;
+    return Array.from(dense.get(`${name}.bias`)!.data, (bias, n) =>
+      x.reduce((sum, value, k) => sum + value * data[n * x.length + k]!, bias),
+    );
+  };
+  const predictor = await openLocal(dir);
+  const { scores } = await predictor.predict(request);
+  for (let item = 0; item < 4; item++) {
+    const [userFactors, itemFactors, user, itemVector] = tablesOf(shape).map(({ name, side, dim }, table) => {
+      const row = Number(request.sparse[`${name}_bag`]!.indices[side === 'user' ? 0 : item]);
+      return Array.from(rows[table]!.subarray(row * dim, (row + 1) * dim));
+    }) as [number[], number[], number[], number[]];
+    let hidden = [...user, ...itemVector];
+    for (const layer of [0, 1, 2, 3]) hidden = linear(`top_${layer}`, hidden).map((value) => Math.max(0, value));
+    const [logit] = linear('score', [...userFactors.map((value, d) => value * itemFactors[d]!), ...hidden]) as [number];
+    expect(Math.abs(scores[item]! - 1 / (1 + Math.exp(-logit)))).toBeLessThan(1e-6);
+  }
+  await predictor.close();
+  await rm(dir, { recursive: true });
+});
+
+test('each task of multi-task Wide & Deep has an output, the first of which gives the scores', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'terabag-tasks-'));
+  const shape = shapeByName('multi-task-wide-and-deep', 1e-4);
+  const spec = await writeSyntheticBundle(dir, shape);
+  expect([spec.output, spec.outputs]).toEqual(['task_0', ['task_1', 'task_2']]);
+  const predictor = await openLocal(dir);
+  const { scores, outputs } = await predictor.predict(new RequestGenerator(requestShape(shape), 5).next(6));
+  const all = [scores, ...Object.values(outputs!)];
+  expect(all.map(({ length }) => length)).toEqual([6, 6, 6]);
+  expect(new Set(all.map((values) => values[0])).size).toBe(3);
+  await predictor.close();
   await rm(dir, { recursive: true });
 });
