@@ -94,6 +94,25 @@ describe.each(availableKernels)('layers of one row with %s kernels', (isa) => {
     });
   });
 
+  it('follow fully connected layers in bf16 and int8 too', () => {
+    const { precisions } = runJobs(isa, { tables: [] });
+    for (const precision of ['bf16', 'int8'] as const) {
+      if (!precisions.includes(precision)) continue;
+      const [tensors, pooled] = [[floats(21 * 30), floats(21)], floats(3 * 30)];
+      const nets = ACTIVATIONS.map((activation): NetJob => {
+        const run = { items: 3, perItem: Uint8Array.of(1), dense: floats(0), pooled, outLength: 3 * 21 };
+        const layers = [layer('fc', [0], 21, 1, { tensors, activation })];
+        return { inputDims: [30], numDense: 0, layers, output: 1, precision, runs: [run] };
+      });
+      const answers = runJobs(isa, { tables: [], nets }).nets.map(({ outs }) => outs![0]!);
+      ACTIVATIONS.forEach((activation, n) => {
+        answers[n]!.forEach((got, at) => {
+          expect(Math.abs(got - activations[activation](answers[0]![at]!)), activation).toBeLessThan(3e-6);
+        });
+      });
+    }
+  });
+
   it('carry NaN through, and infinity to what the function tends to', () => {
     const special = Float32Array.of(Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -0);
     const run = { items: 1, perItem: Uint8Array.of(1), dense: floats(0), pooled: special, outLength: 4 };

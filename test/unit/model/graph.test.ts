@@ -45,3 +45,69 @@ test('an epsilon that float32 makes 0 or infinite is refused', () => {
   for (const epsilon of [0, 2 ** -126, 1e-5, 3.4e38]) expect(() => specOf(norm(epsilon))).not.toThrow();
   for (const epsilon of [-1, 1e-50, 1e-40, 1e39, Number.NaN]) expect(() => specOf(norm(epsilon))).toThrow(/epsilon/);
 });
+
+test('layers of one row are resolved to operations with their tensors, and what does not fit is refused by its place', () => {
+  const shapes = new Map([
+    ['one', [1]],
+    ['four', [4]],
+    ['three', [3]],
+    ['matrix', [4, 4]],
+  ]);
+  const gate = { type: 'softmax', name: 'gate', input: 'dense' };
+  const resolve = (...layers: object[]) => resolveModel(specOf([bag('a'), bag('b'), gate, ...layers]), shapes).layers.slice(1);
+  const out = { name: 'out', input: 'a' };
+  const dice = { ...out, type: 'dice', alpha: 'four', mean: 'four', variance: 'four' };
+  const mixture = { type: 'mixture', name: 'out', gate: 'gate', inputs: ['a', 'b', 'a', 'b'] };
+  const fm = { type: 'fm', name: 'out', inputs: ['a', 'b', 'dense'] };
+  for (const [layer, wanted] of [
+    [
+      { ...out, type: 'activation', activation: 'gelu' },
+      { op: 'activation', activation: 'gelu', dim: 4, inputs: [1] },
+    ],
+    [
+      { ...out, type: 'prelu', weight: 'one' },
+      { op: 'prelu', tensors: ['one'], dim: 4 },
+    ],
+    [
+      { ...out, type: 'prelu', weight: 'four' },
+      { op: 'prelu', tensors: ['four'], dim: 4 },
+    ],
+    [dice, { op: 'dice', tensors: ['four', 'four', 'four'], epsilon: 1e-5, dim: 4 }],
+    [
+      { ...out, type: 'scale_shift', scale: 'four' },
+      { op: 'scale_shift', tensors: ['four', null], dim: 4 },
+    ],
+    [
+      { ...out, type: 'scale_shift', scale: 'four', shift: 'four' },
+      { op: 'scale_shift', tensors: ['four', 'four'] },
+    ],
+    [
+      { ...out, type: 'softmax' },
+      { op: 'softmax', dim: 4 },
+    ],
+    [mixture, { op: 'mixture', dim: 4, inputs: [3, 1, 2, 1, 2] }],
+    [fm, { op: 'fm', dim: 4, inputs: [1, 2, 0] }],
+    [
+      { ...fm, reduce: true },
+      { op: 'fm', dim: 1, inputs: [1, 2, 0] },
+    ],
+  ] as const)
+    expect(resolve(layer)).toEqual([expect.objectContaining(wanted)]);
+  for (const [layer, message] of [
+    [{ ...out, type: 'prelu', weight: 'three' }, 'weight: three has to be [1] or [4] in dense.safetensors: 3'],
+    [{ ...dice, alpha: 'one' }, 'alpha: one has to be [4] in dense.safetensors: 1'],
+    [{ ...dice, mean: 'gone' }, 'mean: gone has to be [4] in dense.safetensors: missing'],
+    [{ ...dice, variance: 'matrix' }, 'variance: matrix has to be [4] in dense.safetensors: 4x4'],
+    [{ ...out, type: 'scale_shift', scale: 'three' }, 'scale: three has to be [4] in dense.safetensors: 3'],
+    [{ ...out, type: 'scale_shift', scale: 'four', shift: 'three' }, 'shift: three has to be [4] in dense.safetensors: 3'],
+    [{ ...mixture, inputs: ['a', 'b'] }, 'gate: has to have a value for each of the inputs: dim 4, inputs 2'],
+    [{ ...mixture, inputs: ['a', 'b', 'a', 'short'] }, 'inputs: have to be of one dim: 4, 4, 4, 1'],
+    [{ ...fm, inputs: ['a', 'short'] }, 'inputs: have to be of one dim: 4, 1'],
+  ] as const) {
+    const short = { type: 'fm', name: 'short', inputs: ['a', 'b'], reduce: true };
+    expect(() => resolve(short, layer)).toThrow(
+      expect.objectContaining({ code: 'bad_model', message: `model.json: nets[0].layers[4].${message}` }),
+    );
+  }
+  expect(() => resolve({ ...out, type: 'activation', activation: 'none' })).toThrow(/activation/);
+});
