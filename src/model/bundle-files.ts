@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { isAbsolute, join, normalize, sep } from 'node:path';
 import { TerabagError } from '../errors.js';
-import { CHUNK_BYTES, checksumChunk, checksumFile } from '../tables/checksum.js';
+import type { Extent } from '../tables/blocks.js';
+import { CHUNK_BYTES, checksumExtent, checksumFile } from '../tables/checksum.js';
 import { fileError } from '../tables/file-error.js';
 import type { FileSpec } from './spec.js';
 
@@ -54,8 +55,22 @@ export async function checkLength(path: string, file: string, expected: FileSpec
 
 /** Reads a file and holds it against its checksums in model.json. */
 export async function checkContent(path: string, file: string, expected: FileSpec, onBytes?: (bytes: number) => void): Promise<void> {
-  compareChecksums(path, file, await checksumFile(path, onBytes), expected);
+  if (expected.extents === undefined) {
+    compareChecksums(path, file, await checksumFile(path, onBytes), expected);
+    return;
+  }
+  for (const [chunk, extent] of expected.extents.entries())
+    compareChunk(path, file, chunk, await checksumExtent(path, extent, onBytes), expected);
 }
+
+/** What checksum number `chunk` of a file is of. */
+const extentOf = ({ bytes, extents }: FileSpec, chunk: number): Extent =>
+  extents?.[chunk] ?? { from: chunk * CHUNK_BYTES, bytes: Math.min(CHUNK_BYTES, bytes - chunk * CHUNK_BYTES) };
+
+const chunksOf = ({ bytes, extents }: FileSpec): number => extents?.length ?? Math.ceil(bytes / CHUNK_BYTES);
+
+/** Bytes of a file that its checksums are of. */
+export const checkedBytes = ({ bytes, extents }: FileSpec): number => extents?.reduce((sum, extent) => sum + extent.bytes, 0) ?? bytes;
 
 /** Refuses checksums of a file that are not those of model.json, with the first chunk that differs. */
 export function compareChecksums(path: string, file: string, found: FileSpec, expected: FileSpec): void {
@@ -72,11 +87,11 @@ function refuseChunkCount(file: string, { crc32 }: FileSpec, chunks: number): vo
     );
 }
 
-function compareChunk(path: string, file: string, chunk: number, found: string, { crc32 }: FileSpec): void {
-  if (found === crc32[chunk]) return;
+function compareChunk(path: string, file: string, chunk: number, found: string, expected: FileSpec): void {
+  if (found === expected.crc32[chunk]) return;
   throw new TerabagError(
     'checksum_mismatch',
-    `file is damaged: ${path}, chunk ${chunk} (from byte ${chunk * CHUNK_BYTES}), crc32 ${found}, expected ${crc32[chunk]}`,
+    `file is damaged: ${path}, chunk ${chunk} (from byte ${extentOf(expected, chunk).from}), crc32 ${found}, expected ${expected.crc32[chunk]}`,
     { file, chunk },
   );
 }
@@ -88,16 +103,11 @@ export interface ListedFile {
   readonly expected: FileSpec;
 }
 
-interface Chunk extends ListedFile {
+interface Chunk extends ListedFile, Extent {
   readonly chunk: number;
-  readonly bytes: number;
 }
 
-const chunkOf = (listed: ListedFile, chunk: number): Chunk => ({
-  ...listed,
-  chunk,
-  bytes: Math.min(CHUNK_BYTES, listed.expected.bytes - chunk * CHUNK_BYTES),
-});
+const chunkOf = (listed: ListedFile, chunk: number): Chunk => ({ ...listed, chunk, ...extentOf(listed.expected, chunk) });
 
 /**
  * The chunks that stand for the files when not all are read: of each the first, which is all of a small one and has the header, and, as far as
@@ -112,18 +122,19 @@ export function sampleChunks(files: readonly ListedFile[], hash: string): Chunk[
     left -= candidate.bytes;
     sampled.push(candidate);
   };
-  const chunksOf = ({ expected }: ListedFile): number => Math.ceil(expected.bytes / CHUNK_BYTES);
-  for (const listed of files) take(listed, chunksOf(listed) - 1);
+  for (const listed of files) take(listed, chunksOf(listed.expected) - 1);
   for (const listed of files) {
     const number = createHash('sha256').update(`${hash} ${listed.file}`).digest().readUInt32LE();
-    take(listed, number % chunksOf(listed));
+    take(listed, number % chunksOf(listed.expected));
   }
   return sampled;
 }
 
 /** Bytes that checkFiles reads. */
 export function bytesToRead(files: readonly ListedFile[], verify: Verify, hash: string): number {
-  return (verify === 'full' ? files.map(({ expected }) => expected) : sampleChunks(files, hash)).reduce((sum, { bytes }) => sum + bytes, 0);
+  const bytes =
+    verify === 'full' ? files.map(({ expected }) => checkedBytes(expected)) : sampleChunks(files, hash).map((chunk) => chunk.bytes);
+  return bytes.reduce((sum, each) => sum + each, 0);
 }
 
 /** Holds files against their entries in model.json: lengths, then all checksums, or those of a sample. */
@@ -138,7 +149,7 @@ export async function checkFiles(
     for (const { path, file, expected } of files) await checkContent(path, file, expected, onBytes);
     return;
   }
-  for (const { file, expected } of files) refuseChunkCount(file, expected, Math.ceil(expected.bytes / CHUNK_BYTES));
-  for (const { path, file, chunk, expected } of sampleChunks(files, hash))
-    compareChunk(path, file, chunk, await checksumChunk(path, chunk, onBytes), expected);
+  for (const { file, expected } of files) refuseChunkCount(file, expected, chunksOf(expected));
+  for (const { path, file, chunk, from, bytes, expected } of sampleChunks(files, hash))
+    compareChunk(path, file, chunk, await checksumExtent(path, { from, bytes }, onBytes), expected);
 }

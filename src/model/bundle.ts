@@ -6,12 +6,23 @@ import { FLOAT_DTYPES, isFloatDtype, toFloat32, valueAt } from '../tables/float-
 import { formatPath } from '../tables/json.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../tables/json-file.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
-import { bytesToRead, checkFiles, checkLength, fileIdentity, type ListedFile, pathInside, VERIFIES, type Verify } from './bundle-files.js';
+import {
+  bytesToRead,
+  checkedBytes,
+  checkFiles,
+  checkLength,
+  fileIdentity,
+  type ListedFile,
+  pathInside,
+  VERIFIES,
+  type Verify,
+} from './bundle-files.js';
 import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
 import { checkPublished, type HeldTable, heldTables, ownFiles } from './published.js';
 import { type ModelSpec, modelSchema } from './spec.js';
+import { readTableFile } from './table-file.js';
 
 export const DENSE_FILE = 'dense.safetensors';
 
@@ -134,7 +145,7 @@ export async function verifyBundle(dir: string, onProgress?: OpenOptions['onProg
   const hash = modelHash(spec);
   const problems: string[] = [];
   const files = Object.keys(ownFiles(spec));
-  const total = Object.values(ownFiles(spec)).reduce((sum, { bytes }) => sum + bytes, 0);
+  const total = Object.values(ownFiles(spec)).reduce((sum, expected) => sum + checkedBytes(expected), 0);
   let done = 0;
   for (const file of files) {
     try {
@@ -165,7 +176,7 @@ function listedFiles(dir: string, spec: ModelSpec, files: readonly string[]): Li
 async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
   const { spec, rows } = held;
   const path = pathInside(dir, held.file);
-  const header = await readSafetensorsHeader(path);
+  const header = held.byteOffset === null ? await readSafetensorsHeader(path) : await readTableFile(path, [spec]);
   const tensor = header.tensors.get(held.tensor);
   const wrong = (what: string): TerabagError =>
     new TerabagError('bad_table', `table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });

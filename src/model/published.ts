@@ -10,16 +10,21 @@ export interface HeldTable extends RowPart {
   readonly rows: number;
   readonly file: string;
   readonly tensor: string;
+  /** As in TableSpec; null where the file's header says where the rows are. */
+  readonly byteOffset: number | null;
 }
 
 /** Aligned with spec.tables; null where a published bundle holds nothing of a table. */
 export function heldTables(spec: ModelSpec): (HeldTable | null)[] {
   if (spec.published === undefined)
-    return spec.tables.map((table) => ({ spec: table, part: 0, parts: 1, rows: table.rows, file: table.file, tensor: table.tensor }));
+    return spec.tables.map((table) => {
+      const { rows, file, tensor, byteOffset = null } = table;
+      return { spec: table, part: 0, parts: 1, rows, file, tensor, byteOffset };
+    });
   const parts = new Map(spec.published.parts.map((held) => [held.table, held]));
   return spec.tables.map((table) => {
     const held = parts.get(table.name);
-    return held === undefined ? null : { ...held, spec: table };
+    return held === undefined ? null : { ...held, spec: table, byteOffset: null };
   });
 }
 

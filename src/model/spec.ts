@@ -7,6 +7,7 @@ import { layerSchema, name } from './layers.js';
  * that read ids of the request from one table. A layer reads dense features and earlier layers of this net or of earlier nets, by name.
  */
 const count = z.number().int().min(1).max(Number.MAX_SAFE_INTEGER);
+const offset = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
 /** A map of any keys: z.record passes over "__proto__". */
 const mapOf = <T extends z.ZodType>(values: T) =>
   z
@@ -25,13 +26,27 @@ const tableSchema = z.strictObject({
   /** Path of the safetensors file, relative to the bundle, inside it. */
   file: z.string().min(1),
   tensor: z.string().min(1),
+  // No defaults below: the hash of a model without them stays.
+  /** Where the first row starts in a file that need not be a safetensors file; the rows follow one another, as the format says. */
+  byteOffset: offset.optional(),
 });
 
-export const fileSchema = z.strictObject({
-  bytes: count,
-  /** zlib's crc32 of each chunk of 64 MiB, 8 lower-case hex digits. */
-  crc32: z.array(z.string().regex(/^[0-9a-f]{8}$/)).min(1),
-});
+export const fileSchema = z
+  .strictObject({
+    bytes: count,
+    /** zlib's crc32 of each chunk of 64 MiB, or of each extent; 8 lower-case hex digits. */
+    crc32: z.array(z.string().regex(/^[0-9a-f]{8}$/)).min(1),
+    /** In the file's order, apart from each other; what lies in none is no part of the model. */
+    extents: z.array(z.strictObject({ from: offset, bytes: count })).optional(),
+  })
+  .refine(({ crc32, extents }) => extents === undefined || extents.length === crc32.length, {
+    path: ['extents'],
+    message: 'has to have as many entries as crc32',
+  })
+  .refine(({ bytes, extents = [] }) => extents.every((extent, at) => extent.from + extent.bytes <= (extents[at + 1]?.from ?? bytes)), {
+    path: ['extents'],
+    message: "has to be in the file's order, without overlaps, and inside the file",
+  });
 
 /**
  * What `terabag publish` adds to the source's model.json, which stays as it is beside it: the source's hash is worked out from that, and its

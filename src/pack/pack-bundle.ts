@@ -5,6 +5,7 @@ import { DENSE_FILE, finishBundle, openBundle, readModelSpec } from '../model/bu
 import { bytesToRead, checkFiles, type ListedFile, pathInside, VERIFIES, type Verify } from '../model/bundle-files.js';
 import { isPacked, ROW_FORMATS, type RowFormat } from '../model/formats.js';
 import type { FileSpec, ModelSpec, TableSpec } from '../model/spec.js';
+import { headed, isPlacedBySpec, readTableFile } from '../model/table-file.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
 
@@ -52,9 +53,14 @@ export async function packBundle(source: string, destination: string, options: P
     stopIf(options.signal);
     onBytes(bytes);
   });
+  const placed = new Set(spec.tables.filter(isPlacedBySpec).map(({ file }) => file));
+  /** What is packed gets a header. */
+  const writtenAs = (file: string): string => (placed.has(file) && selected.some((table) => table.file === file) ? headed(file) : file);
+  refuseTwoNames(listed.map((entry) => ({ ...entry, path: pathInside(source, writtenAs(entry.file)) })));
   return fillDirectory(destination, async () => {
     const files = new Map<string, FileSpec>();
     const results: PackedTable[] = [];
+    const renamed = new Map<string, string>();
     for (const { file, path: from, expected: entry } of listed) {
       const to = pathInside(destination, file);
       await mkdir(dirname(to), { recursive: true });
@@ -67,14 +73,25 @@ export async function packBundle(source: string, destination: string, options: P
         onBytes(entry.bytes);
         continue;
       }
-      const { packed, checksum } = await packFile(from, to, new Map(tables.map(({ tensor }) => [tensor, format])), { ...options, onBytes });
-      files.set(file, checksum);
+      const written = writtenAs(file);
+      const header = await readTableFile(
+        from,
+        spec.tables.filter((table) => table.file === file),
+      );
+      const formats = new Map(tables.map(({ tensor }) => [tensor, format]));
+      const { packed, checksum } = await packFile(from, pathInside(destination, written), formats, { ...options, header, onBytes });
+      files.set(written, checksum);
+      renamed.set(file, written);
       results.push(
         ...tables.map((table) => ({ table: table.name, ...(packed.find(({ tensor }) => tensor === table.tensor) as PackedTensor) })),
       );
     }
     const names = new Set(selected.map(({ name }) => name));
-    const tables = spec.tables.map((table) => (names.has(table.name) ? { ...table, format } : table));
+    const tables = spec.tables.map(({ byteOffset, ...table }) => {
+      const file = renamed.get(table.file);
+      const placed = byteOffset === undefined ? {} : { byteOffset };
+      return { ...table, ...(file === undefined ? placed : { file }), ...(names.has(table.name) && { format }) };
+    });
     await finishBundle(destination, { ...spec, tables, files: Object.fromEntries(files) });
     return results;
   });

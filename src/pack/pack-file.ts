@@ -13,7 +13,14 @@ import {
 } from '../model/formats.js';
 import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
-import { PAGE_BYTES, readSafetensorsHeader, type TensorInfo, type TensorToWrite, writeSafetensors } from '../tables/safetensors.js';
+import {
+  PAGE_BYTES,
+  readSafetensorsHeader,
+  type SafetensorsHeader,
+  type TensorInfo,
+  type TensorToWrite,
+  writeSafetensors,
+} from '../tables/safetensors.js';
 
 /** What packing did to one tensor. */
 export interface PackedTensor {
@@ -33,6 +40,8 @@ export interface PackedTensor {
 
 export interface PackOptions {
   readonly signal?: AbortSignal;
+  /** The source's, where it is not in the source. */
+  readonly header?: SafetensorsHeader;
   /** Bytes of the sources that are read. */
   readonly onBytes?: (bytes: number) => void;
 }
@@ -58,9 +67,9 @@ export async function packFile(
   source: string,
   destination: string,
   formats: ReadonlyMap<string, RowFormat>,
-  { signal, onBytes = () => undefined }: PackOptions = {},
+  { signal, header: given, onBytes = () => undefined }: PackOptions = {},
 ): Promise<{ readonly packed: PackedTensor[]; readonly checksum: FileChecksum }> {
-  const header = await readSafetensorsHeader(source);
+  const header = given ?? (await readSafetensorsHeader(source));
   const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
   const packed: PackedTensor[] = [];
   const metadata: Record<string, string> = { ...header.metadata };

@@ -1,6 +1,7 @@
 import { open } from 'node:fs/promises';
 import { crc32 } from 'node:zlib';
 import type { TerabagError } from '../errors.js';
+import type { Extent } from './blocks.js';
 import { fileError } from './file-error.js';
 
 /** Checksums cover chunks of this size, so that a flipped bit is located and chunks can be checked apart. */
@@ -35,7 +36,7 @@ export class ChunkedCrc32 {
   }
 
   #hex(): string {
-    return (this.#value >>> 0).toString(16).padStart(8, '0');
+    return crc32Digits(this.#value);
   }
 
   /** The sums so far; more bytes may follow. */
@@ -54,15 +55,18 @@ export async function checksumFile(path: string, onBytes?: (bytes: number) => vo
   return sum.digest();
 }
 
-/** The checksum of one chunk of the file, counted from 0. */
-export async function checksumChunk(path: string, chunk: number, onBytes?: (bytes: number) => void): Promise<string> {
-  const sum = new ChunkedCrc32();
-  await readFrom(path, chunk * CHUNK_BYTES, CHUNK_BYTES, (bytes) => {
-    sum.update(bytes);
-    onBytes?.(bytes.length);
+/** zlib's crc32 of one extent of the file, 8 lower-case hex digits. */
+export async function checksumExtent(path: string, { from, bytes }: Extent, onBytes?: (bytes: number) => void): Promise<string> {
+  let value = 0;
+  await readFrom(path, from, bytes, (read) => {
+    value = crc32(read, value);
+    onBytes?.(read.length);
   });
-  return sum.digest().crc32[0] ?? '';
+  return crc32Digits(value);
 }
+
+/** A crc32 as model.json has it. */
+export const crc32Digits = (value: number): string => (value >>> 0).toString(16).padStart(8, '0');
 
 /** Bytes are good until onBytes returns. */
 async function readFrom(path: string, from: number, length: number, onBytes: (bytes: Uint8Array) => void): Promise<void> {

@@ -2,6 +2,7 @@ import { normalize } from 'node:path';
 import { TerabagError } from '../../../errors.js';
 import { DENSE_FILE } from '../../../model/bundle.js';
 import type { ModelSpec, PublishedPart } from '../../../model/spec.js';
+import { headed, isPlacedBySpec } from '../../../model/table-file.js';
 import { partRows, type RowPart } from '../../../tables/rows.js';
 import type { SafetensorsHeader, TensorShape } from '../../../tables/safetensors.js';
 import { MAIN_SHARD, type Plan } from '../plan.js';
@@ -37,9 +38,12 @@ const fileName = (source: string, { part, parts }: RowPart): string => {
 /** What a shard's bundle holds, and in which files: per source file one of whole tensors and one per way that tables are split. */
 export function layoutShard(plan: Plan, shard: string, spec: ModelSpec, headers: ReadonlyMap<string, SafetensorsHeader>): ShardLayout {
   const placed = placedParts(plan, shard);
+  const placedBySpec = new Set(spec.tables.filter(isPlacedBySpec).map(({ file }) => file));
   const parts = spec.tables.flatMap(({ name, rows, file, tensor }): PublishedPart[] => {
     const part = placed.get(name);
-    return part === undefined ? [] : [{ table: name, ...part, rows: partRows(rows, part), file: fileName(file, part), tensor }];
+    return part === undefined
+      ? []
+      : [{ table: name, ...part, rows: partRows(rows, part), file: fileName(placedBySpec.has(file) ? headed(file) : file, part), tensor }];
   });
   const sources = new Map(spec.tables.map(({ name, file }) => [name, file]));
   const groups = new Map<string, { source: string; part: RowPart; tensors: Set<string> }>();
@@ -55,16 +59,23 @@ export function layoutShard(plan: Plan, shard: string, spec: ModelSpec, headers:
     group.tensors.add(tensor);
   }
   const files = [...groups].map(([file, { source, part, tensors }]) =>
-    publishedFile(headers.get(source) as SafetensorsHeader, source, file, part, tensors),
+    publishedFile({ header: headers.get(source) as SafetensorsHeader, source, placed: placedBySpec.has(source) }, file, part, tensors),
   );
   const dense = { source: DENSE_FILE, file: DENSE_FILE, part: 0, parts: 1, linked: true, tensors: [], metadata: {} };
   const denseFiles = shard === MAIN_SHARD ? [{ ...dense, bytes: spec.files[DENSE_FILE]?.bytes ?? 0 }] : [];
   return { shard, parts, files: [...denseFiles, ...files] };
 }
 
-function publishedFile(header: SafetensorsHeader, source: string, file: string, part: RowPart, wanted: ReadonlySet<string>): PublishedFile {
+interface SourceFile {
+  readonly header: SafetensorsHeader;
+  readonly source: string;
+  /** Whether model.json says where the rows are: a file without the header that the published one needs. */
+  readonly placed: boolean;
+}
+
+function publishedFile({ header, source, placed }: SourceFile, file: string, part: RowPart, wanted: ReadonlySet<string>): PublishedFile {
   const held = [...header.tensors].filter(([name]) => wanted.has(name)).sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
-  const linked = part.parts === 1 && held.length === header.tensors.size;
+  const linked = !placed && part.parts === 1 && held.length === header.tensors.size;
   const tensors = held.map(
     ([
       name,

@@ -4,9 +4,10 @@ import { anObject, aPath, oneOf, TerabagError } from '../../../errors.js';
 import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../model/bundle.js';
 import { checkFiles, VERIFIES, type Verify } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
+import { isPlacedBySpec, readTableFile } from '../../../model/table-file.js';
 import { outputError } from '../../../tables/atomic.js';
 import { fileError } from '../../../tables/file-error.js';
-import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
+import type { SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
 import { linkOrCopy } from './copy-file.js';
@@ -85,7 +86,11 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
   checkPlan(plan, spec, hash);
   const names = selectShards(plan, options.shards);
   const headers = new Map<string, SafetensorsHeader>();
-  for (const { file } of spec.tables) if (!headers.has(file)) headers.set(file, await readSafetensorsHeader(join(bundleDir, file)));
+  for (const { file } of spec.tables) {
+    if (headers.has(file)) continue;
+    const tables = spec.tables.filter((table) => table.file === file);
+    headers.set(file, await readTableFile(join(bundleDir, file), tables));
+  }
   const layouts = names.map((name) => layoutShard(plan, name, spec, headers));
   const readDirectory = ({ shard, parts }: ShardLayout): Promise<ShardDirectory> =>
     ShardDirectory.read(shardDirectory(outDir, shard), { source: hash, shard, parts: [...parts] });
@@ -140,6 +145,8 @@ class Publication {
   readonly #verify: Verify;
   readonly #totalBytes: number;
   #doneBytes = 0;
+  /** Sources that several passes read are checked once. */
+  readonly #checked = new Map<string, Promise<void>>();
 
   constructor(
     private readonly source: Bundle,
@@ -212,12 +219,23 @@ class Publication {
       return;
     }
     const outputs = targets.map(({ shard, file }) => ({ ...file, path: join(shard.directory.dir, file.file) }));
+    const placed = this.source.spec.tables.some((table) => table.file === first.source && isPlacedBySpec(table));
+    if (placed && this.#verify === 'full') await this.#checkSource(first.source, expected);
     const checksums = await splitFile(this.headers.get(first.source) as SafetensorsHeader, outputs, {
-      expected: this.#verify === 'full' ? expected : null,
+      expected: this.#verify === 'full' && !placed ? expected : null,
       signal: this.#signal,
       onBytes: (bytes) => this.#progress(bytes),
     });
     for (const [at, target] of targets.entries()) await this.#done(target, checksums[at] as FileSpec, 'written');
+  }
+
+  /** Of what has no header, rows are read and nothing else: its checksums are not worked out by the way. */
+  #checkSource(file: string, expected: FileSpec): Promise<void> {
+    const path = join(this.source.dir, file);
+    const checking =
+      this.#checked.get(file) ?? checkFiles([{ path, file, expected }], 'full', this.source.hash, () => stopIf(this.#signal));
+    this.#checked.set(file, checking);
+    return checking;
   }
 
   async #publishWhole(target: Target, expected: FileSpec): Promise<void> {
