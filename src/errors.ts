@@ -6,6 +6,7 @@ export const ERROR_CODES = [
   'bad_model',
   'bad_table',
   'bad_plan',
+  'bad_checkpoint',
   'checksum_mismatch',
   'model_mismatch',
   'version_mismatch',

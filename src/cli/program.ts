@@ -9,6 +9,7 @@ const COMMANDS = {
   inspect: async () => (await import('./inspect.js')).inspectCommand,
   verify: async () => (await import('./verify.js')).verifyCommand,
   warm: async () => (await import('./warm.js')).warmCommand,
+  import: async () => (await import('./import.js')).importCommand,
   pack: async () => (await import('./pack.js')).packCommand,
   profile: async () => (await import('./profile.js')).profileCommand,
   plan: async () => (await import('./plan.js')).planCommand,
@@ -38,6 +39,7 @@ Exit codes: 0 done, 1 it went wrong (one line on stderr says what), 2 wrong usag
 Examples:
   terabag demo
   terabag inspect ./model
+  terabag import model.pt --like dlrm -o ./model
   terabag pack ./model -o ./model-int8 --format int8
   terabag profile ./model requests.jsonl -o profile.json
   terabag plan ./model --shards 4 -o plan.json
