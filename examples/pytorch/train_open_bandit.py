@@ -8,7 +8,7 @@ user, and all items of the campaign as candidates; PyTorch's score is that of th
 
 past_clicks and item_id are two bags over one table. Row 0 of each table stands for unknown values and is zero.
 
-Files in the output directory: the bundle (model.json, dense.safetensors, tables/), scores.safetensors (F32 [40000], in log order),
+Files in the output directory: the bundle (model.json, dense.safetensors, tables/, check/), scores.safetensors (F32 [40000], in log order),
 metrics.json, vocab.json (what a client needs to make requests of the logs). The same machine and the same versions give the same
 bytes again; others may differ in the last bits of the weights, so that all files of the output belong together.
 """
@@ -16,140 +16,47 @@ bytes again; others may differ in the last bits of the weights, so that all file
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from open_bandit import (
+    CAMPAIGNS,
+    DENSE_FEATURE,
+    ITEM_BAGS,
+    LOGS,
+    USER_BAGS,
+    Impressions,
+    build_vocabulary,
+    dense_values,
+    missing_files,
+    read_impressions,
+    read_log,
+)
 from torch import nn
 from torch.nn import functional
 
-from terabag_export import ROW_FORMATS, export_bundle, write_json, write_safetensors
+from terabag_export import export
+from terabag_export.files import write_json, write_safetensors
+from terabag_export.tables import ROW_FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LOGS = (("bts-men", "men"), ("bts-women", "women"), ("random-men", "men"), ("random-women", "women"))
-CAMPAIGNS = ("men", "women")
-USER_FEATURES = tuple(f"user_feature_{k}" for k in range(4))
-ITEM_CATEGORIES = tuple(f"item_feature_{k}" for k in range(1, 4))
-DENSE_FEATURE = "item_feature_0"
-USER_BAGS = (*USER_FEATURES, "position")
-ITEM_BAGS = ("item_id", *ITEM_CATEGORIES)
-AFFINITY = "user-item_affinity_"
-MAX_PAST_CLICKS = 8
 
 DIM = 16
 TOP = (32, 16, 1)
 SEED = 2020
 EPOCHS = 5
 BATCH_SIZE = 256
+EXAMPLE_ROWS = 32
 LEARNING_RATE = 0.002
 # Small tables hold all three row formats, so that each is compared with PyTorch.
 FORMATS = {"user_feature_1": "fp16", "item_feature_1": "bf16"}
-
-
-# Reading the logs ------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Impressions:
-    """All impressions, N = 40,000, in log order."""
-
-    campaigns: list[str]  # N
-    user_ids: np.ndarray  # int64 [N, 5]: rows of user_feature_0..3 and position
-    past_ids: np.ndarray  # int64 [N, MAX_PAST_CLICKS]: rows of item_id, 0 beyond the past clicks
-    past_weights: np.ndarray  # float32 [N, MAX_PAST_CLICKS]: how often each was clicked, 0 beyond the past clicks
-    shown: np.ndarray  # int64 [N]: item_id within the campaign
-    clicks: np.ndarray  # int64 [N]: 0 or 1
-
-
-def read_items(data: Path, log: str) -> list[dict[str, str]]:
-    with (data / f"{log}-items.csv").open(newline="", encoding="utf-8") as file:
-        items = sorted(csv.DictReader(file), key=lambda item: int(item["item_id"]))
-    if [int(item["item_id"]) for item in items] != list(range(len(items))):
-        raise ValueError(f"item ids have to count from 0: {log}-items.csv")
-    return items
-
-
-def read_log(data: Path, log: str) -> list[dict[str, str]]:
-    with gzip.open(data / f"{log}.csv.gz", "rt", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def factorize(values: list[str]) -> list[int]:
-    """Numbers values by first appearance: item categories are hashed differently in each policy's files, but in the same order."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(value, len(numbers)) for value in values]
-
-
-def build_vocabulary(data: Path, logs: list[list[dict[str, str]]]) -> dict[str, Any]:
-    """Maps what the CSVs say to rows: hashes in sorted order for users, in order of item_id within a campaign for items."""
-    vocabulary: dict[str, Any] = {"logs": [{"log": log, "campaign": campaign} for log, campaign in LOGS]}
-    for feature in USER_FEATURES:
-        values = sorted({row[feature] for rows in logs for row in rows})
-        vocabulary[feature] = {value: index + 1 for index, value in enumerate(values)}
-    positions = sorted({int(row["position"]) for rows in logs for row in rows})
-    vocabulary["position"] = {str(position): index + 1 for index, position in enumerate(positions)}
-
-    items = {log: read_items(data, log) for log, _ in LOGS}
-    for log, campaign in LOGS:
-        first = items[f"bts-{campaign}"]
-        same = [item[DENSE_FEATURE] for item in items[log]] == [item[DENSE_FEATURE] for item in first] and all(
-            factorize([item[feature] for item in items[log]]) == factorize([item[feature] for item in first])
-            for feature in ITEM_CATEGORIES
-        )
-        if not same:
-            raise ValueError(f"items differ between the policies' files of a campaign: {log}-items.csv")
-    of_campaign = {campaign: items[f"bts-{campaign}"] for campaign in CAMPAIGNS}
-
-    # Campaigns have items and categories of their own: those of the second one follow those of the first.
-    vocabulary["item_id"], next_row = {}, 1
-    for campaign in CAMPAIGNS:
-        count = len(of_campaign[campaign])
-        vocabulary["item_id"][campaign] = list(range(next_row, next_row + count))
-        next_row += count
-    for feature in ITEM_CATEGORIES:
-        vocabulary[feature], next_row = {}, 1
-        for campaign in CAMPAIGNS:
-            numbers = factorize([item[feature] for item in of_campaign[campaign]])
-            vocabulary[feature][campaign] = [next_row + number for number in numbers]
-            next_row += max(numbers) + 1
-    raw = {campaign: [float(item[DENSE_FEATURE]) for item in of_campaign[campaign]] for campaign in CAMPAIGNS}
-    values = np.array([value for campaign in CAMPAIGNS for value in raw[campaign]])
-    vocabulary[DENSE_FEATURE] = {"mean": float(values.mean()), "std": float(values.std())}
-    return vocabulary
-
-
-def dense_values(data: Path, vocabulary: dict[str, Any]) -> dict[str, np.ndarray]:
-    """item_feature_0 of each campaign's items, standardised in float64: float32 [items]."""
-    mean, std = vocabulary[DENSE_FEATURE]["mean"], vocabulary[DENSE_FEATURE]["std"]
-    return {
-        campaign: np.array([(float(item[DENSE_FEATURE]) - mean) / std for item in read_items(data, f"bts-{campaign}")], np.float32)
-        for campaign in CAMPAIGNS
-    }
-
-
-def read_impressions(logs: list[list[dict[str, str]]], vocabulary: dict[str, Any]) -> Impressions:
-    count = sum(map(len, logs))
-    past_ids = np.zeros((count, MAX_PAST_CLICKS), np.int64)
-    past_weights = np.zeros((count, MAX_PAST_CLICKS), np.float32)
-    campaigns, user_ids, shown, clicks = [], [], [], []
-    for (_, campaign), rows in zip(LOGS, logs, strict=True):
-        rows_of_items = vocabulary["item_id"][campaign]
-        for row in rows:
-            past = [(item, float(row[f"{AFFINITY}{k}"])) for k, item in enumerate(rows_of_items) if float(row[f"{AFFINITY}{k}"]) > 0]
-            for slot, (item, weight) in enumerate(past):
-                past_ids[len(campaigns), slot], past_weights[len(campaigns), slot] = item, weight
-            campaigns.append(campaign)
-            user_ids.append([vocabulary[feature].get(row[feature], 0) for feature in USER_BAGS])
-            shown.append(int(row["item_id"]))
-            clicks.append(int(row["click"]))
-    return Impressions(campaigns, np.array(user_ids), past_ids, past_weights, np.array(shown), np.array(clicks))
 
 
 # The model -------------------------------------------------------------------------------------------------------------------------
@@ -170,7 +77,7 @@ class Batch:
 
 
 class Dlrm(nn.Module):
-    """Bottom MLP on the dense feature, one embedding bag per sparse feature, dot interaction, top MLP: a logit per impression."""
+    """Bottom MLP on the dense feature, one embedding bag per sparse feature, dot interaction, top MLP: a score per impression."""
 
     def __init__(self, rows: dict[str, int]) -> None:
         super().__init__()
@@ -181,10 +88,14 @@ class Dlrm(nn.Module):
         self.bottom = nn.Linear(1, DIM)
         num_vectors = 1 + len(USER_BAGS) + 1 + len(ITEM_BAGS)
         widths = (DIM + num_vectors * (num_vectors - 1) // 2, *TOP)
-        self.top = nn.ModuleList(nn.Linear(width, out) for width, out in zip(widths, widths[1:]))
+        self.top = nn.ModuleList(nn.Linear(width, out) for width, out in pairwise(widths))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """float32 [B]: logits."""
+        """float32 [B]: probabilities of a click."""
+        return torch.sigmoid(self.logits(batch))
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """float32 [B]."""
         bottom = functional.relu(self.bottom(batch.dense))
         vectors = [bottom]
         vectors += [self._bag(name, batch.user_ids[:, k : k + 1]) for k, name in enumerate(USER_BAGS)]
@@ -204,27 +115,9 @@ class Dlrm(nn.Module):
         return functional.embedding_bag(ids, self.tables[table], mode="sum", per_sample_weights=weights)
 
 
-def bundle_spec(model: Dlrm) -> dict[str, Any]:
-    """What terabag_export.export_bundle needs beside the state dict."""
-    tables = [{"name": name, "tensor": f"tables.{name}", "format": FORMATS.get(name, "fp32")} for name in model.tables]
-    bags = [{"type": "embedding_bag", "name": name, "table": name} for name in (*USER_BAGS, *ITEM_BAGS)]
-    bags.insert(len(USER_BAGS), {"type": "embedding_bag", "name": "past_clicks", "table": "item_id", "weighted": True})
-    bottom = {"name": "bottom", "input": DENSE_FEATURE, "weight": "bottom.weight", "bias": "bottom.bias", "activation": "relu"}
-    layers = [*bags, {"type": "fc", **bottom}]
-    layers.append({"type": "dot_interaction", "name": "interaction", "inputs": ["bottom", *(bag["name"] for bag in bags)]})
-    for k in range(len(TOP)):
-        activation = "sigmoid" if k == len(TOP) - 1 else "relu"
-        weights = {"weight": f"top.{k}.weight", "bias": f"top.{k}.bias"}
-        layers.append({"type": "fc", "name": f"top_{k}", "input": layers[-1]["name"], **weights, "activation": activation})
-    return {
-        "terabag": 1,
-        "name": "open-bandit",
-        "version": "1",
-        "dense": [{"name": DENSE_FEATURE, "dim": 1}],
-        "tables": tables,
-        "nets": [{"name": "dlrm", "layers": layers}],
-        "output": layers[-1]["name"],
-    }
+def names(model: Dlrm) -> dict[str, str]:
+    """What requests call the inputs that the export names otherwise."""
+    return {f"tables.{name}.table": name for name in model.tables} | {"past_ids": "past_clicks", "dense": DENSE_FEATURE}
 
 
 def make_batch(impressions: Impressions, vocabulary: dict[str, Any], dense: dict[str, np.ndarray]) -> Batch:
@@ -249,7 +142,7 @@ def train(model: Dlrm, batch: Batch, clicks: torch.Tensor) -> None:
         total = 0.0
         for rows in order.split(BATCH_SIZE):
             optimizer.zero_grad()
-            loss = functional.binary_cross_entropy_with_logits(model(batch[rows]), clicks[rows].float())
+            loss = functional.binary_cross_entropy_with_logits(model.logits(batch[rows]), clicks[rows].float())
             loss.backward()
             optimizer.step()
             total += loss.item() * len(rows)
@@ -297,9 +190,7 @@ def requests(impressions: Impressions, vocabulary: dict[str, Any], dense: dict[s
         of_items[campaign] = ({DENSE_FEATURE: dense[campaign].tolist()}, bags)
     for n, campaign in enumerate(impressions.campaigns):
         values, item_bags = of_items[campaign]
-        user_bags = {
-            feature: {"indices": [int(impressions.user_ids[n, k])], "offsets": [0, 1]} for k, feature in enumerate(USER_BAGS)
-        }
+        user_bags = {feature: {"indices": [int(impressions.user_ids[n, k])], "offsets": [0, 1]} for k, feature in enumerate(USER_BAGS)}
         count = int(np.count_nonzero(impressions.past_weights[n]))
         past = {
             "indices": impressions.past_ids[n, :count].tolist(),
@@ -346,7 +237,7 @@ def main() -> int:
     parser.add_argument("--requests", type=Path, metavar="FILE", help="also write the impressions as JSONL requests")
     parser.add_argument("--limit", type=int, metavar="N", help="write only the first N requests")
     arguments = parser.parse_args()
-    missing = [name for log, _ in LOGS for name in (f"{log}.csv.gz", f"{log}-items.csv") if not (arguments.data / name).exists()]
+    missing = missing_files(arguments.data)
     if missing:
         print(f"train_open_bandit: missing in {arguments.data}: {', '.join(missing)}; set --data", file=sys.stderr)
         return 1
@@ -370,9 +261,11 @@ def main() -> int:
     train(model, batch, torch.from_numpy(impressions.clicks))
     round_to_formats(model)
     with torch.no_grad():
-        scores = torch.sigmoid(model(batch))
+        scores = model(batch)
 
-    export_bundle(arguments.output, bundle_spec(model), model.state_dict())
+    # Of each campaign, with users who clicked before and users who did not.
+    example = torch.argsort(batch.past_weights.sum(1), descending=True, stable=True)[:: len(scores) // EXAMPLE_ROWS][:EXAMPLE_ROWS]
+    print(export(model, (batch[example],), arguments.output, name="open-bandit", formats=FORMATS, names=names(model)))
     write_safetensors(arguments.output / "scores.safetensors", {"scores": scores})
     measured = metrics(scores.numpy(), impressions, list(map(len, logs)))
     write_json(arguments.output / "metrics.json", measured)

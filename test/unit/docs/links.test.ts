@@ -8,7 +8,7 @@ const root = fileURLToPath(new URL('../../..', import.meta.url));
 const files = readdirSync(root, { withFileTypes: true }).flatMap((entry) =>
   !entry.isDirectory()
     ? [entry.name]
-    : ['src', 'native', 'test', 'bench', 'scripts', 'docs', 'examples'].includes(entry.name)
+    : ['src', 'native', 'test', 'bench', 'scripts', 'docs', 'examples', 'python'].includes(entry.name)
       ? readdirSync(join(root, entry.name), { recursive: true, encoding: 'utf8' }).map((path) => `${entry.name}/${path}`)
       : [],
 );

@@ -1,0 +1,102 @@
+"""Traces what lies behind the lookups.
+
+torch.export in its non-strict form, since it runs the model's own Python (TorchRec's containers, dicts, loops over modules) and gives one
+graph of ATen operations, however a model spells them; with a batch size that is a symbol. Lookups are replaced by inputs
+(lookups.replayed), and modules that are a layer of Terabag's (terabag_export.nn, MultiheadAttention) by one operation each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from .errors import UnknownOperation
+from .inputs import ExampleInputs
+from .lookups import Recording, replayed
+
+# Any size but 0 and 1, which torch.export takes for constants.
+_TRACED_ROWS = 3
+
+
+class DensePart(nn.Module):
+    """The model behind its lookups, as a module of tensors alone."""
+
+    def __init__(self, model: nn.Module, inputs: ExampleInputs, recording: Recording) -> None:
+        super().__init__()
+        self.model = model
+        self._inputs = inputs
+        self._recording = recording
+
+    def forward(self, leaves: list[torch.Tensor], vectors: list[torch.Tensor], lengths: list[torch.Tensor]) -> Any:
+        """leaves: the inputs' tensors; vectors: of each lookup, float32 [B, dim] or [B, max_length, dim]; lengths: of each, int64 [B]."""
+        remaining = iter(leaves)
+        args, kwargs = self._inputs.replaced(lambda _, value: next(remaining) if isinstance(value, torch.Tensor) else value)
+        with replayed(self.model, self._recording, vectors, lengths):
+            return self.model(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The dense part as a graph."""
+
+    program: ExportedProgram
+    leaves: list[str]
+    """Placeholders of the inputs' tensors, of the vectors, and of the lengths, in order."""
+    vectors: list[str]
+    lengths: list[str]
+
+
+def trace(model: nn.Module, inputs: ExampleInputs, recording: Recording) -> Traced:
+    """The graph of the dense part for any batch size."""
+    return export_graph(DensePart(model, inputs, recording), traced_arguments(inputs, recording))
+
+
+def export_graph(part: nn.Module, arguments: tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]) -> Traced:
+    """The graph of a module of these inputs; raises UnknownOperation where there is none."""
+    counts = [len(group) for group in arguments]
+    shapes = tuple([{0: Dim.AUTO} if tensor.dim() else None for tensor in group] for group in arguments)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(part, arguments, strict=False, dynamic_shapes=shapes).run_decompositions(_decompositions())
+        except UnknownOperation:
+            raise
+        except Exception as error:  # torch.export raises of many kinds; whatever it is, there is no graph.
+            raise UnknownOperation("torch.export", "", str(error).strip().splitlines()[0]) from error
+    placeholders = list(program.graph_signature.user_inputs)
+    ends = (counts[0], counts[0] + counts[1])
+    return Traced(program, placeholders[: ends[0]], placeholders[ends[0] : ends[1]], placeholders[ends[1] :])
+
+
+def traced_arguments(inputs: ExampleInputs, recording: Recording) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Inputs of DensePart with few rows: only their shapes matter."""
+    rows = batch_size(inputs, recording)
+    leaves = [_few_rows(leaf.tensor) if leaf.tensor.dim() > 0 and leaf.tensor.shape[0] == rows else leaf.tensor for leaf in inputs.leaves]
+    vectors, lengths = [], []
+    for lookup in recording.lookups:
+        shape = (lookup.table.dim,) if lookup.max_length is None else (lookup.max_length, lookup.table.dim)
+        vectors.append(torch.zeros(_TRACED_ROWS, *shape))
+        lengths.append(torch.ones(_TRACED_ROWS, dtype=torch.long))
+    return leaves, vectors, lengths
+
+
+def batch_size(inputs: ExampleInputs, recording: Recording) -> int:
+    """Rows of the example: bags of a lookup, or rows of the first input of a model without any."""
+    for lookup in recording.lookups:
+        return len(lookup.offsets) - 1
+    return inputs.leaves[0].tensor.shape[0]
+
+
+def _few_rows(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.new_zeros((_TRACED_ROWS, *tensor.shape[1:]))
+
+
+def _decompositions() -> dict[Any, Any]:
+    """Operations that are others of the list below in disguise; all that is not listed stays whole: linear, softmax, layer_norm..."""
+    disguised = ("aten.einsum.", "aten.addmm.", "aten.square.", "aten.outer.", "aten.addcmul.", "aten.lerp.")
+    return {operation: how for operation, how in torch.export.default_decompositions().items() if str(operation).startswith(disguised)}

@@ -1,0 +1,76 @@
+import { dirname, join } from 'node:path';
+import { TerabagError } from '../errors.js';
+import { requestsOfFile } from '../lab/requests/request-file.js';
+import { openLocal } from '../predictor/local.js';
+import type { Prediction } from '../predictor/predictor.js';
+import { readSafetensorsHeader, readTensor } from '../tables/safetensors.js';
+import { warn } from './warn.js';
+
+/** Where an export leaves what PyTorch said, relative to the bundle. */
+export const DEFAULT_SCORES = join('check', 'scores.safetensors');
+const REQUESTS = 'requests.jsonl';
+/** Of a score, relative to the root mean square of all: below it, what is lost in the additions before is more than the score. */
+const FLOOR = 0.1;
+
+/** How far scores are from those that are expected. */
+export interface ScoreDifference {
+  readonly compared: number;
+  /** Of the difference, relative to the expected score or, if that is more, to a tenth of the root mean square of all expected scores. */
+  readonly maxRelative: number;
+  readonly maxAbsolute: number;
+  /** Where the largest relative one is, with the two scores; null when nothing differs. */
+  readonly worst: { readonly position: number; readonly score: number; readonly expected: number } | null;
+}
+
+/** Compares scores one by one; what is no number in one of the two is infinitely far. */
+export function scoreDifference(scores: Float32Array, expected: Float32Array): ScoreDifference {
+  const squares = expected.reduce((sum, value) => sum + value * value, 0);
+  const floor = FLOOR * Math.sqrt(squares / Math.max(1, expected.length));
+  let [maxRelative, maxAbsolute, position] = [0, 0, -1];
+  for (let at = 0; at < expected.length; at++) {
+    const wanted = expected[at] as number;
+    const difference = Math.abs((scores[at] as number) - wanted);
+    const absolute = Number.isNaN(difference) ? Number.POSITIVE_INFINITY : difference;
+    const relative = absolute === 0 ? 0 : absolute / Math.max(Math.abs(wanted), floor);
+    maxAbsolute = Math.max(maxAbsolute, absolute);
+    if (relative > maxRelative) [maxRelative, position] = [relative, at];
+  }
+  const worst = position < 0 ? null : { position, score: scores[position] as number, expected: expected[position] as number };
+  return { compared: expected.length, maxRelative, maxAbsolute, worst };
+}
+
+/** Scores the requests beside the file of scores with a bundle, and compares. */
+export async function verifyScores(bundle: string, file: string, requests = join(dirname(file), REQUESTS)): Promise<ScoreDifference> {
+  const expected = await readScores(file);
+  const scores = await predictAll(bundle, requests);
+  if (scores.length !== expected.length) {
+    const lengths = { path: file, scores: scores.length, expected: expected.length };
+    throw new TerabagError(
+      'invalid_argument',
+      `${requests} and ${file} do not belong together: scores ${scores.length}, expected ${expected.length}`,
+      lengths,
+    );
+  }
+  return scoreDifference(scores, expected);
+}
+
+async function readScores(file: string): Promise<Float32Array> {
+  const header = await readSafetensorsHeader(file);
+  const tensor = header.tensors.get('scores');
+  if (tensor?.dtype !== 'F32')
+    throw new TerabagError('invalid_argument', `has to have an F32 tensor scores: ${file} has ${[...header.tensors.keys()].join(', ')}`, {
+      path: file,
+    });
+  return new Float32Array((await readTensor(header, tensor)).buffer);
+}
+
+async function predictAll(bundle: string, requests: string): Promise<Float32Array> {
+  const predictor = await openLocal(bundle, { onWarning: warn });
+  const predictions: Prediction[] = [];
+  try {
+    for await (const request of requestsOfFile(requests)) predictions.push(await predictor.predict(request));
+  } finally {
+    await predictor.close();
+  }
+  return Float32Array.from(predictions.flatMap(({ scores }) => Array.from(scores)));
+}
