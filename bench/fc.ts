@@ -67,6 +67,6 @@ function ours(dims: readonly number[], batch: number): Contender {
   const workspace = net.createWorkspace();
   const perItem = Uint8Array.of(1);
   const input = random(batch * (dims[0] as number));
-  const run = (): void => net.runSync(workspace, 0, batch, perItem, input, null, null);
+  const run = (): void => net.runSync(workspace, 0, batch, perItem, input, null, null, null);
   return { peer: null, round: (ms) => nanosecondsPerCall(run, ms), residency: 'none' };
 }

@@ -47,6 +47,6 @@ function ours(dim: number): Contender {
   const perItem = new Uint8Array(VECTORS).fill(1);
   const dense = new Float32Array(VECTORS * BATCH * dim);
   new SeededNumbers(5).fill(dense, 0.1);
-  const run = (): void => net.runSync(workspace, 0, BATCH, perItem, dense, null, null);
+  const run = (): void => net.runSync(workspace, 0, BATCH, perItem, dense, null, null, null);
   return { peer: null, residency: 'none', round: async (ms) => (await nanosecondsPerCall(run, ms)) / BATCH };
 }

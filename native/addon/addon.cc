@@ -58,6 +58,8 @@ Napi::Object vocabulary(Napi::Env env) {
   tables.Set("poolings", poolings);
   tables.Set("ops", names_array(env, kOpNames));
   tables.Set("activations", names_array(env, kActivationNames));
+  tables.Set("sequencePoolings", names_array(env, kSequencePoolingNames));
+  tables.Set("features", names_array(env, kFeatureNames));
   return tables;
 }
 

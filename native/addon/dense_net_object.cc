@@ -18,6 +18,7 @@ namespace {
 constexpr uint32_t kMaxItems = 1u << 24;
 constexpr uint32_t kMaxDim = 1u << 30;
 constexpr uint32_t kMaxStage = 1u << 16;
+constexpr uint32_t kMaxPositions = 1u << 17;
 
 std::vector<AlignedFloats> copy_tensors(const Napi::Object& layer) {
   const Napi::Value given = member(layer, "tensors");
@@ -35,6 +36,14 @@ std::vector<AlignedFloats> copy_tensors(const Napi::Object& layer) {
   return tensors;
 }
 
+std::vector<Feature> features_of(const Napi::Value& value) {
+  if (!value.IsArray()) throw argument_error(value.Env(), "features has to be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<Feature> features;
+  for (uint32_t i = 0; i < array.Length(); ++i) features.push_back(named<Feature>(array[i], "features", kFeatureNames));
+  return features;
+}
+
 Layer layer_of(const Napi::Object& object) {
   Layer layer{};
   layer.op = named<Op>(member(object, "op"), "op", kOpNames);
@@ -42,10 +51,27 @@ Layer layer_of(const Napi::Object& object) {
   layer.inputs = integers(member(object, "inputs"), "inputs", 0, UINT32_MAX);
   layer.dim = static_cast<uint32_t>(integer(object, "dim", kMaxDim));
   layer.stage = static_cast<uint32_t>(integer(object, "stage", kMaxStage));
+  layer.positions = static_cast<uint32_t>(integer(object, "positions", kMaxPositions));
+  layer.pooling = named<SequencePooling>(member(object, "pooling"), "pooling", kSequencePoolingNames);
+  layer.features = features_of(member(object, "features"));
+  layer.heads = static_cast<uint32_t>(integer(object, "heads", kMaxDim));
+  layer.causal = member(object, "causal").ToBoolean();
+  layer.normalizer = member(object, "normalizer").IsNumber() ? member(object, "normalizer").As<Napi::Number>().FloatValue() : 0.0f;
   layer.diagonal = member(object, "diagonal").ToBoolean();
   layer.epsilon = member(object, "epsilon").IsNumber() ? member(object, "epsilon").As<Napi::Number>().FloatValue() : 0.0f;
   layer.tensors = copy_tensors(object);
   return layer;
+}
+
+// positions: one for each dim, or nothing when all are vectors.
+std::vector<DenseNet::Input> inputs_of(const Napi::Value& dims, const Napi::Value& positions) {
+  const std::vector<uint32_t> given = integers(dims, "inputDims", 1, kMaxDim);
+  const std::vector<uint32_t> lengths =
+      positions.IsUndefined() ? std::vector<uint32_t>(given.size()) : integers(positions, "inputPositions", 0, kMaxPositions);
+  if (lengths.size() != given.size()) throw argument_error(dims.Env(), "inputPositions has to have one entry per input");
+  std::vector<DenseNet::Input> inputs;
+  for (size_t i = 0; i < given.size(); ++i) inputs.push_back({given[i], lengths[i]});
+  return inputs;
 }
 
 struct NamedPrecision {
@@ -77,6 +103,12 @@ Precision precision_of(Napi::Env env, const Napi::Value& value) {
   throw argument_error(env, "precision has to be one of precisions(): " + name);
 }
 
+Napi::Error lengths_error(Napi::Env env, const std::string& what) {
+  Napi::Error error = Napi::Error::New(env, what);
+  error.Set("status", "bad_lengths");
+  return error;
+}
+
 class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -94,7 +126,7 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       layers.push_back(layer_of(entry.As<Napi::Object>()));
     }
     std::string error;
-    net_ = std::make_shared<DenseNet>(kernels(info.Env()), precision_of(info.Env(), info[4]), integers(info[0], "inputDims", 1, kMaxDim),
+    net_ = std::make_shared<DenseNet>(kernels(info.Env()), precision_of(info.Env(), info[4]), inputs_of(info[0], info[5]),
                                       static_cast<uint32_t>(integer(info[1], "numDense", 0, UINT32_MAX)), std::move(layers),
                                       static_cast<uint32_t>(integer(info[3], "output", 0, UINT32_MAX)), &error);
     if (!error.empty()) throw Napi::Error::New(info.Env(), error);
@@ -144,24 +176,30 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
       throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
+    std::span<uint32_t> lengths;
     if (stage > 0) {
       const std::span<float> pooled_array = floats(info, 5, "pooled");
       if (pooled_array.size() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
         throw argument_error(env, "pooled has another length than the bags need");
       pooled = pooled_array.data();
+      const uint64_t num_lengths = net_->num_lengths(items, flags);
+      if (num_lengths > 0) lengths = typed<uint32_t>(info, 6, napi_uint32_array, "lengths");
+      if (lengths.size() != num_lengths) throw argument_error(env, "lengths has to have one entry per row of each sequence");
     }
     if (stage == net_->last_stage()) {
-      const std::span<float> output = floats(info, 6, "output");
+      const std::span<float> output = floats(info, 7, "output");
       if (output.size() != static_cast<uint64_t>(items) * net_->output_dim())
         throw argument_error(env, "output has to be [items, output dim]");
       scores = output.data();
     }
-    const CallTimes times(info, 7, 5, num_threads > 0);
-    // A stage reads what those before it left in the workspace, and only that of the same net, items and features.
+    const CallTimes times(info, 8, 5, num_threads > 0);
+    // A stage reads what those before it left in the workspace, and only that of the same net, items, features and lengths.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
-    if (!net_->staged(workspace, stage, items, flags))
-      throw argument_error(env, "a stage needs those before it on the same workspace with the same items and perItem");
+    if (!net_->staged(workspace, stage, items, flags, lengths))
+      throw argument_error(env, "a stage needs those before it on the same workspace with the same items, perItem and lengths");
     try {
+      const std::string error = net_->set_lengths(workspace, stage, items, flags, lengths);
+      if (!error.empty()) throw lengths_error(env, error);
       net_->prepare(workspace, stage, items, flags, std::max(1u, num_threads));
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));

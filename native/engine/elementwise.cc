@@ -3,24 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "engine/partial_sums.h"
+
 namespace terabag {
 namespace {
-
-// Partial sums that the compiler can keep in vectors: their order is fixed, whatever the instruction set.
-constexpr uint32_t kPartialSums = 8;
-
-template <typename Term>
-double sum_of(uint32_t dim, const Term& term) {
-  double partial[kPartialSums] = {};
-  uint32_t d = 0;
-  for (; d + kPartialSums <= dim; d += kPartialSums) {
-    for (uint32_t p = 0; p < kPartialSums; ++p) partial[p] += term(d + p);
-  }
-  for (uint32_t p = 0; d < dim; ++d, ++p) partial[p] += term(d);
-  double sum = 0;
-  for (const double part : partial) sum += part;
-  return sum;
-}
 
 // out[d] += x[d]
 void add(const float* x, uint32_t dim, float* out) {
@@ -37,13 +23,10 @@ void multiply_add(const float* x0, const float* y, const float* x, uint32_t dim,
   for (uint32_t d = 0; d < dim; ++d) out[d] = x0[d] * y[d] + x[d];
 }
 
-// As torch.nn.LayerNorm over the last dim: mean and biased variance of the row in float64, the rest in float32.
 void layer_norm(const Layer& layer, const float* x, float* out) {
-  const uint32_t dim = layer.dim;
-  const double mean = sum_of(dim, [x](uint32_t d) { return static_cast<double>(x[d]); }) / dim;
-  const auto squared = [x, mean](uint32_t d) { return (x[d] - mean) * (x[d] - mean); };
-  const double inverse = 1.0 / std::sqrt(sum_of(dim, squared) / dim + layer.epsilon);
-  for (uint32_t d = 0; d < dim; ++d) out[d] = static_cast<float>((x[d] - mean) * inverse) * layer.weight()[d] + layer.bias()[d];
+  normalize(layer.epsilon, layer.dim, x, out);
+  if (layer.weight().empty()) return;
+  for (uint32_t d = 0; d < layer.dim; ++d) out[d] = out[d] * layer.weight()[d] + layer.bias()[d];
 }
 
 void apply(const KernelTable& kernels, Function function, uint32_t dim, float* out) { kernels.activate({function, out, 1, dim, dim}); }
@@ -124,10 +107,28 @@ void fm(const Layer& layer, const InputRows& inputs, float* out) {
 
 }  // namespace
 
+void normalize(float epsilon, uint32_t dim, const float* x, float* out) {
+  const double mean = sum_of(dim, [x](uint64_t d) { return static_cast<double>(x[d]); }) / dim;
+  const auto squared = [x, mean](uint64_t d) { return (x[d] - mean) * (x[d] - mean); };
+  const double inverse = 1.0 / std::sqrt(sum_of(dim, squared) / dim + epsilon);
+  for (uint32_t d = 0; d < dim; ++d) out[d] = static_cast<float>((x[d] - mean) * inverse);
+}
+
 void run_row(const KernelTable& kernels, const Layer& layer, const InputRows& inputs, float* out) {
   switch (layer.op) {
     case Op::kFc:
-    case Op::kDotInteraction: break;
+    case Op::kDotInteraction:
+    case Op::kSequencePool:
+    case Op::kFlatten:
+    case Op::kAppend:
+    case Op::kPositions:
+    case Op::kQueryKey:
+    case Op::kSequenceSoftmax:
+    case Op::kWeightedPool:
+    case Op::kAttention:
+    case Op::kHstuAttention:
+    case Op::kGru:
+    case Op::kAugru: break;
     case Op::kConcat:
       for (size_t i = 0; i < inputs.count(); ++i) out = std::copy_n(inputs[i], inputs.dim(i), out);
       break;

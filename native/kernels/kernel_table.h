@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "kernels/activation.h"
+#include "kernels/attention.h"
 #include "kernels/dot_interaction.h"
 #include "kernels/embedding_bag.h"
 #include "kernels/fully_connected.h"
@@ -19,6 +20,7 @@ struct KernelTable {
   FullyConnectedNarrow* fully_connected_int8;
   DotInteraction* dot_interaction;
   Activate* activate;
+  const AttentionKernels* attention;
 };
 
 // Names of the kernels that this CPU runs, best last; null-terminated.

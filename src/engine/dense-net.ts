@@ -1,6 +1,6 @@
 import { oneOf, TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
-import { OPS } from '../model/layers.js';
+import { layerWorkOf } from '../model/layer-work.js';
 import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, PRECISIONS, type Precision } from './native.js';
 import { runError } from './native-errors.js';
@@ -18,6 +18,7 @@ export class DenseNet {
   readonly #net: NativeDenseNet;
   /** By stage. */
   readonly #macsPerItem: number[] = [];
+  readonly #sequences: SequenceWork | null = null;
   /** 1, or the last that a layer is in. */
   readonly lastStage: number;
 
@@ -32,7 +33,7 @@ export class DenseNet {
         { field: 'precision', precision },
       );
     const inputDims = [...model.dense.map((feature) => feature.dim), ...model.bags.map((bag) => bag.dim)];
-    const dims = [...inputDims, ...model.layers.map((layer) => layer.dim)];
+    const inputPositions = [...model.dense.map(() => 0), ...model.bags.map(({ maxLength }) => maxLength ?? 0)];
     const tensor = (name: string | null): Float32Array | null => {
       if (name === null) return null;
       const found = weights.get(name);
@@ -44,15 +45,16 @@ export class DenseNet {
       for (const [at, { op, tensors }] of layers.entries())
         if (op === 'fc') refuseOverflow(String(model.layers[at]?.tensors[0]), tensors[0] ?? null);
     }
-    for (const { op, inputs, dim, diagonal, stage } of layers) {
-      const inputDim = inputs.reduce((sum, input) => sum + (dims[input] ?? 0), 0);
-      const macs = OPS[op].macs({ inputDim, numInputs: inputs.length, dim, diagonal });
+    const workOf = layerWorkOf(model);
+    for (const layer of model.layers) {
+      const { kind, macs } = workOf(layer);
       // Those of pairs take about twice as long.
-      this.#macsPerItem[stage] = (this.#macsPerItem[stage] ?? 0) + macs * (OPS[op].kind === 'pairs' ? 2 : 1);
+      this.#macsPerItem[layer.stage] = (this.#macsPerItem[layer.stage] ?? 0) + macs * (kind === 'pairs' ? 2 : 1);
     }
+    if (inputPositions.some((positions) => positions > 0)) this.#sequences = new SequenceWork(model, inputPositions);
     this.lastStage = Math.max(1, ...layers.map(({ stage }) => stage));
     try {
-      this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output, precision);
+      this.#net = new native.DenseNet(inputDims, model.dense.length, layers, model.output, precision, inputPositions);
     } catch (error) {
       throw TerabagError.from(error, 'bad_model');
     }
@@ -74,18 +76,53 @@ export class DenseNet {
     perItem: Uint8Array,
     dense: Float32Array,
     pooled: Float32Array | null,
+    lengths: Uint32Array | null,
     output: Float32Array | null,
     job: JobTimes | null = null,
   ): Promise<void> | undefined {
-    const hops = (this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items) > SYNC_BUDGET_NS;
+    const hops = this.#expectedNs(stage, items, perItem, lengths) > SYNC_BUDGET_NS;
     if (job !== null) job.onThread = hops;
     try {
-      if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
-      this.#net.runSync(workspace, stage, items, perItem, dense, pooled, output, job?.times, job?.timesAt);
+      if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, lengths, output, job?.times, job?.timesAt);
+      this.#net.runSync(workspace, stage, items, perItem, dense, pooled, lengths, output, job?.times, job?.timesAt);
       return undefined;
     } catch (error) {
       throw runError(error);
     }
+  }
+
+  #expectedNs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array | null): number {
+    if (this.#sequences !== null && lengths !== null) return NS_PER_MAC * this.#sequences.macs(stage, items, perItem, lengths);
+    return (this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items);
+  }
+}
+
+/** Multiply-adds of a model with sequences. A user's sequence is worked on once a request, and all are mostly shorter than they can be. */
+class SequenceWork {
+  /** By stage: those of a layer for one item, and the inputs of the net that its value comes from. */
+  readonly #layers: { readonly macs: number; readonly inputs: readonly number[] }[][] = [];
+
+  constructor(
+    model: ResolvedModel,
+    private readonly inputPositions: readonly number[],
+  ) {
+    const workOf = layerWorkOf(model);
+    const sources = inputPositions.map((_, input) => [input]);
+    for (const layer of model.layers) {
+      const inputs = [...new Set(layer.inputs.flatMap((input) => sources[input] ?? []))];
+      sources.push(inputs);
+      this.#layers[layer.stage] = [...(this.#layers[layer.stage] ?? []), { macs: workOf(layer).macs, inputs }];
+    }
+  }
+
+  /** lengths: as DenseNet.run gets them. Layers without sequences are few multiply-adds beside those that have them, and counted likewise. */
+  macs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array): number {
+    let [most, sum] = [0, 0];
+    for (const [input, positions] of this.inputPositions.entries()) most += positions * (perItem[input] === 1 ? items : 1);
+    for (const length of lengths) sum += length;
+    let macs = 0;
+    for (const layer of this.#layers[stage] ?? []) macs += layer.macs * (layer.inputs.some((input) => perItem[input] === 1) ? items : 1);
+    return macs * (sum / Math.max(1, most));
   }
 }
 

@@ -3,6 +3,7 @@ import { type ErrorCode, shortageOf, TerabagError } from '../errors.js';
 import type { NativeStatusError } from './native.js';
 
 const OF_STATUS: ReadonlyMap<string | undefined, ErrorCode> = new Map([
+  ['bad_lengths', 'invalid_argument'],
   ['closed', 'closed'],
   ['does_not_fit', 'does_not_fit'],
   ['out_of_memory', 'overloaded'],

@@ -92,7 +92,7 @@ export interface NativeSparseEngine {
 }
 
 export interface NativeStatusError extends Error {
-  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | closed; of tables: unreadable | does_not_fit | closed */
+  /** index_out_of_range | bad_offsets | bad_segments | bad_weights | bad_output | out_of_memory | bad_lengths | closed; of tables: unreadable | does_not_fit | closed */
   readonly status: string;
   /** From opening or filling tables: errno of the system call that failed, positive. */
   readonly errno?: number;
@@ -126,8 +126,10 @@ export interface NativeDenseNet {
   createWorkspace(): NativeWorkspace;
   /**
    * [sync] Runs the layers of one stage; stages run in order, on one workspace, with the same items and perItem. dense: the dense features' rows
-   * one after another; pooled: likewise the bags' (null in stage 0); perItem[i] is 1 when input i has `items` rows, 0 when it has 1. output (last
-   * stage, 1 or more; else null): [items, dim of the output] float32.
+   * one after another; pooled: likewise the bags' (null in stage 0), of a sequence all positions, zeros behind its last; perItem[i] is 1 when input i
+   * has `items` rows, 0 when it has 1. lengths: of each sequence those of its rows, at most its positions (null in stage 0, and without
+   * sequences); those of sequences that a layer reads together have to be equal: status bad_lengths. output (last stage, 1 or more; else null):
+   * [items, dim of the output] float32.
    */
   runSync(
     workspace: NativeWorkspace,
@@ -136,6 +138,7 @@ export interface NativeDenseNet {
     perItem: Uint8Array,
     dense: Float32Array,
     pooled: Float32Array | null,
+    lengths: Uint32Array | null,
     output: Float32Array | null,
     times?: Float64Array | null,
     timesAt?: number,
@@ -148,6 +151,7 @@ export interface NativeDenseNet {
     perItem: Uint8Array,
     dense: Float32Array,
     pooled: Float32Array | null,
+    lengths: Uint32Array | null,
     output: Float32Array | null,
     times?: Float64Array | null,
     timesAt?: number,
@@ -283,6 +287,8 @@ export interface NativeAddon {
     layers: readonly NativeLayer[],
     output: number,
     precision?: Precision,
+    /** One per input: how many positions a sequence has at most; 0: a vector. Without it all are vectors. */
+    inputPositions?: readonly number[],
   ) => NativeDenseNet;
 }
 

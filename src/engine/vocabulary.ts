@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import { ROW_FORMATS, rowFormatInfo } from '../model/formats.js';
-import { ACTIVATIONS, OPS } from '../model/layers.js';
+import { ACTIVATIONS, FEATURES, OPS, SEQUENCE_POOLINGS } from '../model/layers.js';
 import { POOLING_NAMES, POOLINGS } from '../model/pooling.js';
 
 /** The tables of native/kernels and native/engine that src/model has too; see checkVocabulary. */
@@ -9,6 +9,8 @@ export interface NativeVocabulary {
   readonly poolings: readonly { readonly name: string; readonly flag: number }[];
   readonly ops: readonly string[];
   readonly activations: readonly string[];
+  readonly sequencePoolings: readonly string[];
+  readonly features: readonly string[];
 }
 
 /** The tables of src/model, as the addon has to have them. */
@@ -20,6 +22,8 @@ const EXPECTED: NativeVocabulary = {
   poolings: POOLING_NAMES.map((name) => ({ name, flag: POOLINGS[name].flag })),
   ops: Object.keys(OPS),
   activations: ACTIVATIONS,
+  sequencePoolings: SEQUENCE_POOLINGS,
+  features: FEATURES,
 };
 
 const listed = (entries: readonly unknown[] | undefined): string =>

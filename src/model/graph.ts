@@ -1,5 +1,15 @@
 import { TerabagError } from '../errors.js';
-import { type LayerContext, layerTypeOf, NO_ATTRIBUTES, type Op, type OpAttributes, type Value } from './layers.js';
+import {
+  type EmbeddingBagSpec,
+  type EmbeddingSequenceSpec,
+  type LayerContext,
+  layerTypeOf,
+  NO_ATTRIBUTES,
+  type Op,
+  type OpAttributes,
+  type Reads,
+  type Value,
+} from './layers.js';
 import type { Pooling } from './pooling.js';
 import type { ModelSpec } from './spec.js';
 
@@ -32,8 +42,11 @@ export interface ResolvedBag {
   readonly tableName: string;
   readonly dim: number;
   readonly rows: number;
+  /** sum of a sequence, which is not pooled. */
   readonly pooling: Pooling;
   readonly weighted: boolean;
+  /** Only of a sequence: how many positions it has at most. */
+  readonly maxLength?: number;
   /** Whether ids may be left out where their rows are found, so that only a shard knows how many of a bag are pooled. */
   readonly leavesOut: boolean;
   /** Position of its net in the spec. */
@@ -55,25 +68,31 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   const tables = new Map(spec.tables.map((table, index) => [table.name, { table, index }]));
   if (tables.size !== spec.tables.length) throw bad('tables', 'table names have to differ');
   const bags: ResolvedBag[] = placed.flatMap(({ layer, net, path }) => {
-    if (layer.type !== 'embedding_bag') return [];
+    if (!readsIds(layer)) return [];
     const found = tables.get(layer.table);
     if (found === undefined) throw bad(`${path}.table`, `no such table: ${layer.table}`);
     const { dim, rows } = found.table;
-    const { name, pooling, weighted } = layer;
-    if (pooling === 'weighted_mean' && !weighted) throw bad(`${path}.pooling`, 'weighted_mean needs weighted: true');
-    return [{ name, table: found.index, tableName: layer.table, dim, rows, pooling, weighted, leavesOut: false, net }];
+    const { name } = layer;
+    const how =
+      layer.type === 'embedding_bag'
+        ? { pooling: layer.pooling, weighted: layer.weighted }
+        : { pooling: 'sum' as const, weighted: false, maxLength: layer.maxLength };
+    if (how.pooling === 'weighted_mean' && !how.weighted) throw bad(`${path}.pooling`, 'weighted_mean needs weighted: true');
+    return [{ name, table: found.index, tableName: layer.table, dim, rows, leavesOut: false, ...how, net }];
   });
   const values = new Map<string, Value>();
-  const define = (path: string, name: string, dim: number, stage: number): void => {
+  const define = (path: string, name: string, value: Omit<Value, 'number'>): void => {
     if (values.has(name)) throw bad(path, `name is taken: ${name}`);
-    values.set(name, { number: values.size, dim, stage });
+    values.set(name, { number: values.size, ...value });
   };
-  spec.dense.forEach(({ name, dim }, index) => define(`dense[${index}].name`, name, dim, 0));
-  const bagPaths = placed.filter(({ layer }) => layer.type === 'embedding_bag').map(({ path }) => path);
-  bags.forEach(({ name, dim, net }, index) => define(`${bagPaths[index]}.name`, name, dim, net + 1));
+  spec.dense.forEach(({ name, dim }, index) => define(`dense[${index}].name`, name, { dim, stage: 0, positions: 0, appended: 0 }));
+  const bagPaths = placed.filter(({ layer }) => readsIds(layer)).map(({ path }) => path);
+  bags.forEach(({ name, dim, net, maxLength }, index) =>
+    define(`${bagPaths[index]}.name`, name, { dim, stage: net + 1, positions: maxLength ?? 0, appended: 0 }),
+  );
   const layers: ResolvedLayer[] = [];
   for (const { layer, net, path } of placed) {
-    if (layer.type === 'embedding_bag') continue;
+    if (readsIds(layer)) continue;
     const type = layerTypeOf(layer);
     const inputs = type.inputs(layer).map((name) => {
       const value = values.get(name);
@@ -87,18 +106,24 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
       return value;
     });
     const stage = Math.max(...inputs.map((input) => input.stage));
-    const steps = type.steps(layer, contextOf(path, inputs, shapes));
+    const context = contextOf(path, inputs, shapes);
+    checkKinds(type.reads, context);
+    const steps = type.steps(layer, context);
     for (const [at, { name, inputs: read, ...rest }] of steps.entries()) {
       const numbers = read.map((input) => (typeof input === 'number' ? values.size - input : input.number));
-      layers.push({ ...NO_ATTRIBUTES, ...rest, name, inputs: numbers, stage });
+      // What is applied row by row gives a sequence when it reads one.
+      const { positions = type.reads === 'rows' ? context.positions : 0 } = rest;
+      layers.push({ ...NO_ATTRIBUTES, ...rest, name, inputs: numbers, stage, positions });
+      const appended = positions === 0 ? 0 : (inputs[0]?.appended ?? 0) + positions - context.positions;
       // Steps that nobody may read get a name that nobody can write.
-      define(`${path}.name`, at === steps.length - 1 ? name : `${name}\0`, rest.dim, stage);
+      define(`${path}.name`, at === steps.length - 1 ? name : `${name}\0`, { dim: rest.dim, stage, positions, appended });
     }
   }
   const returned = (path: string, name: string): Value => {
     const value = values.get(name);
     if (value === undefined || value.number < spec.dense.length + bags.length)
       throw bad(path, `has to name a layer that is no embedding bag: ${name}`);
+    if (value.positions > 0) throw bad(path, `has to be a vector, not a sequence: ${name}`);
     return value;
   };
   const output = returned('output', spec.output);
@@ -131,15 +156,31 @@ function bad(path: string, what: string): TerabagError {
   return new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path });
 }
 
+/** Whether a layer reads ids of the request: all others belong to the dense net. */
+const readsIds = (layer: ModelSpec['nets'][number]['layers'][number]): layer is EmbeddingBagSpec | EmbeddingSequenceSpec =>
+  layer.type === 'embedding_bag' || layer.type === 'embedding_sequence';
+
+function checkKinds(reads: Reads, { inputs, refuse }: LayerContext): void {
+  const kinds = inputs.map(({ positions }) => (positions === 0 ? 'a vector' : `a sequence of ${positions}`)).join(', ');
+  const [first, ...rest] = inputs;
+  if (reads === 'vectors' && inputs.some(({ positions }) => positions > 0)) throw refuse(`reads vectors only: ${kinds}`);
+  if (reads === 'sequence' && (first?.positions === 0 || rest.some(({ positions }) => positions > 0)))
+    throw refuse(`reads a sequence${rest.length > 0 ? ' and a vector' : ''}: ${kinds}`);
+  const alike = rest.every(({ positions, appended }) => positions === first?.positions && appended === first.appended);
+  if (reads === 'rows' && !alike) throw refuse(`reads vectors, or sequences of one length: ${kinds}`);
+  if (reads === 'sequences' && (first?.positions === 0 || !alike)) throw refuse(`reads sequences of one length: ${kinds}`);
+}
+
 /** path: of the layer; shapes: those of dense.safetensors. */
 function contextOf(path: string, inputs: readonly Value[], shapes: ReadonlyMap<string, readonly number[]>): LayerContext {
-  const dim = inputs[0]?.dim ?? 0;
+  const { dim = 0, positions = 0 } = inputs[0] ?? {};
   const refuse: LayerContext['refuse'] = (what, key) => bad(key === undefined ? path : `${path}.${key}`, what);
   const wrongShape = (key: string, tensor: string, wanted: string): TerabagError =>
     refuse(`${tensor} has to be [${wanted}] in dense.safetensors: ${shapes.get(tensor)?.join('x') ?? 'missing'}`, key);
   return {
     inputs,
     dim,
+    positions,
     refuse,
     sameDims: () => {
       if (inputs.some((input) => input.dim !== dim))

@@ -301,7 +301,7 @@ export class Pipeline {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, returned, times),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, null, returned, times),
     );
   }
 }

@@ -15,6 +15,8 @@ export interface PoolJob {
 }
 export interface NetJob {
   readonly inputDims: number[];
+  /** All are vectors unless a test is about sequences. */
+  readonly inputPositions?: number[];
   readonly numDense: number;
   readonly layers: NativeLayer[];
   readonly output: number;
@@ -24,6 +26,7 @@ export interface NetJob {
     perItem: Uint8Array;
     dense: Float32Array;
     pooled: Float32Array;
+    lengths?: Uint32Array | null;
     outLength: number;
     /** The stages that are run, in this order; 0 and 1 unless a test is about others. */
     stages?: number[];

@@ -164,7 +164,7 @@ function runNs(inputDims: readonly number[], layers: readonly NativeLayer[], ite
   const evicting = new Float32Array(EVICTED_FLOATS);
   let kept = 0;
   return fastestNs(
-    () => net.runSync(workspace, 1, items, perItem, dense, new Float32Array(0), output),
+    () => net.runSync(workspace, 1, items, perItem, dense, new Float32Array(0), null, output),
     () => {
       for (let at = 0; at < evicting.length; at += CACHE_LINE_FLOATS) kept += evicting[at] as number;
       evicting[0] = kept;

@@ -4,6 +4,7 @@ import { TRIALS, type Trial } from '../../../../src/lab/calibrate/calibrate-requ
 import { fitCosts } from '../../../../src/lab/calibrate/fit-costs.js';
 import { SeededNumbers } from '../../../../src/lab/generate/synthetic-values.js';
 import { modelHash } from '../../../../src/model/hash.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
 import { makePlan } from '../../../../src/plan/placement/strategies.js';
 import type { Costs } from '../../../../src/plan/predict/costs.js';
 import { PlanPredictor } from '../../../../src/plan/predict/predict-plan.js';
@@ -19,7 +20,7 @@ const TRUE_COSTS = {
   shard: { ...PLAIN_COSTS.shard, usPerColdRpc: 9 },
   latency: { waitUs: 40, onPath: 0.5, bytesOnPath: 0.25 },
 };
-const FC = { op: 'fc', inputs: [0], stage: 1, activation: 'none', diagonal: false, epsilon: 0, tensors: ['w', null] } as const;
+const FC = { ...NO_ATTRIBUTES, op: 'fc', inputs: [0], stage: 1, tensors: ['w', null] } as const;
 
 /** What a machine with the true costs would measure, in us. */
 function measuredOn(trial: Trial, costs: Costs = TRUE_COSTS): Measured {

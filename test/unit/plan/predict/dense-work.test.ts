@@ -1,10 +1,11 @@
 import { expect, test } from 'vitest';
 import type { ResolvedLayer, ResolvedModel } from '../../../../src/model/graph.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
 import { denseWork } from '../../../../src/plan/predict/dense-work.js';
 import { PLAIN_BAG } from '../../../reference/plain-bag.js';
 
 const layer = (op: ResolvedLayer['op'], inputs: number[], dim: number, stage: number, diagonal = false): ResolvedLayer => ({
-  ...{ name: op, op, inputs, dim, stage, activation: 'none', diagonal, epsilon: 0, tensors: [] },
+  ...{ ...NO_ATTRIBUTES, name: op, op, inputs, dim, stage, diagonal },
 });
 const bag = (name: string) => ({ ...PLAIN_BAG, name, dim: 4, rows: 9 }) as const;
 

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { modelHash } from '../../../../src/model/hash.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
 import { MAIN_SHARD, type Plan } from '../../../../src/plan/file/plan.js';
 import { makePlan, STRATEGIES } from '../../../../src/plan/placement/strategies.js';
 import type { Costs } from '../../../../src/plan/predict/costs.js';
@@ -81,8 +82,8 @@ test('tables of main cost no message', () => {
 });
 
 test('RPCs cost shards more the longer main computes, up to two milliseconds', () => {
-  const fc = { name: 'fc', op: 'fc', inputs: [0], dim: 1000, stage: 1, activation: 'none', diagonal: false, epsilon: 0 } as const;
-  const deep = { spec, model: { ...planned.model, layers: [{ ...fc, tensors: ['w', null] }] } };
+  const fc = { ...NO_ATTRIBUTES, name: 'fc', op: 'fc', inputs: [0], dim: 1000, stage: 1, tensors: ['w', null] } as const;
+  const deep = { spec, model: { ...planned.model, layers: [fc] } };
   const plan = planOf(['s0'], ['s1']);
   const shardsUs = (nsPerWeight: number): number[] =>
     predictPlan(deep, plan, profile, {
