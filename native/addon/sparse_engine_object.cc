@@ -82,6 +82,51 @@ Napi::Value tuned_array(Napi::Env env, const std::vector<TunedRows>& all) {
   return array;
 }
 
+// 64 bits of either sign; null is none.
+std::optional<int64_t> padding_id_of(const Napi::Object& rule) {
+  const Napi::Value value = member(rule, "paddingId");
+  if (value.IsNull()) return std::nullopt;
+  bool lossless = false;
+  const int64_t id = value.IsBigInt() ? value.As<Napi::BigInt>().Int64Value(&lossless) : 0;
+  if (!lossless) throw argument_error(rule.Env(), "paddingId has to be null or a bigint of 64 bits with a sign");
+  return id;
+}
+
+TableRule rule_of(const Napi::Value& value) {
+  if (!value.IsObject()) throw argument_error(value.Env(), "a rule has to be an object");
+  enum Policy { kReject, kZero, kDefault, kHash, kSkip };
+  static constexpr const char* kNames[] = {"reject", "zero", "default", "hash", "skip"};
+  static constexpr UnseenPolicy kPolicies[] = {UnseenPolicy::kReject, UnseenPolicy::kRow, UnseenPolicy::kRow, UnseenPolicy::kHash,
+                                               UnseenPolicy::kSkip};
+  const Napi::Object given = value.As<Napi::Object>();
+  const Policy policy = named<Policy>(member(given, "policy"), "policy", kNames);
+  TableRule rule;
+  rule.policy = kPolicies[policy];
+  rule.padding_id = padding_id_of(given);
+  constexpr uint64_t kSafe = (1ull << 53) - 1;
+  if (policy == kHash) rule.buckets = integer(given, "buckets", kSafe);
+  if (policy != kDefault) return rule;
+  const Napi::Value vector = member(given, "vector");
+  if (vector.IsNull()) {
+    rule.row = integer(given, "row", kSafe);
+    return rule;
+  }
+  if (!vector.IsTypedArray() || vector.As<Napi::TypedArray>().TypedArrayType() != napi_float32_array)
+    throw argument_error(value.Env(), "vector has to be null or a Float32Array");
+  const auto values = vector.As<Napi::Float32Array>();
+  if (values.ElementLength() == 0) throw argument_error(value.Env(), "vector has to have values");
+  rule.vector.assign(values.Data(), values.Data() + values.ElementLength());
+  return rule;
+}
+
+std::vector<TableRule> rules_of(const Napi::Value& value) {
+  if (!value.IsArray()) throw argument_error(value.Env(), "rules have to be an array");
+  const Napi::Array array = value.As<Napi::Array>();
+  std::vector<TableRule> rules;
+  for (uint32_t r = 0; r < array.Length(); ++r) rules.push_back(rule_of(array[r]));
+  return rules;
+}
+
 constexpr napi_type_tag kTypeTag = {0x6f0a4c1d2b9e4f63, 0xa1d7c5508e3b9472};
 
 class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
@@ -91,9 +136,10 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
         env, "SparseEngine",
         {InstanceMethod<&SparseEngineObject::pool_sync>("poolSync"), InstanceMethod<&SparseEngineObject::pool>("pool"),
          InstanceMethod<&SparseEngineObject::fill>("fill"), InstanceMethod<&SparseEngineObject::filled_bytes>("filledBytes"),
-         InstanceMethod<&SparseEngineObject::table_bytes>("tableBytes"), InstanceMethod<&SparseEngineObject::kept_bytes>("keptBytes"),
-         InstanceMethod<&SparseEngineObject::tune_prefetch>("tunePrefetch"), InstanceMethod<&SparseEngineObject::residency>("residency"),
-         InstanceMethod<&SparseEngineObject::drop_cached>("dropCached"), InstanceMethod<&SparseEngineObject::close>("close")});
+         InstanceMethod<&SparseEngineObject::unseen>("unseen"), InstanceMethod<&SparseEngineObject::table_bytes>("tableBytes"),
+         InstanceMethod<&SparseEngineObject::kept_bytes>("keptBytes"), InstanceMethod<&SparseEngineObject::tune_prefetch>("tunePrefetch"),
+         InstanceMethod<&SparseEngineObject::residency>("residency"), InstanceMethod<&SparseEngineObject::drop_cached>("dropCached"),
+         InstanceMethod<&SparseEngineObject::close>("close")});
   }
   explicit SparseEngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<SparseEngineObject>(info) {
     if (!info[0].IsArray()) throw argument_error(info.Env(), "tables have to be an array");
@@ -116,6 +162,10 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
                        integer(table, "rowStep", kSafe), &failure)) {
         throw Napi::Error(info.Env(), system_error(info.Env(), "unreadable", failure));
+      }
+      const Napi::Value rules = member(table, "rules");
+      if (!rules.IsUndefined() && !engine->set_rules(view.table, view.part, view.parts, rules_of(rules), &failure)) {
+        throw Napi::Error(info.Env(), system_error(info.Env(), "bad_rule", failure));
       }
     }
     engine_ = std::move(engine);
@@ -200,6 +250,17 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
   }
   Napi::Value filled_bytes(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(progress_->bytes.load()));
+  }
+  Napi::Value unseen(const Napi::CallbackInfo& info) {
+    const std::vector<UnseenCount> counts = open_engine(info).unseen();
+    Napi::Array array = Napi::Array::New(info.Env(), counts.size());
+    for (uint32_t i = 0; i < counts.size(); ++i) {
+      Napi::Object entry = Napi::Object::New(info.Env());
+      entry.Set("table", Napi::Number::New(info.Env(), counts[i].table));
+      entry.Set("count", Napi::Number::New(info.Env(), static_cast<double>(counts[i].count)));
+      array.Set(i, entry);
+    }
+    return array;
   }
   Napi::Value table_bytes(const Napi::CallbackInfo& info) {
     return Napi::Number::New(info.Env(), static_cast<double>(open_engine(info).table_bytes()));

@@ -11,6 +11,7 @@
 
 #include "engine/job_clock.h"
 #include "engine/pool_in_parts.h"
+#include "tables/quantize.h"
 
 namespace terabag {
 namespace {
@@ -69,6 +70,8 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
     view.rows = add_mapped(path, {from, static_cast<uint64_t>(end)}, failure);
   }
   if (view.rows == nullptr) return false;
+  view.rules.assign(1, UnseenRule{});
+  view.num_unseen = std::make_shared<uint64_t>(0);
   const auto at =
       std::lower_bound(tables_.begin(), tables_.end(), view, [](const TableView& a, const TableView& b) { return a.key() < b.key(); });
   if (at != tables_.end() && at->key() == view.key()) {
@@ -77,6 +80,56 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
     tables_.insert(at, view);
   }
   return true;
+}
+
+bool SparseEngine::set_rules(uint32_t table, uint32_t part, uint32_t parts, const std::vector<TableRule>& rules, Failure* failure) {
+  size_t hint = 0;
+  const TableView* const found = find(table, part, parts, &hint);
+  const auto refuse = [&](const std::string& what) {
+    failure->message = "rules of ids of table " + std::to_string(table) + ": " + what;
+    return false;
+  };
+  if (found == nullptr) return refuse("it was not added");
+  if (rules.empty()) return refuse("there have to be some");
+  TableView& view = tables_[static_cast<size_t>(found - tables_.data())];
+  const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
+  // Of each rule, of which most need none; zeros of every format are zeros.
+  auto rows = std::make_shared<std::vector<unsigned char>>(rules.size() * row_bytes);
+  std::vector<UnseenRule> stored;
+  for (const TableRule& rule : rules) {
+    unsigned char* const row = rows->data() + stored.size() * row_bytes;
+    UnseenRule& as = stored.emplace_back(UnseenRule{rule.policy, rule.padding_id.has_value(), rule.padding_id.value_or(0), row, 1});
+    if (rule.policy == UnseenPolicy::kHash) {
+      if (rule.buckets == 0 || rule.buckets > view.num_rows)
+        return refuse("buckets " + std::to_string(rule.buckets) + ", rows " + std::to_string(view.num_rows));
+      as.buckets = rule.buckets;
+    }
+    if (rule.policy != UnseenPolicy::kRow) continue;
+    if (rule.row.has_value()) {
+      if (*rule.row >= view.num_rows) return refuse("row " + std::to_string(*rule.row) + ", rows " + std::to_string(view.num_rows));
+      as.row = view.rows + *rule.row * view.row_pitch;
+    } else if (!rule.vector.empty()) {
+      if (rule.vector.size() != view.dim)
+        return refuse("vector of " + std::to_string(rule.vector.size()) + " values, dim " + std::to_string(view.dim));
+      PackError error;
+      uint64_t bad_row = 0;
+      if (pack_rows(reinterpret_cast<const unsigned char*>(rule.vector.data()), RowFormat::kFp32, 1, view.dim, view.format, row, &error,
+                    &bad_row) != PackStatus::kOk)
+        return refuse(std::string("the vector cannot be stored as ") + info_of(view.format).name);
+    }
+  }
+  view.rules = std::move(stored);
+  view.rule_rows = std::move(rows);
+  return true;
+}
+
+std::vector<UnseenCount> SparseEngine::unseen() const {
+  std::vector<UnseenCount> counts;
+  for (const TableView& view : tables_) {
+    const uint64_t count = __atomic_load_n(view.num_unseen.get(), __ATOMIC_RELAXED);
+    if (count != 0) counts.push_back({view.table, count});
+  }
+  return counts;
 }
 
 const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent extent, Failure* failure) {

@@ -38,6 +38,16 @@ class SharedPrefetch {
   mutable std::atomic<uint64_t> packed_;
 };
 
+// What becomes of a table's ids, as a caller says it.
+struct TableRule {
+  UnseenPolicy policy = UnseenPolicy::kReject;
+  std::optional<int64_t> padding_id;
+  // kRow: this row of the table; else the vector, stored in the table's format; else, without one, zeros.
+  std::optional<uint64_t> row;
+  std::vector<float> vector;
+  uint64_t buckets = 0;  // kHash
+};
+
 struct TableView {
   uint32_t table, part, parts;
   const unsigned char* rows;
@@ -45,6 +55,9 @@ struct TableView {
   uint32_t dim;
   RowFormat format;
   SharedPrefetch prefetch;
+  std::vector<UnseenRule> rules;                                // by the number that segments name
+  std::shared_ptr<const std::vector<unsigned char>> rule_rows;  // those that rules refer to and that are not the table's
+  std::shared_ptr<uint64_t> num_unseen;
   std::tuple<uint32_t, uint32_t, uint32_t> key() const { return {table, part, parts}; }
 };
 
@@ -56,10 +69,17 @@ struct PoolStatus {
   uint64_t limit = 0;
 };
 
+// How often a table did not have an id, and let it pass.
+struct UnseenCount {
+  uint32_t table;
+  uint64_t count;
+};
+
 constexpr uint32_t kSegmentFields = 5;
 constexpr uint64_t kSegmentBytes = kSegmentFields * sizeof(uint32_t);
-// Flags of a segment: with weights, and answered with a divisor behind each bag's values. The others say how it is pooled.
-constexpr uint32_t kWeighted = 2, kDivisor = 16;
+// Flags of a segment: with weights, and answered with a divisor behind each bag's values. The others say how it is pooled, and from
+// kRuleShift on they are the number of the rule of its ids.
+constexpr uint32_t kWeighted = 2, kDivisor = 16, kRuleShift = 16;
 
 // A message of bags; nothing of it is trusted. See NativeSparseEngine in src/engine/native.ts for the layout.
 struct PoolRequest {
@@ -106,11 +126,16 @@ class SparseEngine {
  public:
   SparseEngine(const KernelTable& kernels, Residency residency) : kernels_(kernels), residency_(residency) {}
   // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that. Takes address
-  // space but no memory.
+  // space but no memory. The view's one rule is to reject ids that the table does not have.
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, Failure* failure);
+  // Gives a table that was added its rules, at least one; false, and the reason, when one names a row or buckets that the table does not
+  // have, or a vector of another length than its rows or one that their format cannot hold. Before the first pooling.
+  bool set_rules(uint32_t table, uint32_t part, uint32_t parts, const std::vector<TableRule>& rules, Failure* failure);
   // Brings the rows of all tables into memory as the residency says, file by file in order; until then tables of kHugePages hold zeros.
   // Takes seconds for large tables. Once, on any thread.
   FillStatus fill(FillProgress* progress) const;
+  // Of the tables that let an id pass, in their order; parts of one table each for itself.
+  std::vector<UnseenCount> unseen() const;
   // Bytes of the rows, and bytes that fill keeps from being given to others: locked or anonymous.
   uint64_t table_bytes() const;
   uint64_t kept_bytes() const;

@@ -13,7 +13,7 @@ namespace terabag {
 namespace {
 const PoolingInfo* pooling_of(uint32_t flags) {
   for (const PoolingInfo& info : kPoolings) {
-    if (info.flag == (flags & ~(kWeighted | kDivisor))) return &info;
+    if (info.flag == (flags & ((1u << kRuleShift) - 1) & ~(kWeighted | kDivisor))) return &info;
   }
   return nullptr;
 }
@@ -103,6 +103,8 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     const TableView* view = find(table, part, parts, &hint);
     const PoolingInfo* pooling = pooling_of(flags);
     if (view == nullptr || pooling == nullptr) return fail("bad_segments", table, part);
+    const uint32_t rule = flags >> kRuleShift;
+    if (rule >= view->rules.size()) return fail("bad_segments", rule, view->rules.size());
     if (num_bags > num_offsets - 1 - at_bag) return fail("bad_segments", num_bags, num_offsets - 1 - at_bag);
     const uint64_t out_floats = num_bags * floats_per_bag(*view, flags);
     if (out_floats > request.out_length - at_out) return fail("bad_output", num_bags, request.out_length);
@@ -132,6 +134,8 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     job.pooling = pooling->pooling;
     job.divisor = (flags & kDivisor) != 0;
     job.prefetch = view->prefetch.get();
+    job.unseen = view->rules[rule];
+    job.num_unseen = view->num_unseen.get();
     job.out = request.out + at_out;
     at_bag += num_bags;
     at_weight += weighted ? used : 0;

@@ -15,19 +15,4 @@ static inline float load_weight(const BagJob& job, uint64_t position) {
   return job.weights == nullptr ? 1.0f : load<float>(job.weights + position * 4);
 }
 
-// Apart from the loops over rows, which it would make longer.
-static __attribute__((noinline)) float sum_of_weights(const BagJob& job, uint64_t at, uint32_t count) {
-  float sum = 0.0f;
-  for (uint32_t i = 0; i < count; ++i) sum += load_weight(job, at + i);
-  return sum;
-}
-
-// What a mean of the ids [at, at + count) is divided by.
-static inline float divisor_of(const BagJob& job, uint64_t at, uint32_t count) {
-  return job.pooling == Pooling::kWeightedMean ? sum_of_weights(job, at, count) : static_cast<float>(count);
-}
-
-// Whether the sum of a bag is divided, or given with what it is to be divided by.
-static inline bool has_divisor(const BagJob& job) { return job.pooling != Pooling::kSum || job.divisor; }
-
 }  // namespace terabag

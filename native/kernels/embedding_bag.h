@@ -8,29 +8,35 @@
 //   for job in 0..num_jobs:                      one job a table, or a part of one
 //     at = 0
 //     for bag in 0..num_bags:
-//       count = offsets[bag + 1] - offsets[bag]
+//       count = 0
 //       sum[0..dim) = 0
-//       repeat count times:
+//       for at in offsets[bag] - offsets[0] .. offsets[bag + 1] - offsets[0]:
 //         id = indices[at]
-//         if id < 0 or id >= num_rows: stop with kIndexOutOfRange and (job, bag, at, id)
+//         row = unseen.pads and id == unseen.padding_id: skipped
+//               0 <= id < num_rows:                      rows[id]
+//               unseen.policy == row:                    unseen.row
+//               unseen.policy == hash:                   rows[mix64(id) mod unseen.buckets]
+//               unseen.policy == skip:                   skipped
+//               else:                                    stop with kIndexOutOfRange and (job, bag, at, id)
+//         if skipped: go on with the next id; its weight is not read
 //         weight = weights == null ? 1 : weights[at]
-//         fp32, fp16, bf16:  sum[d] += weight * float32(rows[id][d])                    for d in 0..dim
+//         fp32, fp16, bf16:  sum[d] += weight * float32(row[d])                         for d in 0..dim
 //         int8, int8_fp16:   sum[d] += (weight * scale) * q[d];  biases += weight * bias
 //         int4:              sum[d] += round_to_float32((weight * scale) * q[d]);  biases += weight * bias
-//         at += 1
+//         count += 1
 //       quantized: sum[d] += biases, once
-//       divisor = pooling == weighted_mean ? sum of the weights : count
+//       divisor = pooling == weighted_mean ? sum of the weights that were read : count
 //       pooling is mean or weighted_mean, and not job.divisor:  sum[d] = divisor == 0 ? 0 : sum[d] / divisor
 //       out[bag][d] = sum[d]                                                      for d in 0..dim
 //       if job.divisor: out[bag][dim] = divisor, by which the means are not divided then
 //
 // pooling == max, where biases cannot be added once: each row has its own.
-//         fp32, fp16, bf16:  value = weight * float32(rows[id][d])
+//         fp32, fp16, bf16:  value = weight * float32(row[d])
 //         quantized:         value = (weight * scale) * q[d] + weight * bias
 //         maximum[d] = maximum[d] > value or maximum[d] is NaN ? maximum[d] : value      from -infinity on
 //       out[bag][d] = count == 0 ? 0 : maximum[d] + 0
 //
-// The layouts of the row formats are in row_format.h.
+// The layouts of the row formats are in row_format.h, mix64 is in mix64.h.
 //
 // Accumulator: float32, one chain for every (bag, d) in the order of the ids; fused multiply-add where the instruction set has it, apart
 // from int4, which rounds the product first: it comes from a table of 16. So the bits of a bag depend on its ids, weights and table only,
@@ -38,8 +44,9 @@
 // NaN and infinity propagate: a maximum with a NaN among its values is NaN. An empty bag is all zeros, and so is a weighted mean whose
 // weights add up to 0.
 // Checks: every id before its row is read, and the id that was checked is the one used, even if the caller writes the buffer meanwhile.
-// The caller has checked that offsets never decrease and that indices, weights, rows and out have the lengths that follow from them.
-// Ownership: all memory is the caller's; nothing is kept. On kIndexOutOfRange the content of out is unspecified.
+// The caller has checked that offsets never decrease, that indices, weights, rows and out have the lengths that follow from them, and the
+// rule. Ownership: all memory is the caller's; nothing is kept. On kIndexOutOfRange the content of out is unspecified, and num_unseen may
+// have grown by ids behind the one that was refused.
 namespace terabag {
 
 // What becomes of the rows of a bag. src/model/pooling.ts has the same table, and refuses an addon whose table differs.
@@ -76,6 +83,23 @@ struct Prefetch {
   bool to_l2 = true;
 };
 
+// What becomes of an id that its table does not have.
+enum class UnseenPolicy : uint32_t {
+  kReject,
+  kSkip,  // as if the id, and its weight, were not there
+  kRow,   // the rule's row
+  kHash,  // a row that follows from the id
+};
+
+// The rule of a job's ids. All zeros: an id that the table does not have is refused, and none is padding.
+struct UnseenRule {
+  UnseenPolicy policy;
+  bool pads;  // whether padding_id is skipped, also when the table has it
+  int64_t padding_id;
+  const unsigned char* row;  // kRow: of the job's format and dim, any alignment
+  uint64_t buckets;          // kHash: 1 to num_rows
+};
+
 struct BagJob {
   const unsigned char* rows;  // [num_rows] of bytes_per_row(format, dim), any alignment; row r starts at rows + r * row_pitch
   uint64_t num_rows;
@@ -90,14 +114,16 @@ struct BagJob {
   Pooling pooling;
   bool divisor;       // whether a bag's divisor follows its values
   Prefetch prefetch;  // while the stream of rows that are fetched ahead is in this job
-  float* out;         // [num_bags, floats_per_bag]
+  UnseenRule unseen;
+  uint64_t* num_unseen;  // grows by the number of ids that the table did not have and the rule let pass; may be shared by threads; or null
+  float* out;            // [num_bags, floats_per_bag]
 };
 
 static inline uint64_t floats_per_bag(const BagJob& job) { return static_cast<uint64_t>(job.dim) + (job.divisor ? 1 : 0); }
 
 enum class KernelStatus : uint32_t { kOk, kIndexOutOfRange };
 
-// The first id that its table does not have.
+// The first id that its table does not have, where the rule is to reject those.
 struct BadIndex {
   uint32_t job;
   uint32_t bag;

@@ -7,6 +7,7 @@ import { openBundle, readModelSpec } from '../model/bundle.js';
 import { rowBytes } from '../model/formats.js';
 import { modelHash } from '../model/hash.js';
 import { heldTables } from '../model/published.js';
+import type { UnseenSpec } from '../model/unseen.js';
 import { further } from './help.js';
 import { printResidency } from './residency-table.js';
 import { bytes, numeric, printTable, text } from './table.js';
@@ -35,13 +36,14 @@ Examples:
     const hash = modelHash(spec);
     const { published } = spec;
     const held = heldTables(spec).filter((table) => table !== null);
-    const tables = held.map(({ spec: { name, dim, format }, part, parts, rows }) => ({
+    const tables = held.map(({ spec: { name, dim, format, unseen }, part, parts, rows }) => ({
       name,
       ...(published && { part: `${part} of ${parts}` }),
       rows,
       dim,
       format,
       bytes: rows * rowBytes(format, dim),
+      ...(unseen && { unseen }),
     }));
     const layers = spec.nets.flatMap((net) => net.layers.map((layer) => ({ net: net.name, name: layer.name, type: layer.type })));
     if (options.json) {
@@ -59,12 +61,20 @@ Examples:
       numeric('dim', ({ dim }) => dim),
       text('format', ({ format }) => format),
       bytes('size', (table) => table.bytes),
+      ...(tables.some(({ unseen }) => unseen) ? [text<{ unseen?: UnseenSpec }>('unseen ids', ({ unseen }) => unseenText(unseen))] : []),
     ]);
     console.log(
       `dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}${spec.outputs === undefined ? '' : `; further outputs: ${spec.outputs.join(', ')}`}`,
     );
     printTable(layers, [text('net', ({ net }) => net), text('layer', ({ name }) => name), text('type', ({ type }) => type)]);
   });
+
+/** As `hash to 1000 rows`. */
+function unseenText({ policy, row, vector, rows }: UnseenSpec = { policy: 'reject' }): string {
+  if (row !== undefined) return `${policy} row ${row}`;
+  if (vector !== undefined) return `${policy} vector`;
+  return rows === undefined ? policy : `${policy} to ${rows} rows`;
+}
 
 async function inspectResidency(dir: string, json: boolean): Promise<void> {
   const report = await measureBundle(dir);

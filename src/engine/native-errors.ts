@@ -6,6 +6,7 @@ const OF_STATUS: ReadonlyMap<string | undefined, ErrorCode> = new Map([
   ['bad_lengths', 'invalid_argument'],
   ['closed', 'closed'],
   ['does_not_fit', 'does_not_fit'],
+  ['bad_rule', 'bad_model'],
   ['out_of_memory', 'overloaded'],
 ]);
 /**

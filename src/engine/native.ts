@@ -1,4 +1,5 @@
 import type { PlainFormat, RowFormat } from '../model/formats.js';
+import type { IdRule } from '../model/id-rules.js';
 import type { Op, OpAttributes } from '../model/layers.js';
 import { loadAddon } from './load-addon.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
@@ -22,12 +23,14 @@ export interface NativeTable {
   readonly format: RowFormat;
   readonly firstRow: number;
   readonly rowStep: number;
+  /** By the number that segments name; at least one. When left out, ids that the table does not have are refused. */
+  readonly rules?: readonly IdRule[];
 }
 
 /**
  * Pools whole requests. A batch of bags is:
- * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; bit 4: with
- *   divisors; the others: the pooling, see POOLINGS);
+ * - segments: 5 little-endian uint32 each: table, part, parts, number of bags, flags (bit 1: weighted; bit 4: with divisors; the others of the lower
+ *   16: the pooling, see POOLINGS; the upper 16: the number of the rule of its ids, among those of the table);
  * - indices: int32 or int64 (indexBytes 4 or 8) of all segments one after another;
  * - offsets: uint32, (sum of bags) + 1, starting at 0, never decreasing, ending at the number of indices;
  * - weights: float32 of the weighted segments only, one per index of these.
@@ -71,6 +74,8 @@ export interface NativeSparseEngine {
    * then on. Tables of less than 64 MiB keep what they have, and are not told of. Rows should be in memory. Empty when memory runs out.
    */
   tunePrefetch(): Promise<TunedPrefetch[]>;
+  /** [sync] How often tables did not have an id, and the rule was not to reject it; of tables where that happened, parts of one each for itself. */
+  unseen(): { readonly table: number; readonly count: number }[];
   /** [sync] Bytes of the rows that fill has done so far. */
   filledBytes(): number;
   /** [sync] Bytes of all rows; those that several tables share count once, unless they are copied. */
@@ -273,7 +278,7 @@ export interface NativeAddon {
   };
   /**
    * Maps the files, or takes address space for the copies; no row is read before fill. Without a residency it is populate. Errors about files
-   * carry {status: unreadable} and {errno} when a system call failed.
+   * carry {status: unreadable} and {errno} when a system call failed, those about rules {status: bad_rule}: a vector that the rows' format cannot hold.
    */
   SparseEngine: new (
     tables: readonly NativeTable[],

@@ -15,8 +15,17 @@ export const SEGMENT_WEIGHTED = 2;
 /** Each bag's values are followed by what its mean is divided by: the number of rows that were pooled, of weighted_mean the sum of their weights. */
 export const SEGMENT_DIVISOR = 16;
 
-export const segmentFlags = (pooling: Pooling, { weighted, divisor }: { readonly weighted: boolean; readonly divisor: boolean }): number =>
-  POOLINGS[pooling].flag | (weighted ? SEGMENT_WEIGHTED : 0) | (divisor ? SEGMENT_DIVISOR : 0);
+/** Where the number of the rule of a segment's ids starts in its flags: it is one of those that its table's readers have in the model. */
+export const SEGMENT_RULE_SHIFT = 16;
+
+export interface SegmentKind {
+  readonly weighted: boolean;
+  readonly divisor: boolean;
+  readonly rule: number;
+}
+
+export const segmentFlags = (pooling: Pooling, { weighted, divisor, rule }: SegmentKind): number =>
+  (POOLINGS[pooling].flag | (weighted ? SEGMENT_WEIGHTED : 0) | (divisor ? SEGMENT_DIVISOR : 0) | (rule << SEGMENT_RULE_SHIFT)) >>> 0;
 
 /** Floats of a bag in an answer. */
 export const floatsPerBag = (dim: number, flags: number): number => dim + ((flags & SEGMENT_DIVISOR) === 0 ? 0 : 1);

@@ -35,6 +35,8 @@ export class SparseEngine {
   readonly #nsPerLookup: number;
   readonly #prefetch: 'auto' | 'default' | Prefetch;
   #tuned: readonly TunedPrefetch[] = [];
+  /** Of a closed one. */
+  #unseen: readonly (readonly [table: string, count: number])[] | null = null;
 
   /** Maps the tables; their rows come into memory with fill(). A file shorter than its table is refused (bad_table). */
   constructor(
@@ -68,6 +70,11 @@ export class SparseEngine {
   /** The prefetch distances that were measured when the tables came into memory; of tables of 64 MiB or more, unless TERABAG_PREFETCH says otherwise. */
   get tunedPrefetch(): readonly TunedPrefetch[] {
     return this.#tuned;
+  }
+
+  /** How often its tables did not have an id, and their rule let it pass; parts of one table each for itself. When it is closed, until then. */
+  unseen(): readonly (readonly [table: string, count: number])[] {
+    return this.#unseen ?? this.#engine.unseen().map(({ table, count }) => [this.#tables.get(table)?.name ?? '', count]);
   }
 
   /** Bytes of all rows. */
@@ -199,6 +206,7 @@ export class SparseEngine {
   }
 
   close(): void {
+    this.#unseen = this.unseen();
     this.#engine.close();
   }
 

@@ -3,6 +3,7 @@ import { release } from 'node:os';
 import { oneOf, TerabagError } from '../errors.js';
 import { type Bundle, bytesToCheck, checkOpened } from '../model/bundle.js';
 import { VERIFIES, type Verify } from '../model/bundle-files.js';
+import { type IdRule, idRules, ruleOfPart } from '../model/id-rules.js';
 import { partRows, type RowPart } from '../tables/rows.js';
 import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
 import { type EngineTable, SparseEngine } from './sparse-engine.js';
@@ -18,6 +19,7 @@ export const everyPart =
  * bundle is mapped with a pitch of `parts` rows; one that was published as a file of its own lies row after row.
  */
 export function engineTables(bundle: Bundle, partsOf: (table: number) => readonly RowPart[]): EngineTable[] {
+  const { ofTables } = idRules(bundle.spec);
   return bundle.tables.flatMap((open, table) =>
     partsOf(table).map((wanted) => {
       if (open === null) throw notHeld(bundle, table, wanted);
@@ -37,6 +39,7 @@ export function engineTables(bundle: Bundle, partsOf: (table: number) => readonl
         rows: partRows(open.spec.rows, wanted),
         firstRow: published ? 0 : part,
         rowStep: published ? 1 : parts,
+        rules: (ofTables[table] as readonly IdRule[]).map((rule) => (parts === 1 ? rule : ruleOfPart(rule))),
       };
     }),
   );

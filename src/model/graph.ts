@@ -1,4 +1,6 @@
 import { TerabagError } from '../errors.js';
+import { badModel as bad } from './bad-model.js';
+import { type BagRule, type IdRule, idRules } from './id-rules.js';
 import {
   type EmbeddingBagSpec,
   type EmbeddingSequenceSpec,
@@ -45,10 +47,13 @@ export interface ResolvedBag {
   /** sum of a sequence, which is not pooled. */
   readonly pooling: Pooling;
   readonly weighted: boolean;
-  /** Only of a sequence: how many positions it has at most. */
-  readonly maxLength?: number;
+  /** What becomes of its ids. */
+  readonly rule: BagRule;
   /** Whether ids may be left out where their rows are found, so that only a shard knows how many of a bag are pooled. */
   readonly leavesOut: boolean;
+  /** Only of a sequence: how many positions it has at most, and which ids are kept of more. */
+  readonly maxLength?: number;
+  readonly truncate?: 'first' | 'last';
   /** Position of its net in the spec. */
   readonly net: number;
 }
@@ -67,18 +72,21 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   const placed = spec.nets.flatMap((net, n) => net.layers.map((layer, l) => ({ layer, net: n, path: `nets[${n}].layers[${l}]` })));
   const tables = new Map(spec.tables.map((table, index) => [table.name, { table, index }]));
   if (tables.size !== spec.tables.length) throw bad('tables', 'table names have to differ');
+  const rules = idRules(spec).ofBags.values();
   const bags: ResolvedBag[] = placed.flatMap(({ layer, net, path }) => {
     if (!readsIds(layer)) return [];
     const found = tables.get(layer.table);
     if (found === undefined) throw bad(`${path}.table`, `no such table: ${layer.table}`);
     const { dim, rows } = found.table;
-    const { name } = layer;
     const how =
       layer.type === 'embedding_bag'
         ? { pooling: layer.pooling, weighted: layer.weighted }
-        : { pooling: 'sum' as const, weighted: false, maxLength: layer.maxLength };
+        : { pooling: 'sum' as const, weighted: false, maxLength: layer.maxLength, truncate: layer.truncate ?? 'last' };
     if (how.pooling === 'weighted_mean' && !how.weighted) throw bad(`${path}.pooling`, 'weighted_mean needs weighted: true');
-    return [{ name, table: found.index, tableName: layer.table, dim, rows, leavesOut: false, ...how, net }];
+    const rule = rules.next().value as BagRule;
+    // Of other bags main leaves out itself what is to be where a table is split: it looks at each id.
+    const leavesOut = layer.type === 'embedding_sequence' && mayLeaveOut(rule);
+    return [{ name: layer.name, table: found.index, tableName: layer.table, dim, rows, ...how, rule, leavesOut, net }];
   });
   const values = new Map<string, Value>();
   const define = (path: string, name: string, value: Omit<Value, 'number'>): void => {
@@ -152,13 +160,11 @@ export function inStages(model: ResolvedModel, stages: 1 | 2): ResolvedModel {
   return { ...model, layers: model.layers.map((layer) => ({ ...layer, stage: stages === 1 ? 1 : Math.min(1, layer.stage) })) };
 }
 
-function bad(path: string, what: string): TerabagError {
-  return new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path });
-}
-
 /** Whether a layer reads ids of the request: all others belong to the dense net. */
 const readsIds = (layer: ModelSpec['nets'][number]['layers'][number]): layer is EmbeddingBagSpec | EmbeddingSequenceSpec =>
   layer.type === 'embedding_bag' || layer.type === 'embedding_sequence';
+
+const mayLeaveOut = ({ policy, paddingId }: IdRule): boolean => policy === 'skip' || paddingId !== null;
 
 function checkKinds(reads: Reads, { inputs, refuse }: LayerContext): void {
   const kinds = inputs.map(({ positions }) => (positions === 0 ? 'a vector' : `a sequence of ${positions}`)).join(', ');

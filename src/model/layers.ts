@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { TerabagError } from '../errors.js';
 import { POOLING_NAMES } from './pooling.js';
+import { idFields } from './unseen.js';
 
 /**
  * The one table of layers. An operation is what the dense net runs (OPS); a layer is what model.json names (LAYERS): one operation, or a few.
@@ -678,6 +679,7 @@ export const embeddingBagSchema = z.strictObject({
   table: name,
   pooling: z.enum(POOLING_NAMES).default('sum'),
   weighted: z.boolean().default(false),
+  ...idFields,
   // What requests are like, for plans that are made without a sample of them. No defaults: the hash of a model without them stays.
   /** Mean number of ids per bag; a request has at most 2^32 - 1 in all. */
   poolingFactor: z
@@ -697,6 +699,7 @@ export const embeddingSequenceSchema = z.strictObject({
   maxLength: z.number().int().min(1).max(65_535),
   /** Which ids are kept of a bag that has more. */
   truncate: z.enum(['last', 'first']).optional(),
+  ...idFields,
   poolingFactor: embeddingBagSchema.shape.poolingFactor,
   side: embeddingBagSchema.shape.side,
 });

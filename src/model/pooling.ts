@@ -38,8 +38,26 @@ export const POOLINGS = {
 
 export type Pooling = keyof typeof POOLINGS;
 
-/** leavesOut: whether parts may leave ids out. */
-export const partsPooling = (bag: { readonly pooling: Pooling; readonly leavesOut: boolean }) =>
-  POOLINGS[bag.pooling][bag.leavesOut ? 'countedParts' : 'parts'];
+/** What is said of a bag layer; see ResolvedBag. */
+interface Pooled {
+  readonly pooling: Pooling;
+  readonly leavesOut: boolean;
+  readonly maxLength?: number;
+}
+
+/** Whether each vector has to come with the number of its rows: of a sequence, whose positions ids that are left out do not have. */
+const isCounted = ({ leavesOut, maxLength }: Pooled): boolean => leavesOut && maxLength !== undefined;
+
+/** How a table that is not split is asked. */
+export const wholePooling = (bag: Pooled): { readonly pooling: Pooling; readonly divisor: boolean } => ({
+  pooling: bag.pooling,
+  divisor: isCounted(bag),
+});
+
+/** How the parts of a table that is split are asked, and what becomes of their answers. */
+export function partsPooling(bag: Pooled): PartsPooling & { readonly pooling: Pooling } {
+  if (isCounted(bag)) return { ...SUMS, divisor: true };
+  return POOLINGS[bag.pooling][bag.leavesOut ? 'countedParts' : 'parts'];
+}
 
 export const POOLING_NAMES = Object.keys(POOLINGS) as [Pooling, ...Pooling[]];

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from './formats.js';
 import { layerSchema, name } from './layers.js';
+import { unseenSchema } from './unseen.js';
 
 /**
  * model.json. A model has dense features, tables, and nets that run in order. A net is a list of named layers; embedding bags are layers
@@ -29,6 +30,8 @@ const tableSchema = z.strictObject({
   // No defaults below: the hash of a model without them stays.
   /** Where the first row starts in a file that need not be a safetensors file; the rows follow one another, as the format says. */
   byteOffset: offset.optional(),
+  /** What becomes of ids that it does not have; reject when left out. No default: the hash of a model without it stays. */
+  unseen: unseenSchema.optional(),
 });
 
 export const fileSchema = z

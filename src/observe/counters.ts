@@ -1,6 +1,6 @@
-/** One number that a predictor tells of itself. Counters only grow; gauges are as they are now. */
+/** What a predictor tells of itself. Counters only grow; gauges are as they are now; counters: one by table, of those above 0. */
 interface CounterSpec {
-  readonly kind: 'counter' | 'gauge';
+  readonly kind: 'counter' | 'counters' | 'gauge';
   readonly description: string;
 }
 
@@ -31,6 +31,10 @@ export const PREDICTOR_COUNTERS = {
   errors: { kind: 'counter', description: 'Calls of predict that ended with an error.' },
   inFlight: { kind: 'gauge', description: 'Requests whose callers wait.' },
   lingering: { kind: 'gauge', description: 'Requests whose callers were told, while native threads still work for them.' },
+  unseen: {
+    kind: 'counters',
+    description: "Ids that a table did not have and its rule let pass, by the table's name: of tables in this process, and of split ones.",
+  },
   ...RPC_COUNTERS,
   ...TABLE_COUNTERS,
 } as const satisfies Record<string, CounterSpec>;
@@ -39,7 +43,8 @@ export type RpcCounts = Readonly<Record<keyof typeof RPC_COUNTERS, number>>;
 type TableCounts = Readonly<Record<keyof typeof TABLE_COUNTERS, number>>;
 
 /** See PREDICTOR_COUNTERS. Without shards, what is counted of them is 0. @useDeclaredType */
-export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUNTERS, keyof TableCounts>, number>> & Partial<TableCounts>;
+export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUNTERS, keyof TableCounts | 'unseen'>, number>> &
+  Partial<TableCounts> & { readonly unseen: Readonly<Record<string, number>> };
 
 /** The sums of these counts, 0 of none. */
 export function sumRpcCounts(counts: Iterable<RpcCounts>): RpcCounts {

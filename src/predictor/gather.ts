@@ -1,9 +1,10 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import { type PartsPooling, partsPooling } from '../model/pooling.js';
+import { type PartsPooling, partsPooling, wholePooling } from '../model/pooling.js';
 import type { Assignment, Partition } from './partition.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf } from './scratch.js';
+import { expandSequence, type Positions, rowFloats } from './sequences.js';
 import type { SplitRows } from './split-rows.js';
 
 /** The vectors of those bags that had ids on one part of a table, with divisors or not, and how many ids main sent. */
@@ -18,6 +19,8 @@ interface RowWisePart {
 export interface PooledVectors {
   readonly values: Float32Array;
   readonly starts: readonly number[];
+  /** By bag layer, of sequences whose ids may be left out: how many rows each vector is the sum of. */
+  readonly counts?: readonly (Float32Array | null)[];
 }
 
 /** Floats of all vectors of a request. */
@@ -68,7 +71,8 @@ export class Gathering {
       const { bag, part } = assignments[a] as Assignment;
       const sent = split[bag];
       const resolved = this.model.bags[bag] as ResolvedBag;
-      const floats = sent === undefined ? resolved.dim : floatsOfPart(resolved);
+      const asked = sent === undefined ? wholePooling(resolved) : partsPooling(resolved);
+      const floats = resolved.dim + (asked.divisor ? 1 : 0);
       const length = (numBags[a] as number) * floats * 4;
       if (length === 0) {
         if (sent === undefined) values.fill(0, starts[bag], starts[bag + 1]);
@@ -77,18 +81,31 @@ export class Gathering {
       const rows = given.subarray(at, at + length);
       at += length;
       if (at > given.byteLength) throw answerLength(given.byteLength, at);
-      if (sent === undefined) this.#bytes.set(rows, (starts[bag] as number) * 4);
+      if (sent === undefined && asked.divisor) this.#placeCounted(bag, rows);
+      else if (sent === undefined) this.#bytes.set(rows, (starts[bag] as number) * 4);
       else this.#partsOf.get(bag)?.push(rowWisePart(sent, part, rows));
     }
     if (batch !== null && at !== given.byteLength) throw answerLength(given.byteLength, at);
   }
 
+  /** Vectors of a whole table that are each followed by a divisor. */
+  #placeCounted(bag: number, answer: Uint8Array): void {
+    const { values, starts, counts } = this.pooled;
+    const { dim } = this.model.bags[bag] as ResolvedBag;
+    const rows = alignedFloats(answer);
+    const found = counts?.[bag] as Float32Array;
+    for (let row = 0, from = 0, at = starts[bag] as number; from < rows.length; row++, from += dim + 1, at += dim) {
+      for (let d = 0; d < dim; d++) values[at + d] = rows[from + d] as number;
+      found[row] = rows[from + dim] as number;
+    }
+  }
+
   /** When the answers of all destinations are placed. */
   finish(): void {
-    const { values, starts } = this.pooled;
+    const { values, starts, counts } = this.pooled;
     for (const [bag, parts] of this.#partsOf) {
       parts.sort((a, b) => a.part - b.part);
-      combineParts(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts);
+      combineParts(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts, counts?.[bag] ?? null);
     }
   }
 }
@@ -97,10 +114,11 @@ const NO_ANSWER = new Uint8Array(0);
 
 function rowWisePart({ bags, lengths, bagStarts }: SplitRows, part: number, rows: Uint8Array): RowWisePart {
   const [first, end] = [bagStarts[part] as number, bagStarts[part + 1] as number];
-  // Copied: an answer lies wherever its message does, and floats have to be aligned.
-  const vectors = new Float32Array(new Uint8Array(rows).buffer);
-  return { part, bags: bags.subarray(first, end), lengths: lengths.subarray(first, end), rows: vectors };
+  return { part, bags: bags.subarray(first, end), lengths: lengths.subarray(first, end), rows: alignedFloats(rows) };
 }
+
+/** Copied: an answer lies wherever its message does, and floats have to be aligned. */
+const alignedFloats = (answer: Uint8Array): Float32Array => new Float32Array(new Uint8Array(answer).buffer);
 
 function answerLength(bytes: number, expected: number): TerabagError {
   return new TerabagError('bad_message', `answer of another length than the request asks for: ${bytes} bytes, expected ${expected}`, {
@@ -109,9 +127,6 @@ function answerLength(bytes: number, expected: number): TerabagError {
   });
 }
 
-/** Of a bag, in the answer of a part of its table. */
-const floatsOfPart = (bag: ResolvedBag): number => bag.dim + (partsPooling(bag).divisor ? 1 : 0);
-
 /** A place of the combined vector, and that of a part's. */
 const COMBINE: Readonly<Record<PartsPooling['combine'], (combined: number, value: number) => number>> = {
   add: (combined, value) => combined + value,
@@ -119,14 +134,15 @@ const COMBINE: Readonly<Record<PartsPooling['combine'], (combined: number, value
   max: (combined, value) => Math.max(combined, value),
 };
 
-function combineParts(bag: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[]): void {
+/** counts gets how many rows each vector is the sum of. */
+function combineParts(bag: ResolvedBag, pooled: Float32Array, parts: readonly RowWisePart[], counts: Float32Array | null): void {
   const { dim } = bag;
   const numBags = pooled.length / dim;
-  const floats = floatsOfPart(bag);
-  const { combine, divisor, divide } = partsPooling(bag) as PartsPooling;
+  const { combine, divisor, divide } = partsPooling(bag);
+  const floats = dim + (divisor ? 1 : 0);
   const combineValues = COMBINE[combine];
   // What is known of a bag so far: rows or ids that are combined in it, or the sum of their weights.
-  const divisors = new Float32Array(numBags);
+  const divisors = counts?.fill(0) ?? new Float32Array(numBags);
   pooled.fill(0);
   for (const { bags, lengths, rows } of parts) {
     bags.forEach((target, row) => {
@@ -148,17 +164,42 @@ function combineParts(bag: ResolvedBag, pooled: Float32Array, parts: readonly Ro
   });
 }
 
-/** Copies the vectors of all bags of these layers from those of the bags that differ: bag b of layer l has vector sources[l][b], or b where null. */
+/** What the dense net reads of vectors that were asked for once. */
+export interface Expansion {
+  /** By bag layer: bag b has vector sources[l][b], or b where null. */
+  readonly sources: readonly (Uint32Array | null)[];
+  /** By bag layer, of sequences: which vectors are at their positions. */
+  readonly positions: readonly (Positions | null)[];
+  /** Where each layer's values start, and the end. */
+  readonly starts: readonly number[];
+}
+
+/** Where each layer's values start in what the dense net reads, in floats, and the end; of so many rows each. */
+export function inputStarts(model: ResolvedModel, rows: readonly number[]): number[] {
+  const starts = [0];
+  rows.forEach((count, layer) => {
+    starts.push((starts[layer] as number) + count * rowFloats(model.bags[layer] as ResolvedBag));
+  });
+  return starts;
+}
+
+/** Copies the vectors of these layers to where the dense net reads them. */
 export function expandPooled(
   model: ResolvedModel,
   layers: readonly number[],
-  sources: readonly (Uint32Array | null)[],
-  { values, starts }: PooledVectors,
+  { sources, positions }: Pick<Expansion, 'sources' | 'positions'>,
+  { values, starts, counts }: PooledVectors,
   expanded: PooledVectors,
 ): void {
   for (const layer of layers) {
     const [start, end] = [starts[layer] as number, starts[layer + 1] as number];
     const source = sources[layer] ?? null;
+    const ofSequence = positions[layer] ?? null;
+    if (ofSequence !== null) {
+      const into = { values: expanded.values, start: expanded.starts[layer] as number };
+      expandSequence(model.bags[layer] as ResolvedBag, ofSequence, { values, start, counts: counts?.[layer] ?? null }, into);
+      continue;
+    }
     let at = expanded.starts[layer] as number;
     if (source === null) {
       expanded.values.set(values.subarray(start, end), at);

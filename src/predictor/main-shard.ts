@@ -1,4 +1,5 @@
 import type { OpenedTables } from '../engine/tables.js';
+import { sumUnseen } from '../engine/unseen-counts.js';
 import type { Bundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
@@ -16,6 +17,7 @@ export type Way = Pick<PipelineOptions, 'net' | 'rounds' | 'onMain'>;
 export class MainShard implements Predictor {
   readonly modelHash: string;
   readonly #pipeline: Pipeline;
+  readonly #rounds: Way['rounds'];
 
   constructor(
     bundle: Bundle,
@@ -26,6 +28,7 @@ export class MainShard implements Predictor {
   ) {
     this.modelHash = bundle.hash;
     const model = bundle.model as ResolvedModel;
+    this.#rounds = options.rounds;
     this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own.engine });
     options.trace?.watch(shards.map(({ name }) => name));
   }
@@ -46,6 +49,7 @@ export class MainShard implements Predictor {
     const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
+      unseen: sumUnseen([this.own.engine, ...this.#rounds.map(({ partitioner }) => partitioner)]),
       ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
       ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };

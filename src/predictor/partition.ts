@@ -1,8 +1,8 @@
 import { SEGMENT_FIELDS, type SparseBatch, segmentFlags } from '../engine/sparse-batch.js';
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
-import { partsPooling } from '../model/pooling.js';
-import { outOfRange, rowAt } from './ids.js';
+import { partsPooling, wholePooling } from '../model/pooling.js';
+import { idAt, outOfRange, placeOf } from './ids.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
 import { type SplitRows, splitRows } from './split-rows.js';
@@ -28,6 +28,7 @@ export interface Partition {
 }
 
 const INT32_ROWS = 2 ** 31;
+const isInt32 = (id: number | bigint): id is number => (Number(id) | 0) === id;
 /** Ids that are copied one by one: a call of set() costs as much as some 16 of them. */
 const SHORT_COPY = 16;
 
@@ -60,6 +61,7 @@ export class Partitioner {
   /** Row-wise layers, with their number of parts. */
   readonly #split = new Map<number, { readonly parts: number; readonly key: string }>();
   readonly #destinations: readonly Destination[];
+  readonly #unseen = new Map<string, number>();
 
   constructor(
     private readonly model: ResolvedModel,
@@ -75,9 +77,18 @@ export class Partitioner {
   /** One partition per destination. Buffers of destination d are keyed by d in the scratch. */
   partition(request: CheckedRequest, scratch: Scratch): Partition[] {
     const split: SplitRows[] = [];
-    for (const [bag, { parts, key }] of this.#split)
-      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, key);
+    for (const [bag, { parts, key }] of this.#split) {
+      const { tableName } = this.#bag(bag);
+      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, key, (count) =>
+        this.#unseen.set(tableName, (this.#unseen.get(tableName) ?? 0) + count),
+      );
+    }
     return this.#destinations.map((destination) => this.#partitionOf(destination, request, split, scratch));
+  }
+
+  /** Ids that a split table did not have, and for which no part was asked as what they are, by table. */
+  unseen(): Iterable<readonly [table: string, count: number]> {
+    return this.#unseen;
   }
 
   #bag(bag: number): ResolvedBag {
@@ -107,20 +118,26 @@ export class Partitioner {
       lengths.anyWeighted ||= weighted;
     }
     if (lengths.ids > 0xffffffff) throw new TerabagError('invalid_argument', `a request has at most 2^32 - 1 indices: ${lengths.ids}`);
-    const batch = lengths.segments === 0 ? null : this.#batch(destination, { numBags, numIds, lengths }, request, split, scratch);
+    if (lengths.segments === 0) return { batch: null, assignments, numBags, split };
+    const counts = { numBags, numIds, lengths };
+    const batch =
+      this.#batch(destination, counts, request, split, scratch, this.#indexBytes) ??
+      (this.#batch(destination, counts, request, split, scratch, 8) as SparseBatch);
     return { batch, assignments, numBags, split };
   }
 
+  /** Null when an id does not fit into 4 bytes. */
   #batch(
     { assignments, keys }: Destination,
     { numBags, numIds, lengths }: { readonly numBags: Uint32Array; readonly numIds: Float64Array; readonly lengths: BatchLengths },
     request: CheckedRequest,
     split: readonly (SplitRows | undefined)[],
     scratch: Scratch,
-  ): SparseBatch {
+    indexBytes: 4 | 8,
+  ): SparseBatch | null {
     const segments = scratch.u32(keys.segments, lengths.segments * SEGMENT_FIELDS);
     const offsets = scratch.u32(keys.offsets, lengths.bags + 1);
-    const indices = this.#indexBytes === 4 ? scratch.i32(keys.indices, lengths.ids) : scratch.i64(keys.indices, lengths.ids);
+    const indices = indexBytes === 4 ? scratch.i32(keys.indices, lengths.ids) : scratch.i64(keys.indices, lengths.ids);
     const weights = lengths.anyWeighted ? scratch.f32(keys.weights, lengths.weights) : null;
     offsets[0] = 0;
     let [atSegment, atBag, atId, atWeight] = [0, 0, 0, 0];
@@ -135,10 +152,10 @@ export class Partitioner {
       segments[atSegment++] = assignment.part;
       segments[atSegment++] = assignment.parts;
       segments[atSegment++] = bags;
-      const { pooling, divisor } = rows === undefined ? { pooling: bag.pooling, divisor: false } : partsPooling(bag);
-      segments[atSegment++] = segmentFlags(pooling, { weighted: bag.weighted, divisor });
+      const { pooling, divisor } = rows === undefined ? wholePooling(bag) : partsPooling(bag);
+      segments[atSegment++] = segmentFlags(pooling, { weighted: bag.weighted, divisor, rule: bag.rule.number });
       if (rows === undefined) {
-        copyIndices(input, indices, atId, bag);
+        if (!copyIndices(input, indices, atId, bag)) return null;
         copyOffsets(input, offsets, atBag, atId);
         if (bag.weighted) weights?.set(input.input.weights ?? [], atWeight);
       } else {
@@ -153,7 +170,7 @@ export class Partitioner {
     }
     return {
       segments: bytesOf(segments),
-      indexBytes: this.#indexBytes,
+      indexBytes,
       indices: bytesOf(indices),
       offsets: bytesOf(offsets),
       weights: weights === null ? null : bytesOf(weights),
@@ -170,23 +187,28 @@ const batchKeys = (key: string): Destination['keys'] => ({
   weights: `weights${key}`,
 });
 
-/** Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. */
-function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ResolvedBag): void {
+/**
+ * Copies ids into the batch. Int32 ids go through unread: the engine checks each; wider ones are checked here, since they might not fit. False
+ * when one that the layer's rule lets pass does not.
+ */
+function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ResolvedBag): boolean {
   const { indices } = input.input;
   if (target instanceof Int32Array && indices instanceof Int32Array) {
     if (indices.length > SHORT_COPY) target.set(indices, at);
     else for (let position = 0; position < indices.length; position++) target[at + position] = indices[position] as number;
-    return;
+    return true;
   }
   if (target instanceof BigInt64Array && indices instanceof BigInt64Array) {
     target.set(indices, at);
-    return;
+    return true;
   }
   for (let position = 0; position < indices.length; position++) {
-    const row = rowAt(bag, input, position);
-    if (target instanceof Int32Array) target[at + position] = row;
-    else target[at + position] = BigInt(row);
+    const id = idAt(bag, input, position);
+    if (target instanceof BigInt64Array) target[at + position] = BigInt(id);
+    else if (isInt32(id)) target[at + position] = id;
+    else return false;
   }
+  return true;
 }
 
 /** Rows that are checked already. */
@@ -209,7 +231,7 @@ function addLengths(lengths: Uint32Array, from: number, count: number, offsets: 
   }
 }
 
-/** An id that its table does not have, and where it stands in the request. */
+/** An id that is refused, since its table does not have it, and where it stands in the request. */
 export interface BadId {
   /** Index in model.bags. */
   readonly layer: number;
@@ -231,24 +253,25 @@ export function firstBadCopy(model: ResolvedModel, request: CheckedRequest, part
     for (const [a, { bag: layer, parts }] of assignments.entries()) {
       const ends = offsets.subarray(atBag, atBag + (numBags[a] as number) + 1);
       atBag += numBags[a] as number;
+      const bagLayer = model.bags[layer] as ResolvedBag;
       // Ids of tables that are split were checked when they were split.
-      if (parts > 1 || (first !== null && layer >= first.layer)) continue;
+      if (parts > 1 || bagLayer.rule.policy !== 'reject' || (first !== null && layer >= first.layer)) continue;
       const from = ends[0] as number;
-      const position = firstOutside(ids.subarray(from, ends.at(-1)), (model.bags[layer] as ResolvedBag).rows);
+      const position = firstOutside(ids.subarray(from, ends.at(-1)), bagLayer);
       if (position === -1) continue;
       const bag = ends.findIndex((end) => end > from + position) - 1;
       const bags = request.bags[layer] as CheckedBags;
-      const error = outOfRange(model.bags[layer] as ResolvedBag, bags, bag, position, String(ids[from + position]));
-      first = { layer, position: bags.firstPosition + position, error };
+      const error = outOfRange(bagLayer, bags, bag, position, String(ids[from + position]));
+      first = { layer, position: placeOf(bags, bag, position)[1], error };
     }
   }
   return first;
 }
 
-function firstOutside(ids: Int32Array | BigInt64Array, rows: number): number {
-  if (ids instanceof Int32Array) return ids.findIndex((id) => id < 0 || id >= rows);
+function firstOutside(ids: Int32Array | BigInt64Array, { rows, rule: { padding, paddingId } }: ResolvedBag): number {
+  if (ids instanceof Int32Array) return ids.findIndex((id) => (id < 0 || id >= rows) && id !== padding);
   const end = BigInt(rows);
-  return ids.findIndex((id) => id < 0n || id >= end);
+  return ids.findIndex((id) => (id < 0n || id >= end) && id !== paddingId);
 }
 
 type View<T> = new (buffer: ArrayBufferLike, byteOffset: number, length: number) => T;

@@ -8,9 +8,9 @@ import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { Tracer } from '../observe/tracer.js';
 import { Admission, type Admitted } from './admission.js';
-import { expandPooled, Gathering, type PooledVectors, pooledLength, pooledStarts } from './gather.js';
+import { type Expansion, expandPooled, Gathering, inputStarts, type PooledVectors, pooledLength, pooledStarts } from './gather.js';
 import { firstBadId } from './ids.js';
-import { type Deduplicated, dropRepeatedBags } from './modes/dedup.js';
+import { dropRepeatedBags } from './modes/dedup.js';
 import { numBatches } from './modes/paper.js';
 import { type BadId, firstBadCopy, type Partition } from './partition.js';
 import type { Prediction, PredictOptions, PredictRequest } from './predictor.js';
@@ -18,6 +18,7 @@ import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
 import { type BatchMemory, RequestMemory } from './request-memory.js';
 import type { Round } from './rounds.js';
 import { bytesOf, type Scratch } from './scratch.js';
+import { SequenceCutter } from './sequences.js';
 
 /** What pools on other machines. */
 export interface PoolingShard {
@@ -61,8 +62,12 @@ interface Running {
 interface PreparedBatch {
   readonly memory: BatchMemory;
   readonly number: number;
+  /** As it is asked for. */
   readonly request: CheckedRequest;
-  readonly deduplicated: Deduplicated | null;
+  /** Null: the dense net reads vectors as they come. */
+  readonly expansion: Expansion | null;
+  /** Of the sequences' rows; null without sequences. */
+  readonly lengths: Uint32Array | null;
   /** By round. */
   readonly partitions: readonly (readonly Partition[])[];
   /** [items, values of all outputs]. */
@@ -79,8 +84,10 @@ interface PreparedBatch {
 export class Pipeline {
   readonly #admission: Admission<RequestMemory>;
   readonly #batchItems: number;
+  readonly #cutter: SequenceCutter;
 
   constructor(private readonly options: PipelineOptions) {
+    this.#cutter = new SequenceCutter(options.model);
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
     this.#admission = new Admission(options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT, () => new RequestMemory(options.net));
   }
@@ -144,9 +151,19 @@ export class Pipeline {
     const { model, rounds, dedup = false } = this.options;
     const { scratch } = memory;
     const deduplicated = dedup ? dropRepeatedBags(model, given, scratch) : null;
-    const request = deduplicated?.request ?? given;
+    const bagsOnce = deduplicated?.request ?? given;
+    const sequences = this.#cutter.cut(bagsOnce, scratch);
+    const request = sequences?.request ?? bagsOnce;
+    const expansion =
+      deduplicated === null && sequences === null
+        ? null
+        : {
+            sources: deduplicated?.sources ?? [],
+            positions: sequences?.positions ?? [],
+            starts: inputStarts(model, deduplicated?.rows ?? given.bags.map(({ numBags }) => numBags)),
+          };
     const partitions = rounds.map(({ partitioner }) => partitioner.partition(request, scratch));
-    return { memory, number, request, deduplicated, partitions, returned };
+    return { memory, number, request, expansion, lengths: sequences?.lengths ?? null, partitions, returned };
   }
 
   #firstBadCopy(batches: readonly PreparedBatch[]): TerabagError | null {
@@ -163,21 +180,48 @@ export class Pipeline {
 
   /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
   #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
-    const { model } = this.options;
-    const { request, memory, partitions, returned } = batch;
+    const { memory, partitions, returned } = batch;
     const asked = partitions[0]?.[0]?.batch ?? null;
-    const pooled = asked === null ? NO_VECTORS : memory.scratch.f32('pooled', pooledLength(model, request));
-    const score = (): Promise<void> | undefined => (admitted.over ? undefined : this.#runLayers(batch, 0, 1, { pooled, returned }, stages));
+    const answer = asked === null ? NO_VECTORS : memory.scratch.f32('answer', this.#answerLength(batch, asked));
+    const score = (): Promise<void> | undefined => {
+      if (admitted.over) return undefined;
+      const pooled = batch.expansion === null ? answer : this.#expandAnswer(batch, batch.expansion, bytesOf(answer), stages);
+      return this.#runLayers(batch, 0, 1, { pooled, returned }, stages);
+    };
     const fail = (error: unknown): never => {
       throw this.#firstBadCopy([batch]) ?? error;
     };
     let pooling: Promise<void> | undefined;
     try {
-      if (asked !== null) pooling = this.#pool(asked, pooled, batch, 0, stages);
+      if (asked !== null) pooling = this.#pool(asked, answer, batch, 0, stages);
     } catch (error) {
       fail(error);
     }
     return pooling === undefined ? score() : pooling.catch(fail).then(score);
+  }
+
+  #answerLength({ request, lengths }: PreparedBatch, asked: SparseBatch): number {
+    const { model, engine } = this.options;
+    // Vectors of sequences may come with counts.
+    return lengths === null ? pooledLength(model, request) : (engine as SparseEngine).outputLength(asked.segments, asked.offsets);
+  }
+
+  /** What the dense net reads, of the answer of main's own tables, which are all there are. */
+  #expandAnswer(
+    { request, partitions, memory, number }: PreparedBatch,
+    expansion: Expansion,
+    answer: Uint8Array,
+    stages: Stages,
+  ): Float32Array {
+    const { model, rounds } = this.options;
+    stages.enter(KINDS.place, number, 0);
+    const pooled = askedVectors(model, request, memory.scratch);
+    const expanded = vectors('expanded', expansion.starts, memory.scratch);
+    const gathering = new Gathering(model, [], partitions[0] ?? [], pooled);
+    gathering.place(0, answer);
+    gathering.finish();
+    expandPooled(model, rounds[0]?.bags ?? [], expansion, pooled, expanded);
+    return expanded.values;
   }
 
   /** Runs the batches side by side. Settles when nothing reads their memory any more. */
@@ -210,11 +254,11 @@ export class Pipeline {
   /** Asks and computes round by round, unless the request is over. started gets what reads the batch's memory, maybe after this has failed. */
   async #runBatch(batch: PreparedBatch, running: Running, failures: Failures): Promise<void> {
     const { model, net, rounds } = this.options;
-    const { memory, number, request, deduplicated, returned } = batch;
+    const { memory, number, request, expansion, returned } = batch;
     const { admitted, stages } = running;
     const { items } = request;
-    const pooled = vectors('pooled', pooledStarts(model, request), memory.scratch);
-    const expanded = deduplicated === null ? pooled : vectors('expanded', deduplicated.expandedStarts, memory.scratch);
+    const pooled = askedVectors(model, request, memory.scratch);
+    const expanded = expansion === null ? pooled : vectors('expanded', expansion.starts, memory.scratch);
     try {
       for (const [r, { bags, rowWise, stage }] of rounds.entries()) {
         if (admitted.over) return;
@@ -233,7 +277,7 @@ export class Pipeline {
         gathering.place(partitions.length - 1, answer);
         gathering.finish();
         if (items === 0 || stage > net.lastStage) continue;
-        if (deduplicated !== null) expandPooled(model, bags, deduplicated.sources, pooled, expanded);
+        if (expansion !== null) expandPooled(model, bags, expansion, pooled, expanded);
         const last = stage === net.lastStage ? returned : null;
         await this.#runLayers(batch, r, stage, { pooled: expanded.values, returned: last }, stages);
       }
@@ -292,7 +336,7 @@ export class Pipeline {
 
   /** Runs a stage of the dense net; pooled from stage 1 on, what is returned of the last. */
   #runLayers(
-    { request: { items, perItem, dense }, memory, number }: PreparedBatch,
+    { request: { items, perItem, dense }, lengths, memory, number }: PreparedBatch,
     round: number,
     stage: number,
     { pooled, returned }: { readonly pooled: Float32Array | null; readonly returned: Float32Array | null },
@@ -301,7 +345,7 @@ export class Pipeline {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, null, returned, times),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times),
     );
   }
 }
@@ -349,3 +393,13 @@ const vectors = (key: string, starts: readonly number[], scratch: Scratch): Pool
   values: scratch.f32(key, starts.at(-1) as number),
   starts,
 });
+
+/** Where the vectors that are asked for are gathered. */
+function askedVectors(model: ResolvedModel, request: CheckedRequest, scratch: Scratch): PooledVectors {
+  const pooled = vectors('pooled', pooledStarts(model, request), scratch);
+  if (!model.bags.some(({ leavesOut, maxLength }) => leavesOut && maxLength !== undefined)) return pooled;
+  const counts = model.bags.map(({ leavesOut, maxLength }, bag) =>
+    leavesOut && maxLength !== undefined ? scratch.f32(`counts${bag}`, request.bags[bag]?.numBags ?? 0) : null,
+  );
+  return { ...pooled, counts };
+}

@@ -3,7 +3,7 @@ import type { Residency } from '../engine/residency.js';
 import type { PredictorStats } from '../observe/counters.js';
 import type { Tracer } from '../observe/tracer.js';
 
-/** Ids of one embedding bag layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
+/** Ids of one embedding bag or sequence layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
 export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint | string)[];
 
 /**
@@ -26,7 +26,7 @@ export interface PredictRequest {
   /** N; when left out, the largest number of rows or bags given. */
   readonly items?: number;
   readonly dense: Readonly<Record<string, Float32Array | readonly number[]>>;
-  /** By name of the embedding bag layer. */
+  /** By name of the embedding bag or sequence layer. A sequence keeps the order of its bag's ids; of more than it has positions, others are cut off. */
   readonly sparse: Readonly<Record<string, BagsInput>>;
 }
 

@@ -36,6 +36,8 @@ export interface CheckedBags {
   /** Where the first bag, and its first id, stand in the request as it was given: errors count from the start of that. */
   readonly firstBag: number;
   readonly firstPosition: number;
+  /** Where each id stands in the bags that it was taken from, when these are bags of one id each. */
+  readonly places?: { readonly bags: Uint32Array; readonly positions: Uint32Array };
 }
 
 const invalid = (message: string, details: Record<string, string | number>): TerabagError =>

@@ -1,5 +1,5 @@
-/** How a number of a shard's stats behaves: counters only grow, gauges are as they are now. */
-export type StatKind = 'text' | 'counter' | 'gauge' | 'optional';
+/** How a number of a shard's stats behaves: counters only grow, gauges are as they are now; counters: one by table, of those above 0. */
+export type StatKind = 'text' | 'counter' | 'counters' | 'gauge' | 'optional';
 
 export interface StatSpec {
   /** optional: a gauge, or null where the system does not tell. */
@@ -21,6 +21,7 @@ export const SHARD_STATS = {
   cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were answered.' },
   undeliverable: { kind: 'counter', description: 'Answers whose peer was gone, or did not read.' },
   inFlight: { kind: 'gauge', description: 'Requests that wait or are pooled.' },
+  unseen: { kind: 'counters', description: 'Ids that a table did not have and its rule let pass, by the name of the table.' },
   cpuUserUs: { kind: 'counter', description: 'User CPU time of the process, us.' },
   cpuSystemUs: { kind: 'counter', description: 'System CPU time of the process, us.' },
   rssBytes: { kind: 'gauge', description: 'Resident memory of the process.' },
@@ -30,19 +31,37 @@ export const SHARD_STATS = {
   lockedBytes: { kind: 'optional', description: 'Bytes of these locked in memory.' },
 } as const satisfies Record<string, StatSpec>;
 
-export type StatValue<K extends StatKind> = K extends 'text' ? string : K extends 'optional' ? number | null : number;
+export type StatValue<K extends StatKind> = K extends 'text'
+  ? string
+  : K extends 'counters'
+    ? Readonly<Record<string, number>>
+    : K extends 'optional'
+      ? number | null
+      : number;
 
 export type ShardStats = { readonly [name in keyof typeof SHARD_STATS]: StatValue<(typeof SHARD_STATS)[name]['kind']> };
+
+const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value) && value >= 0;
+const isMap = (value: unknown): value is object => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+/** What a stat of each kind has to be. */
+const SOUND: Readonly<Record<StatKind, { readonly expected: string; readonly holds: (value: unknown) => boolean }>> = {
+  text: { expected: 'a string', holds: (value) => typeof value === 'string' },
+  counter: { expected: 'a number, 0 or more', holds: isCount },
+  counters: {
+    expected: 'a map of numbers, 0 or more',
+    holds: (value) => isMap(value) && !ArrayBuffer.isView(value) && Object.values(value).every(isCount),
+  },
+  gauge: { expected: 'a number, 0 or more', holds: isCount },
+  optional: { expected: 'a number, 0 or more, or null', holds: (value) => value === null || isCount(value) },
+};
 
 /** What is wrong with stats that arrived, as the field and what it has to be; null when they are sound. */
 export function unsoundStat(stats: Readonly<Record<string, unknown>>): { readonly field: string; readonly expected: string } | null {
   for (const [field, { kind }] of Object.entries(SHARD_STATS)) {
     const value = Object.hasOwn(stats, field) ? stats[field] : undefined;
-    if (kind === 'text') {
-      if (typeof value !== 'string') return { field, expected: 'a string' };
-    } else if (!(kind === 'optional' && value === null) && !(typeof value === 'number' && Number.isFinite(value) && value >= 0)) {
-      return { field, expected: kind === 'optional' ? 'a number, 0 or more, or null' : 'a number, 0 or more' };
-    }
+    const { expected, holds } = SOUND[kind];
+    if (!holds(value)) return { field, expected };
   }
   const unknown = Object.keys(stats).find((field) => !Object.hasOwn(SHARD_STATS, field));
   return unknown === undefined ? null : { field: unknown, expected: 'absent: no such stat' };

@@ -4,6 +4,7 @@ import { kernelFingerprint } from '../engine/kernels.js';
 import type { Residency, ResidencyReport } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
+import { sumUnseen } from '../engine/unseen-counts.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
 import { checkPlan, checkPlanShape, isListenEndpoint, type Plan } from '../plan/file/plan.js';
@@ -92,7 +93,10 @@ export interface OpenShard {
   readonly name: string;
   readonly modelHash: string;
   readonly kernels: string;
-  readonly engine: Pick<SparseEngine, 'tableBytes' | 'residency' | 'outputLength' | 'pool' | 'serveOn' | 'measureResidency' | 'close'>;
+  readonly engine: Pick<
+    SparseEngine,
+    'tableBytes' | 'residency' | 'unseen' | 'outputLength' | 'pool' | 'serveOn' | 'measureResidency' | 'close'
+  >;
   /** As it was last measured. */
   residency: ResidencyReport | null;
   readonly maxInFlight: number;
@@ -160,7 +164,7 @@ export class Shard {
 
   stats(): ShardStats {
     this.#refreshResidency();
-    const { name, modelHash, kernels, residency } = this.options;
+    const { name, modelHash, kernels, engine, residency } = this.options;
     const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = residency ?? {};
     const { user, system } = process.cpuUsage();
     return {
@@ -170,6 +174,7 @@ export class Shard {
       state: this.server.state,
       uptimeMs: this.#clock.now() - this.#startedAt,
       ...this.server.counts,
+      unseen: sumUnseen([engine]),
       cpuUserUs: user,
       cpuSystemUs: system,
       rssBytes: process.memoryUsage.rss(),

@@ -113,7 +113,7 @@ function makeJob(segments: Segment[], indexBytes: number): PoolJob {
     table.part,
     table.parts,
     bags.length,
-    segmentFlags(pooling, { weighted: weights !== null, divisor }),
+    segmentFlags(pooling, { weighted: weights !== null, divisor, rule: 0 }),
   ]);
   const ids = segments.flatMap(({ bags }) => bags.flat());
   const offsets = [0];

@@ -46,6 +46,7 @@ export interface Answer {
   readonly available: string[];
   readonly precisions: string[];
   readonly pools: { out?: Float32Array; error?: Failure }[];
+  readonly unseen: { readonly table: number; readonly count: number }[];
   readonly nets: { outs?: Float32Array[]; error?: Failure }[];
 }
 

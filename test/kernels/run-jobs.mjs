@@ -79,6 +79,7 @@ const answer = serialize({
   available: native.availableKernels(),
   precisions: native.precisions(),
   pools: poolResults,
+  unseen: engine.unseen(),
   nets: netResults,
 });
 for (let at = 0; at < answer.length; ) at += writeSync(1, answer, at);

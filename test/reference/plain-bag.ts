@@ -1,4 +1,5 @@
 import type { ResolvedBag } from '../../src/model/graph.js';
+import { REJECTS } from '../../src/model/id-rules.js';
 
 /** A resolved bag of one table of ten rows, for tests that care about some of its fields. */
 export const PLAIN_BAG = {
@@ -10,5 +11,6 @@ export const PLAIN_BAG = {
   pooling: 'sum',
   weighted: false,
   leavesOut: false,
+  rule: REJECTS,
   net: 0,
 } as const satisfies ResolvedBag;

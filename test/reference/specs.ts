@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { ROW_FORMATS } from '../../src/model/formats.js';
 import type { ResolvedModel } from '../../src/model/graph.js';
-import type { EmbeddingBagSpec } from '../../src/model/layers.js';
+import type { EmbeddingBagSpec, EmbeddingSequenceSpec } from '../../src/model/layers.js';
 import type { ModelSpec, TableSpec } from '../../src/model/spec.js';
 import { PLAIN_BAG } from './plain-bag.js';
 
@@ -33,6 +33,14 @@ export const bagOf = (name: string, tableName: string, more: Partial<EmbeddingBa
   table: tableName,
   pooling: 'sum',
   weighted: false,
+  ...more,
+});
+
+export const sequenceOf = (name: string, tableName: string, more: Partial<EmbeddingSequenceSpec> = {}): EmbeddingSequenceSpec => ({
+  type: 'embedding_sequence',
+  name,
+  table: tableName,
+  maxLength: 10,
   ...more,
 });
 
@@ -79,15 +87,12 @@ export function bagsOnly(spec: ModelSpec): ResolvedModel {
   const numbers = new Map(spec.tables.map(({ name }, number) => [name, number]));
   const bags = spec.nets.flatMap(({ layers }, net) =>
     layers.flatMap((layer) => {
-      const number = layer.type === 'embedding_bag' ? numbers.get(layer.table) : undefined;
-      if (layer.type !== 'embedding_bag' || number === undefined) return [];
+      const number = 'table' in layer ? numbers.get(layer.table) : undefined;
+      if (!('table' in layer) || number === undefined) return [];
       const { dim, rows } = spec.tables[number] as TableSpec;
-      return [
-        {
-          ...PLAIN_BAG,
-          ...{ name: layer.name, table: number, tableName: layer.table, dim, rows, pooling: layer.pooling, weighted: layer.weighted, net },
-        },
-      ];
+      const { name, table: tableName } = layer;
+      const how = layer.type === 'embedding_bag' ? { pooling: layer.pooling, weighted: layer.weighted } : { maxLength: layer.maxLength };
+      return [{ ...PLAIN_BAG, name, table: number, tableName, dim, rows, ...how, net }];
     }),
   );
   return { dense: [], bags, layers: [], output: 0, outputDim: 1 };

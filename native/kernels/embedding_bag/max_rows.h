@@ -16,7 +16,7 @@ class RowMaximum {
   static constexpr uint32_t kLanes = Isa::kLanes;
 
  public:
-  // All bags of a job; false, with bag, position and value set, at an id out of range.
+  // All bags of a job; false, with bag, position and value set, at an id that is refused.
   static bool pool_job(const BagJob& job, RowStream& rows, BadIndex* bad) {
     switch (job.format) {
 #define TERABAG_CASE(format, name, value_bits, scale_and_bias) \
@@ -40,32 +40,37 @@ class RowMaximum {
     float* out = job.out;
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
       const uint32_t count = job.offsets[bag + 1] - job.offsets[bag];
-      if (!pool_bag<format, kShort>(job, at, count, out, rows, bad)) {
+      uint32_t num_pooled = count;
+      if (!pool_bag<format, kShort>(job, at, count, out, rows, &num_pooled, bad)) {
         bad->bag = bag;
         return false;
       }
       at += count;
-      if (job.divisor) out[job.dim] = static_cast<float>(count);
+      if (job.divisor) out[job.dim] = static_cast<float>(num_pooled);
       out += floats_per_bag(job);
     }
     return true;
   }
 
   template <RowFormat format, bool kShort>
-  static bool pool_bag(const BagJob& job, uint64_t at, uint32_t count, float* out, RowStream& rows, BadIndex* bad) {
+  static bool pool_bag(const BagJob& job, uint64_t at, uint32_t count, float* out, RowStream& rows, uint32_t* num_pooled, BadIndex* bad) {
     // Values of the vectors before the last, which ends with the row; see pool_rows.h.
     const uint32_t before = (job.dim - 1) / kLanes * kLanes;
     const uint32_t last_value = kShort ? before : job.dim - kLanes;
     const Last last(kShort ? job.dim - before : kLanes);
     const int64_t lines = lines_of(job);
-    const Floats lowest = Isa::broadcast(count == 0 ? 0.0f : -std::numeric_limits<float>::infinity());
+    const Floats lowest = Isa::broadcast(-std::numeric_limits<float>::infinity());
     for (uint32_t d = 0; d < before; d += kLanes) Isa::store(out + d, lowest);
     Floats last_maximum = lowest;
     for (uint32_t done = 0; done < count;) {
       const uint32_t taken = rows.take(count - done, lines);
       for (uint32_t i = 0; i < taken; ++i) {
         const unsigned char* row = rows.row(i);
-        if (row == nullptr) {
+        if (!is_row(row)) {
+          if (row == skipped_row()) {
+            --*num_pooled;
+            continue;
+          }
           bad->position = at + done + i;
           bad->value = rows.bad_id();
           return false;
@@ -92,8 +97,9 @@ class RowMaximum {
       done += taken;
     }
     // A negative zero becomes a zero.
-    for (uint32_t d = 0; d < before; d += kLanes) Isa::store(out + d, Isa::add(Isa::load_floats(out + d), Isa::zero()));
-    last_maximum = Isa::add(last_maximum, Isa::zero());
+    for (uint32_t d = 0; d < before; d += kLanes)
+      Isa::store(out + d, *num_pooled == 0 ? Isa::zero() : Isa::add(Isa::load_floats(out + d), Isa::zero()));
+    last_maximum = *num_pooled == 0 ? Isa::zero() : Isa::add(last_maximum, Isa::zero());
     if constexpr (kShort) {
       Isa::store_last(out + last_value, last_maximum, last);
     } else {

@@ -1,4 +1,5 @@
 #pragma once
+#include "kernels/embedding_bag/divisor.h"
 #include "kernels/embedding_bag/max_rows.h"
 #include "kernels/embedding_bag/row_stream.h"
 
@@ -62,7 +63,7 @@ class RowPooler {
   }
 
  private:
-  // False, with position and value set, at an id out of range.
+  // False, with position and value set, at an id that is refused.
   template <RowFormat format, uint32_t kVectors, bool kShort, bool kWeighted, typename Rows>
   static inline __attribute__((always_inline)) bool pool_part(const BagJob& job, const BagPart& part, Last last, Rows& rows,
                                                               BadIndex* bad) {
@@ -71,13 +72,18 @@ class RowPooler {
     const int64_t lines = lines_of(job);
     Floats sums[kVectors];
     float biases = 0.0f;
+    uint32_t num_pooled = part.count;
 #pragma GCC unroll 16
     for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::zero();
     for (uint32_t done = 0; done < part.count;) {
       const uint32_t count = rows.take(part.count - done, lines);
       for (uint32_t i = 0; i < count; ++i) {
         const unsigned char* row = rows.row(i);
-        if (row == nullptr) {
+        if (!is_row(row)) {
+          if (row == skipped_row()) {
+            --num_pooled;
+            continue;
+          }
           bad->position = part.at + done + i;
           bad->value = rows.bad_id();
           return false;
@@ -111,7 +117,7 @@ class RowPooler {
       for (uint32_t v = 0; v < kVectors; ++v) sums[v] = Isa::add(Isa::template in_order<format>(sums[v]), Isa::broadcast(biases));
     }
     if (has_divisor(job)) {
-      const float divisor = divisor_of(job, part.at, part.count);
+      const float divisor = divisor_of(job, part.at, {part.count, num_pooled});
       if (job.divisor) {
         part.out[dim] = divisor;
       } else {

@@ -1,5 +1,5 @@
 #pragma once
-#include "kernels/bag_reads.h"
+#include "kernels/embedding_bag/row_of_id.h"
 
 namespace terabag {
 namespace {
@@ -26,19 +26,20 @@ static inline uint64_t ids_of(const BagJob& job) { return job.offsets[job.num_ba
 // The rows of one job with many ids, of which one is fetched ahead for each that is summed. Rows of few lines that have to be converted
 // take as long to sum as to fetch: this way a core does both at the same time, which it does not in bursts (Zen 4, int4, dim 64: 9.4 ns in
 // bursts, 6.8 ns one by one). Rows of more lines, and of float32, are better off in bursts. An id is read twice, to fetch its row and to
-// sum it, and checked each time.
+// sum it, and checked each time. Padding that may have a row is one check more, which is not made for all others: it goes in bursts.
 static inline bool suit_one_by_one(const BagJob& job) {
   constexpr int64_t kMostLines = 3;
   // The first rows are waited for.
   constexpr uint64_t kFewestIds = 1024;
   return job.pooling != Pooling::kMax && job.format != RowFormat::kFp32 && lines_of(job) <= kMostLines && job.prefetch.lines > 0 &&
-         job.prefetch.to_l2 && ids_of(job) >= kFewestIds;
+         job.prefetch.to_l2 && ids_of(job) >= kFewestIds && !pads_rows(job);
 }
 
 class RowsOneByOne {
  public:
   explicit RowsOneByOne(const BagJob& job)
       : job_(job),
+        table_(job),
         num_ids_(ids_of(job)),
         distance_(job.prefetch.lines),
         last_byte_(bytes_per_row(job.format, job.dim) - 1),
@@ -46,31 +47,37 @@ class RowsOneByOne {
         other_lines_(straddles(job) ? lines_of(job) : lines_of(job) - 1) {
     for (uint64_t at = 0; at < distance_ && at < num_ids_; ++at) fetch(at);
   }
+  RowsOneByOne(const RowsOneByOne&) = delete;
+  ~RowsOneByOne() { count_unseen(job_, unseen_); }
 
   inline uint32_t take(uint32_t count, int64_t) {
     position_ += last_count_;
     return last_count_ = count;
   }
-  // Row i of those that were taken last; null when the table does not have that id.
+  // Row i of those that were taken last; or no_row(), of bad_id(), or skipped_row().
   inline __attribute__((always_inline)) const unsigned char* row(uint32_t i) {
     const uint64_t at = position_ + i;
     if (at + distance_ < num_ids_) fetch(at + distance_);
     const int64_t id = load_index(job_, at);
-    if (static_cast<uint64_t>(id) < job_.num_rows) return job_.rows + static_cast<uint64_t>(id) * job_.row_pitch;
+    const unsigned char* const row = table_.row_of_id<false>(id);
+    if (is_row(row)) return row;
     bad_id_ = id;
-    return nullptr;
+    return missed_row(job_, id, &unseen_);
   }
   int64_t bad_id() const { return bad_id_; }
 
  private:
   inline __attribute__((always_inline)) void fetch(uint64_t at) const {
-    const auto id = static_cast<uint64_t>(load_index(job_, at));
-    const unsigned char* const row = job_.rows + (id < job_.num_rows ? id : 0) * job_.row_pitch;
+    auto id = static_cast<uint64_t>(load_index(job_, at));
+    if (__builtin_expect(id >= table_.num_rows, false))
+      id = job_.unseen.policy == UnseenPolicy::kHash ? mix64(id) % job_.unseen.buckets : 0;
+    const unsigned char* const row = table_.rows + id * table_.pitch;
     __builtin_prefetch(row + last_byte_, 0, kToL2);
     for (int64_t line = other_lines_ - 1; line >= 0; --line) __builtin_prefetch(row + line * kCacheLine, 0, kToL2);
   }
 
   const BagJob& job_;
+  const TableRows table_;
   const uint64_t num_ids_;
   const uint64_t distance_;  // in rows: those of few lines take as long as one line
   const uint64_t last_byte_;
@@ -78,6 +85,7 @@ class RowsOneByOne {
   uint64_t position_ = 0;
   uint32_t last_count_ = 0;
   int64_t bad_id_ = 0;
+  uint64_t unseen_ = 0;
 };
 
 // The rows of all other jobs as one stream, in the order in which the kernel adds them up: it finds them ahead of the kernel, across bags
@@ -99,9 +107,9 @@ class RowStream {
     return last_count_;
   }
 
-  // Row i of those that were taken last; null when the table does not have that id.
+  // Row i of those that were taken last; or no_row(), or skipped_row().
   inline const unsigned char* row(uint32_t i) const { return rows_[(taken_ + i) % kCapacity]; }
-  // The id of the first row that is null.
+  // Of the first that has no row.
   int64_t bad_id() const { return bad_id_; }
 
  private:
@@ -123,13 +131,21 @@ class RowStream {
   }
 
   void find(uint64_t count) {
+    pads_rows_ ? find<true>(count) : find<false>(count);
+    if (unseen_ == 0) return;
+    count_unseen(*job_, unseen_);
+    unseen_ = 0;
+  }
+
+  template <bool kPads>
+  void find(uint64_t count) {
     const bool wide = job_->index_bytes != 4;
     if (distance_ == 0) {
-      wide ? find<int64_t, kNowhere>(count) : find<int32_t, kNowhere>(count);
+      wide ? find<kPads, int64_t, kNowhere>(count) : find<kPads, int32_t, kNowhere>(count);
     } else if (to_l2_) {
-      wide ? find<int64_t, kToL2>(count) : find<int32_t, kToL2>(count);
+      wide ? find<kPads, int64_t, kToL2>(count) : find<kPads, int32_t, kToL2>(count);
     } else {
-      wide ? find<int64_t, kToL1>(count) : find<int32_t, kToL1>(count);
+      wide ? find<kPads, int64_t, kToL1>(count) : find<kPads, int32_t, kToL1>(count);
     }
   }
 
@@ -151,34 +167,46 @@ class RowStream {
     }
   }
 
-  template <typename Id, int kLevel>
+  template <bool kPads, typename Id, int kLevel>
   inline __attribute__((always_inline)) void find(uint64_t count) {
     const unsigned char* ids = job_->indices + position_ * sizeof(Id);
-    const unsigned char* const table = job_->rows;
-    const uint64_t num_rows = job_->num_rows, pitch = job_->row_pitch, first = found_;
+    const TableRows table(*job_);
+    const uint64_t first = found_;
     const int64_t lines = lines_;
     const bool straddles = straddles_;
     for (uint64_t i = 0; i < count; ++i, ids += sizeof(Id)) {
       int64_t id = load<Id>(ids);
       // Keeps the compiler from reading it a second time after the check: the buffer may change meanwhile.
       __asm__("" : "+r"(id));
-      const unsigned char* row = nullptr;
-      if (static_cast<uint64_t>(id) < num_rows) {
-        row = table + static_cast<uint64_t>(id) * pitch;
+      const unsigned char* row = table.row_of_id<kPads>(id);
+      if (is_row(row)) {
         if constexpr (kLevel != kNowhere) {
           fetch<kLevel>(row, lines);
           // A row that does not start on a line may end on one more.
           if (straddles) __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel);
         }
-      } else if (!bad_) {
-        bad_ = true;
-        bad_id_ = id;
+      } else {
+        row = miss<kLevel>(id);
       }
       rows_[(first + i) % kCapacity] = row;
     }
     found_ += count;
     position_ += count;
     ahead_ += static_cast<int64_t>(count) * lines;
+  }
+
+  template <int kLevel>
+  __attribute__((noinline, cold)) const unsigned char* miss(int64_t id) {
+    const unsigned char* const row = missed_row(*job_, id, &unseen_);
+    if (row == no_row() && !bad_) {
+      bad_ = true;
+      bad_id_ = id;
+    }
+    if constexpr (kLevel != kNowhere) {
+      // A bucket's row is any row. One that stands in for all others is in the caches.
+      if (is_row(row) && row != job_->unseen.row) __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel), fetch<kLevel>(row, lines_);
+    }
+    return row;
   }
 
   void enter_job() {
@@ -191,6 +219,7 @@ class RowStream {
     to_l2_ = job_->prefetch.to_l2;
     row_bytes_ = bytes_per_row(job_->format, job_->dim);
     straddles_ = straddles(*job_);
+    pads_rows_ = pads_rows(*job_);
   }
 
   const BagJob* job_;
@@ -201,15 +230,16 @@ class RowStream {
   uint64_t position_ = 0, num_ids_ = 0;
   int64_t lines_ = 0, distance_ = 0;
   uint64_t row_bytes_ = 0;
-  bool straddles_ = false, to_l2_ = false, bad_ = false;
+  bool straddles_ = false, pads_rows_ = false, to_l2_ = false, bad_ = false;
   int64_t bad_id_ = 0;
+  uint64_t unseen_ = 0;                   // of the job, not counted yet
   const unsigned char* rows_[kCapacity];  // as a ring
 };
 
-// Rows of a job that a stream found before: read from their ids anew.
+// Rows of a job that a stream found before, and counted: read from their ids anew.
 class RowsAgain {
  public:
-  RowsAgain(const BagJob& job, uint64_t position) : job_(job), position_(position) {}
+  RowsAgain(const BagJob& job, uint64_t position) : job_(job), table_(job), pads_rows_(pads_rows(job)), position_(position) {}
 
   inline uint32_t take(uint32_t count, int64_t) {
     position_ += last_count_;
@@ -217,14 +247,18 @@ class RowsAgain {
   }
   inline const unsigned char* row(uint32_t i) {
     const int64_t id = load_index(job_, position_ + i);
-    if (static_cast<uint64_t>(id) < job_.num_rows) return job_.rows + static_cast<uint64_t>(id) * job_.row_pitch;
+    const unsigned char* const row = pads_rows_ ? table_.row_of_id<true>(id) : table_.row_of_id<false>(id);
+    if (is_row(row)) return row;
     bad_id_ = id;
-    return nullptr;
+    uint64_t counted_before = 0;
+    return missed_row(job_, id, &counted_before);
   }
   int64_t bad_id() const { return bad_id_; }
 
  private:
   const BagJob& job_;
+  const TableRows table_;
+  const bool pads_rows_;
   uint64_t position_;
   uint32_t last_count_ = 0;
   int64_t bad_id_ = 0;

@@ -1,7 +1,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/bag_reads.h"
+#include "kernels/embedding_bag/divisor.h"
 
 // The contract, word for word.
 namespace terabag::scalar {
@@ -25,21 +25,25 @@ void take_maximum(const BagJob& job, const unsigned char* row, float weight, flo
 KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
   for (uint32_t j = 0; j < num_jobs; ++j) {
     const BagJob& job = jobs[j];
-    uint64_t at = 0;
+    const TableRows table(job);
+    uint64_t at = 0, unseen = 0;
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
       float* out = job.out + bag * floats_per_bag(job);
-      const uint32_t count = job.offsets[bag + 1] - job.offsets[bag];
-      const bool maximum = job.pooling == Pooling::kMax && count > 0;
+      const bool maximum = job.pooling == Pooling::kMax;
       const uint64_t first = at;
+      uint32_t count = 0;
       for (uint32_t d = 0; d < job.dim; ++d) out[d] = maximum ? -std::numeric_limits<float>::infinity() : 0.0f;
       float biases = 0.0f;
-      for (uint32_t i = 0; i < count; ++i, ++at) {
+      for (const uint64_t end = job.offsets[bag + 1] - job.offsets[0]; at < end; ++at) {
         const int64_t id = load_index(job, at);
-        if (static_cast<uint64_t>(id) >= job.num_rows) {
+        const unsigned char* row = pads_rows(job) ? table.row_of_id<true>(id) : table.row_of_id<false>(id);
+        if (!is_row(row)) row = missed_row(job, id, &unseen);
+        if (row == skipped_row()) continue;
+        if (row == no_row()) {
           *bad = {j, bag, at, id};
           return KernelStatus::kIndexOutOfRange;
         }
-        const unsigned char* row = job.rows + static_cast<uint64_t>(id) * job.row_pitch;
+        ++count;
         float weight = load_weight(job, at);
         if (maximum) {
           take_maximum(job, row, weight, out);
@@ -54,13 +58,17 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
       }
       // Of a maximum none: a negative zero becomes a zero.
       for (uint32_t d = 0; d < job.dim; ++d) out[d] += biases;
-      const float divisor = divisor_of(job, first, count);
+      if (maximum && count == 0) {
+        for (uint32_t d = 0; d < job.dim; ++d) out[d] = 0.0f;
+      }
+      const float divisor = divisor_of(job, first, {static_cast<uint32_t>(at - first), count});
       if (job.divisor) {
         out[job.dim] = divisor;
       } else if (job.pooling == Pooling::kMean || job.pooling == Pooling::kWeightedMean) {
         for (uint32_t d = 0; d < job.dim; ++d) out[d] = divisor == 0.0f ? 0.0f : out[d] / divisor;
       }
     }
+    count_unseen(job, unseen);
   }
   return KernelStatus::kOk;
 }

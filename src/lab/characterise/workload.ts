@@ -1,4 +1,3 @@
-import type { EmbeddingBagSpec } from '../../model/layers.js';
 import type { ModelSpec } from '../../model/spec.js';
 import type { Profile } from '../../plan/profile/profile.js';
 import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
@@ -30,14 +29,14 @@ export async function* requestSource(spec: ModelSpec, { requests, items, seed }:
   for (;;) yield generator.next(sizes.next());
 }
 
-/** What the requests ask of each table. A bag layer that a request leaves out counts as empty. */
+/** What the requests ask of each table. A bag or sequence layer that a request leaves out counts as empty. */
 export function profileOf(spec: ModelSpec, requests: readonly PredictRequest[]): Profile {
   const builder = new ProfileBuilder(spec);
-  const layers = spec.nets.flatMap(({ layers: all }) => all).filter((layer): layer is EmbeddingBagSpec => layer.type === 'embedding_bag');
+  const layers = spec.nets.flatMap(({ layers: all }) => all).filter((layer) => 'table' in layer);
   for (const request of requests) {
     const bags = layers.map(({ name }) => {
       const { indices = [], offsets = [0] } = request.sparse[name] ?? {};
-      return { numBags: offsets.length - 1, input: { indices } };
+      return { numBags: offsets.length - 1, input: { indices, offsets } };
     });
     builder.add({ items: itemsOf(request, spec.dense), bags });
   }

@@ -34,20 +34,25 @@ export const requestShape = (shape: ModelShape): RequestShape => ({
 
 const MAX_ROWS = 2 ** 31;
 
-/** Requests for a bundle. A bag without a side is an item's, one without a pooling factor gets one id; reuse is that of the traces of 2021. */
+/**
+ * Requests for a bundle. A bag without a side is an item's, one without a pooling factor gets one id, a sequence as many as it has positions; reuse is
+ * that of the traces of 2021.
+ */
 export function requestShapeOfSpec(spec: ModelSpec): RequestShape {
   const numbers = new Map(spec.tables.map(({ name }, table) => [name, table]));
   const bags = spec.nets
     .flatMap(({ layers }) => layers)
     .flatMap((layer): BagShape[] => {
-      if (layer.type !== 'embedding_bag') return [];
+      if (!('table' in layer)) return [];
       const table = numbers.get(layer.table) ?? -1;
       const rows = spec.tables[table]?.rows ?? 0;
       if (rows < 1 || rows >= MAX_ROWS)
         throw new TerabagError('invalid_argument', `requests can be made for tables of 1 to 2^31 - 1 rows: ${layer.table} has ${rows}`, {
           table: layer.table,
         });
-      const { name, weighted, side = 'item', poolingFactor = 1 } = layer;
+      const { name, side = 'item' } = layer;
+      const weighted = layer.type === 'embedding_bag' && layer.weighted;
+      const { poolingFactor = layer.type === 'embedding_bag' ? 1 : layer.maxLength } = layer;
       return [{ ...{ name, rows, table, side, weighted, poolingFactor }, bagSizes: 'spread', reuse: { type: 'trace', year: 2021 } }];
     });
   return { dense: spec.dense, bags };

@@ -1,10 +1,9 @@
 import { TerabagError } from '../../errors.js';
-import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
 import type { PlannedModel } from '../../plan/predict/work.js';
 import type { Profile } from '../../plan/profile/profile.js';
 import { ProfileBuilder } from '../../plan/profile/profile-builder.js';
-import { rowAt } from '../../predictor/ids.js';
-import { type CheckedRequest, checkRequest } from '../../predictor/request.js';
+import { firstBadId } from '../../predictor/ids.js';
+import { checkRequest } from '../../predictor/request.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';
 import { readLines } from './lines.js';
@@ -43,7 +42,8 @@ export async function profileRequests({ spec, model }: PlannedModel, path: strin
     }
     try {
       const checked = checkRequest(model, read.request, scratch);
-      checkIds(model, checked);
+      const bad = firstBadId(model, checked);
+      if (bad !== null) throw bad;
       builder.add(checked);
     } catch (thrown) {
       errors.push(locatedError(path, line, thrown));
@@ -86,11 +86,4 @@ async function sample(
     }
   }
   return { sampled, fileRequests };
-}
-
-function checkIds(model: ResolvedModel, { bags }: CheckedRequest): void {
-  for (const [at, checked] of bags.entries()) {
-    const bag = model.bags[at] as ResolvedBag;
-    for (let position = 0; position < checked.input.indices.length; position++) rowAt(bag, checked, position);
-  }
 }

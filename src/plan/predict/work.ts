@@ -1,4 +1,5 @@
 import type { ResolvedModel } from '../../model/graph.js';
+import { partsPooling, wholePooling } from '../../model/pooling.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { tableBytes } from '../placement/bytes.js';
 import type { Profile } from '../profile/profile.js';
@@ -50,7 +51,8 @@ export interface AskedTable {
   /** Index in the spec. */
   readonly table: number;
   readonly net: number;
-  readonly dim: number;
+  /** Floats of a vector in the answer of a part of the table. */
+  readonly partFloats: number;
   /** Work of the whole table. */
   readonly work: Work;
 }
@@ -81,7 +83,8 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
   for (const { table } of model.bags) layers[table] = (layers[table] ?? 0) + 1;
   const asked = new Map<number, AskedTable>();
   const costOf = lookupCosts(costs);
-  for (const { table, net, weighted } of model.bags) {
+  for (const bag of model.bags) {
+    const { table, net, weighted } = bag;
     const { name, dim, format } = spec.tables[table] as ModelSpec['tables'][number];
     const found = profiled.get(name);
     const share = 1 / (layers[table] as number);
@@ -93,7 +96,8 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
     const room = lookupsOfAll > 0 ? (costs.cacheBytes * (found?.lookups ?? 0)) / lookupsOfAll : 0;
     const cached = cachedShare(tableBytes(spec.tables[table] as ModelSpec['tables'][number]), room, found?.hotShare ?? 0);
     const key = table * spec.nets.length + net;
-    const entry = asked.get(key) ?? { table, net, dim, work: noWork() };
+    // Of several bags of a net the first one's: they mostly are of one kind.
+    const entry = asked.get(key) ?? { table, net, partFloats: dim + (partsPooling(bag).divisor ? 1 : 0), work: noWork() };
     asked.set(key, entry);
     addWork(entry.work, {
       segments: 1,
@@ -101,7 +105,7 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
       lookups,
       lookupNs: lookups * (cached * inCacheNs + (1 - cached) * ns),
       sentBytes: SEGMENT_BYTES + bags * OFFSET_BYTES + lookups * (indexBytes + (weighted ? WEIGHT_BYTES : 0)),
-      receivedBytes: bags * dim * FLOAT_BYTES,
+      receivedBytes: bags * (dim + (wholePooling(bag).divisor ? 1 : 0)) * FLOAT_BYTES,
       rowWiseIds: 0,
       rowWisePartials: 0,
     });
@@ -113,7 +117,7 @@ export function askedTables({ spec, model }: PlannedModel, profile: Profile, cos
  * What is asked of one of so many parts of a table that is split by rows, if ids fall on its parts alike: a bag is sent to those parts only on
  * which it has ids, 1 - (1 - 1/parts)^(ids of a bag) of all, and a part without ids is not asked.
  */
-export function partWork({ dim, work }: AskedTable, parts: number): Work {
+export function partWork({ partFloats, work }: AskedTable, parts: number): Work {
   if (parts === 1) return work;
   const idsOfBag = work.bags > 0 ? work.lookups / work.bags : 0;
   const missed = idsOfBag >= 1 ? (1 - 1 / parts) ** idsOfBag : 1 - idsOfBag / parts;
@@ -127,7 +131,7 @@ export function partWork({ dim, work }: AskedTable, parts: number): Work {
     lookups,
     lookupNs: work.lookupNs / parts,
     sentBytes: SEGMENT_BYTES * segments + OFFSET_BYTES * bags + idBytes * lookups,
-    receivedBytes: bags * dim * FLOAT_BYTES,
+    receivedBytes: bags * partFloats * FLOAT_BYTES,
     rowWiseIds: lookups,
     rowWisePartials: bags,
   };

@@ -1,14 +1,24 @@
 import { TerabagError } from '../../errors.js';
 import { modelHash } from '../../model/hash.js';
-import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { EmbeddingBagSpec, EmbeddingSequenceSpec } from '../../model/layers.js';
 import type { ModelSpec } from '../../model/spec.js';
+import { endKept, firstKept } from '../../model/truncate.js';
 import { HOT_ROWS, type Profile, type TableProfile } from './profile.js';
 
 /** A request that was checked against the model, ids included. */
 export interface ProfiledRequest {
   readonly items: number;
-  /** In the order of the model's bag layers; one bag for the user, or one per item. */
-  readonly bags: readonly { readonly numBags: number; readonly input: { readonly indices: ArrayLike<number | bigint | string> } }[];
+  /** In the order of the model's bag and sequence layers; one bag for the user, or one per item. */
+  readonly bags: readonly ProfiledBags[];
+}
+
+interface ProfiledBags {
+  readonly numBags: number;
+  readonly input: {
+    readonly indices: ArrayLike<number | bigint | string>;
+    /** Where bags end, by which long sequences are cut off; left out: as if there were one bag. */
+    readonly offsets?: ArrayLike<number | bigint>;
+  };
 }
 
 /** Lookups, of all tables together, whose rows are counted for hotShare: some hundred MB at most. Requests beyond count in all else. */
@@ -16,9 +26,9 @@ const COUNTED_LOOKUPS = 2 ** 22;
 
 /** What requests give of one bag layer. */
 interface LayerSums {
-  /** Position in the order of the model's bag layers. */
+  /** Position in the order of the model's bag and sequence layers. */
   readonly at: number;
-  readonly layer: EmbeddingBagSpec;
+  readonly layer: EmbeddingBagSpec | EmbeddingSequenceSpec;
   /** Requests of other numbers of items that give one bag for all, or one per item. */
   readonly given: { once: number; perItem: number };
   /** Given once for all items; in requests of one item it could be the item's too. */
@@ -53,7 +63,7 @@ export class ProfileBuilder {
     );
     let at = 0;
     for (const layer of spec.nets.flatMap(({ layers }) => layers)) {
-      if (layer.type !== 'embedding_bag') continue;
+      if (!('table' in layer)) continue;
       const none = (): BagSums => ({ bags: 0, lookups: 0 });
       tables.get(layer.table)?.layers.push({ at: at++, layer, given: { once: 0, perItem: 0 }, user: none(), eitherWay: none() });
     }
@@ -65,19 +75,22 @@ export class ProfileBuilder {
     const counting = this.#countedLookups < COUNTED_LOOKUPS;
     for (const table of this.#tables) {
       const rows = new Set<number>();
-      for (const { at, given, user, eitherWay } of table.layers) {
-        const { numBags, input } = request.bags[at] as ProfiledRequest['bags'][number];
-        const lookups = input.indices.length;
-        table.numBags += numBags;
+      for (const { at, layer, given, user, eitherWay } of table.layers) {
+        const asked = request.bags[at] as ProfiledBags;
+        const ids = layer.type === 'embedding_sequence' ? distinctIds(layer, asked) : asked.input.indices;
+        const lookups = ids.length;
+        // Each id of a sequence is asked for as a bag of its own.
+        const bags = layer.type === 'embedding_sequence' ? lookups : asked.numBags;
+        table.numBags += bags;
         table.lookups += lookups;
-        if (request.items !== 1) given[numBags === 1 ? 'once' : 'perItem']++;
-        if (numBags === 1) {
+        if (request.items !== 1) given[asked.numBags === 1 ? 'once' : 'perItem']++;
+        if (asked.numBags === 1) {
           const sums = request.items === 1 ? eitherWay : user;
-          sums.bags++;
+          sums.bags += bags;
           sums.lookups += lookups;
         }
         for (let position = 0; position < lookups; position++) {
-          const row = Number(input.indices[position]);
+          const row = Number(ids[position]);
           rows.add(row);
           if (counting) table.rowCounts.set(row, (table.rowCounts.get(row) ?? 0) + 1);
         }
@@ -113,6 +126,17 @@ export class ProfileBuilder {
       ),
     };
   }
+}
+
+/** What is asked for a request's sequences of a layer. */
+function distinctIds(layer: EmbeddingSequenceSpec, { input: { indices, offsets = [0, indices.length] } }: ProfiledBags): bigint[] {
+  const ids = new Set<bigint>();
+  for (let bag = 0; bag + 1 < offsets.length; bag++) {
+    const [from, to] = [Number(offsets[bag]), Number(offsets[bag + 1])];
+    for (let position = firstKept(layer, from, to); position < endKept(layer, from, to); position++)
+      ids.add(BigInt(indices[position] as number | bigint | string));
+  }
+  return [...ids];
 }
 
 /** With one item nothing tells a bag of the user from one of the item, but the other requests, and where there are none, the spec. */

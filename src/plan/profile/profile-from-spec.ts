@@ -1,25 +1,34 @@
 import { modelHash } from '../../model/hash.js';
-import type { EmbeddingBagSpec } from '../../model/layers.js';
+import type { EmbeddingBagSpec, EmbeddingSequenceSpec } from '../../model/layers.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { HOT_ROWS, type Profile } from './profile.js';
 
 /** Candidate items per request where no request was sampled: what a ranking service that is neither idle nor offline scores at once. */
 export const ASSUMED_ITEMS = 64;
 
-/** Ids and bags per request of one bag layer, by the spec's own figures; without them one id per bag, a bag per item. */
-export function assumedBagLoad({ side = 'item', poolingFactor = 1 }: EmbeddingBagSpec): {
-  readonly bags: number;
-  readonly lookups: number;
-} {
-  const bags = side === 'user' ? 1 : ASSUMED_ITEMS;
-  return { bags, lookups: bags * poolingFactor };
+type BagSpec = EmbeddingBagSpec | EmbeddingSequenceSpec;
+
+/** Ids that the spec says a bag has: without a figure one; of a sequence as many as it has positions, which are the most. */
+function assumedIds(layer: BagSpec): number {
+  if (layer.type === 'embedding_bag') return layer.poolingFactor ?? 1;
+  return Math.min(layer.poolingFactor ?? layer.maxLength, layer.maxLength);
 }
 
-/** The bag layers that read each table, with the position of their net; in the order of the spec's tables. */
-export function bagsOfTables(spec: ModelSpec): { readonly bag: EmbeddingBagSpec; readonly net: number }[][] {
-  const byTable = new Map<string, { bag: EmbeddingBagSpec; net: number }[]>(spec.tables.map(({ name }) => [name, []]));
+/**
+ * Ids and bags per request of one bag or sequence layer, by the spec's own figures; without a side a bag per item. Each id of a sequence is asked
+ * for as a bag of its own.
+ */
+export function assumedBagLoad(layer: BagSpec): { readonly bags: number; readonly lookups: number } {
+  const given = layer.side === 'user' ? 1 : ASSUMED_ITEMS;
+  const lookups = given * assumedIds(layer);
+  return { bags: layer.type === 'embedding_bag' ? given : lookups, lookups };
+}
+
+/** The bag and sequence layers that read each table, with the position of their net; in the order of the spec's tables. */
+export function bagsOfTables(spec: ModelSpec): { readonly bag: BagSpec; readonly net: number }[][] {
+  const byTable = new Map<string, { bag: BagSpec; net: number }[]>(spec.tables.map(({ name }) => [name, []]));
   spec.nets.forEach(({ layers }, net) => {
-    for (const layer of layers) if (layer.type === 'embedding_bag') byTable.get(layer.table)?.push({ bag: layer, net });
+    for (const layer of layers) if ('table' in layer) byTable.get(layer.table)?.push({ bag: layer, net });
   });
   return spec.tables.map(({ name }) => byTable.get(name) ?? []);
 }

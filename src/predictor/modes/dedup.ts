@@ -1,5 +1,5 @@
 import type { ResolvedBag, ResolvedModel } from '../../model/graph.js';
-import { rowAt } from '../ids.js';
+import { idAt } from '../ids.js';
 import type { CheckedBags, CheckedInput, CheckedRequest } from '../request.js';
 import type { Scratch } from '../scratch.js';
 
@@ -8,30 +8,30 @@ export interface Deduplicated {
   readonly request: CheckedRequest;
   /** Per bag layer: which of these each given bag is; null where they are as given, or one for all. They live in the scratch. */
   readonly sources: readonly (Uint32Array | null)[];
-  /** Where each layer's vectors start when all bags have one again, in floats, and the end; as pooledStarts. */
-  readonly expandedStarts: readonly number[];
+  /** By bag layer: how many rows the dense net reads, when all bags have a vector again. */
+  readonly rows: readonly number[];
 }
 
 /**
  * Leaves out bags that have the ids, and weights, of an earlier bag of their layer; null when there are none. All ids of layers of several
- * bags are checked here, where their places are known.
+ * bags are checked here, where their places are known. Not of sequences, whose ids are asked for once anyway.
  */
 export function dropRepeatedBags(model: ResolvedModel, request: CheckedRequest, scratch: Scratch): Deduplicated | null {
   const perItem = scratch.u8('perItemOnce', request.perItem.length);
   perItem.set(request.perItem);
-  const expandedStarts = [0];
+  const rows: number[] = [];
   const sources: (Uint32Array | null)[] = [];
   const bags = request.bags.map((given, b) => {
     const bag = model.bags[b] as ResolvedBag;
-    const found = given.numBags > 1 ? findRepeated(bag, given, scratch, b) : null;
+    const found = given.numBags > 1 && bag.maxLength === undefined ? findRepeated(bag, given, scratch, b) : null;
     const alike = found?.first.length === 1;
     if (alike) perItem[model.dense.length + b] = 0;
     sources.push(found === null || alike ? null : found.source);
-    expandedStarts.push((expandedStarts[b] as number) + (alike ? 1 : given.numBags) * bag.dim);
+    rows.push(alike ? 1 : given.numBags);
     return found === null ? given : { ...given, numBags: found.first.length, input: pick(given.input, found.first) };
   });
   if (bags.every((bag, b) => bag === request.bags[b])) return null;
-  return { request: { ...request, perItem, bags }, sources, expandedStarts };
+  return { request: { ...request, perItem, bags }, sources, rows };
 }
 
 const FNV_OFFSET = 0x811c9dc5;
@@ -70,8 +70,9 @@ function hashOf(bag: ResolvedBag, bags: CheckedBags, b: number): number {
   const { offsets, weights } = bags.input;
   let hash = FNV_OFFSET;
   for (let position = offsets[b] as number; position < (offsets[b + 1] as number); position++) {
-    const row = rowAt(bag, bags, position);
-    hash = Math.imul(hash ^ (row | 0), FNV_PRIME) ^ Math.floor(row / 2 ** 32);
+    // Rounded beyond 2^53, where no table has rows.
+    const id = Number(idAt(bag, bags, position));
+    hash = Math.imul(hash ^ (id | 0), FNV_PRIME) ^ Math.floor(id / 2 ** 32);
     if (weights !== undefined) hash = Math.imul(hash ^ ((weights[position] as number) / WEIGHT_STEP), FNV_PRIME);
   }
   // The low bits choose the slot, and those of a product depend on low bits only.

@@ -43,9 +43,10 @@ function written(schema: Schema): string {
   if (each?.type === 'string') return `names, ${schema.minItems} or more`;
   if (schema.type === 'array') return Array.isArray(schema.prefixItems) ? `${schema.prefixItems.length} names` : 'list';
   if (schema.type === 'object') return 'object';
-  if (schema.type === 'string' && schema.pattern !== undefined) return 'hex digits';
+  if (schema.type === 'string' && schema.pattern !== undefined) return schema.pattern.includes('\\d') ? 'digits' : 'hex digits';
   if (schema.type === 'string') return schema.maxLength === undefined ? 'text' : 'name';
   if (schema.type !== 'integer' && schema.type !== 'number') return String(schema.type);
+  if (schema.minimum === Number.MIN_SAFE_INTEGER) return schema.type;
   const most = schema.maximum === undefined || schema.maximum === Number.MAX_SAFE_INTEGER ? ' or more' : ` to ${schema.maximum}`;
   return `${schema.type}, ${schema.minimum}${most}`;
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { rowAt } from '../../../src/predictor/ids.js';
+import { idAt } from '../../../src/predictor/ids.js';
 import type { Indices } from '../../../src/predictor/predictor.js';
 import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
@@ -18,7 +18,7 @@ test('an id has one row, in whichever form it is given', () => {
   fc.assert(
     fc.property(fc.maxSafeNat(), (id) => {
       const forms: Indices = [id, BigInt(id), String(id), `000${id}`];
-      for (let form = 0; form < forms.length; form++) expect(rowAt(layer(2 ** 53), bags(forms), form)).toBe(id);
+      for (let form = 0; form < forms.length; form++) expect(idAt(layer(2 ** 53), bags(forms), form)).toBe(id);
     }),
   );
 });
@@ -26,7 +26,7 @@ test('an id has one row, in whichever form it is given', () => {
 test('an id that the table does not have is told as it was given, with all its digits and its place', () => {
   const given = [7, -1, 2 ** 53, 2 ** 63, 7n, 2n ** 63n, -(2n ** 70n), '7', '18446744073709551615', '-9223372036854775808', '9'.repeat(40)];
   for (const [position, id] of given.entries()) {
-    expect(() => rowAt(layer(7), bags(given), position)).toThrow(
+    expect(() => idAt(layer(7), bags(given), position)).toThrow(
       expect.objectContaining({
         code: 'index_out_of_range',
         details: {
@@ -44,7 +44,7 @@ test('an id that the table does not have is told as it was given, with all its d
 test('an id of more digits than any has is cut where it is told', () => {
   for (const [position, id] of ['7'.repeat(1e6), -(10n ** 5000n), '9'.repeat(41)].entries()) {
     const index = `${String(id).slice(0, 40)}...`;
-    expect(() => rowAt(layer(7), bags(['1', '7'.repeat(1e6), -(10n ** 5000n), '9'.repeat(41)]), position + 1)).toThrow(
+    expect(() => idAt(layer(7), bags(['1', '7'.repeat(1e6), -(10n ** 5000n), '9'.repeat(41)]), position + 1)).toThrow(
       expect.objectContaining({
         message: expect.stringContaining(`index ${index}`),
         details: expect.objectContaining({ index }),
@@ -56,7 +56,7 @@ test('an id of more digits than any has is cut where it is told', () => {
 test('what is no id is refused by its type, and not as one that the table does not have', () => {
   const given = [1.5, Number.NaN, Number.POSITIVE_INFINITY, '', ' 1', '1.0', '1e1', '0x1', '+1', '1n', null, undefined, true, {}, [1]];
   for (const position of given.keys()) {
-    expect(() => rowAt(layer(7), bags(given as number[]), position)).toThrow(
+    expect(() => idAt(layer(7), bags(given as number[]), position)).toThrow(
       expect.objectContaining({
         code: 'invalid_argument',
         details: expect.objectContaining({ position: 100 + position, layer: 'clicks' }),

@@ -3,12 +3,13 @@ import { expect, test } from 'vitest';
 import { SEGMENT_DIVISOR, SEGMENT_FIELDS, SEGMENT_WEIGHTED, type SparseBatch } from '../../../src/engine/sparse-batch.js';
 import type { ResolvedBag, ResolvedModel } from '../../../src/model/graph.js';
 import { POOLING_NAMES, POOLINGS, type Pooling } from '../../../src/model/pooling.js';
-import { expandPooled, Gathering, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
+import { expandPooled, Gathering, inputStarts, type PooledVectors, pooledStarts } from '../../../src/predictor/gather.js';
 import { dropRepeatedBags } from '../../../src/predictor/modes/dedup.js';
 import { type Partition, Partitioner } from '../../../src/predictor/partition.js';
 import type { BagsInput } from '../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from '../../../src/predictor/request.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
+import { rowFloats, SequenceCutter } from '../../../src/predictor/sequences.js';
 import { PLAIN_BAG } from '../../reference/plain-bag.js';
 
 const DIM = 2;
@@ -18,14 +19,17 @@ interface BagShape {
   readonly pooling: Pooling;
   readonly weighted: boolean;
   readonly leavesOut?: boolean;
+  /** Of a sequence, which is neither pooled nor weighted. */
+  readonly sequence?: { readonly maxLength: number; readonly truncate: 'first' | 'last' } | null;
 }
 
 function modelOf(bags: readonly BagShape[]): ResolvedModel {
   return {
     dense: [],
-    bags: bags.map(({ rows, pooling, weighted, leavesOut = false }, at) => ({
+    bags: bags.map(({ rows, pooling, weighted, leavesOut = false, sequence }, at) => ({
       ...PLAIN_BAG,
       ...{ rows, pooling, weighted, leavesOut, name: `bag${at}`, table: at, tableName: `table${at}`, dim: DIM, net: at % 2 },
+      ...(sequence && { ...sequence, pooling: 'sum', weighted: false }),
     })),
     layers: [],
     output: 0,
@@ -86,19 +90,37 @@ function naiveAnswer(model: ResolvedModel, batch: SparseBatch): Uint8Array {
   return new Uint8Array(Float32Array.from(out).buffer);
 }
 
+/** The contract of sequences: ids are cut off, those that are left out leave no position, and zeros follow the last. */
+function positionsOf(
+  { maxLength = 0, truncate, leavesOut }: ResolvedBag,
+  ids: readonly WeightedId[],
+): { values: number[]; length: number } {
+  const kept = truncate === 'first' ? ids.slice(0, maxLength) : ids.slice(-maxLength);
+  const rows = kept.filter(({ id }) => !(leavesOut && isLeftOut(id))).map(({ id }) => row(id));
+  const values = rows.flat();
+  return { values: [...values, ...new Array<number>(maxLength * DIM - values.length).fill(0)], length: rows.length };
+}
+
 function naivePooled(model: ResolvedModel, sparse: Record<string, BagsInput>): number[] {
   return model.bags.flatMap((bag) => {
-    const { indices, offsets, weights } = sparse[bag.name] as BagsInput;
-    return Array.from({ length: offsets.length - 1 }, (_, b) => {
-      const [from, to] = [Number(offsets[b]), Number(offsets[b + 1])];
-      const ids = Array.from({ length: to - from }, (__, i) => ({
-        id: BigInt(indices[from + i] as number),
-        weight: weights?.[from + i] ?? 1,
-      }));
-      return divided(pool(bag, ids), POOLINGS[bag.pooling].flag).map(Math.fround);
-    }).flat();
+    return idsOf(sparse[bag.name] as BagsInput).flatMap((ids) =>
+      (bag.maxLength === undefined ? divided(pool(bag, ids), POOLINGS[bag.pooling].flag) : positionsOf(bag, ids).values).map(Math.fround),
+    );
   });
 }
+
+/** By bag. */
+const idsOf = ({ indices, offsets, weights }: BagsInput): WeightedId[][] =>
+  Array.from({ length: offsets.length - 1 }, (_, b) => {
+    const [from, to] = [Number(offsets[b]), Number(offsets[b + 1])];
+    return Array.from({ length: to - from }, (__, i) => ({ id: BigInt(indices[from + i] as number), weight: weights?.[from + i] ?? 1 }));
+  });
+
+/** Of all rows of the sequences. */
+const naiveLengths = (model: ResolvedModel, sparse: Record<string, BagsInput>): number[] =>
+  model.bags
+    .filter(({ maxLength }) => maxLength !== undefined)
+    .flatMap((bag) => idsOf(sparse[bag.name] as BagsInput).map((ids) => positionsOf(bag, ids).length));
 
 /** What the main shard makes of the answers. */
 function gathered(
@@ -107,7 +129,10 @@ function gathered(
   partitions: readonly Partition[],
   answers: readonly (Uint8Array | null)[],
 ): PooledVectors {
-  const pooled = unknownVectors(pooledStarts(model, request));
+  const counts = model.bags.map((bag, b) =>
+    bag.maxLength === undefined ? null : new Float32Array(request.bags[b]?.numBags ?? 0).fill(Number.NaN),
+  );
+  const pooled = { ...unknownVectors(pooledStarts(model, request)), counts };
   const split = new Set(partitions.flatMap(({ assignments }) => assignments.flatMap(({ bag, parts }) => (parts > 1 ? [bag] : []))));
   const gathering = new Gathering(model, [...split], partitions, pooled);
   // In any order.
@@ -144,6 +169,7 @@ const layers = fc.array(
     pooling: fc.constantFrom(...POOLING_NAMES),
     weighted: fc.boolean(),
     leavesOut: fc.boolean(),
+    sequence: fc.option(fc.record({ maxLength: fc.integer({ min: 1, max: 4 }), truncate: fc.constantFrom('first', 'last') })),
     parts: fc.integer({ min: 1, max: 4 }),
     first: fc.nat(3),
     form: fc.nat(3),
@@ -171,7 +197,7 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
         const items = repeats * Math.max(...given.map(({ bags }) => bags.length));
         const model = modelOf(given);
         const sparse: Record<string, BagsInput> = {};
-        given.forEach(({ rows, weighted, form, bags }, at) => {
+        given.forEach(({ rows, weighted, form, bags, sequence }, at) => {
           // The user's bag, or one per item.
           const own = bags.length === 1 ? bags : Array.from({ length: items }, (_, item) => bags[item % bags.length] ?? []);
           const ids = own.flat().map(([place]) => Math.floor(place * rows));
@@ -183,7 +209,11 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
             () => ids,
             () => ids.map(BigInt),
           ][form] as () => BagsInput['indices'];
-          sparse[`bag${at}`] = { indices: indices(), offsets, ...(weighted && { weights: own.flat().map(([, weight]) => weight) }) };
+          sparse[`bag${at}`] = {
+            indices: indices(),
+            offsets,
+            ...(weighted && sequence === null && { weights: own.flat().map(([, weight]) => weight) }),
+          };
         });
         const destinations = Array.from({ length: 4 }, (_, destination) =>
           given.flatMap(({ parts, first }, bag) =>
@@ -198,11 +228,13 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
           const to = Math.min(items, from + batchItems);
           const slice = sliceItems(model, checked, from, to, batchScratch);
           const once = dedup ? dropRepeatedBags(model, slice, batchScratch) : null;
-          const asked = once?.request ?? slice;
+          const sequences = new SequenceCutter(model).cut(once?.request ?? slice, batchScratch);
+          const asked = sequences?.request ?? once?.request ?? slice;
           const partitions = new Partitioner(model, destinations, { emptyTables }).partition(asked, batchScratch);
           const vectors = gathered(model, asked, partitions, answersOf(model, partitions));
-          const expanded = once === null ? vectors : unknownVectors(once.expandedStarts);
-          if (once !== null) expandPooled(model, [...model.bags.keys()], once.sources, vectors, expanded);
+          const expanded = unknownVectors(inputStarts(model, once?.rows ?? slice.bags.map(({ numBags }) => numBags)));
+          const expansion = { sources: once?.sources ?? [], positions: sequences?.positions ?? [] };
+          expandPooled(model, [...model.bags.keys()], expansion, vectors, expanded);
           const pooled = expanded.values;
           // Layers whose bags are alike may have one vector for all items: the flags say so.
           const cut = Object.fromEntries(Object.entries(sparse).map(([name, bags]) => [name, slicedBags(bags, items, from, to)]));
@@ -210,13 +242,15 @@ test('what is cut for any plan, pooled apart and put together equals pooling in 
           const each = model.bags.flatMap((bag, b) => {
             const count = (cut[bag.name] as BagsInput).offsets.length - 1;
             const given = asked.perItem[b] === 1 ? count : 1;
+            const floats = rowFloats(bag);
             const vectors = Array.from({ length: count }, (_, v) => [
-              ...pooled.subarray(at + (v % given) * DIM, at + ((v % given) + 1) * DIM),
+              ...pooled.subarray(at + (v % given) * floats, at + ((v % given) + 1) * floats),
             ]);
-            at += given * DIM;
+            at += given * floats;
             return vectors.flat();
           });
           expect(at).toBe(pooled.length);
+          expect([...(sequences?.lengths ?? [])]).toEqual(naiveLengths(model, cut));
           expect(each.map((value) => value + 0)).toEqual(naivePooled(model, cut).map((value) => value + 0));
         }
       },

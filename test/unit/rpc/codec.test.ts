@@ -174,7 +174,7 @@ test('stages stay what they were when other messages are encoded and decoded', (
 
 const stats: ShardStats = {
   ...{ shard: 'shard-0', model: 'abc', kernels: 'avx2:1', state: 'ready', uptimeMs: 1, requests: 2, errors: 0, malformed: 0, expired: 0 },
-  ...{ cancelled: 0, undeliverable: 0, inFlight: 0, cpuUserUs: 5, cpuSystemUs: 6, rssBytes: 7, tableBytes: 0 },
+  ...{ cancelled: 0, undeliverable: 0, inFlight: 0, unseen: { items: 3 }, cpuUserUs: 5, cpuSystemUs: 6, rssBytes: 7, tableBytes: 0 },
   ...{ residentBytes: null, hugePageBytes: null, lockedBytes: null },
 };
 
@@ -186,6 +186,8 @@ test.each<[string, unknown, string]>([
   ['a field that is a number instead of a text', { ...stats, shard: 1 }, 'stats.shard'],
   ['a negative counter', { ...stats, requests: -1 }, 'stats.requests'],
   ['a counter that is null', { ...stats, requests: null }, 'stats.requests'],
+  ['counts of tables that are a number', { ...stats, unseen: 1 }, 'stats.unseen'],
+  ['a count of a table that is text', { ...stats, unseen: { items: '3' } }, 'stats.unseen'],
   ['a residency that is text', { ...stats, residentBytes: 'all' }, 'stats.residentBytes'],
   ['a field that nobody knows', { ...stats, extra: 1 }, 'stats.extra'],
   ['only one field', { shard: 'shard-0' }, 'stats.model'],

@@ -62,6 +62,7 @@ test('a bundle says what its requests look like', () => {
   const layers = [
     { type: 'embedding_bag', name: 'told', table: 't', weighted: true, poolingFactor: 2.5, side: 'user' },
     { type: 'embedding_bag', name: 'untold', table: 't' },
+    { type: 'embedding_sequence', name: 'sequence', table: 't', maxLength: 5 },
     { type: 'sum', name: 'out', inputs: ['told', 'untold'] },
   ];
   const model = { terabag: 1, name: 'm', version: '1', dense: [], nets: [{ name: 'n', layers }], output: 'out', files: {} };
@@ -69,6 +70,7 @@ test('a bundle says what its requests look like', () => {
   expect(bags).toMatchObject([
     { name: 'told', rows: 9, side: 'user', weighted: true, poolingFactor: 2.5 },
     { name: 'untold', rows: 9, side: 'item', weighted: false, poolingFactor: 1 },
+    { name: 'sequence', rows: 9, side: 'item', weighted: false, poolingFactor: 5 },
   ]);
   const large = modelSchema.parse({ ...model, tables: [{ ...table, rows: 2 ** 31 }] });
   expect(() => requestShapeOfSpec(large)).toThrow(/2\^31 - 1 rows: t has 2147483648/);

@@ -9,7 +9,7 @@ import { PlanPredictor, predictPlan } from '../../../../src/plan/predict/predict
 import { profileFromSpec } from '../../../../src/plan/profile/profile-from-spec.js';
 import { withItems } from '../../../../src/plan/search/scenario.js';
 import { PLAIN_COSTS } from '../../../reference/costs.js';
-import { anySpec, bagOf, bagsOnly, specOf, table } from '../../../reference/specs.js';
+import { anySpec, bagOf, bagsOnly, sequenceOf, specOf, table } from '../../../reference/specs.js';
 
 /** A user's bag of 3 ids of 16-byte rows in the first net, and per item one of 2 ids of 32-byte rows in the second. */
 const spec = specOf(
@@ -107,6 +107,20 @@ test('a part of a row-wise table is sent the bags that have ids on it', () => {
   expect(shards.map(({ lookups }) => lookups)).toEqual([13, 10]);
   // The user's one bag of 3 ids: an eighth of the requests has none of them on a part.
   expect(predict(planOf(['s0', 's1'], ['s0'])).receivedBytes).toBeCloseTo(2 * 0.875 * 16 + 320, 9);
+});
+
+test('each id of a sequence comes back as a row, and parts tell the sums of weights of a weighted mean', () => {
+  const layers = [
+    sequenceOf('a_sequence', 'a', { side: 'user', maxLength: 3 }),
+    bagOf('b_bag', 'b', { poolingFactor: 2, pooling: 'weighted_mean', weighted: true }),
+  ];
+  const other = specOf(spec.tables, [{ name: 'first', layers }]);
+  const received = (a: string[], b: string[]): number => {
+    const plan = { ...planOf(a, b), model: { name: other.name, version: other.version, hash: modelHash(other) } };
+    return predictPlan({ spec: other, model: bagsOnly(other) }, plan, withItems(profileFromSpec(other), 10), PLAIN_COSTS).receivedBytes;
+  };
+  expect(received(['s0'], ['s1'])).toBeCloseTo(3 * 16 + 10 * 32, 9);
+  expect(received(['s0', 's1'], ['s1', 's0'])).toBeCloseTo(3 * 16 + 2 * 7.5 * 36, 9);
 });
 
 test('rpc paper asks net after net and batch after batch, and pools what is the user’s in each batch', () => {

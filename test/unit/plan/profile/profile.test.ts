@@ -8,7 +8,7 @@ import { modelSchema } from '../../../../src/model/spec.js';
 import { type Profile, profileSchema, readProfile, writeProfile } from '../../../../src/plan/profile/profile.js';
 import { ProfileBuilder, type ProfiledRequest } from '../../../../src/plan/profile/profile-builder.js';
 import { ASSUMED_ITEMS, profileFromSpec } from '../../../../src/plan/profile/profile-from-spec.js';
-import { bagOf, specOf, table } from '../../../reference/specs.js';
+import { bagOf, sequenceOf, specOf, table } from '../../../reference/specs.js';
 
 /** Two bags read the shared table, in two nets; one of them may be the user's. Nobody reads the last table. */
 const spec = specOf(
@@ -35,6 +35,32 @@ test('without requests, the figures of the spec count, and are said to', () => {
   });
   expect(own).toMatchObject({ bags: items, lookups: items, userBags: 0, userLookups: 0, uniqueRows: 20 });
   expect(idle).toMatchObject({ bags: 0, lookups: 0, uniqueRows: 0, hotShare: 0 });
+});
+
+/** Rows: last of up to three, a row per item; and first of up to two, the user's. */
+const sequences = specOf(
+  [table('items', 1000)],
+  [
+    {
+      name: 'n',
+      layers: [
+        sequenceOf('last', 'items', { maxLength: 3 }),
+        sequenceOf('first', 'items', { maxLength: 2, truncate: 'first', side: 'user', poolingFactor: 7 }),
+      ],
+    },
+  ],
+);
+
+test('each id of a sequence is a bag and a lookup, once a request, and ids that are cut off are none', () => {
+  const builder = new ProfileBuilder(sequences);
+  const last = { numBags: 2, input: { indices: [1, 2, 3, 4, 5, 4, 4], offsets: [0, 4, 7] } };
+  const first = { numBags: 1, input: { indices: ['9', '8', '7'], offsets: [0, 3] } };
+  builder.add({ items: 2, bags: [last, first] });
+  // 2, 3, 4 and 5; 9 and 8.
+  expect(builder.build().tables[0]).toMatchObject({ bags: 6, lookups: 6, uniqueRows: 6, userBags: 2, userLookups: 2 });
+  expect(profileFromSpec(sequences).tables[0]).toMatchObject({
+    ...{ bags: 3 * ASSUMED_ITEMS + 2, lookups: 3 * ASSUMED_ITEMS + 2, userBags: 2, userLookups: 2 },
+  });
 });
 
 test('bags without the optional figures keep the hash that they had', () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { ResolvedModel } from '../../../../src/model/graph.js';
-import { expandPooled, pooledStarts } from '../../../../src/predictor/gather.js';
+import { expandPooled, inputStarts, pooledStarts } from '../../../../src/predictor/gather.js';
 import { dropRepeatedBags } from '../../../../src/predictor/modes/dedup.js';
 import type { BagsInput } from '../../../../src/predictor/predictor.js';
 import { type CheckedRequest, checkRequest } from '../../../../src/predictor/request.js';
@@ -86,14 +86,15 @@ test('expanding the bags that differ gives back every bag, and no two of them ar
       // The vector of a bag is its place among those that differ: expanding tells which one each item gets.
       const starts = pooledStarts(model, once.request);
       const values = Float32Array.from({ length: starts.at(-1) as number }, (_, at) => at);
-      const expanded = { starts: once.expandedStarts, values: new Float32Array(once.expandedStarts.at(-1) as number).fill(Number.NaN) };
-      expandPooled(model, [...model.bags.keys()], once.sources, { starts, values }, expanded);
+      const expandedStarts = inputStarts(model, once.rows);
+      const expanded = { starts: expandedStarts, values: new Float32Array(expandedStarts.at(-1) as number).fill(Number.NaN) };
+      expandPooled(model, [...model.bags.keys()], { ...once, positions: [] }, { starts, values }, expanded);
       layers.forEach(({ input }, at) => {
         const perItem = once.request.perItem[1 + at] === 1;
         const { input: kept, numBags } = once.request.bags[at] as CheckedRequest['bags'][number];
         if (numBags === 1 && input.offsets.length > 2) seen.alike++;
         for (let bag = 0; bag < input.offsets.length - 1; bag++) {
-          const from = (once.expandedStarts[at] as number) + (perItem ? bag * DIM : 0);
+          const from = (expandedStarts[at] as number) + (perItem ? bag * DIM : 0);
           const source = ((expanded.values[from] as number) - (starts[at] as number)) / DIM;
           expect(expanded.values[from + 1]).toBe((expanded.values[from] as number) + 1);
           expect(written(kept, source)).toBe(written(input, bag));
