@@ -3,7 +3,7 @@ import { TerabagError } from '../errors.js';
 import { type ImportReport, importBundle } from '../import/import-bundle.js';
 import { readImportSpec } from '../import/import-spec.js';
 import { LIKES, type Like, type LikeOptions, specLike } from '../import/like.js';
-import { openCheckpoint } from '../import/open-checkpoint.js';
+import { openCheckpoints } from '../import/open-checkpoint.js';
 import { OpenFiles } from '../import/open-files.js';
 import { formatBytes } from '../lab/report/numbers.js';
 import { writeFileAtomic } from '../tables/atomic.js';
@@ -25,7 +25,10 @@ interface ImportCommandOptions extends LikeOptions {
 
 export const importCommand = new Command('import')
   .description('write a bundle of a checkpoint that a trainer wrote, without Python')
-  .argument('<checkpoint>', 'a file of torch.save, a safetensors file or its index, or the directory of a distributed checkpoint')
+  .argument(
+    '<checkpoints...>',
+    'a file of torch.save, safetensors or numpy, an index of safetensors, or a directory of a known kind; of several, the tensors of all',
+  )
   .option('-o, --output <dir>', 'the new bundle: a directory that is empty or not there')
   .option('--spec <file>', 'what the model is: model.json without files; each table names its tensor of the checkpoint')
   .addOption(new Option('--like <model>', 'what the model is, by the names of its tensors').choices(LIKES).conflicts('spec'))
@@ -52,22 +55,23 @@ Examples:
   terabag import model.pt --spec spec.json -o ./model
   terabag import ./checkpoint-4000 --like torchrec-dcn --dry-run
   terabag import model.safetensors.index.json --spec spec.json -o ./model --copy
+  terabag import ./hugectr dense.safetensors --spec spec.json -o ./model
   terabag import model.pt --like dlrm --write-spec spec.json --dry-run`),
   )
-  .action(async (path: string, options: ImportCommandOptions) => {
+  .action(async (paths: [string, ...string[]], options: ImportCommandOptions) => {
     if (options.output === undefined && options.dryRun !== true)
       throw new TerabagError('invalid_argument', 'either --output or --dry-run is needed', { field: '--output' });
     const signal = interruption();
     const files = new OpenFiles();
     try {
-      const checkpoint = await openCheckpoint(files, path);
+      const checkpoint = await openCheckpoints(files, paths);
       const { spec, columns, notes } = await modelOf(options, checkpoint);
       if (options.writeSpec !== undefined) await writeFileAtomic(options.writeSpec, `${JSON.stringify(spec, null, 2)}\n`);
       const { copy = false, dryRun = false } = options;
       const report = await withProgress('importing', 'bytes', (onProgress) =>
         importBundle(checkpoint, files, spec, options.output ?? '', { columns, copy, dryRun, signal, onProgress }),
       );
-      if (options.json) console.log(JSON.stringify({ checkpoint: path, output: options.output ?? null, dryRun, ...report, notes }));
+      if (options.json) console.log(JSON.stringify({ checkpoints: paths, output: options.output ?? null, dryRun, ...report, notes }));
       else print(report, notes, options);
     } finally {
       await files.close();

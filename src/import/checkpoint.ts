@@ -1,4 +1,5 @@
 import { TerabagError } from '../errors.js';
+import type { PackedFormat } from '../model/formats.js';
 import type { Extent } from '../tables/blocks.js';
 
 /** Bytes of a value, by safetensors' names. */
@@ -43,12 +44,19 @@ export interface Piece {
   readonly header: string | null;
 }
 
+/** What the rows of a U8 tensor are, where the checkpoint says so: scale and bias behind the values. */
+export interface QuantizedRows {
+  readonly format: PackedFormat;
+  readonly dim: number;
+}
+
 export interface CheckpointTensor {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly number[];
   /** They cover the tensor, without overlaps. A checkpoint of many files looks for them when they are asked for. */
   pieces(): Promise<readonly Piece[]>;
+  readonly quantized?: QuantizedRows;
 }
 
 /** What a trainer wrote: tensors with names, each in one or more places of one or more files. */

@@ -6,7 +6,7 @@ import { checksumExtent, crc32Digits, type FileChecksum } from '../tables/checks
 import { PAGE_BYTES, writeSafetensors } from '../tables/safetensors.js';
 import { dtypeBytes, type Piece } from './checkpoint.js';
 import { scaleAndBiasBehind, toFloat32 } from './convert.js';
-import type { OpenFiles } from './open-files.js';
+import type { CheckpointFiles } from './open-files.js';
 import type { PlannedTable } from './plan-import.js';
 import { readRows } from './read-values.js';
 
@@ -17,7 +17,7 @@ export interface CopyOptions {
 }
 
 /** Writes a table as a safetensors file of its own, a few blocks at a time; its data starts on a page. */
-export async function copyTable(files: OpenFiles, table: PlannedTable, path: string, options: CopyOptions): Promise<FileChecksum> {
+export async function copyTable(files: CheckpointFiles, table: PlannedTable, path: string, options: CopyOptions): Promise<FileChecksum> {
   const { name, rows, dim, format, tensor } = table.spec;
   const shape = isPacked(format) ? [rows, rowBytes(format, dim)] : [rows, dim];
   const metadata = isPacked(format) ? { [`${tensor}.row_format`]: rowFormatMetadata(format, dim) } : {};
@@ -31,7 +31,7 @@ export async function copyTable(files: OpenFiles, table: PlannedTable, path: str
   );
 }
 
-async function* blocks(files: OpenFiles, table: PlannedTable, { signal, onBytes }: CopyOptions): AsyncGenerator<Uint8Array> {
+async function* blocks(files: CheckpointFiles, table: PlannedTable, { signal, onBytes }: CopyOptions): AsyncGenerator<Uint8Array> {
   const { pieces, sourceRowBytes, tensor, spec } = table;
   for (const piece of new Map(pieces.map((piece) => [`${piece.path} ${piece.known?.from}`, piece])).values()) await checkKnown(piece);
   const valueBytes = dtypeBytes(tensor.dtype);

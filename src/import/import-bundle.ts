@@ -13,7 +13,7 @@ import { checkKnown, copyTable } from './copy-table.js';
 import { checksumExtents, type PlacedBytes } from './file-extents.js';
 import type { ImportSpec } from './import-spec.js';
 import { linkInto } from './link-into.js';
-import type { OpenFiles } from './open-files.js';
+import type { CheckpointFiles } from './open-files.js';
 import { type PlannedImport, type PlannedTable, planImport } from './plan-import.js';
 import { readWhole } from './read-values.js';
 import { TensorNames } from './tensor-names.js';
@@ -61,7 +61,7 @@ const LONGEST_FILE_NAME = 200;
  */
 export async function importBundle(
   checkpoint: Checkpoint,
-  files: OpenFiles,
+  files: CheckpointFiles,
   spec: ImportSpec,
   destination: string,
   options: ImportOptions = {},
@@ -85,7 +85,7 @@ class ImportRun {
 
   constructor(
     private readonly checkpoint: Checkpoint,
-    private readonly files: OpenFiles,
+    private readonly files: CheckpointFiles,
     private readonly spec: ImportSpec,
     private readonly plan: PlannedImport,
     private readonly destination: string,
@@ -157,7 +157,9 @@ class ImportRun {
     if (this.options.copy === true) return placed;
     const root = this.checkpoint.path;
     for (const path of new Set(this.plan.tables.flatMap(({ inPlace }) => inPlace?.path ?? []))) {
-      const file = join(PLACED_DIRECTORY, relative(root, path) || basename(path));
+      const inside = relative(root, path) || basename(path);
+      // What another checkpoint than the first holds.
+      const file = join(PLACED_DIRECTORY, inside.startsWith('..') ? `${placed.size}-${basename(path)}` : inside);
       await mkdir(dirname(join(this.destination, file)), { recursive: true });
       const how = await linkInto(path, join(this.destination, file));
       if (how !== null) placed.set(path, { file, how });

@@ -6,11 +6,18 @@ import { badCheckpoint } from './checkpoint.js';
 /** Checkpoints of many ranks have thousands of files. */
 const MOST_OPEN = 32;
 
+/** Files that can be read at any place. A file that ends before what is asked for is a bad_checkpoint. */
+export interface CheckpointFiles {
+  /** Bytes from `from` on, in memory of their own. */
+  read(path: string, from: number, length: number): Promise<Buffer>;
+  readInto(path: string, from: number, into: Uint8Array): Promise<void>;
+  size(path: string): Promise<number>;
+}
+
 /** Files of a checkpoint, opened when they are read, a few at a time. Whoever reads has to wait before the next read of another file. */
-export class OpenFiles {
+export class OpenFiles implements CheckpointFiles {
   readonly #open = new Map<string, FileHandle>();
 
-  /** Bytes from `from` on, in memory of their own; a file that ends before is a bad_checkpoint. */
   async read(path: string, from: number, length: number): Promise<Buffer> {
     const into = Buffer.alloc(length);
     await this.readInto(path, from, into);

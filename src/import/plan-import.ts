@@ -80,11 +80,12 @@ type Wrong = (key: string, what: string) => TerabagError;
 /** How the rows are to be stored, and what has to be done for it. */
 function rowsOf(
   table: ImportTable,
-  { name, dtype }: CheckpointTensor,
+  tensor: CheckpointTensor,
   width: number,
   wrong: Wrong,
 ): Pick<PlannedTable, 'conversion'> & { format: RowFormat; dim: number } {
-  if (dtype === 'U8') return packedRows(table, name, width, wrong);
+  const { name, dtype } = tensor;
+  if (dtype === 'U8') return packedRows(table, tensor, width, wrong);
   if (table.scaleAndBias !== undefined) throw wrong('scaleAndBias', `only quantized rows have them, in a U8 tensor: ${name} is ${dtype}`);
   if (!FLOATS.has(dtype))
     throw wrong('tensor', `a table has values of F64, F32, F16 or BF16, or quantized rows in U8: ${name} is ${dtype}`);
@@ -97,16 +98,16 @@ function rowsOf(
 
 function packedRows(
   table: ImportTable,
-  name: string,
+  { name, quantized }: CheckpointTensor,
   width: number,
   wrong: Wrong,
 ): Pick<PlannedTable, 'conversion'> & { format: RowFormat; dim: number } {
-  const { format, scaleAndBias = 'behind' } = table;
+  const { format = quantized?.format, scaleAndBias = 'behind' } = table;
   if (format === undefined || !isPacked(format))
     throw wrong('format', `has to say what the quantized rows of a U8 tensor are: int8, int8_fp16 or int4: ${format ?? 'missing'}`);
   if (scaleAndBias === 'behind') {
     const { valueBits, scaleAndBiasBytes } = rowFormatInfo(format);
-    const dim = table.dim ?? Math.floor(((width - scaleAndBiasBytes) * 8) / valueBits);
+    const dim = table.dim ?? quantized?.dim ?? Math.floor(((width - scaleAndBiasBytes) * 8) / valueBits);
     if (dim < 1 || rowBytes(format, dim) !== width)
       throw wrong('dim', `rows of ${format} and dim ${dim} have ${rowBytes(format, Math.max(1, dim))} bytes, tensor ${name} has ${width}`);
     return { format, dim, conversion: 'none' };

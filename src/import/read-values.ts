@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import { type CheckpointTensor, dtypeBytes, isRowMajor, type Piece, rowMajor, spanOf, valuesOf } from './checkpoint.js';
-import type { OpenFiles } from './open-files.js';
+import type { CheckpointFiles } from './open-files.js';
 
 /** What is read at once of values that do not lie one after another, with all that is between them. */
 const SPAN_BYTES = 4 * 2 ** 20;
@@ -17,7 +17,10 @@ interface Box {
 }
 
 /** All values of a tensor, row by row, as the file has them. */
-export async function readWhole(files: OpenFiles, { name, dtype, shape, pieces }: CheckpointTensor): Promise<Uint8Array<ArrayBuffer>> {
+export async function readWhole(
+  files: CheckpointFiles,
+  { name, dtype, shape, pieces }: CheckpointTensor,
+): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = valuesOf(shape) * dtypeBytes(dtype);
   if (!(bytes <= MOST_TENSOR_BYTES))
     throw new TerabagError(
@@ -36,7 +39,7 @@ export async function readWhole(files: OpenFiles, { name, dtype, shape, pieces }
 
 /** Rows [firstRow, firstRow + count) of a tensor of two dims, one after another. */
 export async function readRows(
-  files: OpenFiles,
+  files: CheckpointFiles,
   pieces: readonly Piece[],
   {
     firstRow,
@@ -59,7 +62,7 @@ export async function readRows(
   return into;
 }
 
-async function readBox(files: OpenFiles, piece: Piece, box: Box, into: Uint8Array<ArrayBuffer>, valueBytes: number): Promise<void> {
+async function readBox(files: CheckpointFiles, piece: Piece, box: Box, into: Uint8Array<ArrayBuffer>, valueBytes: number): Promise<void> {
   const { sizes, from, strides, to, toStrides } = box;
   const values = spanOf(sizes, strides);
   if (values === 0) return;

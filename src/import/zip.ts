@@ -2,7 +2,7 @@ import { crc32 } from 'node:zlib';
 import type { Extent } from '../tables/blocks.js';
 import { decodeExactly } from '../tables/json.js';
 import { type KnownExtent, type Refuse, refuser } from './checkpoint.js';
-import type { OpenFiles } from './open-files.js';
+import type { CheckpointFiles } from './open-files.js';
 
 /** The ZIP format, with its 64-bit records: APPNOTE.TXT of PKWARE, version 6.3. Stored entries alone are read, which is what torch and numpy write. */
 const END = { signature: 0x06054b50, bytes: 22 };
@@ -38,7 +38,7 @@ export interface Zip {
  * Reads the directory of a zip that takes all of an extent of a file. Refused (bad_checkpoint) are those of several disks, with a second record at
  * odds with the first, names that are absolute, lead upwards or stand twice, and entries that overlap or lie outside.
  */
-export async function readZip(files: OpenFiles, path: string, extent: Extent): Promise<Zip> {
+export async function readZip(files: CheckpointFiles, path: string, extent: Extent): Promise<Zip> {
   const refuse: Refuse = (what) => refuser(path)(`not a sound zip: ${what}`);
   const end = extent.from + extent.bytes;
   const { entries: count, offset, bytes, start } = await readEnd(files, path, extent, refuse);
@@ -68,7 +68,7 @@ interface End {
   readonly start: number;
 }
 
-async function readEnd(files: OpenFiles, path: string, { from, bytes }: Extent, refuse: Refuse): Promise<End> {
+async function readEnd(files: CheckpointFiles, path: string, { from, bytes }: Extent, refuse: Refuse): Promise<End> {
   const tailBytes = Math.min(bytes, LOCATOR_64.bytes + END.bytes + LONGEST_COMMENT);
   const tail = await files.read(path, from + bytes - tailBytes, tailBytes);
   let at = tail.length - END.bytes;
@@ -166,7 +166,7 @@ function refuseName(name: string, refuse: Refuse): void {
 }
 
 /** Where the bytes of a stored entry lie. Reads its header in the file, which has to agree with the directory. */
-export async function entryExtent(files: OpenFiles, zip: Zip, entry: ZipEntry): Promise<KnownExtent> {
+export async function entryExtent(files: CheckpointFiles, zip: Zip, entry: ZipEntry): Promise<KnownExtent> {
   const refuse: Refuse = (what) => refuser(zip.path)(`not a sound zip: ${what}`);
   if (entry.method !== STORED)
     throw refuse(
@@ -186,9 +186,14 @@ export async function entryExtent(files: OpenFiles, zip: Zip, entry: ZipEntry): 
 }
 
 /** The content of a small entry; `known` tells whether its checksum is in the zip, which torch can leave out. */
-export async function readEntry(files: OpenFiles, zip: Zip, entry: ZipEntry, mostBytes: number): Promise<{ data: Buffer; known: boolean }> {
-  if (entry.bytes > mostBytes) throw refuser(zip.path)(`entry of ${entry.bytes} bytes, the limit is ${mostBytes}: ${entry.name}`);
+export async function readEntry(
+  files: CheckpointFiles,
+  zip: Zip,
+  entry: ZipEntry,
+  mostBytes: number,
+): Promise<{ data: Buffer; known: boolean }> {
   const extent = await entryExtent(files, zip, entry);
+  if (entry.bytes > mostBytes) throw refuser(zip.path)(`entry of ${entry.bytes} bytes, the limit is ${mostBytes}: ${entry.name}`);
   const data = await files.read(zip.path, extent.from, extent.bytes);
   const found = crc32(data);
   if (found !== entry.crc32 && entry.crc32 !== 0)

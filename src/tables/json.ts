@@ -85,15 +85,18 @@ export function parseJson(text: string, onNumber?: (digits: string, path: JsonPa
   return value;
 }
 
+const DECODER = new TextDecoder('utf-8', { fatal: true });
+const EXACT_DECODER = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
 /** The text of bytes in UTF-8, without a byte order mark at the start; null when they are not UTF-8. */
-export const decodeText = (bytes: Uint8Array): string | null => decode(bytes, false);
+export const decodeText = (bytes: Uint8Array): string | null => decode(bytes, DECODER);
 
 /** As decodeText, but a byte order mark is a character of the text. */
-export const decodeExactly = (bytes: Uint8Array): string | null => decode(bytes, true);
+export const decodeExactly = (bytes: Uint8Array): string | null => decode(bytes, EXACT_DECODER);
 
-function decode(bytes: Uint8Array, ignoreBOM: boolean): string | null {
+function decode(bytes: Uint8Array, decoder: InstanceType<typeof TextDecoder>): string | null {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM }).decode(bytes);
+    return decoder.decode(bytes);
   } catch (error) {
     if (error instanceof TypeError) return null;
     throw error;

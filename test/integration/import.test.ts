@@ -7,7 +7,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { importBundle } from '../../src/import/import-bundle.js';
 import { checkImportSpec } from '../../src/import/import-spec.js';
 import { type Like, specLike } from '../../src/import/like.js';
-import { openCheckpoint } from '../../src/import/open-checkpoint.js';
+import { openCheckpoint, openCheckpoints } from '../../src/import/open-checkpoint.js';
 import { OpenFiles } from '../../src/import/open-files.js';
 import { openLocal, type PredictRequest, packBundle, publish } from '../../src/index.js';
 import { openBundle, readModelSpec, verifyBundle } from '../../src/model/bundle.js';
@@ -22,6 +22,7 @@ const expected = JSON.parse(await readFile(join(FIXTURES, 'expected.json'), 'utf
   readonly scores: Readonly<Record<string, number[]>>;
   readonly views: Readonly<Record<string, number[][]>>;
   readonly quantized: { readonly front: number[][] };
+  readonly layouts: { readonly values: number[][]; readonly quantized: number[][]; readonly keys: string[] };
 };
 const ITEMS = 5;
 
@@ -238,6 +239,37 @@ test("FBGEMM's quantized rows, scale and bias in front, keep their values; fused
   expect(await verifyBundle(bundle)).toEqual([]);
   const packed = await readSafetensorsHeader(join(bundle, 'dense.safetensors'));
   expect(packed.tensors.size).toBe(0);
+});
+
+test.each([
+  ['arrays.npz', 'plain', 'values', /in place|copied/],
+  ['arrays.npz', 'fortran', 'values', /copied/],
+  ['arrays.npz', 'double', 'values', /converted/],
+  ['torcheasyrec', 'plain', 'values', /copied/],
+  ['torcheasyrec', 'dynamic.values', 'values', /copied/],
+  ['torcheasyrec', 'quantized', 'quantized', /copied/],
+  ['hugectr', '0_sparse_1000.model.emb_vector', 'values', /in place/],
+  ['hugectr/0_sparse_1000.model', '0_sparse_1000.model.emb_vector', 'values', /in place/],
+] as const)('%s: the rows of %s are those of the layout', async (path, tensor, right, how) => {
+  const checkpoint = join(dir, 'checkpoint');
+  await cp(join(FIXTURES, path), path.includes('/') ? join(checkpoint, '0_sparse_1000.model') : checkpoint, { recursive: true });
+  const report = await importSpec(path.includes('/') ? join(checkpoint, '0_sparse_1000.model') : checkpoint, [{ name: 'table', tensor }]);
+  expect(report.tables[0]).toMatchObject({ rows: 9, dim: 8, how: expect.stringMatching(how) });
+  expect(report.tables[0]?.format).toBe(right === 'quantized' ? 'int8_fp16' : 'fp32');
+  const rows = await rowsOf(9);
+  for (const [row, values] of expected.layouts[right].entries())
+    for (const [column, value] of values.entries()) expect(rows[row]?.[column]).toBeCloseTo(value, 6);
+  expect(await verifyBundle(bundle)).toEqual([]);
+});
+
+test('rows of two checkpoints make one model', async () => {
+  const files = new OpenFiles();
+  const checkpoint = await openCheckpoints(files, [join(FIXTURES, 'hugectr'), join(FIXTURES, 'torchrec-dlrm.pt')]);
+  await files.close();
+  expect([...checkpoint.tensors.keys()]).toEqual(expect.arrayContaining(['0_sparse_1000.model.emb_vector', 'over_arch.model.1.bias']));
+  const again = openCheckpoints(files, [join(FIXTURES, 'hugectr'), join(FIXTURES, 'hugectr')]);
+  await expect(again).rejects.toThrow('tensor stands in two checkpoints: 0_sparse_1000.model.key');
+  await files.close();
 });
 
 test('what is missing is named, with near names; nothing is left behind', async () => {

@@ -15,7 +15,7 @@ import {
   rowMajor,
 } from '../checkpoint.js';
 import { insideCheckpoint } from '../inside.js';
-import type { OpenFiles } from '../open-files.js';
+import type { CheckpointFiles } from '../open-files.js';
 import { PickleCall, PickleDict, PickleGlobal, PickleList, PickleTuple, type PickleValue, readPickle } from '../pickle.js';
 import { countsOf, TORCH_DTYPES, TORCH_GLOBALS } from '../torch-pickle.js';
 import { looksLikeZip, readTorchZip } from './torch-save.js';
@@ -55,7 +55,7 @@ interface Stored extends Extent {
 }
 
 /** A directory that torch.distributed.checkpoint wrote: what each tensor's chunks are, and where in which file each lies. */
-export async function readDistributed(files: OpenFiles, directory: string): Promise<Checkpoint> {
+export async function readDistributed(files: CheckpointFiles, directory: string): Promise<Checkpoint> {
   const path = join(directory, METADATA_FILE);
   const refuse = refuser(path);
   const bytes = await files.size(path);
@@ -143,7 +143,7 @@ class ChunkFiles {
   readonly #headers = new Map<string, Promise<SafetensorsHeader>>();
 
   constructor(
-    private readonly files: OpenFiles,
+    private readonly files: CheckpointFiles,
     private readonly directory: string,
     private readonly marks: Map<string, Extent[]>,
   ) {}

@@ -1,7 +1,7 @@
 import { dirname } from 'node:path';
 import type { Extent } from '../../tables/blocks.js';
 import { badCheckpoint, type Checkpoint, type CheckpointTensor, dtypeBytes, type Piece, refuser } from '../checkpoint.js';
-import type { OpenFiles } from '../open-files.js';
+import type { CheckpointFiles } from '../open-files.js';
 import { readPickle } from '../pickle.js';
 import { findTensors, TORCH_GLOBALS, type TorchTensor } from '../torch-pickle.js';
 import { entryExtent, readEntry, readZip, type Zip, type ZipEntry } from '../zip.js';
@@ -12,7 +12,7 @@ const MOST_PICKLE_BYTES = 256 * 2 ** 20;
 export const looksLikeZip = (start: Uint8Array): boolean => start[0] === 0x50 && start[1] === 0x4b;
 
 /** A .pt or .pth file that torch.save wrote. */
-export async function readTorchSave(files: OpenFiles, path: string): Promise<Checkpoint> {
+export async function readTorchSave(files: CheckpointFiles, path: string): Promise<Checkpoint> {
   const extent = { from: 0, bytes: await files.size(path) };
   const { tensors, skipped, directory } = await readTorchZip(files, path, extent);
   return { path, kind: 'torch.save', tensors, inModelOrder: true, skipped, marks: new Map([[path, [directory]]]) };
@@ -25,7 +25,7 @@ export interface TorchZip {
 }
 
 /** The zip that torch.save writes, in an extent of a file: a pickle that describes tensors, and an entry for each storage. */
-export async function readTorchZip(files: OpenFiles, path: string, extent: Extent): Promise<TorchZip> {
+export async function readTorchZip(files: CheckpointFiles, path: string, extent: Extent): Promise<TorchZip> {
   const refuse = refuser(path);
   const zip = await readZip(files, path, extent);
   const pickles = [...zip.entries.keys()].filter((name) => /^[^/]+\/data\.pkl$/.test(name));
@@ -46,7 +46,7 @@ export async function readTorchZip(files: OpenFiles, path: string, extent: Exten
 }
 
 /** Values are read as they lie, in this machine's order of bytes. */
-async function refuseOtherOrder(files: OpenFiles, zip: Zip, root: string): Promise<void> {
+async function refuseOtherOrder(files: CheckpointFiles, zip: Zip, root: string): Promise<void> {
   const entry = zip.entries.get(`${root}/byteorder`);
   if (entry === undefined) return;
   const order = (await readEntry(files, zip, entry, 16)).data.toString('latin1');
@@ -55,7 +55,7 @@ async function refuseOtherOrder(files: OpenFiles, zip: Zip, root: string): Promi
 
 class Storages {
   constructor(
-    private readonly files: OpenFiles,
+    private readonly files: CheckpointFiles,
     private readonly zip: Zip,
     private readonly root: string,
     /** Whether the zip has checksums: torch.serialization.set_crc32_options(False) leaves them out. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { readJsonFile } from '../../tables/json-file.js';
 import { badCheckpoint, type Checkpoint, type CheckpointTensor, dtypeBytes, type Piece, rowMajor, valuesOf } from '../checkpoint.js';
 import { insideCheckpoint } from '../inside.js';
-import type { OpenFiles } from '../open-files.js';
+import type { CheckpointFiles } from '../open-files.js';
 import { TORCH_DTYPES } from '../torch-pickle.js';
 
 export const SNAPSHOT_FILE = '.snapshot_metadata';
@@ -30,7 +30,7 @@ type TensorEntry = z.output<typeof tensorSchema>;
 type Shard = z.output<typeof shardSchema>;
 
 /** A directory that torchsnapshot wrote: a manifest, and values as they lie in memory, whole or in shards. */
-export async function readTorchsnapshot(files: OpenFiles, directory: string): Promise<Checkpoint> {
+export async function readTorchsnapshot(files: CheckpointFiles, directory: string): Promise<Checkpoint> {
   const path = join(directory, SNAPSHOT_FILE);
   const [first = 0] = await files.read(path, 0, Math.min(1, await files.size(path)));
   if (first !== 0x7b)
@@ -79,7 +79,7 @@ function addShards(found: Map<string, Shard[]>, name: string, shards: readonly S
   found.set(name, [...known, ...shards.filter(({ offsets }) => !places.has(offsets.join()))]);
 }
 
-function tensorOf(files: OpenFiles, directory: string, name: string, shards: readonly Shard[]): CheckpointTensor {
+function tensorOf(files: CheckpointFiles, directory: string, name: string, shards: readonly Shard[]): CheckpointTensor {
   const [first] = shards;
   if (first === undefined) throw badCheckpoint(directory, `tensor has no shards: ${name}`, { tensor: name });
   const dtype = TORCH_DTYPES.get(first.tensor.dtype);
@@ -107,7 +107,13 @@ function tensorOf(files: OpenFiles, directory: string, name: string, shards: rea
   return { name, dtype, shape, pieces };
 }
 
-async function checkRange(files: OpenFiles, path: string, name: string, { byte_range: range }: TensorEntry, bytes: number): Promise<void> {
+async function checkRange(
+  files: CheckpointFiles,
+  path: string,
+  name: string,
+  { byte_range: range }: TensorEntry,
+  bytes: number,
+): Promise<void> {
   const size = await files.size(path);
   const [from = 0, to = size] = range ?? [];
   if (to - from !== bytes || to > size)
