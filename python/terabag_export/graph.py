@@ -44,6 +44,8 @@ class Layer(Value):
     attributes: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     """By the field that names them."""
+    within: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Layers within it, such as the MLP of an attention unit: fields of each, tensors among them."""
     aliases: torch.Tensor | None = None
     """int64 [n]: its first n elements are these ones too (a dot interaction repeats its first input)."""
 

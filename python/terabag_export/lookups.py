@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import ExportError
 from .inputs import ExampleInputs, is_jagged, short_names
-from .quantized import packed_module_table
+from .quantized import is_packed_module, packed_module_table
 from .tables import SourceTable
 from .torchrec_modules import collection_call, is_collection
 
@@ -149,7 +149,7 @@ def _patched_modules(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         within = any(path == outer or path.startswith(f"{outer}.") or outer == "" for outer in found)
-        if not within and (is_collection(module) or packed_module_table(module, path) is not None):
+        if not within and (is_collection(module) or is_packed_module(module)):
             found[path] = module
     return found
 

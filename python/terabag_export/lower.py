@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.export.graph_signature import InputKind
 from torch.nn import functional
 from torch.utils._pytree import tree_map
@@ -65,13 +65,14 @@ class Call:
 class Lowering:
     """One lowering; `graph` has the layers when `run` has ended."""
 
-    def __init__(self, traced: Traced, values: dict[str, Any], graph: Graph) -> None:
-        """values: of each placeholder that is no parameter."""
+    def __init__(self, traced: Traced, values: dict[str, Any], graph: Graph, modules: Mapping[str, nn.Module]) -> None:
+        """values: of each placeholder that is no parameter. modules: of the model, by path."""
         self.graph = graph
+        self.modules = modules
         self._program = traced.program
         self._values = values
-        self.origins: dict[int, str] = {}
-        """Names in the state dict of tensors that are its own, by id."""
+        self.origins: dict[tuple[int, torch.Size], str] = {}
+        """Names in the state dict of tensors that are its own, by address and shape."""
 
     def run(self) -> list[Any]:
         """The outputs, in the order in which the model's output is flattened."""
@@ -96,7 +97,7 @@ class Lowering:
         for spec in self._program.graph_signature.input_specs:
             if spec.kind is not InputKind.USER_INPUT and spec.target in state:
                 tensor = state[spec.target].detach()
-                self.origins[id(tensor)] = spec.target.removeprefix("model.")
+                self.origins[tensor.data_ptr(), tensor.shape] = spec.target.removeprefix("model.")
                 found[spec.arg.name] = tensor
         return found
 
@@ -120,6 +121,8 @@ class Lowering:
             return _size(call.args[0], call.args[1])
         if not any(isinstance(value, (Elements, Opaque)) or hasattr(value, "is_sequence") for value in values):
             return call.target(*call.args, **call.kwargs)
+        if call.target is operator.getitem:
+            return call.args[0][call.args[1]]
         handler = HANDLERS.get(call.name)
         if handler is not None:
             result = handler(self, call)
@@ -130,8 +133,6 @@ class Lowering:
                 return call.args[0]
             if call.name in _MOVES:
                 return self._move(call)
-            if call.target is operator.getitem:
-                return call.args[0][call.args[1]]
         what = ", ".join(sorted({_kind_of(value) for value in values}))
         raise UnknownOperation(call.name, module_path(node), f"no layer of Terabag does this with {what}")
 
@@ -210,7 +211,9 @@ def _values_in(args: Any, kwargs: Any) -> list[Any]:
 def _kind_of(value: Any) -> str:
     if isinstance(value, Opaque):
         return f"the ids of {value.path}"
-    return {"Elements": "values", "Tensor": "constants"}.get(type(value).__name__, type(value).__name__.lower() + "s")
+    if hasattr(value, "what"):
+        return value.what
+    return {"Elements": "values", "Tensor": "constants", "Sequence": "sequences", "Mask": "a mask"}.get(type(value).__name__, "lengths or ids")
 
 
 def _keeps_floats(call: Call) -> bool:

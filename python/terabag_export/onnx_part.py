@@ -15,7 +15,7 @@ from torch.export import Dim
 from .errors import ExportError, UnknownOperation
 from .inputs import ExampleInputs, Leaf
 from .lookups import Lookup
-from .trace import DensePart, export_graph, traced_arguments
+from .trace import DensePart, export_graph, traced_arguments, unpacked
 
 if TYPE_CHECKING:
     from .export import Parts
@@ -151,7 +151,7 @@ def _used(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[set[in
 
 def _export(part: OnnxPart, outputs: list[str]) -> bytes:
     """The ONNX model, with its weights in it."""
-    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()), unpacked(part):
         warnings.simplefilter("ignore")
         example = part.example()
         try:

@@ -36,11 +36,13 @@ def _to_end(raw: torch.Tensor, value_bytes: int, name: str) -> torch.Tensor:
     return torch.cat([raw[:, _FRONT_BYTES : _FRONT_BYTES + value_bytes], raw[:, :_FRONT_BYTES]], 1).contiguous()
 
 
-def packed_module_table(module: nn.Module, path: str) -> SourceTable | None:
-    """The table of torch.ao.nn.quantized.EmbeddingBag or Embedding; None of other modules."""
-    base = next((base for base in type(module).__mro__ if base.__module__.startswith("torch.ao.nn.quantized")), None)
-    if base is None or base.__name__ not in ("EmbeddingBag", "Embedding"):
-        return None
+def is_packed_module(module: nn.Module) -> bool:
+    """Whether it is torch.ao.nn.quantized.EmbeddingBag."""
+    return any(base.__module__.startswith("torch.ao.nn.quantized") and base.__name__ == "EmbeddingBag" for base in type(module).__mro__)
+
+
+def packed_module_table(module: Any, path: str) -> SourceTable:
+    """The table of such a module."""
     return packed_table(path, f"{path}.weight" if path else "weight", module.weight())
 
 
@@ -63,3 +65,14 @@ def _fused(weight: torch.Tensor, scale_dtype: torch.dtype, bits: int) -> torch.T
     values = values.view(torch.uint8).reshape(weight.shape[0], -1)
     ends = torch.stack([scales, biases], 1).to(scale_dtype).view(torch.uint8)
     return torch.cat([values, ends], 1).contiguous()
+
+
+def packed_rows(name: str, rows: torch.Tensor, row_format: str, dim: int) -> SourceTable:
+    """Rows that torch.ops.quantized.embedding_bag_byte_prepack or _4bit_prepack, or FBGEMM's fused conversions made: uint8 [rows, bytes of a row]."""
+    bytes_of_row = {"int8": dim + 8, "int8_fp16": dim + 4, "int4": (dim + 1) // 2 + 4}
+    if row_format not in bytes_of_row:
+        raise ExportError(name, f"the format has to be one of {', '.join(bytes_of_row)}: {row_format}")
+    if rows.dtype != torch.uint8 or rows.dim() != 2 or rows.shape[1] != bytes_of_row[row_format]:
+        wanted = f"uint8 [rows, {bytes_of_row[row_format]}]"
+        raise ExportError(name, f"{row_format} rows of dim {dim} are {wanted}: {rows.dtype} {list(rows.shape)}")
+    return SourceTable(name, f"{name}.weight", rows, dim, row_format)

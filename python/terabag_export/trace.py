@@ -8,6 +8,8 @@ graph of ATen operations, however a model spells them; with a batch size that is
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ def export_graph(part: nn.Module, arguments: tuple[list[torch.Tensor], list[torc
     """The graph of a module of these inputs; raises UnknownOperation where there is none."""
     counts = [len(group) for group in arguments]
     shapes = tuple([{0: Dim.AUTO} if tensor.dim() else None for tensor in group] for group in arguments)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), unpacked(part):
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(part, arguments, strict=False, dynamic_shapes=shapes).run_decompositions(_decompositions())
@@ -71,6 +73,19 @@ def export_graph(part: nn.Module, arguments: tuple[list[torch.Tensor], list[torc
     placeholders = list(program.graph_signature.user_inputs)
     ends = (counts[0], counts[0] + counts[1])
     return Traced(program, placeholders[: ends[0]], placeholders[ends[0] : ends[1]], placeholders[ends[1] :])
+
+
+@contextmanager
+def unpacked(part: nn.Module) -> Iterator[None]:
+    """Without the packed rows of torch.ao.nn.quantized's modules, which torch.export cannot hold, and their lookups do not need."""
+    packed = [(module, module._modules["_packed_params"]) for module in part.modules() if "_packed_params" in module._modules]
+    try:
+        for module, _ in packed:
+            del module._modules["_packed_params"]
+        yield
+    finally:
+        for module, parameters in packed:
+            module._modules["_packed_params"] = parameters
 
 
 def traced_arguments(inputs: ExampleInputs, recording: Recording) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:

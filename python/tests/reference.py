@@ -22,6 +22,13 @@ class Reference:
         self.dense = {name: tensor.double() for name, tensor in _weights(directory).items()}
         self.tables = {table["name"]: self._table(table) for table in self.model["tables"]}
 
+        positions: dict[str, int] = {}
+        for layer in (layer for net in self.model["nets"] for layer in net["layers"]):
+            read = layer.get("input", layer.get("sequence", (layer.get("inputs") or [None])[0]))
+            layer["_positions"] = positions.get(read, 0)
+            pools = layer["type"] in ("sequence_pool", "flatten", "target_attention")
+            positions[layer["name"]] = layer.get("maxLength", 0 if pools else layer["_positions"] + (layer["type"] == "append"))
+
     def _table(self, table: dict[str, Any]) -> torch.Tensor:
         rows = load_file(self.directory / table["file"])[table["tensor"]]
         dim, kind = table["dim"], table["format"]
@@ -83,7 +90,11 @@ class Reference:
             if kind == "embedding_sequence":
                 return torch.stack(rows[: layer["maxLength"]]) if rows else torch.zeros(0, table.shape[1], dtype=torch.float64)
             return self._pool(layer["pooling"], rows, table.shape[1])
-        tensor = lambda key: self.dense[layer[key]] if layer.get(key) is not None else None  # noqa: E731
+
+        def tensor(key: str) -> torch.Tensor | None:
+            return self.dense[layer[key]] if layer.get(key) is not None else None
+
+        tensor.dense = self.dense
         x = values[layer["input"]] if "input" in layer else None
         inputs = [values[name] for name in layer.get("inputs", [])]
         return globals()[f"_{kind}"](layer, x, inputs, tensor, values)
@@ -127,7 +138,7 @@ def _activation(layer, x, inputs, tensor, values):
 
 
 def _concat(layer, x, inputs, tensor, values):
-    return torch.cat(inputs)
+    return torch.cat(inputs, -1)
 
 
 def _sum(layer, x, inputs, tensor, values):
@@ -173,3 +184,80 @@ def _softmax(layer, x, inputs, tensor, values):
 def _mixture(layer, x, inputs, tensor, values):
     gate = values[layer["gate"]]
     return sum(weight * expert for weight, expert in zip(gate, inputs, strict=True))
+
+
+def _sequence_pool(layer, x, inputs, tensor, values):
+    if len(x) == 0:
+        return torch.zeros(x.shape[1], dtype=torch.float64)
+    return {"sum": x.sum(0), "mean": x.mean(0), "max": x.max(0).values, "last": x[-1]}[layer["pooling"]]
+
+
+def _flatten(layer, x, inputs, tensor, values):
+    return torch.cat([x.flatten(), torch.zeros(layer["_positions"] * x.shape[1] - x.numel(), dtype=torch.float64)])
+
+
+def _append(layer, x, inputs, tensor, values):
+    return torch.cat([x, values[layer["vector"]].unsqueeze(0)])
+
+
+def _positions(layer, x, inputs, tensor, values):
+    return x + tensor("weight")[: len(x)]
+
+
+def _gru(layer, x, inputs, tensor, values, attention=None):
+    state, states = torch.zeros(tensor("weightHidden").shape[1], dtype=torch.float64), []
+    for position, row in enumerate(x):
+        of_input = (tensor("weightInput") @ row + tensor("biasInput")).chunk(3)
+        of_state = (tensor("weightHidden") @ state + tensor("biasHidden")).chunk(3)
+        reset, update = (1 / (1 + torch.exp(-(a + b))) for a, b in zip(of_input[:2], of_state[:2], strict=True))
+        new = torch.tanh(of_input[2] + reset * of_state[2])
+        if attention is None:
+            state = (1 - update) * new + update * state
+        else:
+            update = attention[position] * update
+            state = (1 - update) * state + update * new
+        states.append(state)
+    return torch.stack(states) if states else torch.zeros(0, len(state), dtype=torch.float64)
+
+
+def _augru(layer, x, inputs, tensor, values):
+    return _gru(layer, x, inputs, tensor, values, values[layer["scores"]].flatten())
+
+
+def _dice(layer, x, inputs, tensor, values):
+    p = 1 / (1 + torch.exp(-(x - tensor("mean")) / torch.sqrt(tensor("variance") + layer["epsilon"])))
+    return p * x + (1 - p) * tensor("alpha") * x
+
+
+def _scores(layer, query, sequence, dense):
+    scores = []
+    for row in sequence:
+        x = torch.cat([query, row, query - row, query * row])
+        for part in layer["layers"]:
+            x = _affine(x, dense[part["weight"]], dense[part["bias"]])
+            x = _activate(part.get("activation", "none"), x)
+        scores.append(x[0])
+    stacked = torch.stack(scores) if scores else torch.zeros(0, dtype=torch.float64)
+    return torch.exp(stacked) / torch.exp(stacked).sum() if layer["normalize"] == "softmax" else stacked
+
+
+def _target_scores(layer, x, inputs, tensor, values):
+    return _scores(layer, values[layer["query"]], values[layer["sequence"]], tensor.dense).unsqueeze(1)
+
+
+def _target_attention(layer, x, inputs, tensor, values):
+    sequence = values[layer["sequence"]]
+    return _scores(layer, values[layer["query"]], sequence, tensor.dense) @ sequence
+
+
+def _self_attention(layer, x, inputs, tensor, values):
+    out, heads = [], layer["heads"]
+    queries, keys, rows = _affine(x, tensor("weightQkv"), tensor("biasQkv")).chunk(3, -1)
+    width = x.shape[1] // heads
+    for head in range(heads):
+        at = slice(head * width, (head + 1) * width)
+        logits = queries[:, at] @ keys[:, at].T / math.sqrt(width)
+        if layer.get("causal"):
+            logits = logits + torch.full_like(logits, float("-inf")).triu(1)
+        out.append(torch.softmax(logits, -1) @ rows[:, at])
+    return _affine(torch.cat(out, -1), tensor("weightOut"), tensor("biasOut"))

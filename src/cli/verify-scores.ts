@@ -9,6 +9,9 @@ import { warn } from './warn.js';
 /** Where an export leaves what PyTorch said, relative to the bundle. */
 export const DEFAULT_SCORES = join('check', 'scores.safetensors');
 const REQUESTS = 'requests.jsonl';
+/** Tensors of that file: the scores, and those of further outputs. */
+const SCORES = 'scores';
+const FURTHER = 'outputs.';
 /** Of a score, relative to the root mean square of all: below it, what is lost in the additions before is more than the score. */
 const FLOOR = 0.1;
 
@@ -20,6 +23,12 @@ export interface ScoreDifference {
   readonly maxAbsolute: number;
   /** Where the largest relative one is, with the two scores; null when nothing differs. */
   readonly worst: { readonly position: number; readonly score: number; readonly expected: number } | null;
+}
+
+/** Of one output. */
+export interface OutputDifference extends ScoreDifference {
+  /** scores, or outputs.NAME of a further output. */
+  readonly name: string;
 }
 
 /** Compares scores one by one; what is no number in one of the two is infinitely far. */
@@ -39,32 +48,36 @@ export function scoreDifference(scores: Float32Array, expected: Float32Array): S
   return { compared: expected.length, maxRelative, maxAbsolute, worst };
 }
 
-/** Scores the requests beside the file of scores with a bundle, and compares. */
-export async function verifyScores(bundle: string, file: string, requests = join(dirname(file), REQUESTS)): Promise<ScoreDifference> {
+/** Scores the requests beside the file of scores with a bundle, and compares each output. */
+export async function verifyScores(bundle: string, file: string, requests = join(dirname(file), REQUESTS)): Promise<OutputDifference[]> {
   const expected = await readScores(file);
-  const scores = await predictAll(bundle, requests);
-  if (scores.length !== expected.length) {
-    const lengths = { path: file, scores: scores.length, expected: expected.length };
+  const scores = await predictAll(bundle, requests, [...expected.keys()]);
+  return [...expected].map(([name, wanted]) => {
+    const given = scores.get(name) as Float32Array;
+    if (given.length === wanted.length) return { name, ...scoreDifference(given, wanted) };
     throw new TerabagError(
       'invalid_argument',
-      `${requests} and ${file} do not belong together: scores ${scores.length}, expected ${expected.length}`,
-      lengths,
+      `${requests} and ${file} do not belong together: ${name}, scores ${given.length}, expected ${wanted.length}`,
+      { path: file, scores: given.length, expected: wanted.length },
     );
-  }
-  return scoreDifference(scores, expected);
+  });
 }
 
-async function readScores(file: string): Promise<Float32Array> {
+/** By tensor: scores, and outputs.NAME of further outputs. */
+async function readScores(file: string): Promise<ReadonlyMap<string, Float32Array>> {
   const header = await readSafetensorsHeader(file);
-  const tensor = header.tensors.get('scores');
-  if (tensor?.dtype !== 'F32')
-    throw new TerabagError('invalid_argument', `has to have an F32 tensor scores: ${file} has ${[...header.tensors.keys()].join(', ')}`, {
-      path: file,
-    });
-  return new Float32Array((await readTensor(header, tensor)).buffer);
+  if (!header.tensors.has(SCORES)) throw badScores(file, `has to have a tensor ${SCORES}: ${[...header.tensors.keys()].join(', ')}`);
+  const tensors = new Map<string, Float32Array>();
+  for (const [name, tensor] of header.tensors) {
+    if (tensor.dtype !== 'F32') throw badScores(file, `tensors have to be F32: ${name} is ${tensor.dtype}`);
+    tensors.set(name, new Float32Array((await readTensor(header, tensor)).buffer));
+  }
+  return tensors;
 }
 
-async function predictAll(bundle: string, requests: string): Promise<Float32Array> {
+const badScores = (path: string, what: string): TerabagError => new TerabagError('invalid_argument', `${what}: ${path}`, { path });
+
+async function predictAll(bundle: string, requests: string, names: readonly string[]): Promise<ReadonlyMap<string, Float32Array>> {
   const predictor = await openLocal(bundle, { onWarning: warn });
   const predictions: Prediction[] = [];
   try {
@@ -72,5 +85,15 @@ async function predictAll(bundle: string, requests: string): Promise<Float32Arra
   } finally {
     await predictor.close();
   }
-  return Float32Array.from(predictions.flatMap(({ scores }) => Array.from(scores)));
+  return new Map(
+    names.map((name) => [name, Float32Array.from(predictions.flatMap((prediction) => Array.from(valuesOf(prediction, name))))]),
+  );
+}
+
+function valuesOf({ scores, outputs }: Prediction, name: string): Float32Array {
+  if (name === SCORES) return scores;
+  const found = name.startsWith(FURTHER) ? outputs?.[name.slice(FURTHER.length)] : undefined;
+  if (found !== undefined) return found;
+  const known = Object.keys(outputs ?? {}).map((output) => FURTHER + output);
+  throw new TerabagError('invalid_argument', `the model has no such output: ${name}; it has ${[SCORES, ...known].join(', ')}`, { name });
 }

@@ -5,7 +5,7 @@ import { bundlesIn, verifyPublished } from '../plan/file/publish/verify-publishe
 import { further } from './help.js';
 import { positiveNumber } from './options.js';
 import { type OnProgress, withProgress } from './progress.js';
-import { DEFAULT_SCORES, type ScoreDifference, verifyScores } from './verify-scores.js';
+import { DEFAULT_SCORES, type OutputDifference, verifyScores } from './verify-scores.js';
 
 interface VerifyCommandOptions {
   readonly source?: string;
@@ -51,8 +51,8 @@ Examples:
     );
     const file = scores === true ? join(bundle, DEFAULT_SCORES) : scores;
     // Files that are not sound are not scored.
-    const difference = file === undefined || problems.length > 0 ? null : await verifyScores(bundle, file, requests);
-    if (difference !== null && difference.maxRelative > tolerance) problems.push(tooFar(difference, tolerance));
+    const differences = file === undefined || problems.length > 0 ? [] : await verifyScores(bundle, file, requests);
+    for (const difference of differences) if (difference.maxRelative > tolerance) problems.push(tooFar(difference, tolerance));
     if (json)
       console.log(
         JSON.stringify({
@@ -60,24 +60,24 @@ Examples:
           ...(source && { source }),
           sound: problems.length === 0,
           problems,
-          ...(difference && { scores: { ...difference, tolerance } }),
+          ...(differences.length > 0 && { tolerance, scores: differences }),
         }),
       );
     else if (problems.length === 0) {
       console.log(source === undefined ? 'all files are sound' : 'all files are sound, and all rows are those of the source');
-      if (difference !== null) console.log(`${summary(difference)}; tolerance ${tolerance}`);
+      for (const difference of differences) console.log(`${summary(difference)}; tolerance ${tolerance}`);
     }
     for (const problem of json ? [] : problems) process.stderr.write(`terabag: ${problem}\n`);
     if (problems.length > 0) process.exitCode = 1;
   });
 
-const summary = ({ compared, maxRelative, maxAbsolute }: ScoreDifference): string =>
-  `${compared} scores compared: largest relative difference ${maxRelative.toPrecision(3)}, absolute ${maxAbsolute.toPrecision(3)}`;
+const summary = ({ name, compared, maxRelative, maxAbsolute }: OutputDifference): string =>
+  `${name}: ${compared} compared, largest relative difference ${maxRelative.toPrecision(3)}, absolute ${maxAbsolute.toPrecision(3)}`;
 
-function tooFar(difference: ScoreDifference, tolerance: number): string {
+function tooFar(difference: OutputDifference, tolerance: number): string {
   const { worst } = difference;
-  const where = worst === null ? '' : `; score ${worst.position} is ${worst.score}, expected ${worst.expected}`;
-  return `scores are not those that are expected: ${summary(difference)}, tolerance ${tolerance}${where}`;
+  const where = worst === null ? '' : `; value ${worst.position} is ${worst.score}, expected ${worst.expected}`;
+  return `not as expected: ${summary(difference)}, tolerance ${tolerance}${where}`;
 }
 
 async function verifyAll(dir: string, onProgress: OnProgress): Promise<string[]> {

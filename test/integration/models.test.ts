@@ -24,14 +24,17 @@ async function readAll(bundle: string): Promise<PredictRequest[]> {
 const predictAll = (predictor: Predictor, requests: readonly PredictRequest[]): Promise<Prediction[]> =>
   Promise.all(requests.map((request) => predictor.predict(request, { deadlineMs: 30_000 })));
 
+const values = ({ scores, outputs }: Prediction): object => ({ scores, ...outputs });
+
 describe.each(names)('%s', (name) => {
   const bundle = join(MODELS, name);
 
   test('is sound, and gives the scores of PyTorch', async () => {
     expect(await verifyBundle(bundle)).toEqual([]);
-    const { compared, maxRelative, worst } = await verifyScores(bundle, join(bundle, DEFAULT_SCORES));
-    expect(compared).toBeGreaterThan(0);
-    expect(maxRelative, JSON.stringify(worst)).toBeLessThan(TOLERANCE);
+    for (const { name: output, compared, maxRelative, worst } of await verifyScores(bundle, join(bundle, DEFAULT_SCORES))) {
+      expect(compared).toBeGreaterThan(0);
+      expect(maxRelative, `${output}: ${JSON.stringify(worst)}`).toBeLessThan(TOLERANCE);
+    }
   });
 
   test.each([1, 2, 4])('%i shards give the bits of the local predictor', async (shards) => {
@@ -47,7 +50,7 @@ describe.each(names)('%s', (name) => {
     try {
       const predictor = await connect(cluster.plan, { bundle });
       try {
-        expect((await predictAll(predictor, requests)).map(({ scores }) => scores)).toEqual(expected.map(({ scores }) => scores));
+        expect((await predictAll(predictor, requests)).map(values)).toEqual(expected.map(values));
       } finally {
         await predictor.close();
       }
