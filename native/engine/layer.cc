@@ -253,7 +253,8 @@ std::string check_layer(const Layer& layer, const std::vector<Shape>& values) {
 
 Shape shape_of(const Layer& layer, const std::vector<Shape>& values) {
   const Shape& first = values[layer.inputs[0]];
-  const uint32_t appended = first.appended + (layer.op == Op::kAppend ? 1 : 0);
+  // Vectors are alike wherever they come from.
+  const uint32_t appended = layer.positions == 0 ? 0 : first.appended + (layer.op == Op::kAppend ? 1 : 0);
   return {layer.dim, layer.stage, layer.positions, first.input, appended};
 }
 

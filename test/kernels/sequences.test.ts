@@ -1,82 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { type ItemValue, itemScores } from '../reference/sequence-net.js';
+import { itemScores } from '../reference/sequence-net.js';
 import { availableKernels, bytesOf, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
+import { alone, floatsOf, itemOf, lengths, runOf } from './sequence-jobs.js';
 
 const random = randomFrom(31);
-const below = (count: number): number => Math.floor(random() * count);
-const floats = (length: number, scale = 1): Float32Array => Float32Array.from({ length }, () => (random() * 2 - 1) * scale);
-type Run = NetJob['runs'][number];
+const floats = (length: number, scale = 1): Float32Array => floatsOf(random, length, scale);
 type Layers = NetJob['layers'];
-
-/** Inputs of a run, item by item, as the net gets them and as the reference does. */
-function runOf(net: NetJob, items: number, perItem: readonly boolean[], lengthOf: (input: number, positions: number) => number): Run {
-  const { inputDims, numDense, inputPositions = inputDims.map(() => 0) } = net;
-  const blocks = inputDims.map((dim, input) => {
-    const positions = inputPositions[input]!;
-    const rows = perItem[input] ? items : 1;
-    const lengths = positions === 0 ? [] : Array.from({ length: rows }, () => lengthOf(input, positions));
-    const values = positions === 0 ? floats(rows * dim) : new Float32Array(rows * positions * dim);
-    lengths.forEach((length, r) => values.set(floats(length * dim), r * positions * dim));
-    return { values, lengths };
-  });
-  const joined = (from: number, to?: number): Float32Array =>
-    Float32Array.from(blocks.slice(from, to).flatMap(({ values }) => [...values]));
-  return {
-    items,
-    perItem: Uint8Array.from(perItem, Number),
-    dense: joined(0, numDense),
-    pooled: joined(numDense),
-    lengths: Uint32Array.from(blocks.flatMap(({ lengths }) => lengths)),
-    outLength: items * net.layers.at(-1)!.dim,
-  };
-}
-
-/** The inputs of one item of a run. */
-function itemOf({ inputDims, numDense, inputPositions = inputDims.map(() => 0) }: NetJob, run: Run, item: number): ItemValue[] {
-  let [at, length] = [0, 0];
-  return inputDims.map((dim, input) => {
-    if (input === numDense) at = 0;
-    const block = input < numDense ? run.dense : run.pooled;
-    const positions = inputPositions[input]!;
-    const [rows, row] = run.perItem[input] === 1 ? [run.items, item] : [1, 0];
-    const floats = dim * Math.max(1, positions);
-    const start = at + row * floats;
-    at += rows * floats;
-    if (positions === 0) return { vector: [...block.slice(start, start + dim)] };
-    const own = run.lengths![length + row]!;
-    length += rows;
-    return { positions: Array.from({ length: own }, (_, p) => [...block.slice(start + p * dim, start + (p + 1) * dim)]) };
-  });
-}
-
-/** The run of one item alone. */
-function alone(net: NetJob, run: Run, item: number): Run {
-  const inputs = itemOf(net, run, item);
-  const values = inputs.map((value, input) => {
-    if ('vector' in value) return value.vector;
-    const flat = value.positions.flat();
-    return [...flat, ...Array<number>(net.inputPositions![input]! * net.inputDims[input]! - flat.length).fill(0)];
-  });
-  return {
-    items: 1,
-    perItem: run.perItem,
-    dense: Float32Array.from(values.slice(0, net.numDense).flat()),
-    pooled: Float32Array.from(values.slice(net.numDense).flat()),
-    lengths: Uint32Array.from(inputs.flatMap((value) => ('positions' in value ? [value.positions.length] : []))),
-    outLength: run.outLength / run.items,
-  };
-}
-
-/** Items of every length that matters, of two sequences with the same lengths. */
-function lengths(): (input: number, positions: number) => number {
-  const drawn: number[] = [];
-  let [input, row] = [-1, 0];
-  return (of, positions) => {
-    if (of !== input) [input, row] = [of, 0];
-    drawn[row] ??= [0, 1, positions, below(positions + 1), below(Math.min(positions, 4) + 1)][below(5)]!;
-    return drawn[row++]!;
-  };
-}
 
 /** What is made of sequences a and b, [positions, dim], and a vector of that dim; the last layer is the output. */
 type Make = (sequences: { a: number; b: number; vector: number; dim: number; positions: number; first: number }) => Layers;
@@ -101,6 +30,7 @@ const MAKERS: Record<string, Make> = {
     layer('positions', [first], dim, 1, { positions: positions + 1, tensors: [floats((positions + 1) * dim)] }),
     layer('fc', [first + 1], 3, 1, { positions: positions + 1, tensors: [floats(3 * dim), floats(3)] }),
     layer('sequence_pool', [first + 2], 3, 1, { pooling: 'max' }),
+    layer('concat', [first + 3, vector], 3 + dim, 1),
   ],
   'scored for a query by every feature, with softmax': ({ a, vector, first, dim, positions }) => [
     ...scored(a, vector, first, dim, positions, ['query', 'key', 'difference', 'product']),
@@ -214,7 +144,7 @@ function netOf(make: Make, { dim, positions }: (typeof SIZES)[number]): NetJob {
       [true, false, false],
       [false, true, true],
       [false, false, false],
-    ].map((perItem) => ({ ...runOf(net, items, perItem, lengths()), stages: [1] })),
+    ].map((perItem) => ({ ...runOf(random, net, items, perItem, lengths(random)), stages: [1] })),
   );
   return { ...net, output: 2 + net.layers.length, runs };
 }
@@ -224,6 +154,8 @@ const expectNear = (got: ArrayLike<number>, want: readonly number[], what: strin
     if (!(Math.abs(got[d]! - value) <= 2e-5 * (1 + Math.abs(value)))) expect.fail(`${what}, at ${d}: ${got[d]}, want ${value}`);
   });
 };
+
+const joined = (outs: readonly Float32Array[]): Buffer => Buffer.concat(outs.map(bytesOf));
 
 describe.each(availableKernels)('sequences with %s kernels', (isa) => {
   it.each(Object.entries(MAKERS))('equal the float64 reference %s', (_, make) => {
@@ -254,12 +186,35 @@ describe.each(availableKernels)('sequences with %s kernels', (isa) => {
     const [one, several] = [1, 4].map((threads) => runJobs(isa, { tables: [], nets }, threads).nets);
     one!.forEach(({ outs, error }, n) => {
       expect(error).toBeUndefined();
-      expect(several![n]!.outs!.map(bytesOf)).toEqual(outs!.map(bytesOf));
+      expect(joined(several![n]!.outs!).equals(joined(outs!))).toBe(true);
       const { dim } = nets[n]!.layers.at(-1)!;
       for (let r = 0; r < outs!.length; r += 5)
         [0, 1, 5, 12].forEach((item, i) =>
-          expect(bytesOf(outs![r + 1 + i]!)).toEqual(bytesOf(outs![r]!.slice(item * dim, (item + 1) * dim))),
+          expect(joined([outs![r + 1 + i]!]).equals(bytesOf(outs![r]!.slice(item * dim, (item + 1) * dim)))).toBe(true),
         );
     });
+  });
+
+  it.each(Object.entries(MAKERS))('give the same bits in several stages as in one, %s', (_, make) => {
+    const whole = [netOf(make, { dim: 4, positions: 6 })];
+    const runs = whole[0]!.runs.slice(0, 12);
+    const staged = whole[0]!.layers.slice(1).map((__, split): NetJob => {
+      const layers = whole[0]!.layers.map((given, n) => ({ ...given, stage: n <= split ? 1 : n % 2 === split % 2 ? 3 : 2 }));
+      // A stage reads those before it, and none behind.
+      for (const [n, given] of layers.entries()) {
+        const stages = given.inputs.map((input) => (input < 3 ? 1 : layers[input - 3]!.stage));
+        layers[n] = { ...given, stage: Math.max(given.stage, ...stages) };
+      }
+      const stages = [...new Set(layers.map(({ stage }) => stage))].sort();
+      return { ...whole[0]!, layers, runs: runs.map((run) => ({ ...run, stages })) };
+    });
+    const [{ outs }, ...answers] = runJobs(isa, { tables: [], nets: [{ ...whole[0]!, runs }, ...staged] }).nets as [
+      { outs: Float32Array[] },
+      ...{ outs?: Float32Array[]; error?: { message: string } }[],
+    ];
+    for (const { outs: got, error } of answers) {
+      expect(error).toBeUndefined();
+      expect(joined(got!).equals(joined(outs))).toBe(true);
+    }
   });
 });
