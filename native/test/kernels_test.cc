@@ -60,6 +60,7 @@ struct Isa {
   uint32_t panel_width;
   DotInteraction* dot_interaction;
   Activate* activate;
+  const AttentionKernels* attention;
 };
 
 bool runs_here(const char* isa) {
@@ -69,15 +70,18 @@ bool runs_here(const char* isa) {
 }
 
 std::vector<Isa> isas() {
-  std::vector<Isa> all = {
-      {"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction, scalar::activate}};
+  std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction,
+                           scalar::activate, &scalar::attention}};
 #if defined(__x86_64__)
   if (runs_here("avx2"))
-    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction, avx2::activate});
+    all.push_back(
+        {"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction, avx2::activate, &avx2::attention});
   if (runs_here("avx512"))
-    all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction, avx512::activate});
+    all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction, avx512::activate,
+                   &avx512::attention});
 #elif defined(__aarch64__)
-  all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction, neon::activate});
+  all.push_back(
+      {"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction, neon::activate, &neon::attention});
 #endif
   return all;
 }
@@ -464,6 +468,104 @@ void test_activation(const Isa& isa) {
   }
 }
 
+// What a kernel gives, and the scalar one, whose bits it has to have.
+class AttentionOut {
+ public:
+  explicit AttentionOut(uint64_t length) : got(length * 4, below(2) == 0), plain(length, 9.0f) {
+    for (uint64_t i = 0; i < length; ++i) got.floats()[i] = 7.0f;
+  }
+  // want: of value i, and the magnitude of what it is added up from.
+  template <typename Want>
+  void check_all(const char* what, uint64_t terms, Want want) const {
+    for (uint64_t i = 0; i < plain.size(); ++i) {
+      const Exact exact = want(i);
+      check(close_enough(got.floats()[i], exact.value, exact.magnitude, static_cast<double>(terms)),
+            std::string(what) + ": value " + std::to_string(i) + " is " + std::to_string(got.floats()[i]) + ", want " +
+                std::to_string(exact.value));
+    }
+    check(same_bits(got.floats(), plain.data(), plain.size()), std::string(what) + " has other bits than the scalar kernel");
+  }
+
+  Guarded got;
+  std::vector<float> plain;
+};
+
+void fill(const Guarded& values, uint64_t length) {
+  for (uint64_t i = 0; i < length; ++i) values.floats()[i] = uniform();
+}
+
+void test_fold_query(const Isa& isa) {
+  const auto dim = static_cast<uint32_t>(1 + below(70)), panels = static_cast<uint32_t>(1 + below(4));
+  const uint64_t width = isa.panel_width, length = dim * panels * width;
+  const Guarded keys(length * 4, below(2) == 0), products(length * 4, below(2) == 0), query(dim * 4, below(2) == 0);
+  fill(keys, length);
+  fill(products, length);
+  fill(query, dim);
+  AttentionOut out(length);
+  FoldQueryJob job{keys.floats(), products.floats(), query.floats(), dim, panels, isa.panel_width, out.got.floats()};
+  isa.attention->fold_query(job);
+  job.out = out.plain.data();
+  scalar::attention.fold_query(job);
+  out.check_all("fold_query", 2, [&](uint64_t i) {
+    const double key = keys.floats()[i], product = double{query.floats()[i / width % dim]} * products.floats()[i];
+    return Exact{key + product, std::abs(key) + std::abs(product)};
+  });
+}
+
+// Rows with gaps between them, as heads of one sequence have them.
+void test_pack_rows(const Isa& isa) {
+  const auto dim = static_cast<uint32_t>(1 + below(70));
+  const uint64_t positions = 1 + below(80), stride = dim + (below(2) == 0 ? 0 : below(40)), width = isa.panel_width;
+  const uint64_t given = (positions - 1) * stride + dim;
+  const Guarded x(given * 4, below(2) == 0);
+  fill(x, given);
+  const auto value = [&](uint64_t p, uint64_t d) { return p < positions && d < dim ? double{x.floats()[p * stride + d]} : 0.0; };
+  const float scale = uniform();
+
+  AttentionOut keys((positions + width - 1) / width * width * dim);
+  PackRowsJob job{x.floats(), stride, positions, dim, isa.panel_width, scale, keys.got.floats()};
+  isa.attention->pack_keys(job);
+  job.out = keys.plain.data();
+  scalar::attention.pack_keys(job);
+  keys.check_all("pack_keys", 1, [&](uint64_t i) {
+    const double want = scale * value(i / (width * dim) * width + i % width, i / width % dim);
+    return Exact{want, std::abs(want)};
+  });
+
+  AttentionOut values((dim + width - 1) / width * width * positions);
+  job.out = values.got.floats();
+  isa.attention->pack_values(job);
+  job.out = values.plain.data();
+  scalar::attention.pack_values(job);
+  values.check_all("pack_values", 0, [&](uint64_t i) {
+    const double want = value(i / width % positions, i / (width * positions) * width + i % width);
+    return Exact{want, std::abs(want)};
+  });
+}
+
+void test_sum_rows(const Isa& isa) {
+  const auto dim = static_cast<uint32_t>(1 + below(150));
+  const uint64_t positions = below(60), stride = dim + (below(2) == 0 ? 0 : below(40)), score_stride = 1 + below(3);
+  const uint64_t given = positions == 0 ? 0 : (positions - 1) * stride + dim;
+  const uint64_t num_scores = positions == 0 ? 0 : (positions - 1) * score_stride + 1;
+  const Guarded x(given * 4, below(2) == 0), scores(num_scores * 4, below(2) == 0);
+  fill(x, given);
+  fill(scores, num_scores);
+  AttentionOut out(dim);
+  SumRowsJob job{scores.floats(), score_stride, x.floats(), stride, positions, dim, out.got.floats()};
+  isa.attention->sum_rows(job);
+  job.out = out.plain.data();
+  scalar::attention.sum_rows(job);
+  out.check_all("sum_rows", positions, [&](uint64_t d) {
+    Exact sum{0, 0};
+    for (uint64_t p = 0; p < positions; ++p) {
+      const double term = double{scores.floats()[p * score_stride]} * x.floats()[p * stride + d];
+      sum = {sum.value + term, sum.magnitude + std::abs(term)};
+    }
+    return sum;
+  });
+}
+
 }  // namespace
 }  // namespace terabag
 
@@ -483,6 +585,9 @@ int main() {
       if (number % 4 == 0) test_fully_connected(isa);
       if (number % 4 == 0) test_interaction(isa);
       test_activation(isa);
+      test_fold_query(isa);
+      test_pack_rows(isa);
+      test_sum_rows(isa);
     }
     std::printf("%s: %d cases hold\n", isa.name, cases);
   }
