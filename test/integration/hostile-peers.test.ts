@@ -114,7 +114,7 @@ const faults: fc.Arbitrary<(tensors: Tensors) => { batch: SparseBatch; codes: st
   // A table, part or number of parts that the shard does not hold, flags that do not exist.
   fc.tuple(fc.constantFrom(0, 1, 2, 4), fc.constantFrom(3, 4, 77, 2 ** 31, 2 ** 32 - 1)).map(([field, value]) => (tensors: Tensors) => {
     const segments = [...tensors.segments];
-    segments[field] = field === 4 ? value | 4 : value;
+    segments[field] = field === 4 ? value | 32 : value;
     return { batch: batchOf({ ...tensors, segments }), codes: ['bad_message'] };
   }),
   // Another number of bags than offsets tell.
