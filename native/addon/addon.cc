@@ -7,6 +7,7 @@
 
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
+#include "addon/key_index_object.h"
 #include "addon/pack_rows.h"
 #include "addon/socket_object.h"
 #include "addon/sparse_engine_object.h"
@@ -91,6 +92,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("fingerprints", Napi::Function::New(env, fingerprints));
   exports.Set("threadCpuUs", Napi::Function::New(env, thread_cpu_us));
   exports.Set("packRows", Napi::Function::New(env, pack_rows_async));
+  exports.Set("KeyIndexBuilder", define_key_index_builder(env));
+  exports.Set("checkKeyIndex", Napi::Function::New(env, check_key_index_async));
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("precisions", define_precisions(env));
   exports.Set("DenseNet", define_dense_net(env));

@@ -247,6 +247,30 @@ export interface NativeSocket {
   close(lingerMs: number): void;
 }
 
+/**
+ * Builds a key index; see native/tables/key_index.h. All but shape and close are [async], one after another: a step that is asked for while another
+ * runs throws {status: busy}. Errors carry {status}: duplicate_key (with key, row and otherRow), wrong_count, unplaceable, spill (with errno),
+ * out_of_memory.
+ */
+export interface NativeKeyIndexBuilder {
+  /** Keys of the next rows, 8 little-endian bytes each; left alone until it settles. */
+  add(keys: Uint8Array): Promise<void>;
+  /** After the last key, until it gives true. */
+  countRange(): Promise<boolean>;
+  /** The next buckets, as many as there is room for: their bytes, 0 behind the last one. */
+  place(out: Uint8Array): Promise<number>;
+  /** [sync] Buckets and seed: right when all is counted. */
+  shape(): { readonly buckets: number; readonly seed: number; readonly ranges: number };
+  /** [sync] Gives its memory back, and its file. */
+  close(): void;
+}
+
+/** What is wrong with the bytes of a key index, and the first bucket where it is. */
+export interface NativeKeyIndexReport {
+  readonly fault: 'none' | 'slots' | 'row' | 'row_twice' | 'place' | 'count';
+  readonly bucket: number;
+}
+
 export interface NativeAddon {
   readonly vocabulary: NativeVocabulary;
   /** Name of the kernels in use: scalar, avx2, avx512, neon. */
@@ -268,6 +292,17 @@ export interface NativeAddon {
    * or infinity cannot be quantized), overflow (too large for the format), out_of_memory.
    */
   packRows(rows: Uint8Array, from: PlainFormat, dim: number, to: RowFormat, out: Uint8Array): Promise<NativePackError>;
+  /** numKeys: 1 to 2^32. directory: where keys are spilled that do not fit in memory. rangeKeys: how many do, for tests. */
+  KeyIndexBuilder: new (
+    numKeys: number,
+    directory: string,
+    rangeKeys?: number,
+  ) => NativeKeyIndexBuilder;
+  /**
+   * [async] Reads a whole index of a file and says what is wrong: not every row has one key that is found. Errors carry {status}: unreadable (and
+   * errno when a system call failed), out_of_memory.
+   */
+  checkKeyIndex(path: string, byteOffset: number, buckets: number, numKeys: number, seed: number): Promise<NativeKeyIndexReport>;
   /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later; of a ROUTER, that somebody came. */

@@ -1,0 +1,188 @@
+#include "addon/key_index_object.h"
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "addon/arguments.h"
+#include "addon/environment.h"
+#include "tables/key_index.h"
+#include "tables/mapped_file.h"
+
+namespace terabag {
+namespace {
+
+Napi::Object status_object(Napi::Env env, const char* status, const std::string& message) {
+  Napi::Object error = Napi::Error::New(env, message).Value();
+  error.Set("status", status);
+  return error;
+}
+
+const char* name_of(KeyIndexStatus status) {
+  switch (status) {
+    case KeyIndexStatus::kOk: break;
+    case KeyIndexStatus::kDuplicate: return "duplicate_key";
+    case KeyIndexStatus::kWrongCount: return "wrong_count";
+    case KeyIndexStatus::kUnplaceable: return "unplaceable";
+    case KeyIndexStatus::kSpill: return "spill";
+  }
+  return "";
+}
+
+// A step of a builder on a thread.
+struct Step {
+  KeyIndexStatus status = KeyIndexStatus::kOk;
+  bool out_of_memory = false;
+
+  template <typename Work>
+  void run(const Work& work) {
+    try {
+      status = work();
+    } catch (const std::bad_alloc&) {
+      out_of_memory = true;
+    }
+  }
+  // Null when all is well.
+  Napi::Value error(Napi::Env env, const KeyIndexBuilder& builder) const {
+    if (out_of_memory) return status_object(env, "out_of_memory", "no memory for the keys of an index");
+    if (status == KeyIndexStatus::kOk) return env.Null();
+    Napi::Object error = status_object(env, name_of(status), std::string("key index: ") + name_of(status));
+    if (status == KeyIndexStatus::kDuplicate) {
+      const auto& [key, row, other_row] = builder.duplicate();
+      error.Set("key", std::to_string(static_cast<int64_t>(key)));
+      error.Set("row", Napi::Number::New(env, static_cast<double>(row)));
+      error.Set("otherRow", Napi::Number::New(env, static_cast<double>(other_row)));
+    } else if (status == KeyIndexStatus::kSpill) {
+      error.Set("message", builder.failure().message);
+      error.Set("errno", Napi::Number::New(env, builder.failure().number));
+    }
+    return error;
+  }
+};
+
+class KeyIndexBuilderObject : public Napi::ObjectWrap<KeyIndexBuilderObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(
+        env, "KeyIndexBuilder",
+        {InstanceMethod<&KeyIndexBuilderObject::add>("add"), InstanceMethod<&KeyIndexBuilderObject::count_range>("countRange"),
+         InstanceMethod<&KeyIndexBuilderObject::place>("place"), InstanceMethod<&KeyIndexBuilderObject::shape>("shape"),
+         InstanceMethod<&KeyIndexBuilderObject::close>("close")});
+  }
+  explicit KeyIndexBuilderObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeyIndexBuilderObject>(info) {
+    const uint64_t num_keys = integer(info[0], "numKeys", 1, kMaxKeys);
+    if (!info[1].IsString()) throw argument_error(info.Env(), "directory has to be a string");
+    const uint64_t range_keys =
+        info[2].IsUndefined() ? KeyIndexBuilder::kRangeKeys : integer(info[2], "rangeKeys", 1, KeyIndexBuilder::kRangeKeys);
+    try {
+      builder_ = std::make_shared<KeyIndexBuilder>(num_keys, info[1].As<Napi::String>().Utf8Value(), range_keys);
+    } catch (const std::bad_alloc&) {
+      throw Napi::Error(info.Env(), status_object(info.Env(), "out_of_memory", "no memory for the keys of an index"));
+    }
+  }
+
+ private:
+  // Steps follow one another: none while another is on a thread.
+  template <typename Work, typename Outcome>
+  Napi::Value run(const Napi::CallbackInfo& info, Work work, Outcome outcome) {
+    if (builder_ == nullptr) throw Napi::Error(info.Env(), status_object(info.Env(), "closed", "the builder of the key index is closed"));
+    if (*busy_) throw Napi::Error(info.Env(), status_object(info.Env(), "busy", "a step of the key index is still running"));
+    auto step = std::make_shared<Step>();
+    *busy_ = true;
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [builder = builder_, step, work] { step->run([&] { return work(*builder); }); },
+        [builder = builder_, step, outcome](Napi::Env env) -> Napi::Value {
+          const Napi::Value error = step->error(env, *builder);
+          return error.IsNull() ? outcome(env) : error;
+        },
+        [busy = busy_](napi_env) { *busy = false; });
+  }
+  Napi::Value add(const Napi::CallbackInfo& info) {
+    const std::span<uint8_t> keys = bytes(info, 0, "keys");
+    if (keys.size() % 8 != 0) throw argument_error(info.Env(), "keys have 8 bytes each");
+    return run(
+        info, [keys](KeyIndexBuilder& builder) { return builder.add(keys.data(), keys.size() / 8); },
+        [](Napi::Env env) { return env.Undefined(); });
+  }
+  Napi::Value count_range(const Napi::CallbackInfo& info) {
+    auto done = std::make_shared<bool>(false);
+    return run(
+        info, [done](KeyIndexBuilder& builder) { return builder.count_range(done.get()); },
+        [done](Napi::Env env) { return Napi::Boolean::New(env, *done); });
+  }
+  Napi::Value place(const Napi::CallbackInfo& info) {
+    const std::span<uint8_t> out = bytes(info, 0, "out");
+    auto written = std::make_shared<uint64_t>(0);
+    return run(
+        info, [out, written](KeyIndexBuilder& builder) { return builder.place(out.data(), out.size() / kBucketBytes, written.get()); },
+        [written](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(*written * kBucketBytes)); });
+  }
+  Napi::Value shape(const Napi::CallbackInfo& info) {
+    if (builder_ == nullptr || *busy_) throw Napi::Error(info.Env(), status_object(info.Env(), "busy", "the key index is not counted yet"));
+    Napi::Object shape = Napi::Object::New(info.Env());
+    shape.Set("buckets", Napi::Number::New(info.Env(), static_cast<double>(builder_->num_buckets())));
+    shape.Set("seed", Napi::Number::New(info.Env(), static_cast<double>(builder_->seed())));
+    shape.Set("ranges", Napi::Number::New(info.Env(), static_cast<double>(builder_->num_ranges())));
+    return shape;
+  }
+  void close(const Napi::CallbackInfo&) { builder_.reset(); }
+
+  std::shared_ptr<KeyIndexBuilder> builder_;
+  // On the environment's thread only; shared with steps that outlive this object.
+  std::shared_ptr<bool> busy_ = std::make_shared<bool>(false);
+};
+
+const char* name_of(KeyIndexFault fault) {
+  switch (fault) {
+    case KeyIndexFault::kNone: return "none";
+    case KeyIndexFault::kSlots: return "slots";
+    case KeyIndexFault::kRow: return "row";
+    case KeyIndexFault::kRowTwice: return "row_twice";
+    case KeyIndexFault::kPlace: return "place";
+    case KeyIndexFault::kCount: return "count";
+  }
+  return "";
+}
+
+}  // namespace
+
+Napi::Function define_key_index_builder(Napi::Env env) { return KeyIndexBuilderObject::define(env); }
+
+Napi::Value check_key_index_async(const Napi::CallbackInfo& info) {
+  constexpr uint64_t kSafe = (1ull << 53) - 1;
+  if (!info[0].IsString()) throw argument_error(info.Env(), "path has to be a string");
+  const std::string path = info[0].As<Napi::String>();
+  const uint64_t byte_offset = integer(info[1], "byteOffset", 0, kSafe), num_buckets = integer(info[2], "buckets", 1, kMaxKeys);
+  const uint64_t num_keys = integer(info[3], "numKeys", 1, kMaxKeys), seed = integer(info[4], "seed", 0, kSafe);
+  if (!sound_key_index(num_keys, num_buckets)) throw argument_error(info.Env(), "buckets do not fit the number of keys");
+  struct Outcome {
+    KeyIndexReport report;
+    Failure failure;
+    const char* status = nullptr;
+  };
+  auto outcome = std::make_shared<Outcome>();
+  const auto work = [=] {
+    try {
+      const auto file = MappedFile::open(path, &outcome->failure);
+      if (file == nullptr || byte_offset > file->size() || num_buckets * kBucketBytes > file->size() - byte_offset) {
+        outcome->status = "unreadable";
+        if (file != nullptr) outcome->failure.message = "key index does not lie in its file: " + path;
+        return;
+      }
+      outcome->report = check_key_index({file->data() + byte_offset, num_buckets, homes_of(num_keys), seed}, num_keys);
+    } catch (const std::bad_alloc&) {
+      outcome->status = "out_of_memory";
+      outcome->failure.message = "no memory to check a key index: " + path;
+    }
+  };
+  return info.Env().GetInstanceData<Environment>()->run(info, work, [outcome](Napi::Env env) -> Napi::Value {
+    if (outcome->status != nullptr) return status_object(env, outcome->status, outcome->failure.message);
+    Napi::Object report = Napi::Object::New(env);
+    report.Set("fault", name_of(outcome->report.fault));
+    report.Set("bucket", Napi::Number::New(env, static_cast<double>(outcome->report.bucket)));
+    return report;
+  });
+}
+
+}  // namespace terabag
