@@ -1,6 +1,6 @@
 import { open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { native } from '../src/engine/native.js';
+import { type NativeKeyIndex, native } from '../src/engine/native.js';
 import { reportResidency } from '../src/engine/residency.js';
 import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
 import { type RowFormat, rowBytes } from '../src/model/formats.js';
@@ -9,7 +9,7 @@ import { BlockWriter } from '../src/tables/block-writer.js';
 import { binary, fbgemmEnvironment, python, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
 
-interface PoolCase {
+export interface PoolCase {
   readonly name: string;
   readonly format: RowFormat;
   readonly dim: number;
@@ -22,11 +22,11 @@ interface PoolCase {
   readonly skew: number;
 }
 
-const one = (format: RowFormat, dim: number, skew = 0): PoolCase => {
+export const one = (format: RowFormat, dim: number, skew = 0): PoolCase => {
   const name = `${format}-d${dim}-${skew === 0 ? 'uniform' : 'zipf'}`;
   return { name, format, dim, tables: 1, rows: 10_000_000, bagsPerTable: 4096, poolingFactor: 32, skew };
 };
-const many = (batch: number): PoolCase => ({
+export const many = (batch: number): PoolCase => ({
   name: `tables26-p1-b${batch}`,
   format: 'fp32',
   dim: 64,
@@ -118,7 +118,7 @@ async function* runCase(of: PoolCase, { peers, rounds, dir, quick }: SuiteOption
 }
 
 /** Random rows of sane values, repeated: what is in them does not matter for the time, and makes results comparable. */
-async function writeRows(path: string, { format, dim, tables, rows }: PoolCase): Promise<void> {
+export async function writeRows(path: string, { format, dim, tables, rows }: PoolCase): Promise<void> {
   const width = rowBytes(format, dim);
   const blockRows = Math.min(rows * tables, Math.floor(BLOCK_BYTES / width));
   const block = new Uint8Array(blockRows * width);
@@ -145,12 +145,12 @@ async function writeRows(path: string, { format, dim, tables, rows }: PoolCase):
   await file.close();
 }
 
-interface Batch {
+export interface Batch {
   readonly indices: BigInt64Array;
   readonly offsets: Uint32Array;
 }
 
-function makeBatches({ tables, rows, bagsPerTable, poolingFactor, skew }: PoolCase): Batch[] {
+export function makeBatches({ tables, rows, bagsPerTable, poolingFactor, skew }: PoolCase): Batch[] {
   const numbers = new SeededNumbers(2);
   const bags = tables * bagsPerTable;
   const row = (): number => {
@@ -168,11 +168,17 @@ function makeBatches({ tables, rows, bagsPerTable, poolingFactor, skew }: PoolCa
   });
 }
 
-async function openEngine({ tables, rows, dim, format, bagsPerTable }: PoolCase, path: string, residency: 'populate' | 'hugepages') {
+/** keys: the index of each table, when ids are keys. */
+export async function openEngine(
+  { tables, rows, dim, format, bagsPerTable }: PoolCase,
+  path: string,
+  residency: 'populate' | 'hugepages',
+  keys: readonly NativeKeyIndex[] = [],
+) {
   const width = rowBytes(format, dim);
   const views = Array.from({ length: tables }, (_, table) => ({
     ...{ table, part: 0, parts: 1, path, byteOffset: table * rows * width },
-    ...{ rows, dim, format, firstRow: 0, rowStep: 1 },
+    ...{ rows, dim, format, firstRow: 0, rowStep: 1, keys: keys[table] ?? null },
   }));
   const engine = new native.SparseEngine(views, residency);
   await engine.fill();
@@ -202,7 +208,8 @@ async function openEngine({ tables, rows, dim, format, bagsPerTable }: PoolCase,
   };
 }
 
-async function startPeers(
+/** FBGEMM, PyTorch and TorchRec on the same rows and ids. */
+export async function startPeers(
   of: PoolCase,
   file: string,
   batches: readonly Batch[],

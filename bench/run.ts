@@ -7,6 +7,7 @@ import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
+import { keyedSuite } from './keyed.js';
 import { pinTo } from './peers/process.js';
 import { planSuite } from './plan.js';
 import { plannerSuite } from './planner.js';
@@ -19,6 +20,7 @@ import type { Line, Suite } from './suite.js';
 
 const suites: readonly Suite[] = [
   poolSuite,
+  keyedSuite,
   fcSuite,
   interactionSuite,
   predictSuite,

@@ -1,7 +1,21 @@
 import { native } from '../src/engine/native.js';
 
-/** Who is measured beside us; limit is what the machine gives a plain loop, anonymous-hugepages our own engine on copied tables. */
-export type Peer = 'fbgemm' | 'torch' | 'torchrec' | 'onnxruntime' | 'onednn' | 'openblas' | 'limit' | 'anonymous-hugepages';
+/**
+ * Who is measured beside us; limit is what the machine gives a plain loop, anonymous-hugepages our own engine on copied tables, plain-rows the same
+ * with ids that are rows.
+ */
+export type Peer =
+  | 'fbgemm'
+  | 'torch'
+  | 'torchrec'
+  | 'onnxruntime'
+  | 'onednn'
+  | 'openblas'
+  | 'absl'
+  | 'absl+fbgemm'
+  | 'limit'
+  | 'anonymous-hugepages'
+  | 'plain-rows';
 
 /** One figure, as it is written to the JSON lines. */
 export interface Line {

@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 import { buildSanitized } from './build-native.mjs';
 import { install, run } from './prepare.mjs';
 
-const TARGETS = ['pool_message', 'pool_request', 'table_view'];
+const TARGETS = ['key_index', 'pool_message', 'pool_request', 'table_view'];
 
 const { values } = parseArgs({ options: { seconds: { type: 'string', default: '60' } } });
 const seconds = Number(values.seconds);

@@ -1,6 +1,7 @@
 export { type Cluster, type LaunchOptions, launchCluster, type ShardHost, type ShardHosts } from './cluster/launch.js';
 export type { LogLevel } from './cluster/shard-task.js';
 export type { ShardEvent } from './cluster/watch.js';
+export { type KeyBlock, type KeyIndexOptions, type WrittenKeyIndex, writeKeyIndex } from './engine/key-index.js';
 export type { Precision } from './engine/native.js';
 export type { Residency } from './engine/residency.js';
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';

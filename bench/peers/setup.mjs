@@ -35,6 +35,9 @@ mkdirSync(target, { recursive: true });
 attempt('limits', 'a C++ compiler is needed', () => build('limits', 'limits.cc'));
 attempt('onednn', 'apt-get install libdnnl-dev', () => build('onednn', 'gemm_peer.cc', '-DPEER_ONEDNN', '-ldnnl'));
 attempt('openblas', 'apt-get install libopenblas-dev', () => build('openblas', 'gemm_peer.cc', '-DPEER_OPENBLAS', '-lopenblas'));
+attempt('flat_hash_map', 'apt-get install libabsl-dev', () =>
+  build('flat_hash_map', 'flat_hash_map.cc', '-labsl_raw_hash_set', '-labsl_hash', '-labsl_city', '-labsl_low_level_hash'),
+);
 // Its install script fetches GPU libraries; the CPU's are in the package.
 attempt('onnxruntime', 'npm has no onnxruntime-node for this platform', () =>
   run('npm', 'install', '--ignore-scripts', '--no-audit', '--prefix', join(target, 'ort'), 'onnxruntime-node'),

@@ -30,7 +30,15 @@ const char* name_of(KeyIndexStatus status) {
   return "";
 }
 
-// A step of a builder on a thread.
+void describe(Napi::Object error, const KeyIndexBuilder& builder) {
+  const auto& [key, row, other_row] = builder.duplicate();
+  error.Set("key", std::to_string(static_cast<int64_t>(key)));
+  error.Set("row", Napi::Number::New(error.Env(), static_cast<double>(row)));
+  error.Set("otherRow", Napi::Number::New(error.Env(), static_cast<double>(other_row)));
+}
+void describe(Napi::Object, const KeysByRow&) {}
+
+// A step of a KeyIndexBuilder or of KeysByRow on a thread.
 struct Step {
   KeyIndexStatus status = KeyIndexStatus::kOk;
   bool out_of_memory = false;
@@ -44,21 +52,64 @@ struct Step {
     }
   }
   // Null when all is well.
-  Napi::Value error(Napi::Env env, const KeyIndexBuilder& builder) const {
+  template <typename Worker>
+  Napi::Value error(Napi::Env env, const Worker& worker) const {
     if (out_of_memory) return status_object(env, "out_of_memory", "no memory for the keys of an index");
     if (status == KeyIndexStatus::kOk) return env.Null();
     Napi::Object error = status_object(env, name_of(status), std::string("key index: ") + name_of(status));
-    if (status == KeyIndexStatus::kDuplicate) {
-      const auto& [key, row, other_row] = builder.duplicate();
-      error.Set("key", std::to_string(static_cast<int64_t>(key)));
-      error.Set("row", Napi::Number::New(env, static_cast<double>(row)));
-      error.Set("otherRow", Napi::Number::New(env, static_cast<double>(other_row)));
-    } else if (status == KeyIndexStatus::kSpill) {
-      error.Set("message", builder.failure().message);
-      error.Set("errno", Napi::Number::New(env, builder.failure().number));
+    if (status == KeyIndexStatus::kDuplicate) describe(error, worker);
+    if (status == KeyIndexStatus::kSpill) {
+      error.Set("message", worker.failure().message);
+      error.Set("errno", Napi::Number::New(env, worker.failure().number));
     }
     return error;
   }
+};
+
+// What works step by step: none while another is on a thread.
+template <typename Worker>
+class Steps {
+ public:
+  Steps(const Napi::CallbackInfo& info) {
+    const uint64_t num_keys = integer(info[0], "numKeys", 1, kMaxKeys);
+    if (!info[1].IsString()) throw argument_error(info.Env(), "directory has to be a string");
+    const uint64_t range_keys =
+        info[2].IsUndefined() ? KeyIndexBuilder::kRangeKeys : integer(info[2], "rangeKeys", 1, KeyIndexBuilder::kRangeKeys);
+    try {
+      worker_ = std::make_shared<Worker>(num_keys, info[1].As<Napi::String>().Utf8Value(), range_keys);
+    } catch (const std::bad_alloc&) {
+      throw Napi::Error(info.Env(), status_object(info.Env(), "out_of_memory", "no memory for the keys of an index"));
+    }
+  }
+
+  template <typename Work, typename Outcome>
+  Napi::Value run(const Napi::CallbackInfo& info, Work work, Outcome outcome) {
+    refuse_busy(info.Env());
+    auto step = std::make_shared<Step>();
+    *busy_ = true;
+    return info.Env().GetInstanceData<Environment>()->run(
+        info, [worker = worker_, step, work] { step->run([&] { return work(*worker); }); },
+        [worker = worker_, step, outcome](Napi::Env env) -> Napi::Value {
+          const Napi::Value error = step->error(env, *worker);
+          return error.IsNull() ? outcome(env) : error;
+        },
+        [busy = busy_](napi_env) { *busy = false; });
+  }
+  const Worker& idle(Napi::Env env) const {
+    refuse_busy(env);
+    return *worker_;
+  }
+  void close() { worker_.reset(); }
+
+ private:
+  void refuse_busy(Napi::Env env) const {
+    if (worker_ == nullptr) throw Napi::Error(env, status_object(env, "closed", "what sorts keys is closed"));
+    if (*busy_) throw Napi::Error(env, status_object(env, "busy", "a step that sorts keys is still running"));
+  }
+
+  std::shared_ptr<Worker> worker_;
+  // On the environment's thread only; shared with steps that outlive this object.
+  std::shared_ptr<bool> busy_ = std::make_shared<bool>(false);
 };
 
 class KeyIndexBuilderObject : public Napi::ObjectWrap<KeyIndexBuilderObject> {
@@ -70,67 +121,69 @@ class KeyIndexBuilderObject : public Napi::ObjectWrap<KeyIndexBuilderObject> {
          InstanceMethod<&KeyIndexBuilderObject::place>("place"), InstanceMethod<&KeyIndexBuilderObject::shape>("shape"),
          InstanceMethod<&KeyIndexBuilderObject::close>("close")});
   }
-  explicit KeyIndexBuilderObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeyIndexBuilderObject>(info) {
-    const uint64_t num_keys = integer(info[0], "numKeys", 1, kMaxKeys);
-    if (!info[1].IsString()) throw argument_error(info.Env(), "directory has to be a string");
-    const uint64_t range_keys =
-        info[2].IsUndefined() ? KeyIndexBuilder::kRangeKeys : integer(info[2], "rangeKeys", 1, KeyIndexBuilder::kRangeKeys);
-    try {
-      builder_ = std::make_shared<KeyIndexBuilder>(num_keys, info[1].As<Napi::String>().Utf8Value(), range_keys);
-    } catch (const std::bad_alloc&) {
-      throw Napi::Error(info.Env(), status_object(info.Env(), "out_of_memory", "no memory for the keys of an index"));
-    }
-  }
+  explicit KeyIndexBuilderObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeyIndexBuilderObject>(info), steps_(info) {}
 
  private:
-  // Steps follow one another: none while another is on a thread.
-  template <typename Work, typename Outcome>
-  Napi::Value run(const Napi::CallbackInfo& info, Work work, Outcome outcome) {
-    if (builder_ == nullptr) throw Napi::Error(info.Env(), status_object(info.Env(), "closed", "the builder of the key index is closed"));
-    if (*busy_) throw Napi::Error(info.Env(), status_object(info.Env(), "busy", "a step of the key index is still running"));
-    auto step = std::make_shared<Step>();
-    *busy_ = true;
-    return info.Env().GetInstanceData<Environment>()->run(
-        info, [builder = builder_, step, work] { step->run([&] { return work(*builder); }); },
-        [builder = builder_, step, outcome](Napi::Env env) -> Napi::Value {
-          const Napi::Value error = step->error(env, *builder);
-          return error.IsNull() ? outcome(env) : error;
-        },
-        [busy = busy_](napi_env) { *busy = false; });
-  }
   Napi::Value add(const Napi::CallbackInfo& info) {
     const std::span<uint8_t> keys = bytes(info, 0, "keys");
     if (keys.size() % 8 != 0) throw argument_error(info.Env(), "keys have 8 bytes each");
-    return run(
+    return steps_.run(
         info, [keys](KeyIndexBuilder& builder) { return builder.add(keys.data(), keys.size() / 8); },
         [](Napi::Env env) { return env.Undefined(); });
   }
   Napi::Value count_range(const Napi::CallbackInfo& info) {
     auto done = std::make_shared<bool>(false);
-    return run(
+    return steps_.run(
         info, [done](KeyIndexBuilder& builder) { return builder.count_range(done.get()); },
         [done](Napi::Env env) { return Napi::Boolean::New(env, *done); });
   }
   Napi::Value place(const Napi::CallbackInfo& info) {
     const std::span<uint8_t> out = bytes(info, 0, "out");
     auto written = std::make_shared<uint64_t>(0);
-    return run(
+    return steps_.run(
         info, [out, written](KeyIndexBuilder& builder) { return builder.place(out.data(), out.size() / kBucketBytes, written.get()); },
         [written](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(*written * kBucketBytes)); });
   }
   Napi::Value shape(const Napi::CallbackInfo& info) {
-    if (builder_ == nullptr || *busy_) throw Napi::Error(info.Env(), status_object(info.Env(), "busy", "the key index is not counted yet"));
+    const KeyIndexBuilder& builder = steps_.idle(info.Env());
     Napi::Object shape = Napi::Object::New(info.Env());
-    shape.Set("buckets", Napi::Number::New(info.Env(), static_cast<double>(builder_->num_buckets())));
-    shape.Set("seed", Napi::Number::New(info.Env(), static_cast<double>(builder_->seed())));
-    shape.Set("ranges", Napi::Number::New(info.Env(), static_cast<double>(builder_->num_ranges())));
+    shape.Set("buckets", Napi::Number::New(info.Env(), static_cast<double>(builder.num_buckets())));
+    shape.Set("seed", Napi::Number::New(info.Env(), static_cast<double>(builder.seed())));
+    shape.Set("ranges", Napi::Number::New(info.Env(), static_cast<double>(builder.num_ranges())));
     return shape;
   }
-  void close(const Napi::CallbackInfo&) { builder_.reset(); }
+  void close(const Napi::CallbackInfo&) { steps_.close(); }
 
-  std::shared_ptr<KeyIndexBuilder> builder_;
-  // On the environment's thread only; shared with steps that outlive this object.
-  std::shared_ptr<bool> busy_ = std::make_shared<bool>(false);
+  Steps<KeyIndexBuilder> steps_;
+};
+
+class KeysByRowObject : public Napi::ObjectWrap<KeysByRowObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "KeysByRow",
+                       {InstanceMethod<&KeysByRowObject::add>("add"), InstanceMethod<&KeysByRowObject::next>("next"),
+                        InstanceMethod<&KeysByRowObject::close>("close")});
+  }
+  explicit KeysByRowObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeysByRowObject>(info), steps_(info) {}
+
+ private:
+  Napi::Value add(const Napi::CallbackInfo& info) {
+    const std::span<uint8_t> buckets = bytes(info, 0, "buckets");
+    if (buckets.size() % kBucketBytes != 0) throw argument_error(info.Env(), "buckets have 64 bytes each");
+    return steps_.run(
+        info, [buckets](KeysByRow& keys) { return keys.add(buckets.data(), buckets.size() / kBucketBytes); },
+        [](Napi::Env env) { return env.Undefined(); });
+  }
+  Napi::Value next(const Napi::CallbackInfo& info) {
+    const std::span<uint8_t> out = bytes(info, 0, "out");
+    auto written = std::make_shared<uint64_t>(0);
+    return steps_.run(
+        info, [out, written](KeysByRow& keys) { return keys.next(out.data(), out.size() / 8, written.get()); },
+        [written](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(*written * 8)); });
+  }
+  void close(const Napi::CallbackInfo&) { steps_.close(); }
+
+  Steps<KeysByRow> steps_;
 };
 
 const char* name_of(KeyIndexFault fault) {
@@ -148,6 +201,8 @@ const char* name_of(KeyIndexFault fault) {
 }  // namespace
 
 Napi::Function define_key_index_builder(Napi::Env env) { return KeyIndexBuilderObject::define(env); }
+
+Napi::Function define_keys_by_row(Napi::Env env) { return KeysByRowObject::define(env); }
 
 Napi::Value check_key_index_async(const Napi::CallbackInfo& info) {
   constexpr uint64_t kSafe = (1ull << 53) - 1;

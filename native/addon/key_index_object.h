@@ -3,8 +3,9 @@
 
 namespace terabag {
 
-// The class KeyIndexBuilder of the addon, and its function checkKeyIndex.
+// The classes KeyIndexBuilder and KeysByRow of the addon, and its function checkKeyIndex.
 Napi::Function define_key_index_builder(Napi::Env env);
+Napi::Function define_keys_by_row(Napi::Env env);
 Napi::Value check_key_index_async(const Napi::CallbackInfo& info);
 
 }  // namespace terabag

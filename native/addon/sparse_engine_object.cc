@@ -12,6 +12,7 @@
 #include "addon/row_format.h"
 #include "engine/sparse_engine.h"
 #include "engine/thread_pool.h"
+#include "tables/key_index.h"
 
 namespace terabag {
 namespace {
@@ -82,6 +83,13 @@ Napi::Value tuned_array(Napi::Env env, const std::vector<TunedRows>& all) {
   return array;
 }
 
+constexpr uint64_t kSafe = (1ull << 53) - 1;
+
+KeyIndexFile key_index_file(const Napi::Object& keys) {
+  return {text(keys, "path"), integer(keys, "byteOffset", kSafe), integer(keys, "buckets", kMaxKeys), integer(keys, "keys", kMaxKeys),
+          integer(keys, "seed", kSafe)};
+}
+
 // 64 bits of either sign; null is none.
 std::optional<int64_t> padding_id_of(const Napi::Object& rule) {
   const Napi::Value value = member(rule, "paddingId");
@@ -103,7 +111,6 @@ TableRule rule_of(const Napi::Value& value) {
   TableRule rule;
   rule.policy = kPolicies[policy];
   rule.padding_id = padding_id_of(given);
-  constexpr uint64_t kSafe = (1ull << 53) - 1;
   if (policy == kHash) rule.buckets = integer(given, "buckets", kSafe);
   if (policy != kDefault) return rule;
   const Napi::Value vector = member(given, "vector");
@@ -149,7 +156,6 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       const Napi::Value entry = tables[i];
       if (!entry.IsObject()) throw argument_error(info.Env(), "a table has to be an object");
       const Napi::Object table = entry.As<Napi::Object>();
-      constexpr uint64_t kSafe = (1ull << 53) - 1;
       TableView view{};
       view.table = static_cast<uint32_t>(integer(table, "table", UINT32_MAX));
       view.part = static_cast<uint32_t>(integer(table, "part", UINT32_MAX));
@@ -159,8 +165,12 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.format = row_format(member(table, "format"), "format");
       if (info[2].IsObject()) view.prefetch = prefetch_of(info[2].As<Napi::Object>());
       Failure failure;
-      if (!engine->add(view, text(table, "path"), integer(table, "byteOffset", kSafe), integer(table, "firstRow", kSafe),
-                       integer(table, "rowStep", kSafe), &failure)) {
+      const std::string path = text(table, "path");
+      const uint64_t byte_offset = integer(table, "byteOffset", kSafe), first_row = integer(table, "firstRow", kSafe),
+                     row_step = integer(table, "rowStep", kSafe);
+      const Napi::Value keys = member(table, "keys");
+      if (!(keys.IsObject() ? engine->add_keyed(view, path, byte_offset, key_index_file(keys.As<Napi::Object>()), &failure)
+                            : engine->add(view, path, byte_offset, first_row, row_step, &failure))) {
         throw Napi::Error(info.Env(), system_error(info.Env(), "unreadable", failure));
       }
       const Napi::Value rules = member(table, "rules");

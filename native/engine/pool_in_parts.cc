@@ -16,7 +16,7 @@ uint64_t ids_before(const BagJob& job, uint32_t bag) { return job.offsets[bag] -
 
 // What the bags before this one take, in cache lines; a bag itself takes about one.
 uint64_t lines_before(const BagJob& job, uint32_t bag) {
-  const uint64_t lines = (bytes_per_row(job.format, job.dim) + 63) / 64;
+  const uint64_t lines = (bytes_per_row(job.format, job.dim) + 63) / 64 + (job.keys != nullptr ? 1 : 0);
   return ids_before(job, bag) * lines + bag;
 }
 

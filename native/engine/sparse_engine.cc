@@ -11,6 +11,7 @@
 
 #include "engine/job_clock.h"
 #include "engine/pool_in_parts.h"
+#include "tables/key_index.h"
 #include "tables/quantize.h"
 
 namespace terabag {
@@ -130,6 +131,23 @@ std::vector<UnseenCount> SparseEngine::unseen() const {
     if (count != 0) counts.push_back({view.table, count});
   }
   return counts;
+}
+
+bool SparseEngine::add_keyed(TableView view, const std::string& path, uint64_t byte_offset, const KeyIndexFile& keys, Failure* failure) {
+  // Sound numbers of buckets are below 2^31, so that their bytes do not wrap.
+  const uint64_t bytes = keys.num_buckets * kBucketBytes, end = keys.byte_offset + bytes;
+  if (!sound_key_index(keys.num_keys, keys.num_buckets) || end < bytes) {
+    failure->message = "key index does not fit its table: " + keys.path + ", rows " + std::to_string(view.num_rows) + ", keys " +
+                       std::to_string(keys.num_keys) + ", buckets " + std::to_string(keys.num_buckets);
+    return false;
+  }
+  const unsigned char* const buckets =
+      residency_ == Residency::kHugePages
+          ? add_copied(keys.path, {nullptr, keys.byte_offset, keys.num_buckets, kBucketBytes, kBucketBytes}, end, failure)
+          : add_mapped(keys.path, {keys.byte_offset, end}, failure);
+  if (buckets == nullptr) return false;
+  view.keys = {buckets, keys.num_buckets, homes_of(keys.num_keys), keys.seed};
+  return add(view, path, byte_offset, 0, 1, failure);
 }
 
 const unsigned char* SparseEngine::add_mapped(const std::string& path, Extent extent, Failure* failure) {

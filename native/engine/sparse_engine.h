@@ -55,6 +55,7 @@ struct TableView {
   uint32_t dim;
   RowFormat format;
   SharedPrefetch prefetch;
+  KeyIndex keys;                                                // without buckets when ids are rows
   std::vector<UnseenRule> rules;                                // by the number that segments name
   std::shared_ptr<const std::vector<unsigned char>> rule_rows;  // those that rules refer to and that are not the table's
   std::shared_ptr<uint64_t> num_unseen;
@@ -73,6 +74,12 @@ struct PoolStatus {
 struct UnseenCount {
   uint32_t table;
   uint64_t count;
+};
+
+// Where a table's key index lies, and how many keys it has.
+struct KeyIndexFile {
+  std::string path;
+  uint64_t byte_offset, num_buckets, num_keys, seed;
 };
 
 constexpr uint32_t kSegmentFields = 5;
@@ -128,15 +135,18 @@ class SparseEngine {
   // Adds rows first_row, first_row + row_step, ... of a file; false, and the reason, when the file is shorter than that. Takes address
   // space but no memory. The view's one rule is to reject ids that the table does not have.
   bool add(TableView view, const std::string& path, uint64_t byte_offset, uint64_t first_row, uint64_t row_step, Failure* failure);
+  // The same of a keyed table, all of whose rows are in the file one after another; the index is mapped or copied as they are.
+  bool add_keyed(TableView view, const std::string& path, uint64_t byte_offset, const KeyIndexFile& keys, Failure* failure);
   // Gives a table that was added its rules, at least one; false, and the reason, when one names a row or buckets that the table does not
   // have, or a vector of another length than its rows or one that their format cannot hold. Before the first pooling.
   bool set_rules(uint32_t table, uint32_t part, uint32_t parts, const std::vector<TableRule>& rules, Failure* failure);
-  // Brings the rows of all tables into memory as the residency says, file by file in order; until then tables of kHugePages hold zeros.
+  // Brings the rows and key indexes of all tables into memory as the residency says, file by file in order; until then tables of kHugePages
+  // hold zeros.
   // Takes seconds for large tables. Once, on any thread.
   FillStatus fill(FillProgress* progress) const;
   // Of the tables that let an id pass, in their order; parts of one table each for itself.
   std::vector<UnseenCount> unseen() const;
-  // Bytes of the rows, and bytes that fill keeps from being given to others: locked or anonymous.
+  // Bytes of the rows and key indexes, and bytes that fill keeps from being given to others: locked or anonymous.
   uint64_t table_bytes() const;
   uint64_t kept_bytes() const;
   // A file each, in the order of their paths. With map_cached, what the page cache already holds is mapped first, so that smaps tells on

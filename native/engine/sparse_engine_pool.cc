@@ -124,6 +124,7 @@ PoolStatus SparseEngine::check(const PoolRequest& request, std::vector<uint32_t>
     job.rows = view->rows;
     job.num_rows = view->num_rows;
     job.row_pitch = view->row_pitch;
+    job.keys = view->keys.buckets == nullptr ? nullptr : &view->keys;
     job.dim = view->dim;
     job.format = view->format;
     job.indices = request.indices + static_cast<uint64_t>(segment_offsets[0]) * request.index_bytes;

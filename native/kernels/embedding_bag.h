@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/key_index.h"
 #include "kernels/row_format.h"
 
 // Embedding bags: weighted sums of table rows, their means, and maxima.
@@ -13,7 +14,8 @@
 //       for at in offsets[bag] - offsets[0] .. offsets[bag + 1] - offsets[0]:
 //         id = indices[at]
 //         row = unseen.pads and id == unseen.padding_id: skipped
-//               0 <= id < num_rows:                      rows[id]
+//               keys == null and 0 <= id < num_rows:     rows[id]
+//               keys has a row below num_rows for id:    rows[that]
 //               unseen.policy == row:                    unseen.row
 //               unseen.policy == hash:                   rows[mix64(id) mod unseen.buckets]
 //               unseen.policy == skip:                   skipped
@@ -36,7 +38,7 @@
 //         maximum[d] = maximum[d] > value or maximum[d] is NaN ? maximum[d] : value      from -infinity on
 //       out[bag][d] = count == 0 ? 0 : maximum[d] + 0
 //
-// The layouts of the row formats are in row_format.h, mix64 is in mix64.h.
+// The layouts of the row formats are in row_format.h, that of an index in key_index.h; mix64 is in mix64.h.
 //
 // Accumulator: float32, one chain for every (bag, d) in the order of the ids; fused multiply-add where the instruction set has it, apart
 // from int4, which rounds the product first: it comes from a table of 16. So the bits of a bag depend on its ids, weights and table only,
@@ -104,7 +106,8 @@ struct BagJob {
   const unsigned char* rows;  // [num_rows] of bytes_per_row(format, dim), any alignment; row r starts at rows + r * row_pitch
   uint64_t num_rows;
   uint64_t row_pitch;
-  uint32_t dim;  // at least 1
+  const KeyIndex* keys;  // of a keyed table, whose ids are any 64 bits (32-bit ones are sign-extended); null: ids are rows
+  uint32_t dim;          // at least 1
   RowFormat format;
   const unsigned char* indices;  // int32 or int64, any alignment; the first is the first id of bag 0
   uint32_t index_bytes;          // 4 or 8

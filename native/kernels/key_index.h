@@ -10,12 +10,13 @@
 //   bytes 0..39   5 keys of 8 bytes
 //   bytes 40..59  their rows, 4 bytes each
 //   byte 60       how many of the 5 are used; unused ones are zero
-//   byte 61       reach: how many buckets further on keys whose home is this bucket may lie
-//   bytes 62, 63  zero
+//   bytes 61, 62  the first and the last bucket, counted from this one, where keys lie whose home is this bucket but has no room for them;
+//                 zero when it has room for all
+//   byte 63       zero
 //
-// The home of a key is bucket mulhi(mix64(key ^ seed), homes). Keys lie in the order of their homes, the first of them in the first bucket
-// that has room, so that a key that its home has no room for lies in one of the next; behind the last home are as many buckets as that
-// takes.
+// The home of a key is bucket mulhi(mix64(key ^ seed), homes). The keys of a home lie in it, in the order of their rows; those that it has
+// no room for, a ninth of all, in the next buckets that have, first come, first served. Behind the last home are as many buckets as that
+// takes. So nearly every key lies in the one or two buckets that its home tells of.
 //
 // Nothing in the bytes is trusted: whatever they hold, no bucket outside of the index is read, and no row beyond num_rows found.
 // All is static, so that each instruction set keeps its own copy.
@@ -23,7 +24,7 @@ namespace terabag {
 
 static constexpr uint64_t kBucketBytes = 64;
 static constexpr uint32_t kBucketKeys = 5;
-static constexpr uint32_t kRowsAt = 40, kCountAt = 60, kReachAt = 61;
+static constexpr uint32_t kRowsAt = 40, kCountAt = 60, kFirstAt = 61, kLastAt = 62;
 static constexpr uint32_t kMaxReach = 255;
 // A bucket for every 65/16 keys: with those behind the last home, an index takes less than 16 bytes a key.
 static constexpr uint64_t kHomesOf65Keys = 16;
@@ -66,16 +67,29 @@ static inline uint64_t row_in(const unsigned char* bucket, uint32_t equal, uint6
   return row < num_rows ? row : kNoRow;
 }
 
-// The row of a key; kNoRow when the index does not have it.
-static inline uint64_t find_row(const KeyIndex& index, uint64_t key, uint64_t num_rows) {
-  const uint64_t home = home_of(key, index.seed, index.homes);
-  const unsigned char* bucket = index.buckets + home * kBucketBytes;
-  const uint64_t reach = bucket[kReachAt], rest = index.num_buckets - 1 - home, last = reach < rest ? reach : rest;
-  for (uint64_t step = 0; step <= last; ++step, bucket += kBucketBytes) {
+// The first bucket after its home where a key may lie; null when there is none.
+static inline const unsigned char* next_bucket(const KeyIndex& index, const unsigned char* home) {
+  const uint64_t first = home[kFirstAt], behind = static_cast<uint64_t>(home - index.buckets) / kBucketBytes + first;
+  return first != 0 && behind < index.num_buckets ? home + first * kBucketBytes : nullptr;
+}
+
+// The row of a key that does not lie in its home; kNoRow when the index does not have it.
+static inline uint64_t find_displaced(const KeyIndex& index, const unsigned char* home, uint64_t key, uint64_t num_rows) {
+  const unsigned char* bucket = next_bucket(index, home);
+  if (bucket == nullptr) return kNoRow;
+  const unsigned char *const last = home + home[kLastAt] * kBucketBytes, *const end = index.buckets + index.num_buckets * kBucketBytes;
+  for (; bucket <= last && bucket < end; bucket += kBucketBytes) {
     const uint64_t row = row_in(bucket, equal_keys(bucket, key), num_rows);
     if (row != kNoRow) return row;
   }
   return kNoRow;
+}
+
+// The row of a key; kNoRow when the index does not have it.
+static inline uint64_t find_row(const KeyIndex& index, uint64_t key, uint64_t num_rows) {
+  const unsigned char* const home = index.buckets + home_of(key, index.seed, index.homes) * kBucketBytes;
+  const uint64_t row = row_in(home, equal_keys(home, key), num_rows);
+  return row != kNoRow ? row : find_displaced(index, home, key, num_rows);
 }
 
 }  // namespace terabag

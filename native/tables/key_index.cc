@@ -1,10 +1,6 @@
 #include "tables/key_index.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <utility>
 
@@ -19,28 +15,6 @@ constexpr uint64_t kFewKeys = 16;
 void store(unsigned char* to, uint64_t value) { std::memcpy(to, &value, sizeof value); }
 void store(unsigned char* to, uint32_t value) { std::memcpy(to, &value, sizeof value); }
 
-// A file that goes with its descriptor, even when the process is killed.
-int open_unnamed(const std::string& directory) {
-  std::string path = directory + "/.key-index-XXXXXX";
-  const int file = mkstemp(path.data());
-  if (file >= 0) unlink(path.c_str());
-  return file;
-}
-
-// 0, or an errno.
-template <typename Bytes, typename Transfer>
-int transfer_all(Bytes* bytes, uint64_t length, uint64_t from, const Transfer& transfer) {
-  while (length > 0) {
-    const ssize_t done = transfer(bytes, length, static_cast<off_t>(from));
-    if (done < 0 && errno == EINTR) continue;
-    if (done <= 0) return done == 0 ? EIO : errno;
-    bytes += done;
-    from += static_cast<uint64_t>(done);
-    length -= static_cast<uint64_t>(done);
-  }
-  return 0;
-}
-
 bool unused_is_zero(const unsigned char* bucket, uint32_t count) {
   for (uint32_t at = count * 8; at < kRowsAt; ++at) {
     if (bucket[at] != 0) return false;
@@ -48,7 +22,7 @@ bool unused_is_zero(const unsigned char* bucket, uint32_t count) {
   for (uint32_t at = kRowsAt + count * 4; at < kCountAt; ++at) {
     if (bucket[at] != 0) return false;
   }
-  return bucket[62] == 0 && bucket[63] == 0;
+  return bucket[63] == 0;
 }
 
 }  // namespace
@@ -80,167 +54,97 @@ KeyIndexReport check_key_index(const KeyIndex& index, uint64_t num_keys) {
 KeyIndexBuilder::KeyIndexBuilder(uint64_t num_keys, std::string directory, uint64_t range_keys)
     : num_keys_(num_keys),
       homes_(homes_of(num_keys)),
-      num_ranges_((num_keys + range_keys - 1) / range_keys),
-      range_homes_((homes_ + num_ranges_ - 1) / num_ranges_),
+      range_homes_((homes_ + (num_keys - 1) / range_keys) / ((num_keys - 1) / range_keys + 1)),
       // Random homes do not get near it.
-      most_in_range_(num_ranges_ == 1 ? num_keys : 2 * range_keys + kPieceEntries),
+      most_in_range_(num_keys <= range_keys ? num_keys : 2 * range_keys + SpilledKeys::kPieceEntries),
       directory_(std::move(directory)) {
-  start();
-}
-
-KeyIndexBuilder::~KeyIndexBuilder() {
-  if (file_ >= 0) close(file_);
-}
-
-void KeyIndexBuilder::start() {
-  ranges_.assign((homes_ + range_homes_ - 1) / range_homes_, {});
-  for (Range& range : ranges_) range.latest.reserve(ranges_.size() == 1 ? num_keys_ : kPieceEntries);
-  file_ = -1;
-  file_bytes_ = 0;
-  rewind();
+  keys_.emplace(homes_, range_homes_, directory_);
 }
 
 void KeyIndexBuilder::rewind() {
-  loaded_.clear();
-  next_range_ = end_home_ = placed_ = arrived_ = bucket_ = 0;
+  if (num_ranges() > 1 || next_range_ == 0) {
+    loaded_.clear();
+    next_range_ = end_home_ = 0;
+  }
+  waiting_.clear();
+  window_.clear();
+  next_ = bucket_ = first_waiting_ = window_start_ = 0;
 }
 
 KeyIndexStatus KeyIndexBuilder::add(const unsigned char* keys, uint64_t count) {
   if (count > num_keys_ - added_) return KeyIndexStatus::kWrongCount;
   for (uint64_t k = 0; k < count; ++k) {
-    const auto key = load<uint64_t>(keys + k * 8);
-    const auto home = static_cast<uint32_t>(home_of(key, seed_, homes_));
-    const KeyIndexStatus status = put({key, static_cast<uint32_t>(added_ + k), home});
-    if (status != KeyIndexStatus::kOk) return status;
+    if (!keys_->put(entry_of(load<uint64_t>(keys + k * 8), static_cast<uint32_t>(added_ + k)))) return KeyIndexStatus::kSpill;
   }
   added_ += count;
   return KeyIndexStatus::kOk;
 }
 
-KeyIndexStatus KeyIndexBuilder::put(const Entry& entry) {
-  Range& range = ranges_.size() == 1 ? ranges_[0] : ranges_[entry.home / static_cast<uint32_t>(range_homes_)];
-  range.latest.push_back(entry);
-  ++range.count;
-  return ranges_.size() > 1 && range.latest.size() == kPieceEntries ? spill(&range) : KeyIndexStatus::kOk;
-}
-
-KeyIndexStatus KeyIndexBuilder::spill(Range* range) {
-  if (file_ < 0) file_ = open_unnamed(directory_);
-  const uint64_t bytes = range->latest.size() * sizeof(Entry);
-  const auto write = [this](const unsigned char* from, size_t length, off_t at) { return pwrite(file_, from, length, at); };
-  const int failed =
-      file_ < 0 ? errno : transfer_all(reinterpret_cast<const unsigned char*>(range->latest.data()), bytes, file_bytes_, write);
-  if (failed != 0) {
-    failure_ = {"keys that wait to be sorted cannot be written to " + directory_ + ": " + std::strerror(failed), failed};
-    return KeyIndexStatus::kSpill;
-  }
-  range->pieces.push_back(file_bytes_);
-  file_bytes_ += bytes;
-  range->latest.clear();
-  return KeyIndexStatus::kOk;
-}
-
-KeyIndexStatus KeyIndexBuilder::read_piece(int file, uint64_t from, Entry* into) {
-  const auto read = [file](unsigned char* to, size_t length, off_t at) { return pread(file, to, length, at); };
-  const int failed = transfer_all(reinterpret_cast<unsigned char*>(into), kPieceEntries * sizeof(Entry), from, read);
-  if (failed == 0) return KeyIndexStatus::kOk;
-  failure_ = {"keys that wait to be sorted cannot be read again in " + directory_ + ": " + std::strerror(failed), failed};
-  return KeyIndexStatus::kSpill;
-}
-
 KeyIndexStatus KeyIndexBuilder::next_seed() {
   if (++seed_ == kSeeds) return KeyIndexStatus::kUnplaceable;
-  const std::vector<Range> before = std::move(ranges_);
-  const int file = file_;
-  start();
-  KeyIndexStatus status = KeyIndexStatus::kOk;
-  const auto put_again = [&](const std::vector<Entry>& entries) {
-    for (const Entry& entry : entries) {
-      if (status != KeyIndexStatus::kOk) return;
-      status = put({entry.key, entry.row, static_cast<uint32_t>(home_of(entry.key, seed_, homes_))});
-    }
-  };
-  std::vector<Entry> piece(kPieceEntries);
-  for (const Range& range : before) {
-    for (const uint64_t from : range.pieces) {
-      if (status == KeyIndexStatus::kOk) status = read_piece(file, from, piece.data());
-      put_again(piece);
-    }
-    put_again(range.latest);
-  }
-  if (file >= 0) close(file);
-  return status;
+  SpilledKeys before(std::move(*keys_));
+  keys_.emplace(homes_, range_homes_, directory_);
+  next_range_ = 0;
+  rewind();
+  return before.for_each([this](const Entry& entry) { return keys_->put(entry_of(entry.key, entry.row)); }) ? KeyIndexStatus::kOk
+                                                                                                            : KeyIndexStatus::kSpill;
 }
 
 KeyIndexStatus KeyIndexBuilder::count_range(bool* done) {
   *done = false;
   if (added_ != num_keys_) return KeyIndexStatus::kWrongCount;
   KeyIndexStatus status = load_range();
-  uint64_t counted = 0;
-  if (status == KeyIndexStatus::kOk && !place_loaded(nullptr, UINT64_MAX, &counted)) status = KeyIndexStatus::kUnplaceable;
+  while (status == KeyIndexStatus::kOk && in_work()) {
+    if (!place_bucket<false>()) status = KeyIndexStatus::kUnplaceable;
+  }
   if (status == KeyIndexStatus::kUnplaceable) return next_seed();
-  if (status != KeyIndexStatus::kOk || in_work() || !loaded_all()) return status;
+  if (status != KeyIndexStatus::kOk || !placed_all()) return status;
   num_buckets_ = bucket_;
   *done = true;
-  if (ranges_.size() > 1) rewind();
-  placed_ = arrived_ = bucket_ = 0;
+  rewind();
   return status;
 }
 
 KeyIndexStatus KeyIndexBuilder::place(unsigned char* out, uint64_t room, uint64_t* written) {
-  *written = 0;
-  while (*written < room && bucket_ < num_buckets_) {
+  while (!placed_all() && bucket_ - window_start_ < room + kMaxReach) {
     if (!in_work()) {
       const KeyIndexStatus status = load_range();
       if (status != KeyIndexStatus::kOk) return status;
     }
-    if (!place_loaded(out, room, written)) return KeyIndexStatus::kUnplaceable;
+    if (!place_bucket<true>()) return KeyIndexStatus::kUnplaceable;
   }
+  const uint64_t settled = bucket_ - window_start_ - (placed_all() ? 0 : kMaxReach);
+  *written = std::min(settled, room);
+  const auto end = window_.begin() + static_cast<int64_t>(*written * kBucketBytes);
+  std::copy(window_.begin(), end, out);
+  window_.erase(window_.begin(), end);
+  window_start_ += *written;
   return KeyIndexStatus::kOk;
 }
 
 KeyIndexStatus KeyIndexBuilder::load_range() {
-  const Range& range = ranges_[next_range_];
-  loaded_.erase(loaded_.begin() + static_cast<int64_t>(arrived_), loaded_.end());
-  loaded_.erase(loaded_.begin(), loaded_.begin() + static_cast<int64_t>(placed_));
-  arrived_ -= placed_;
-  placed_ = 0;
-  const uint64_t first_home = next_range_ * range_homes_;
-  const uint64_t num_homes = std::min(range_homes_, homes_ - first_home);
-  KeyIndexStatus status = range.pieces.empty() ? KeyIndexStatus::kOk : read_range(range, most_in_range_);
-  if (status == KeyIndexStatus::kOk) status = sort_into_loaded(range.pieces.empty() ? range.latest : unsorted_, first_home, num_homes);
-  if (status == KeyIndexStatus::kOk && range.count > most_in_range_) status = KeyIndexStatus::kUnplaceable;
+  const uint64_t range = next_range_, first_home = range * range_homes_, num_homes = std::min(range_homes_, homes_ - first_home);
+  loaded_.clear();
+  next_ = 0;
+  const std::vector<Entry>* entries = nullptr;
+  if (!keys_->read(range, most_in_range_, &entries)) return KeyIndexStatus::kSpill;
+  const KeyIndexStatus status = sort_into_loaded(*entries, first_home, num_homes);
   end_home_ = first_home + num_homes;
   ++next_range_;
-  return status;
-}
-
-// At most so many of its keys, in any order.
-KeyIndexStatus KeyIndexBuilder::read_range(const Range& range, uint64_t most) {
-  unsorted_.resize(range.pieces.size() * kPieceEntries > most ? most / kPieceEntries * kPieceEntries : range.count);
-  uint64_t at = 0;
-  for (const uint64_t from : range.pieces) {
-    if (at == unsorted_.size()) return KeyIndexStatus::kOk;
-    const KeyIndexStatus status = read_piece(file_, from, unsorted_.data() + at);
-    if (status != KeyIndexStatus::kOk) return status;
-    at += kPieceEntries;
-  }
-  std::copy(range.latest.begin(), range.latest.end(), unsorted_.begin() + static_cast<int64_t>(at));
-  return KeyIndexStatus::kOk;
+  // What does not fit in memory has too many keys of some homes, unless a key is there twice.
+  return status == KeyIndexStatus::kOk && keys_->size(range) > most_in_range_ ? KeyIndexStatus::kUnplaceable : status;
 }
 
 KeyIndexStatus KeyIndexBuilder::sort_into_loaded(const std::vector<Entry>& unsorted, uint64_t first_home, uint64_t num_homes) {
   ends_.assign(num_homes + 1, 0);
-  for (const Entry& entry : unsorted) ++ends_[entry.home - first_home + 1];
+  for (const Entry& entry : unsorted) ++ends_[entry.place - first_home + 1];
   for (uint64_t h = 0; h < num_homes; ++h) ends_[h + 1] += ends_[h];
-  const uint64_t before = loaded_.size();
-  loaded_.resize(before + unsorted.size());
-  Entry* const sorted = loaded_.data() + before;
+  loaded_.resize(unsorted.size());
   // From here on ends_[h] is where the next key of home h goes, and at last where those of h end.
-  for (const Entry& entry : unsorted) sorted[ends_[entry.home - first_home]++] = entry;
-  uint64_t from = before;
+  for (const Entry& entry : unsorted) loaded_[ends_[entry.place - first_home]++] = entry;
+  uint64_t from = 0;
   for (uint64_t h = 0; h < num_homes; ++h) {
-    const uint64_t to = before + ends_[h];
+    const uint64_t to = ends_[h];
     const auto of_home = [this](uint64_t at) { return loaded_.begin() + static_cast<int64_t>(at); };
     const auto by_row = [](const Entry& a, const Entry& b) { return a.row < b.row; };
     if (!std::is_sorted(of_home(from), of_home(to), by_row)) std::sort(of_home(from), of_home(to), by_row);
@@ -270,28 +174,93 @@ KeyIndexStatus KeyIndexBuilder::refuse_duplicates(uint64_t from, uint64_t to) {
   return twice == by_key.end() ? KeyIndexStatus::kOk : refuse(twice[0], twice[1]);
 }
 
-bool KeyIndexBuilder::place_loaded(unsigned char* out, uint64_t room, uint64_t* written) {
-  for (; *written < room && in_work(); ++*written, ++bucket_) {
-    const uint64_t before = arrived_;
-    while (arrived_ < loaded_.size() && loaded_[arrived_].home == bucket_) ++arrived_;
-    // Those that wait go first, so the last key of this home lies as many buckets on as are filled by then.
-    const uint64_t waiting = arrived_ - placed_, reach = arrived_ == before ? 0 : (waiting - 1) / kBucketKeys;
-    if (reach > kMaxReach) return false;
-    const uint64_t count = std::min<uint64_t>(waiting, kBucketKeys);
-    if (out != nullptr) write_bucket(out + *written * kBucketBytes, count, reach);
-    placed_ += count;
+template <bool kWrite>
+bool KeyIndexBuilder::place_bucket() {
+  const uint64_t home = bucket_++;
+  if constexpr (kWrite) window_.resize((bucket_ - window_start_) * kBucketBytes);
+  unsigned char* const bucket = kWrite ? written_bucket(home) : nullptr;
+  uint32_t count = 0;
+  const auto put = [&](const Entry& entry) {
+    if constexpr (kWrite) {
+      store(bucket + count * 8, entry.key);
+      store(bucket + kRowsAt + count * 4, entry.row);
+    }
+    ++count;
+  };
+  for (; next_ < loaded_.size() && loaded_[next_].place == home; ++next_) {
+    if (count < kBucketKeys) {
+      put(loaded_[next_]);
+    } else {
+      waiting_.push_back(loaded_[next_]);
+    }
+  }
+  for (; count < kBucketKeys && first_waiting_ < waiting_.size(); ++first_waiting_) {
+    const Entry& entry = waiting_[first_waiting_];
+    const uint64_t distance = home - entry.place;
+    if (distance > kMaxReach) return false;
+    put(entry);
+    if constexpr (kWrite) {
+      unsigned char* const its_home = written_bucket(entry.place);
+      if (its_home[kFirstAt] == 0) its_home[kFirstAt] = static_cast<unsigned char>(distance);
+      its_home[kLastAt] = static_cast<unsigned char>(distance);
+    }
+  }
+  if constexpr (kWrite) bucket[kCountAt] = static_cast<unsigned char>(count);
+  if (first_waiting_ == waiting_.size()) {
+    waiting_.clear();
+    first_waiting_ = 0;
   }
   return true;
 }
 
-void KeyIndexBuilder::write_bucket(unsigned char* out, uint64_t count, uint64_t reach) const {
-  std::memset(out, 0, kBucketBytes);
-  for (uint64_t slot = 0; slot < count; ++slot) {
-    store(out + slot * 8, loaded_[placed_ + slot].key);
-    store(out + kRowsAt + slot * 4, loaded_[placed_ + slot].row);
+KeysByRow::KeysByRow(uint64_t num_keys, std::string directory, uint64_t range_keys)
+    : num_keys_(num_keys), range_keys_(range_keys), keys_(num_keys, range_keys, std::move(directory)) {}
+
+KeyIndexStatus KeysByRow::add(const unsigned char* buckets, uint64_t count) {
+  for (uint64_t b = 0; b < count; ++b, buckets += kBucketBytes) {
+    const uint32_t used = buckets[kCountAt];
+    if (used > kBucketKeys || used > num_keys_ - added_) return KeyIndexStatus::kWrongCount;
+    for (uint32_t slot = 0; slot < used; ++slot) {
+      const auto row = load<uint32_t>(buckets + kRowsAt + slot * 4);
+      if (row >= num_keys_) return KeyIndexStatus::kWrongCount;
+      if (!keys_.put({load<uint64_t>(buckets + slot * 8), row, row})) return KeyIndexStatus::kSpill;
+    }
+    added_ += used;
   }
-  out[kCountAt] = static_cast<unsigned char>(count);
-  out[kReachAt] = static_cast<unsigned char>(reach);
+  return KeyIndexStatus::kOk;
+}
+
+KeyIndexStatus KeysByRow::next(unsigned char* out, uint64_t room, uint64_t* written) {
+  *written = 0;
+  if (added_ != num_keys_) return KeyIndexStatus::kWrongCount;
+  while (*written < room && given_ < num_keys_) {
+    if (given_ == next_range_ * range_keys_) {
+      const KeyIndexStatus status = load_range();
+      if (status != KeyIndexStatus::kOk) return status;
+    }
+    const uint64_t at = given_ - (next_range_ - 1) * range_keys_, some = std::min(room - *written, loaded_.size() - at);
+    std::memcpy(out + *written * 8, loaded_.data() + at, some * 8);
+    *written += some;
+    given_ += some;
+  }
+  return KeyIndexStatus::kOk;
+}
+
+KeyIndexStatus KeysByRow::load_range() {
+  const uint64_t first = next_range_ * range_keys_, count = std::min(range_keys_, num_keys_ - first);
+  // As many keys as rows, of which each has one: none is missing then.
+  if (keys_.size(next_range_) != count) return KeyIndexStatus::kWrongCount;
+  const std::vector<KeyEntry>* entries = nullptr;
+  if (!keys_.read(next_range_, UINT64_MAX, &entries)) return KeyIndexStatus::kSpill;
+  loaded_.resize(count);
+  seen_.assign(count, false);
+  for (const KeyEntry& entry : *entries) {
+    if (seen_[entry.row - first]) return KeyIndexStatus::kWrongCount;
+    seen_[entry.row - first] = true;
+    loaded_[entry.row - first] = entry.key;
+  }
+  ++next_range_;
+  return KeyIndexStatus::kOk;
 }
 
 }  // namespace terabag

@@ -1,10 +1,12 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/key_index.h"
 #include "tables/failure.h"
+#include "tables/spilled_keys.h"
 
 namespace terabag {
 
@@ -49,9 +51,6 @@ class KeyIndexBuilder {
 
   // num_keys: 1 to kMaxKeys. directory: where the file is made, if one is needed.
   KeyIndexBuilder(uint64_t num_keys, std::string directory, uint64_t range_keys = kRangeKeys);
-  ~KeyIndexBuilder();
-  KeyIndexBuilder(const KeyIndexBuilder&) = delete;
-  KeyIndexBuilder& operator=(const KeyIndexBuilder&) = delete;
 
   // The keys of the next rows, 8 bytes each.
   KeyIndexStatus add(const unsigned char* keys, uint64_t count);
@@ -63,56 +62,70 @@ class KeyIndexBuilder {
 
   uint64_t seed() const { return seed_; }
   uint64_t num_buckets() const { return num_buckets_; }
-  uint64_t num_ranges() const { return ranges_.size(); }
+  uint64_t num_ranges() const { return keys_->num_ranges(); }
   struct Duplicate {
     uint64_t key, row, other_row;
   };
   const Duplicate& duplicate() const { return duplicate_; }
-  const Failure& failure() const { return failure_; }
+  const Failure& failure() const { return keys_->failure(); }
 
  private:
-  struct Entry {
-    uint64_t key;
-    uint32_t row, home;
-  };
-  // The keys of some homes: pieces in the file, and the latest in memory.
-  struct Range {
-    std::vector<uint64_t> pieces;  // where they start in the file
-    std::vector<Entry> latest;
-    uint64_t count = 0;
-  };
-  static constexpr uint64_t kPieceEntries = 2048;
+  using Entry = KeyEntry;  // Placed by its home.
 
-  void start();
-  KeyIndexStatus put(const Entry& entry);
-  KeyIndexStatus spill(Range* range);
-  KeyIndexStatus read_piece(int file, uint64_t from, Entry* into);
+  Entry entry_of(uint64_t key, uint32_t row) const { return {key, row, static_cast<uint32_t>(home_of(key, seed_, homes_))}; }
   KeyIndexStatus next_seed();
   void rewind();
-  // Loads and sorts the next range, behind what the one before had no bucket for.
   KeyIndexStatus load_range();
-  KeyIndexStatus read_range(const Range& range, uint64_t most);
   KeyIndexStatus sort_into_loaded(const std::vector<Entry>& unsorted, uint64_t first_home, uint64_t num_homes);
   KeyIndexStatus refuse_duplicates(uint64_t from, uint64_t to);
-  // Fills the buckets that are homes of what is loaded, and those behind the last home; out may be null. False when a key is out of reach.
-  bool place_loaded(unsigned char* out, uint64_t room, uint64_t* written);
-  void write_bucket(unsigned char* out, uint64_t count, uint64_t reach) const;
-  bool loaded_all() const { return next_range_ == ranges_.size(); }
-  bool in_work() const { return bucket_ < end_home_ || (loaded_all() && placed_ < loaded_.size()); }
+  // Places keys into the next bucket. False when one is out of reach of its home.
+  template <bool kWrite>
+  bool place_bucket();
+  unsigned char* written_bucket(uint64_t bucket) { return window_.data() + (bucket - window_start_) * kBucketBytes; }
+  // Whether the next bucket needs no other range.
+  bool in_work() const { return bucket_ < end_home_ || (next_range_ == num_ranges() && first_waiting_ < waiting_.size()); }
+  bool placed_all() const { return bucket_ >= homes_ && first_waiting_ == waiting_.size(); }
 
-  const uint64_t num_keys_, homes_, num_ranges_, range_homes_, most_in_range_;
+  const uint64_t num_keys_, homes_, range_homes_, most_in_range_;
   const std::string directory_;
-  std::vector<Range> ranges_;
-  int file_ = -1;
-  uint64_t file_bytes_ = 0, added_ = 0, seed_ = 0, num_buckets_ = 0;
+  std::optional<SpilledKeys> keys_;
+  uint64_t added_ = 0, seed_ = 0, num_buckets_ = 0;
   Duplicate duplicate_{};
-  Failure failure_;
 
-  std::vector<Entry> unsorted_;
-  std::vector<uint32_t> ends_;
-  // In the order of their homes; [placed_, arrived_) wait for a bucket, the others for their home.
+  // The range in work, in the order of homes and rows, and which of its keys is next.
   std::vector<Entry> loaded_;
-  uint64_t next_range_ = 0, end_home_ = 0, placed_ = 0, arrived_ = 0, bucket_ = 0;
+  std::vector<uint32_t> ends_;
+  uint64_t next_range_ = 0, end_home_ = 0, next_ = 0, bucket_ = 0;
+  // Keys whose home had no room, the longest wait first.
+  std::vector<Entry> waiting_;
+  uint64_t first_waiting_ = 0;
+  // Buckets that were placed and not given away: keys that wait change their homes.
+  std::vector<unsigned char> window_;
+  uint64_t window_start_ = 0;
+};
+
+// The keys of an index in the order of their rows, block after block, whatever their number. Not for two threads at once. All may throw
+// std::bad_alloc.
+class KeysByRow {
+ public:
+  KeysByRow(uint64_t num_keys, std::string directory, uint64_t range_keys = KeyIndexBuilder::kRangeKeys);
+
+  // The next buckets of the index. kWrongCount: a bucket or row that no index of so many keys has, or more keys than that.
+  KeyIndexStatus add(const unsigned char* buckets, uint64_t count);
+  // When all are added, the keys of the next rows, 8 bytes each; *written is 0 behind the last. kWrongCount: a row without a key, or with
+  // two.
+  KeyIndexStatus next(unsigned char* out, uint64_t room, uint64_t* written);
+
+  const Failure& failure() const { return keys_.failure(); }
+
+ private:
+  KeyIndexStatus load_range();
+
+  const uint64_t num_keys_, range_keys_;
+  SpilledKeys keys_;
+  uint64_t added_ = 0, next_range_ = 0, given_ = 0;
+  std::vector<uint64_t> loaded_;  // by row, from range (next_range_ - 1) * range_keys_ on
+  std::vector<bool> seen_;
 };
 
 }  // namespace terabag

@@ -6,7 +6,7 @@ import { formatBytes } from '../lab/report/numbers.js';
 import { openBundle, readModelSpec } from '../model/bundle.js';
 import { rowBytes } from '../model/formats.js';
 import { modelHash } from '../model/hash.js';
-import { heldTables } from '../model/published.js';
+import { heldTables, ownFiles } from '../model/published.js';
 import type { UnseenSpec } from '../model/unseen.js';
 import { further } from './help.js';
 import { printResidency } from './residency-table.js';
@@ -36,7 +36,7 @@ Examples:
     const hash = modelHash(spec);
     const { published } = spec;
     const held = heldTables(spec).filter((table) => table !== null);
-    const tables = held.map(({ spec: { name, dim, format, unseen }, part, parts, rows }) => ({
+    const tables = held.map(({ spec: { name, dim, format, unseen }, part, parts, rows, keys }) => ({
       name,
       ...(published && { part: `${part} of ${parts}` }),
       rows,
@@ -44,6 +44,7 @@ Examples:
       format,
       bytes: rows * rowBytes(format, dim),
       ...(unseen && { unseen }),
+      ...(keys && { keys: keys.file, keysBytes: ownFiles(spec)[keys.file]?.bytes ?? 0 }),
     }));
     const layers = spec.nets.flatMap((net) => net.layers.map((layer) => ({ net: net.name, name: layer.name, type: layer.type })));
     if (options.json) {
@@ -62,6 +63,7 @@ Examples:
       text('format', ({ format }) => format),
       bytes('size', (table) => table.bytes),
       ...(tables.some(({ unseen }) => unseen) ? [text<{ unseen?: UnseenSpec }>('unseen ids', ({ unseen }) => unseenText(unseen))] : []),
+      ...(tables.some(({ keys }) => keys) ? [text<{ keys?: string }>('keys', ({ keys = '' }) => keys)] : []),
     ]);
     console.log(
       `dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}${spec.outputs === undefined ? '' : `; further outputs: ${spec.outputs.join(', ')}`}`,

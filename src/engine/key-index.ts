@@ -2,10 +2,11 @@ import { dirname } from 'node:path';
 import { getSystemErrorName } from 'node:util';
 import { TerabagError } from '../errors.js';
 import { outputError } from '../tables/atomic.js';
+import { openToRead, readBlocks } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
 import { BUCKET_BYTES, formatKeyIndex, keyIndexKey, MAX_KEYS } from '../tables/key-index.js';
 import { PAGE_BYTES, writeSafetensors } from '../tables/safetensors.js';
-import { type NativeKeyIndexBuilder, type NativeStatusError, native } from './native.js';
+import { type NativeKeyIndexBuilder, type NativeKeysByRow, type NativeStatusError, native } from './native.js';
 
 /** Keys in the order of the rows; as bytes, 8 little-endian ones each. Signed and unsigned keys are the same 64 bits. */
 export type KeyBlock = BigInt64Array | BigUint64Array | Uint8Array;
@@ -31,7 +32,7 @@ export interface WrittenKeyIndex extends FileChecksum {
   readonly seed: number;
 }
 
-/** Buckets that are written at a time: 4 MiB. */
+/** Buckets that are read or written at a time: 4 MiB. */
 const BUCKETS_AT_ONCE = 2 ** 16;
 
 /**
@@ -43,53 +44,99 @@ const BUCKETS_AT_ONCE = 2 ** 16;
  *   // model.json: tables[i].keys = { file: 'tables/user.keys.safetensors', tensor }; files[...] = { bytes, crc32 }
  */
 export async function writeKeyIndex(path: string, options: KeyIndexOptions): Promise<WrittenKeyIndex> {
-  const { rows, keys, tensor = 'keys', signal, onProgress = () => undefined, keysInMemory } = options;
-  if (!Number.isInteger(rows) || rows < 1 || rows > MAX_KEYS)
-    throw new TerabagError('invalid_argument', `a keyed table has 1 to ${MAX_KEYS} rows: ${rows}: ${path}`, { field: 'rows' });
+  const { rows, keys, signal, onProgress = () => undefined } = options;
+  const writer = new KeyIndexWriter(path, options);
   const total = 3 * rows;
-  const stopIf = (): void => {
-    if (signal?.aborted) throw new TerabagError('aborted', `writing a key index was interrupted: ${path}`, { path });
-  };
-  let builder: NativeKeyIndexBuilder | null = null;
   try {
-    builder = new native.KeyIndexBuilder(rows, dirname(path), keysInMemory);
-    let added = 0;
     for await (const block of keys) {
-      stopIf();
-      const bytes = bytesOfKeys(block, path);
-      await builder.add(bytes);
-      added += bytes.length / 8;
-      onProgress(added, total);
+      if (signal?.aborted) throw interrupted(path);
+      onProgress(await writer.add(block), total);
     }
-    if (added < rows) throw wrongCount(path, rows, added);
-    for (let counted = 1, done = false; !done; counted++) {
-      stopIf();
-      done = await builder.countRange();
-      // Keys that do not fit are sorted again from the start.
-      onProgress(
-        rows + (done ? rows : Math.floor((rows * Math.min(counted, builder.shape().ranges)) / (builder.shape().ranges + 1))),
-        total,
-      );
-    }
-    const { buckets, seed } = builder.shape();
-    const data = placed(builder, buckets, (bytes) => {
-      onProgress(2 * rows + Math.floor((rows * bytes) / (buckets * BUCKET_BYTES)), total);
-      stopIf();
-    });
-    const metadata = { [keyIndexKey(tensor)]: formatKeyIndex({ keys: rows, seed }) };
-    const shape = { name: tensor, dtype: 'U8', shape: [buckets, BUCKET_BYTES] };
-    const checksum = await writeSafetensors(path, [{ ...shape, data }], { metadata, align: PAGE_BYTES });
-    return { ...checksum, tensor, buckets, seed };
+    return await writer.finish({ signal, onProgress: (done) => onProgress(rows + Math.floor(2 * rows * done), total) });
   } catch (error) {
+    // What the source of the keys throws is passed on as it is.
     throw indexError(error, path, rows);
   } finally {
-    builder?.close();
+    writer.close();
   }
 }
 
-function bytesOfKeys(block: KeyBlock, path: string): Uint8Array {
-  if (block.byteLength % 8 === 0) return new Uint8Array(block.buffer, block.byteOffset, block.byteLength);
-  throw new TerabagError('invalid_argument', `keys have 8 bytes each: a block of ${block.byteLength} bytes: ${path}`, { path });
+const interrupted = (path: string): TerabagError => new TerabagError('aborted', `writing a key index was interrupted: ${path}`, { path });
+
+export interface KeyIndexFinish {
+  readonly signal?: AbortSignal | undefined;
+  /** Of 1. */
+  readonly onProgress?: (done: number) => void;
+}
+
+/** An index whose keys come as their source has them: what writeKeyIndex does, step by step. To be closed. */
+export class KeyIndexWriter {
+  readonly #builder: NativeKeyIndexBuilder;
+  readonly #rows: number;
+  readonly #tensor: string;
+  #added = 0;
+
+  constructor(
+    private readonly path: string,
+    { rows, tensor = 'keys', keysInMemory }: Pick<KeyIndexOptions, 'rows' | 'tensor' | 'keysInMemory'>,
+  ) {
+    if (!Number.isInteger(rows) || rows < 1 || rows > MAX_KEYS)
+      throw new TerabagError('invalid_argument', `a keyed table has 1 to ${MAX_KEYS} rows: ${rows}: ${path}`, { field: 'rows' });
+    [this.#rows, this.#tensor] = [rows, tensor];
+    try {
+      this.#builder = new native.KeyIndexBuilder(rows, dirname(path), keysInMemory);
+    } catch (error) {
+      throw indexError(error, path, rows);
+    }
+  }
+
+  /** The keys of the next rows; how many there are by now. The block may be used again when it settles. */
+  async add(block: KeyBlock): Promise<number> {
+    if (block.byteLength % 8 !== 0)
+      throw new TerabagError('invalid_argument', `keys have 8 bytes each: a block of ${block.byteLength} bytes: ${this.path}`, {
+        path: this.path,
+      });
+    try {
+      await this.#builder.add(new Uint8Array(block.buffer, block.byteOffset, block.byteLength));
+    } catch (error) {
+      throw indexError(error, this.path, this.#rows);
+    }
+    this.#added += block.byteLength / 8;
+    return this.#added;
+  }
+
+  /** Sorts and writes. */
+  async finish({ signal, onProgress = () => undefined }: KeyIndexFinish = {}): Promise<WrittenKeyIndex> {
+    const stopIf = (): void => {
+      if (signal?.aborted) throw interrupted(this.path);
+    };
+    if (this.#added < this.#rows) throw wrongCount(this.path, this.#rows, this.#added);
+    const tensor = this.#tensor;
+    try {
+      for (let counted = 1, done = false; !done; counted++) {
+        stopIf();
+        done = await this.#builder.countRange();
+        const { ranges } = this.#builder.shape();
+        // Keys that do not fit are sorted again from the start.
+        onProgress(done ? 0.5 : (0.5 * Math.min(counted, ranges)) / (ranges + 1));
+      }
+      const { buckets, seed } = this.#builder.shape();
+      const data = placed(this.#builder, buckets, (bytes) => {
+        onProgress(0.5 + (0.5 * bytes) / (buckets * BUCKET_BYTES));
+        stopIf();
+      });
+      const metadata = { [keyIndexKey(tensor)]: formatKeyIndex({ keys: this.#rows, seed }) };
+      const shape = { name: tensor, dtype: 'U8', shape: [buckets, BUCKET_BYTES] };
+      const checksum = await writeSafetensors(this.path, [{ ...shape, data }], { metadata, align: PAGE_BYTES });
+      return { ...checksum, tensor, buckets, seed };
+    } catch (error) {
+      throw indexError(error, this.path, this.#rows);
+    }
+  }
+
+  close(): void {
+    this.#builder.close();
+  }
 }
 
 async function* placed(builder: NativeKeyIndexBuilder, buckets: number, onBytes: (bytes: number) => void): AsyncGenerator<Uint8Array> {
@@ -102,6 +149,61 @@ async function* placed(builder: NativeKeyIndexBuilder, buckets: number, onBytes:
   }
 }
 
+/** The keys of an index in the order of their rows. To be closed. */
+export class KeysByRow {
+  private constructor(
+    private readonly path: string,
+    private readonly sorter: NativeKeysByRow,
+  ) {}
+
+  /** Reads the index, in flat memory; keys that do not fit wait in a file in the directory. */
+  static async read(index: IndexInFile, directory: string, onBlock: () => void = () => undefined): Promise<KeysByRow> {
+    const { path, byteOffset, buckets, keys } = index;
+    const sorted = new KeysByRow(path, new native.KeysByRow(keys, directory));
+    const file = await openToRead(path);
+    try {
+      const extent = { from: byteOffset, bytes: buckets * BUCKET_BYTES };
+      for await (const { memory, bytes } of readBlocks(file, path, extent, BUCKETS_AT_ONCE * BUCKET_BYTES)) {
+        onBlock();
+        await sorted.sorter.add(memory.subarray(0, bytes));
+      }
+      return sorted;
+    } catch (error) {
+      sorted.close();
+      throw sorted.#error(error);
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** Fills the block with the keys of the next rows. */
+  async next(block: BigInt64Array): Promise<void> {
+    try {
+      const bytes = await this.sorter.next(new Uint8Array(block.buffer, block.byteOffset, block.byteLength));
+      if (bytes < block.byteLength) throw { status: 'wrong_count' };
+    } catch (error) {
+      throw this.#error(error);
+    }
+  }
+
+  close(): void {
+    this.sorter.close();
+  }
+
+  #error(error: unknown): unknown {
+    if ((error as StepError).status !== 'wrong_count') return indexError(error, this.path, 0);
+    return new TerabagError('bad_table', `key index is damaged: not every row has one key: ${this.path}`, { path: this.path });
+  }
+}
+
+/** Of a bundle that is open. */
+export interface IndexInFile {
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly buckets: number;
+  readonly keys: number;
+}
+
 const wrongCount = (path: string, rows: number, keys: number | string): TerabagError =>
   new TerabagError('invalid_argument', `a keyed table has one key for each row: rows ${rows}, keys ${keys}: ${path}`, { rows, keys, path });
 
@@ -110,6 +212,8 @@ type StepError = Partial<NativeStatusError> & { readonly key?: string; readonly 
 
 function indexError(error: unknown, path: string, rows: number): TerabagError {
   if (error instanceof TerabagError) return error;
+  // An error of whoever gives the keys.
+  if ((error as StepError).status === undefined && (error as NodeJS.ErrnoException).code === undefined) return TerabagError.from(error);
   const { status, key = '', row = 0, otherRow = 0, message = '', errno } = error as StepError;
   switch (status) {
     case 'duplicate_key':

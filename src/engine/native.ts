@@ -6,6 +6,15 @@ import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';
 import { checkVocabulary, type NativeVocabulary } from './vocabulary.js';
 
+/** Where the index of a keyed table lies: `buckets` of 64 bytes each, for so many keys. */
+export interface NativeKeyIndex {
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly buckets: number;
+  readonly keys: number;
+  readonly seed: number;
+}
+
 /** A table, or one part of a row-wise split table, as the addon maps it. Logical row r of the part is file row firstRow + r * rowStep. */
 export interface NativeTable {
   /** Index of the table in the model, as in segments. */
@@ -25,6 +34,8 @@ export interface NativeTable {
   readonly rowStep: number;
   /** By the number that segments name; at least one. When left out, ids that the table does not have are refused. */
   readonly rules?: readonly IdRule[];
+  /** Of a keyed table, all of whose rows are mapped (firstRow 0, rowStep 1), whatever its part; null or left out: ids are rows. */
+  readonly keys?: NativeKeyIndex | null;
 }
 
 /**
@@ -78,7 +89,7 @@ export interface NativeSparseEngine {
   unseen(): { readonly table: number; readonly count: number }[];
   /** [sync] Bytes of the rows that fill has done so far. */
   filledBytes(): number;
-  /** [sync] Bytes of all rows; those that several tables share count once, unless they are copied. */
+  /** [sync] Bytes of all rows and key indexes; those that several tables share count once, unless they are copied. */
   tableBytes(): number;
   /** [sync] Bytes that fill keeps from being reclaimed: those it locks or copies; 0 with map and populate. */
   keptBytes(): number;
@@ -265,6 +276,16 @@ export interface NativeKeyIndexBuilder {
   close(): void;
 }
 
+/** The keys of an index in the order of their rows; steps and errors as those of NativeKeyIndexBuilder. */
+export interface NativeKeysByRow {
+  /** The next buckets of the index. */
+  add(buckets: Uint8Array): Promise<void>;
+  /** After the last bucket, the keys of the next rows, as many as there is room for: their bytes, 0 behind the last one. */
+  next(out: Uint8Array): Promise<number>;
+  /** [sync] */
+  close(): void;
+}
+
 /** What is wrong with the bytes of a key index, and the first bucket where it is. */
 export interface NativeKeyIndexReport {
   readonly fault: 'none' | 'slots' | 'row' | 'row_twice' | 'place' | 'count';
@@ -298,6 +319,7 @@ export interface NativeAddon {
     directory: string,
     rangeKeys?: number,
   ) => NativeKeyIndexBuilder;
+  KeysByRow: new (numKeys: number, directory: string, rangeKeys?: number) => NativeKeysByRow;
   /**
    * [async] Reads a whole index of a file and says what is wrong: not every row has one key that is found. Errors carry {status}: unreadable (and
    * errno when a system call failed), out_of_memory.

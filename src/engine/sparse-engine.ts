@@ -227,8 +227,8 @@ export class SparseEngine {
     }
     const at = segment * SEGMENT_FIELDS * 4;
     const view = new DataView(segments.buffer, segments.byteOffset, segments.byteLength);
-    const table = at + 4 <= segments.byteLength ? this.#tables.get(view.getUint32(at, true))?.name : undefined;
-    const name = table ?? `segment ${segment}`;
+    const table = at + 4 <= segments.byteLength ? this.#tables.get(view.getUint32(at, true)) : undefined;
+    const name = table?.name ?? `segment ${segment}`;
     if (status === 'bad_offsets') {
       return new TerabagError(
         'bad_offsets',
@@ -236,7 +236,7 @@ export class SparseEngine {
         { table: name, bag, value, limit },
       );
     }
-    return indexOutOfRange(name, bag, position, value, limit);
+    return table?.keys ? keyNotFound(name, bag, position, value) : indexOutOfRange(name, bag, position, value, limit);
   }
 }
 
@@ -253,4 +253,11 @@ export function indexOutOfRange(table: string, bag: number, position: number, in
       rows,
     },
   );
+}
+
+/** The error of every key that a keyed table does not have; the key as an integer with a sign. */
+export function keyNotFound(table: string, bag: number, position: number, key: string): TerabagError {
+  return new TerabagError('index_out_of_range', `no such key in table: ${table}, bag ${bag}, position ${position}, key ${key}`, {
+    ...{ table, bag, position, key },
+  });
 }

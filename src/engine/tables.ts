@@ -16,7 +16,8 @@ export const everyPart =
 
 /**
  * The engine's tables of an open bundle; partsOf says which parts of a table (by index) are held here. A part of a table that lies whole in the
- * bundle is mapped with a pitch of `parts` rows; one that was published as a file of its own lies row after row.
+ * bundle is mapped with a pitch of `parts` rows; one that was published as a file of its own lies row after row. A part of a keyed table that lies
+ * whole in the bundle is all of it.
  */
 export function engineTables(bundle: Bundle, partsOf: (table: number) => readonly RowPart[]): EngineTable[] {
   const { ofTables } = idRules(bundle.spec);
@@ -27,6 +28,10 @@ export function engineTables(bundle: Bundle, partsOf: (table: number) => readonl
       const published = open.part === part && open.parts === parts;
       if (!published && open.parts !== 1) throw notHeld(bundle, table, wanted);
       const { name, dim, format } = open.spec;
+      const { index } = open;
+      // Of an index that is whole, each part finds its keys among all.
+      const rows = index === null ? partRows(open.spec.rows, wanted) : open.rows;
+      const pitched = index === null && !published;
       return {
         name,
         table,
@@ -36,10 +41,11 @@ export function engineTables(bundle: Bundle, partsOf: (table: number) => readonl
         format,
         path: open.path,
         byteOffset: open.byteOffset,
-        rows: partRows(open.spec.rows, wanted),
-        firstRow: published ? 0 : part,
-        rowStep: published ? 1 : parts,
-        rules: (ofTables[table] as readonly IdRule[]).map((rule) => (parts === 1 ? rule : ruleOfPart(rule))),
+        rows,
+        firstRow: pitched ? part : 0,
+        rowStep: pitched ? parts : 1,
+        keys: index,
+        rules: (ofTables[table] as readonly IdRule[]).map((rule) => (parts === 1 || index !== null ? rule : ruleOfPart(rule))),
       };
     }),
   );

@@ -5,6 +5,7 @@ import { isFinite32 } from '../tables/finite.js';
 import { FLOAT_DTYPES, isFloatDtype, toFloat32, valueAt } from '../tables/float-tensors.js';
 import { formatPath } from '../tables/json.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../tables/json-file.js';
+import { BUCKET_BYTES, type KeyIndexMetadata, keyIndexKey, parseKeyIndex, soundBuckets } from '../tables/key-index.js';
 import { readSafetensorsHeader, readTensor, type SafetensorsHeader } from '../tables/safetensors.js';
 import {
   bytesToRead,
@@ -30,6 +31,17 @@ export interface OpenTable extends HeldTable {
   readonly path: string;
   readonly byteOffset: number;
   readonly rowBytes: number;
+  /** Of the rows. */
+  readonly bytes: number;
+  /** Of a keyed table; null of others. */
+  readonly index: OpenKeyIndex | null;
+}
+
+/** Where an index lies, and what its file says of it. */
+export interface OpenKeyIndex extends KeyIndexMetadata {
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly buckets: number;
   readonly bytes: number;
 }
 
@@ -94,7 +106,7 @@ export async function openBundle(dir: string, options: OpenOptions = {}): Promis
 
 async function openSpec(dir: string, spec: ModelSpec, options: OpenOptions): Promise<Bundle> {
   const wanted = heldTables(spec).map((held) => (held !== null && (options.tables?.has(held.spec.name) ?? true) ? held : null));
-  const files = new Set(wanted.flatMap((held) => (held === null ? [] : [held.file])));
+  const files = new Set(wanted.flatMap((held) => (held === null ? [] : [held.file, ...(held.keys === null ? [] : [held.keys.file])])));
   if (options.dense !== false) files.add(DENSE_FILE);
   if (options.dense !== false && !holdsDense(spec))
     throw new TerabagError('bad_model', `bundle has no dense weights, it was published for shard ${spec.published?.shard}: ${dir}`, {
@@ -191,7 +203,32 @@ async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
   const metadata = header.metadata[`${held.tensor}.row_format`];
   if (packed && metadata !== rowFormatMetadata(spec.format, spec.dim))
     throw wrong(`the file says row format ${metadata ?? 'nothing'}, model.json says ${rowFormatMetadata(spec.format, spec.dim)}`);
-  return { ...held, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / rows, bytes: tensor.bytes };
+  const index = held.keys === null ? null : await openKeyIndex(dir, held, held.keys);
+  return { ...held, path, byteOffset: tensor.byteOffset, rowBytes: tensor.bytes / rows, bytes: tensor.bytes, index };
+}
+
+async function openKeyIndex(
+  dir: string,
+  { spec, rows }: HeldTable,
+  { file, tensor: name }: NonNullable<HeldTable['keys']>,
+): Promise<OpenKeyIndex> {
+  const path = pathInside(dir, file);
+  const header = await readSafetensorsHeader(path);
+  const tensor = header.tensors.get(name);
+  const wrong = (what: string): TerabagError =>
+    new TerabagError('bad_table', `keys of table ${spec.name}: ${what}: ${path}`, { table: spec.name, path });
+  if (tensor === undefined) throw wrong(`no tensor ${name} in the file, it has ${[...header.tensors.keys()].join(', ')}`);
+  const told = header.metadata[keyIndexKey(name)];
+  const metadata = parseKeyIndex(told);
+  if (metadata === null) throw wrong(`the file has to say ${keyIndexKey(name)}: terabag 1 keys N seed S: ${told ?? 'nothing'}`);
+  const { dtype, shape, byteOffset, bytes } = tensor;
+  const [buckets = 0, width] = shape;
+  if (dtype !== 'U8' || shape.length !== 2 || width !== BUCKET_BYTES)
+    throw wrong(`a key index is U8 [buckets, ${BUCKET_BYTES}]: ${dtype} ${shape.join('x')}`);
+  if (metadata.keys !== rows) throw wrong(`every row has one key: keys ${metadata.keys}, rows ${rows}`);
+  if (!soundBuckets(metadata.keys, buckets))
+    throw wrong(`so many keys do not have so many buckets: keys ${metadata.keys}, buckets ${buckets}`);
+  return { ...metadata, path, byteOffset, buckets, bytes };
 }
 
 type DenseTensors = Bundle['dense'];

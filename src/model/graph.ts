@@ -44,6 +44,8 @@ export interface ResolvedBag {
   readonly tableName: string;
   readonly dim: number;
   readonly rows: number;
+  /** Whether ids are keys of an index, any 64 bits; left out: they are rows. */
+  readonly keyed?: boolean;
   /** sum of a sequence, which is not pooled. */
   readonly pooling: Pooling;
   readonly weighted: boolean;
@@ -84,9 +86,10 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
         : { pooling: 'sum' as const, weighted: false, maxLength: layer.maxLength, truncate: layer.truncate ?? 'last' };
     if (how.pooling === 'weighted_mean' && !how.weighted) throw bad(`${path}.pooling`, 'weighted_mean needs weighted: true');
     const rule = rules.next().value as BagRule;
+    const keyed = found.table.keys !== undefined;
     // Of other bags main leaves out itself what is to be where a table is split: it looks at each id.
-    const leavesOut = layer.type === 'embedding_sequence' && mayLeaveOut(rule);
-    return [{ name: layer.name, table: found.index, tableName: layer.table, dim, rows, ...how, rule, leavesOut, net }];
+    const leavesOut = (layer.type === 'embedding_sequence' || keyed) && mayLeaveOut(rule);
+    return [{ name: layer.name, table: found.index, tableName: layer.table, dim, rows, keyed, ...how, rule, leavesOut, net }];
   });
   const values = new Map<string, Value>();
   const define = (path: string, name: string, value: Omit<Value, 'number'>): void => {

@@ -70,7 +70,7 @@ export function ruleOfPart(rule: IdRule): IdRule {
   return isRow ? REJECT : { ...rule, paddingId: null };
 }
 
-function ruleOf(unseen: UnseenSpec | undefined, paddingId: bigint | null, path: string, { rows, dim }: TableSpec): IdRule {
+function ruleOf(unseen: UnseenSpec | undefined, paddingId: bigint | null, path: string, { rows, dim, keys }: TableSpec): IdRule {
   if (unseen === undefined) return { ...REJECT, paddingId };
   const { policy, row, vector } = unseen;
   const refuse = (key: keyof UnseenSpec, what: string) => badModel(`${path}.${key}`, what);
@@ -82,6 +82,8 @@ function ruleOf(unseen: UnseenSpec | undefined, paddingId: bigint | null, path: 
   if (row !== undefined && row >= rows) throw refuse('row', `has to be a row of the table: ${row}, rows ${rows}`);
   if (vector !== undefined && vector.length !== dim)
     throw refuse('vector', `has to have a value for each of the row: ${vector.length}, dim ${dim}`);
+  if (policy === 'hash' && keys !== undefined && unseen.rows === undefined)
+    throw refuse('rows', 'has to say how many rows of a keyed table are kept for such ids: none is given');
   const { rows: buckets = rows } = unseen;
   if (buckets > rows) throw refuse('rows', `has to be at most the rows of the table: ${buckets}, rows ${rows}`);
   return {

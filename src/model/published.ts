@@ -12,19 +12,21 @@ export interface HeldTable extends RowPart {
   readonly tensor: string;
   /** As in TableSpec; null where the file's header says where the rows are. */
   readonly byteOffset: number | null;
+  /** The index of a keyed table, or of the part; null of others. */
+  readonly keys: NonNullable<TableSpec['keys']> | null;
 }
 
 /** Aligned with spec.tables; null where a published bundle holds nothing of a table. */
 export function heldTables(spec: ModelSpec): (HeldTable | null)[] {
   if (spec.published === undefined)
     return spec.tables.map((table) => {
-      const { rows, file, tensor, byteOffset = null } = table;
-      return { spec: table, part: 0, parts: 1, rows, file, tensor, byteOffset };
+      const { rows, file, tensor, byteOffset = null, keys = null } = table;
+      return { spec: table, part: 0, parts: 1, rows, file, tensor, byteOffset, keys };
     });
   const parts = new Map(spec.published.parts.map((held) => [held.table, held]));
   return spec.tables.map((table) => {
     const held = parts.get(table.name);
-    return held === undefined ? null : { ...held, spec: table, byteOffset: null };
+    return held === undefined ? null : { ...held, spec: table, byteOffset: null, keys: held.keys ?? null };
   });
 }
 
@@ -41,13 +43,16 @@ export function checkPublished(spec: ModelSpec): void {
     throw bad(`the model has another hash than its source (edited?): ${hash.slice(0, 12)}, source ${published.source.slice(0, 12)}`);
   const tables = new Map(spec.tables.map((table) => [table.name, table]));
   const seen = new Set<string>();
-  for (const { table, part, parts, rows } of published.parts) {
+  for (const { table, part, parts, rows, keys } of published.parts) {
     const source = tables.get(table);
     if (source === undefined) throw bad(`no such table: ${table}`);
     if (seen.has(table)) throw bad(`two parts of one table: ${table}`);
     seen.add(table);
     if (part >= parts || parts > source.rows) throw bad(`no such part: ${part} of ${parts} of table ${table}, rows ${source.rows}`);
-    const expected = partRows(source.rows, { part, parts });
+    if ((keys === undefined) !== (source.keys === undefined))
+      throw bad(`table ${table} is ${source.keys === undefined ? 'not ' : ''}keyed, its part is ${keys === undefined ? 'not' : 'keyed'}`);
+    // How many keys belong to a part is not known without them.
+    const expected = source.keys !== undefined && parts > 1 ? Math.min(rows, source.rows) : partRows(source.rows, { part, parts });
     if (rows !== expected) throw bad(`part ${part} of ${parts} of table ${table} has ${rows} rows, expected ${expected}`);
   }
 }

@@ -19,6 +19,9 @@ const mapOf = <T extends z.ZodType>(values: T) =>
     .transform((entries): Record<string, z.output<T>> => Object.fromEntries(entries));
 export const dim = z.number().int().min(1).max(65_536);
 
+/** The index of a keyed table, a tensor of a safetensors file; see tables/key-index.ts. */
+const keysSchema = z.strictObject({ file: z.string().min(1), tensor: z.string().min(1) });
+
 const tableSchema = z.strictObject({
   name,
   rows: count,
@@ -32,6 +35,8 @@ const tableSchema = z.strictObject({
   byteOffset: offset.optional(),
   /** What becomes of ids that it does not have; reject when left out. No default: the hash of a model without it stays. */
   unseen: unseenSchema.optional(),
+  /** Of a table whose ids are 64-bit keys: which row each has. Left out: ids are rows. */
+  keys: keysSchema.optional(),
 });
 
 export const fileSchema = z
@@ -53,7 +58,8 @@ export const fileSchema = z
 
 /**
  * What `terabag publish` adds to the source's model.json, which stays as it is beside it: the source's hash is worked out from that, and its
- * files are those of the source. Rows here are `part`, part + parts, part + 2 parts, ... of the source's table.
+ * files are those of the source. Rows here are `part`, part + parts, part + 2 parts, ... of the source's table; of a keyed table those whose keys
+ * belong to the part, with an index of their own.
  */
 export const publishedSchema = z.strictObject({
   /** Hash of the source model. */
@@ -68,6 +74,7 @@ export const publishedSchema = z.strictObject({
       rows: count,
       file: z.string().min(1),
       tensor: z.string().min(1),
+      keys: keysSchema.optional(),
     }),
   ),
   /** The files that are here, by path relative to the bundle. */

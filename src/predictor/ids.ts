@@ -8,7 +8,8 @@ import { digits, shown } from './shown.js';
 
 const DECIMAL = /^-?\d+$/;
 
-const bagOf = (offsets: Offsets, position: number): number => {
+/** The bag that has a position. */
+export const bagOf = (offsets: Offsets, position: number): number => {
   let bag = 0;
   while (bag + 1 < offsets.length && (offsets[bag + 1] as number) <= position) bag++;
   return bag;
@@ -36,6 +37,7 @@ export function outOfRange(layer: ResolvedBag, bags: CheckedBags, bag: number, p
  */
 export function idAt(layer: ResolvedBag, bags: CheckedBags, position: number): number | bigint {
   const index: unknown = bags.input.indices[position];
+  if (layer.keyed) return keyOf(index) ?? refuseKey(layer, bags, position);
   if (typeof index === 'number' && Number.isInteger(index)) {
     if (index >= 0 && index < layer.rows) return index;
   } else if (typeof index === 'bigint') {
@@ -48,6 +50,16 @@ export function idAt(layer: ResolvedBag, bags: CheckedBags, position: number): n
     throw noId('an integer, a bigint or a string of decimal digits', layer, bags, position);
   }
   return missedId(layer, bags, position, index);
+}
+
+/** Null of what is no key: not an integer of 64 bits, or a number that may not be exact. */
+function keyOf(index: unknown): number | bigint | null {
+  if (typeof index === 'number') return Number.isSafeInteger(index) ? index : null;
+  return typeof index === 'bigint' || (typeof index === 'string' && DECIMAL.test(index)) ? in64Bits(index) : null;
+}
+
+function refuseKey(layer: ResolvedBag, bags: CheckedBags, position: number): never {
+  throw noId('an integer of 64 bits, from 2^53 on a bigint or a string of decimal digits,', layer, bags, position);
 }
 
 /** Of an integer that is no row. */

@@ -3,8 +3,10 @@ import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
 import { partsPooling, wholePooling } from '../model/pooling.js';
 import { idAt, outOfRange, placeOf } from './ids.js';
+import { copyKeys } from './keys.js';
 import type { CheckedBags, CheckedRequest } from './request.js';
 import { bytesOf, type Scratch } from './scratch.js';
+import { splitKeys } from './split-keys.js';
 import { type SplitRows, splitRows } from './split-rows.js';
 
 /** One bag layer's table, or part of it, at one destination. */
@@ -42,6 +44,8 @@ export interface PartitionerOptions {
 /** What is asked of one destination, and the names of its buffers in the scratch. */
 interface Destination {
   readonly assignments: readonly Assignment[];
+  /** Of its ids on the wire. */
+  readonly indexBytes: 4 | 8;
   readonly keys: Readonly<Record<'numBags' | 'numIds' | 'segments' | 'offsets' | 'indices' | 'weights', string>>;
 }
 
@@ -56,7 +60,6 @@ interface BatchLengths {
 
 /** Cuts requests into one batch per destination. What it makes for a request does not grow with the tables: their numbers are in the scratch. */
 export class Partitioner {
-  readonly #indexBytes: 4 | 8;
   readonly #emptyTables: 'ask' | 'skip';
   /** Row-wise layers, with their number of parts. */
   readonly #split = new Map<number, { readonly parts: number; readonly key: string }>();
@@ -68,8 +71,12 @@ export class Partitioner {
     destinations: readonly (readonly Assignment[])[],
     { keyPrefix = '', emptyTables = 'ask' }: PartitionerOptions = {},
   ) {
-    this.#destinations = destinations.map((assignments, destination) => ({ assignments, keys: batchKeys(`${keyPrefix}${destination}`) }));
-    this.#indexBytes = model.bags.some((bag) => bag.rows > INT32_ROWS) ? 8 : 4;
+    const wide = ({ bag }: Assignment): boolean => this.#bag(bag).keyed === true || this.#bag(bag).rows > INT32_ROWS;
+    this.#destinations = destinations.map((assignments, destination) => ({
+      assignments,
+      indexBytes: assignments.some(wide) ? 8 : 4,
+      keys: batchKeys(`${keyPrefix}${destination}`),
+    }));
     this.#emptyTables = emptyTables;
     for (const { bag, parts } of destinations.flat()) if (parts > 1) this.#split.set(bag, { parts, key: `${keyPrefix}${bag}` });
   }
@@ -78,9 +85,13 @@ export class Partitioner {
   partition(request: CheckedRequest, scratch: Scratch): Partition[] {
     const split: SplitRows[] = [];
     for (const [bag, { parts, key }] of this.#split) {
-      const { tableName } = this.#bag(bag);
-      split[bag] = splitRows(this.#bag(bag), request.bags[bag] as CheckedBags, parts, scratch, key, (count) =>
-        this.#unseen.set(tableName, (this.#unseen.get(tableName) ?? 0) + count),
+      const [of, given] = [this.#bag(bag), request.bags[bag] as CheckedBags];
+      if (of.keyed) {
+        split[bag] = splitKeys(of, given, parts, scratch, key);
+        continue;
+      }
+      split[bag] = splitRows(of, given, parts, scratch, key, (count) =>
+        this.#unseen.set(of.tableName, (this.#unseen.get(of.tableName) ?? 0) + count),
       );
     }
     return this.#destinations.map((destination) => this.#partitionOf(destination, request, split, scratch));
@@ -121,7 +132,7 @@ export class Partitioner {
     if (lengths.segments === 0) return { batch: null, assignments, numBags, split };
     const counts = { numBags, numIds, lengths };
     const batch =
-      this.#batch(destination, counts, request, split, scratch, this.#indexBytes) ??
+      this.#batch(destination, counts, request, split, scratch, destination.indexBytes) ??
       (this.#batch(destination, counts, request, split, scratch, 8) as SparseBatch);
     return { batch, assignments, numBags, split };
   }
@@ -160,7 +171,8 @@ export class Partitioner {
         if (bag.weighted) weights?.set(input.input.weights ?? [], atWeight);
       } else {
         const from = rows.rowStarts[assignment.part] as number;
-        copyRows(rows.rows, from, ids, indices, atId);
+        if (rows.keys === null) copyRows(rows.rows, from, ids, indices, atId);
+        else (indices as BigInt64Array).set(rows.keys.sorted.subarray(from, from + ids), atId);
         addLengths(rows.lengths, rows.bagStarts[assignment.part] as number, bags, offsets, atBag);
         if (rows.weights !== null) weights?.set(rows.weights.subarray(from, from + ids), atWeight);
       }
@@ -193,6 +205,10 @@ const batchKeys = (key: string): Destination['keys'] => ({
  */
 function copyIndices(input: CheckedBags, target: Int32Array | BigInt64Array, at: number, bag: ResolvedBag): boolean {
   const { indices } = input.input;
+  if (bag.keyed) {
+    copyKeys(bag, input, target as BigInt64Array, at);
+    return true;
+  }
   if (target instanceof Int32Array && indices instanceof Int32Array) {
     if (indices.length > SHORT_COPY) target.set(indices, at);
     else for (let position = 0; position < indices.length; position++) target[at + position] = indices[position] as number;
@@ -254,8 +270,8 @@ export function firstBadCopy(model: ResolvedModel, request: CheckedRequest, part
       const ends = offsets.subarray(atBag, atBag + (numBags[a] as number) + 1);
       atBag += numBags[a] as number;
       const bagLayer = model.bags[layer] as ResolvedBag;
-      // Ids of tables that are split were checked when they were split.
-      if (parts > 1 || bagLayer.rule.policy !== 'reject' || (first !== null && layer >= first.layer)) continue;
+      // Ids of tables that are split were checked when they were split; keys are known to who has the index.
+      if (parts > 1 || bagLayer.keyed || bagLayer.rule.policy !== 'reject' || (first !== null && layer >= first.layer)) continue;
       const from = ends[0] as number;
       const position = firstOutside(ids.subarray(from, ends.at(-1)), bagLayer);
       if (position === -1) continue;

@@ -10,6 +10,7 @@ import type { Tracer } from '../observe/tracer.js';
 import { Admission, type Admitted } from './admission.js';
 import { type Expansion, expandPooled, Gathering, inputStarts, type PooledVectors, pooledLength, pooledStarts } from './gather.js';
 import { firstBadId } from './ids.js';
+import { copiedKeys, placeKeyError } from './key-errors.js';
 import { dropRepeatedBags } from './modes/dedup.js';
 import { numBatches } from './modes/paper.js';
 import { type BadId, firstBadCopy, type Partition } from './partition.js';
@@ -178,6 +179,11 @@ export class Pipeline {
     return first?.error ?? null;
   }
 
+  /** An error of who holds a keyed table names the key; its place in the request is known here. */
+  #placed(error: unknown, { request, partitions }: PreparedBatch): unknown {
+    return placeKeyError(error, this.options.model, request.bags, (layer) => copiedKeys(partitions.flat(), layer));
+  }
+
   /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
   #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
     const { memory, partitions, returned } = batch;
@@ -189,7 +195,7 @@ export class Pipeline {
       return this.#runLayers(batch, 0, 1, { pooled, returned }, stages);
     };
     const fail = (error: unknown): never => {
-      throw this.#firstBadCopy([batch]) ?? error;
+      throw this.#firstBadCopy([batch]) ?? this.#placed(error, batch);
     };
     let pooling: Promise<void> | undefined;
     try {
@@ -285,7 +291,7 @@ export class Pipeline {
       failures.search();
       // Nobody waits for the rest of this batch, whatever becomes of those before it.
       memory.cancel.abort();
-      throw error;
+      throw this.#placed(error, batch);
     }
   }
 

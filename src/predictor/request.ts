@@ -38,6 +38,11 @@ export interface CheckedBags {
   readonly firstPosition: number;
   /** Where each id stands in the bags that it was taken from, when these are bags of one id each. */
   readonly places?: { readonly bags: Uint32Array; readonly positions: Uint32Array };
+  /**
+   * Where bags were left out that are alike: of each that is there the number, and the position of its first id, before that, and
+   * where its ids are now.
+   */
+  readonly firstOfBags?: { readonly bags: Uint32Array; readonly starts: Uint32Array; readonly offsets: Offsets };
 }
 
 const invalid = (message: string, details: Record<string, string | number>): TerabagError =>

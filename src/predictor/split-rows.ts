@@ -1,6 +1,7 @@
 import type { ResolvedBag } from '../model/graph.js';
 import { mix64 } from '../model/mix64.js';
 import { idAt } from './ids.js';
+import type { CopiedKeys } from './keys.js';
 import type { CheckedBags } from './request.js';
 import type { Scratch } from './scratch.js';
 
@@ -16,6 +17,8 @@ const LEFT_OUT = -1;
  */
 export interface SplitRows {
   readonly rows: Float64Array;
+  /** Of a keyed table, in place of rows: its keys by part (see splitKeys), and as they were given. */
+  readonly keys: { readonly sorted: BigInt64Array; readonly given: CopiedKeys } | null;
   readonly weights: Float32Array | null;
   readonly rowStarts: Uint32Array;
   readonly bags: Uint32Array;
@@ -88,6 +91,7 @@ export function splitRows(
   }
   const split: SplitRows = {
     rows: scratch.f64(`rows${key}`, indices.length),
+    keys: null,
     weights: weights === undefined ? null : scratch.f32(`rowWeights${key}`, indices.length),
     rowStarts,
     bags: scratch.u32(`sentBags${key}`, bagStarts[parts] as number),

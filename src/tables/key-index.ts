@@ -58,3 +58,24 @@ export function partOfKey(high: number, low: number, parts: number): number {
   lo ^= (lo >>> 31) | (hi << 1);
   return Math.floor(((lo >>> 0) * parts) / 2 ** 32);
 }
+
+/** The part of each key. */
+export function partsOfKeys(keys: BigInt64Array, parts: number, into: Uint32Array): void {
+  const halves = new Int32Array(keys.buffer, keys.byteOffset, keys.length * 2);
+  for (let k = 0; k < keys.length; k++) into[k] = partOfKey(halves[2 * k + 1] as number, halves[2 * k] as number, parts);
+}
+
+/** Bytes of a bucket: where it says how many of its keys are used, and how many there can be. */
+const [COUNT_AT, BUCKET_KEYS] = [60, 5];
+
+/** Tells the part of every key of some buckets. */
+export function forEachKey(buckets: Uint8Array, parts: number, tell: (part: number) => void): void {
+  const words = new Int32Array(buckets.buffer, buckets.byteOffset, buckets.length / 4);
+  for (let bucket = 0; bucket < buckets.length; bucket += BUCKET_BYTES) {
+    const used = Math.min(buckets[bucket + COUNT_AT] as number, BUCKET_KEYS);
+    for (let slot = 0; slot < used; slot++) {
+      const at = bucket / 4 + 2 * slot;
+      tell(partOfKey(words[at + 1] as number, words[at] as number, parts));
+    }
+  }
+}

@@ -34,3 +34,14 @@ export function gatherRows(memory: Uint8Array, rows: Rows, part: RowPart, to: nu
   }
   return at;
 }
+
+/** The same of the rows whose entry in partOfRow is this part. */
+export function gatherChosen(memory: Uint8Array, { rowBytes, count }: Rows, partOfRow: Uint32Array, part: number, to: number): number {
+  let at = to;
+  for (let row = 0; row < count; row++) {
+    if (partOfRow[row] !== part) continue;
+    memory.copyWithin(at, row * rowBytes, (row + 1) * rowBytes);
+    at += rowBytes;
+  }
+  return at;
+}

@@ -35,8 +35,8 @@ export interface ReadIndex {
   readonly keys: number;
   readonly seed: number;
   readonly homes: number;
-  /** Of each bucket: its keys with their rows, and its reach. */
-  readonly buckets: readonly { readonly entries: readonly (readonly [bigint, number])[]; readonly reach: number }[];
+  /** Of each bucket: its keys with their rows, and where those lie that it has no room for. */
+  readonly buckets: readonly { readonly entries: readonly (readonly [bigint, number])[]; readonly first: number; readonly last: number }[];
   /** By docs/model-json.md. */
   find(key: bigint): number | null;
 }
@@ -55,12 +55,13 @@ export function readIndex(path: string, tensor = 'keys'): ReadIndex {
       { length: bucket.readUInt8(60) },
       (_, slot) => [bucket.readBigUInt64LE(slot * 8), bucket.readUInt32LE(40 + slot * 4)] as const,
     );
-    return { entries, reach: bucket.readUInt8(61) };
+    return { entries, first: bucket.readUInt8(61), last: bucket.readUInt8(62) };
   });
   const find = (key: bigint): number | null => {
     const home = homeOf(key, Number(seed), homes);
-    for (let b = home; b <= home + (buckets[home]?.reach ?? 0); b++)
-      for (const [held, row] of buckets[b]?.entries ?? []) if (held === (key & MASK)) return row;
+    const { first, last } = buckets[home] as ReadIndex['buckets'][number];
+    const behind = first === 0 ? [] : Array.from({ length: last - first + 1 }, (_, n) => home + first + n);
+    for (const b of [home, ...behind]) for (const [held, row] of buckets[b]?.entries ?? []) if (held === (key & MASK)) return row;
     return null;
   };
   return { keys: Number(keys), seed: Number(seed), homes, buckets, find };

@@ -233,6 +233,10 @@ class RowPooler {
   static bool pool_any(const BagJob& job, RowStream& stream, BadIndex* bad) {
     if (job.pooling == Pooling::kMax) return RowMaximum<Isa>::pool_job(job, stream, bad);
     if (!suit_one_by_one(job)) return pool_rows(job, stream, bad);
+    if (job.keys != nullptr) {
+      KeysOneByOne keys(job);
+      return pool_rows(job, keys, bad);
+    }
     RowsOneByOne rows(job);
     return pool_rows(job, rows, bad);
   }

@@ -13,7 +13,9 @@ static inline const unsigned char* skipped_row() { return reinterpret_cast<const
 static inline bool is_row(const unsigned char* row) { return __builtin_expect(reinterpret_cast<uintptr_t>(row) > 1, true); }
 
 // Whether padding may be an id that the table has. One that it does not have is looked for among those alone.
-static inline bool pads_rows(const BagJob& job) { return job.unseen.pads && static_cast<uint64_t>(job.unseen.padding_id) < job.num_rows; }
+static inline bool pads_rows(const BagJob& job) {
+  return job.unseen.pads && (job.keys != nullptr || static_cast<uint64_t>(job.unseen.padding_id) < job.num_rows);
+}
 
 // What a job says of its rows, copied: through a reference it would be read anew for each id.
 struct TableRows {
@@ -41,6 +43,14 @@ static inline __attribute__((always_inline)) const unsigned char* missed_row(con
   if (rule.policy == UnseenPolicy::kSkip) return skipped_row();
   if (rule.policy == UnseenPolicy::kRow) return rule.row;
   return job.rows + mix64(static_cast<uint64_t>(id)) % rule.buckets * job.row_pitch;
+}
+
+// The same of any job, one id after another.
+static inline const unsigned char* row_of_any(const BagJob& job, const TableRows& table, int64_t id) {
+  if (job.keys == nullptr) return pads_rows(job) ? table.row_of_id<true>(id) : table.row_of_id<false>(id);
+  if (job.unseen.pads && id == job.unseen.padding_id) return no_row();
+  const uint64_t row = find_row(*job.keys, static_cast<uint64_t>(id), job.num_rows);
+  return row == kNoRow ? no_row() : table.rows + row * table.pitch;
 }
 
 static inline void count_unseen(const BagJob& job, uint64_t unseen) {

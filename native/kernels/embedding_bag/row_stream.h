@@ -1,39 +1,9 @@
 #pragma once
+#include "kernels/embedding_bag/bucket_stream.h"
 #include "kernels/embedding_bag/row_of_id.h"
 
 namespace terabag {
 namespace {
-
-constexpr uint32_t kCacheLine = 64;
-constexpr int kNowhere = -1, kToL2 = 2, kToL1 = 3;  // the last two: of __builtin_prefetch
-// Longer rows count as this many: the hardware goes on by itself within one.
-constexpr int64_t kMaxRowLines = 64;
-
-static inline int64_t lines_of(const BagJob& job) {
-  const auto lines = static_cast<int64_t>((bytes_per_row(job.format, job.dim) + kCacheLine - 1) / kCacheLine);
-  return lines < kMaxRowLines ? lines : kMaxRowLines;
-}
-
-// Whether a row that does not start on a line may end on one more than lines_of.
-static inline bool straddles(const BagJob& job) {
-  // Rows start on multiples of the largest power of 2 in here, and of those the last before a line's end has the most lines.
-  const uint64_t starts = reinterpret_cast<uintptr_t>(job.rows) | job.row_pitch | kCacheLine, step = starts & (~starts + 1);
-  return (bytes_per_row(job.format, job.dim) - 1) % kCacheLine >= step;
-}
-
-static inline uint64_t ids_of(const BagJob& job) { return job.offsets[job.num_bags] - job.offsets[0]; }
-
-// The rows of one job with many ids, of which one is fetched ahead for each that is summed. Rows of few lines that have to be converted
-// take as long to sum as to fetch: this way a core does both at the same time, which it does not in bursts (Zen 4, int4, dim 64: 9.4 ns in
-// bursts, 6.8 ns one by one). Rows of more lines, and of float32, are better off in bursts. An id is read twice, to fetch its row and to
-// sum it, and checked each time. Padding that may have a row is one check more, which is not made for all others: it goes in bursts.
-static inline bool suit_one_by_one(const BagJob& job) {
-  constexpr int64_t kMostLines = 3;
-  // The first rows are waited for.
-  constexpr uint64_t kFewestIds = 1024;
-  return job.pooling != Pooling::kMax && job.format != RowFormat::kFp32 && lines_of(job) <= kMostLines && job.prefetch.lines > 0 &&
-         job.prefetch.to_l2 && ids_of(job) >= kFewestIds && !pads_rows(job);
-}
 
 class RowsOneByOne {
  public:
@@ -88,6 +58,86 @@ class RowsOneByOne {
   uint64_t unseen_ = 0;
 };
 
+// The same of a keyed table: buckets are fetched as far ahead of the rows that are fetched as these are ahead of the sums. Each id is read
+// once.
+class KeysOneByOne {
+ public:
+  explicit KeysOneByOne(const BagJob& job)
+      : job_(job),
+        num_ids_(ids_of(job)),
+        distance_(job.prefetch.lines < kMostAhead ? job.prefetch.lines : kMostAhead),
+        last_byte_(bytes_per_row(job.format, job.dim) - 1),
+        other_lines_(straddles(job) ? lines_of(job) : lines_of(job) - 1) {
+    for (uint64_t at = 0; at < distance_ + kBucketsAhead; ++at) fetch_bucket(at);
+    for (uint64_t at = 0; at < distance_; ++at) fetch_row(at);
+  }
+
+  KeysOneByOne(const KeysOneByOne&) = delete;
+  ~KeysOneByOne() { count_unseen(job_, unseen_); }
+
+  inline uint32_t take(uint32_t count, int64_t) {
+    position_ += last_count_;
+    return last_count_ = count;
+  }
+  // Row i of those that were taken last; or no_row(), or skipped_row().
+  inline __attribute__((always_inline)) const unsigned char* row(uint32_t i) {
+    const uint64_t at = position_ + i;
+    fetch_bucket(at + distance_ + kBucketsAhead);
+    fetch_row(at + distance_);
+    return ring_[at % kCapacity].address;
+  }
+  int64_t bad_id() const { return bad_id_; }
+
+ private:
+  static constexpr uint64_t kBucketsAhead = 64, kMostAhead = 256, kCapacity = 512;
+  static_assert(kBucketsAhead + kMostAhead < kCapacity, "what is fetched must not take the place of what is read next");
+  struct Wanted {
+    const unsigned char* address;  // of the home, then of the row
+    uint64_t key;
+  };
+
+  inline __attribute__((always_inline)) void fetch_bucket(uint64_t at) {
+    if (at >= num_ids_) return;
+    const auto key = static_cast<uint64_t>(load_index(job_, at));
+    const unsigned char* const home = job_.keys->buckets + home_of(key, job_.keys->seed, job_.keys->homes) * kBucketBytes;
+    __builtin_prefetch(home, 0, kToL2);
+    ring_[at % kCapacity] = {home, key};
+  }
+  inline __attribute__((always_inline)) void fetch_row(uint64_t at) {
+    if (at >= num_ids_) return;
+    Wanted& wanted = ring_[at % kCapacity];
+    const uint64_t row = row_in(wanted.address, find_in_bucket(wanted.address, wanted.key), job_.num_rows);
+    const unsigned char* const address = __builtin_expect(row == kNoRow, false) ? find_elsewhere(wanted) : job_.rows + row * job_.row_pitch;
+    wanted.address = address;
+    if (!is_row(address)) return;
+    __builtin_prefetch(address + last_byte_, 0, kToL2);
+    for (int64_t line = other_lines_ - 1; line >= 0; --line) __builtin_prefetch(address + line * kCacheLine, 0, kToL2);
+  }
+  __attribute__((noinline)) const unsigned char* find_elsewhere(const Wanted& wanted) {
+    const uint64_t row = find_displaced(*job_.keys, wanted.address, wanted.key, job_.num_rows);
+    if (row != kNoRow) return job_.rows + row * job_.row_pitch;
+    const auto id = static_cast<int64_t>(wanted.key);
+    const unsigned char* const instead = missed_row(job_, id, &unseen_);
+    if (instead == no_row() && !bad_) {
+      bad_ = true;
+      bad_id_ = id;
+    }
+    return instead;
+  }
+
+  const BagJob& job_;
+  const uint64_t num_ids_;
+  const uint64_t distance_;  // in rows
+  const uint64_t last_byte_;
+  const int64_t other_lines_;
+  uint64_t position_ = 0;
+  uint32_t last_count_ = 0;
+  bool bad_ = false;
+  int64_t bad_id_ = 0;
+  uint64_t unseen_ = 0;
+  Wanted ring_[kCapacity];
+};
+
 // The rows of all other jobs as one stream, in the order in which the kernel adds them up: it finds them ahead of the kernel, across bags
 // and across tables, since the bags of a small batch are too short for anything else to be ahead of, checks their ids and fetches them.
 // Each id is read once; what the kernel gets are the rows' addresses. Rows are found in bursts and summed in bursts: a core that waits for
@@ -95,7 +145,7 @@ class RowsOneByOne {
 // one, 20 ns in bursts).
 class RowStream {
  public:
-  RowStream(const BagJob* jobs, uint32_t num_jobs) : job_(jobs), end_(jobs + num_jobs) { enter_job(); }
+  RowStream(const BagJob* jobs, uint32_t num_jobs) : job_(jobs), end_(jobs + num_jobs), buckets_(jobs, jobs + num_jobs) { enter_job(); }
 
   // The kernel comes to its next rows, of so many lines each. Keeps the distance, and says how many of `count` are ready, at least one.
   inline uint32_t take(uint32_t count, int64_t lines) {
@@ -131,7 +181,11 @@ class RowStream {
   }
 
   void find(uint64_t count) {
-    pads_rows_ ? find<true>(count) : find<false>(count);
+    if (job_->keys != nullptr) {
+      find_keys(count);
+    } else {
+      pads_rows_ ? find<true>(count) : find<false>(count);
+    }
     if (unseen_ == 0) return;
     count_unseen(*job_, unseen_);
     unseen_ = 0;
@@ -209,6 +263,64 @@ class RowStream {
     return row;
   }
 
+  void find_keys(uint64_t count) {
+    for (uint64_t some; count > 0; count -= some) {
+      some = count < kMostKeys ? count : kMostKeys;
+      if (distance_ == 0) {
+        find_keys<kNowhere>(some);
+      } else if (to_l2_) {
+        find_keys<kToL2>(some);
+      } else {
+        find_keys<kToL1>(some);
+      }
+    }
+  }
+
+  // The rows of keys, whose buckets were fetched before. Those that do not lie in their home are looked for when all others are found:
+  // their next bucket is fetched meanwhile.
+  template <int kLevel>
+  void find_keys(uint64_t count) {
+    uint64_t missed[kMostKeys];
+    uint64_t num_missed = 0;
+    const unsigned char* const table = job_->rows;
+    const uint64_t num_rows = job_->num_rows, pitch = job_->row_pitch, first = found_;
+    const bool pads = job_->unseen.pads;
+    const auto padding = static_cast<uint64_t>(job_->unseen.padding_id);
+    buckets_.advance<kLevel != kNowhere>(count);
+    // Without a branch, which would be mispredicted for a ninth of the keys: in place of a row that is not found the first one is fetched.
+    for (uint64_t i = 0; i < count; ++i) {
+      const auto& [home, key] = buckets_.at(i);
+      const uint64_t row = row_in(home, find_in_bucket(home, key), num_rows);
+      const bool found = row != kNoRow && !(pads && key == padding);
+      rows_[(first + i) % kCapacity] = fetch_row<kLevel>(table + (found ? row * pitch : 0));
+      missed[num_missed] = i;
+      num_missed += found ? 0 : 1;
+    }
+    for (uint64_t m = 0; kLevel != kNowhere && m < num_missed; ++m) {
+      const unsigned char* const home = buckets_.at(missed[m]).home;
+      __builtin_prefetch(home + home[kFirstAt] * kBucketBytes, 0, kToL1);
+    }
+    for (uint64_t m = 0; m < num_missed; ++m) {
+      const auto& [home, key] = buckets_.at(missed[m]);
+      const uint64_t row = pads && key == padding ? kNoRow : find_displaced(*job_->keys, home, key, num_rows);
+      rows_[(first + missed[m]) % kCapacity] =
+          row == kNoRow ? miss<kLevel>(static_cast<int64_t>(key)) : fetch_row<kLevel>(table + row * pitch);
+    }
+    buckets_.take(count);
+    found_ += count;
+    position_ += count;
+    ahead_ += static_cast<int64_t>(count) * lines_;
+  }
+
+  template <int kLevel>
+  inline __attribute__((always_inline)) const unsigned char* fetch_row(const unsigned char* row) const {
+    if constexpr (kLevel != kNowhere) {
+      fetch<kLevel>(row, lines_);
+      if (straddles_) __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel);
+    }
+    return row;
+  }
+
   void enter_job() {
     while (job_ != end_ && (ids_of(*job_) == 0 || suit_one_by_one(*job_))) ++job_;
     if (job_ == end_) return;
@@ -234,12 +346,13 @@ class RowStream {
   int64_t bad_id_ = 0;
   uint64_t unseen_ = 0;                   // of the job, not counted yet
   const unsigned char* rows_[kCapacity];  // as a ring
+  BucketStream buckets_;
 };
 
 // Rows of a job that a stream found before, and counted: read from their ids anew.
 class RowsAgain {
  public:
-  RowsAgain(const BagJob& job, uint64_t position) : job_(job), table_(job), pads_rows_(pads_rows(job)), position_(position) {}
+  RowsAgain(const BagJob& job, uint64_t position) : job_(job), table_(job), position_(position) {}
 
   inline uint32_t take(uint32_t count, int64_t) {
     position_ += last_count_;
@@ -247,7 +360,7 @@ class RowsAgain {
   }
   inline const unsigned char* row(uint32_t i) {
     const int64_t id = load_index(job_, position_ + i);
-    const unsigned char* const row = pads_rows_ ? table_.row_of_id<true>(id) : table_.row_of_id<false>(id);
+    const unsigned char* const row = row_of_any(job_, table_, id);
     if (is_row(row)) return row;
     bad_id_ = id;
     uint64_t counted_before = 0;
@@ -258,7 +371,6 @@ class RowsAgain {
  private:
   const BagJob& job_;
   const TableRows table_;
-  const bool pads_rows_;
   uint64_t position_;
   uint32_t last_count_ = 0;
   int64_t bad_id_ = 0;

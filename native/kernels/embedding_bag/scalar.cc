@@ -36,7 +36,7 @@ KernelStatus pool_bags(const BagJob* jobs, uint32_t num_jobs, BadIndex* bad) {
       float biases = 0.0f;
       for (const uint64_t end = job.offsets[bag + 1] - job.offsets[0]; at < end; ++at) {
         const int64_t id = load_index(job, at);
-        const unsigned char* row = pads_rows(job) ? table.row_of_id<true>(id) : table.row_of_id<false>(id);
+        const unsigned char* row = row_of_any(job, table, id);
         if (!is_row(row)) row = missed_row(job, id, &unseen);
         if (row == skipped_row()) continue;
         if (row == no_row()) {

@@ -4,7 +4,13 @@ import { partRows, type RowPart } from '../../tables/rows.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import type { Profile } from '../profile/profile.js';
 
-export const tableBytes = (table: TableSpec): number => table.rows * rowBytes(table.format, table.dim);
+/** What the index of a keyed table takes for a key, a little less. */
+const KEY_BYTES = 16;
+
+/** What a row takes, with its key where the table has them. */
+export const heldRowBytes = ({ format, dim, keys }: TableSpec): number => rowBytes(format, dim) + (keys === undefined ? 0 : KEY_BYTES);
+
+export const tableBytes = (table: TableSpec): number => table.rows * heldRowBytes(table);
 
 /** The tables, and parts of row-wise ones, that each shard of a plan holds; main after the last. */
 export function heldByShards(
@@ -18,7 +24,7 @@ export function heldByShards(
     if (table === undefined) continue;
     for (const [at, shard] of parts.entries()) {
       const part = { part: at, parts: parts.length };
-      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * rowBytes(table.format, table.dim) });
+      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * heldRowBytes(table) });
     }
   }
   return held;

@@ -1,13 +1,14 @@
 import { TerabagError } from '../../errors.js';
-import { rowBytes } from '../../model/formats.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { partRows } from '../../tables/rows.js';
 import type { Profile } from '../profile/profile.js';
+import { heldRowBytes } from './bytes.js';
 
 /** What a table asks of the shard that holds it. */
 export interface TableLoad {
   readonly name: string;
   readonly rows: number;
+  /** With the bytes of its key. */
   readonly rowBytes: number;
   readonly bytes: number;
   /** Ids per request. */
@@ -19,8 +20,9 @@ export type Placement = Map<TableLoad, readonly number[]>;
 
 /** Loads of the spec's tables, in its order, which is the profile's too. */
 export function tableLoads(spec: ModelSpec, profile: Profile): TableLoad[] {
-  return spec.tables.map(({ name, rows, dim, format }, table) => {
-    const bytes = rowBytes(format, dim);
+  return spec.tables.map((of, table) => {
+    const { name, rows } = of;
+    const bytes = heldRowBytes(of);
     return { name, rows, rowBytes: bytes, bytes: rows * bytes, lookups: profile.tables[table]?.lookups ?? 0 };
   });
 }

@@ -28,7 +28,9 @@ export function dropRepeatedBags(model: ResolvedModel, request: CheckedRequest, 
     if (alike) perItem[model.dense.length + b] = 0;
     sources.push(found === null || alike ? null : found.source);
     rows.push(alike ? 1 : given.numBags);
-    return found === null ? given : { ...given, numBags: found.first.length, input: pick(given.input, found.first) };
+    if (found === null) return given;
+    const bags = { ...given, numBags: found.first.length, input: pick(given.input, found.first) };
+    return bag.keyed ? { ...bags, firstOfBags: firstOfBags(given, found.first, bags.input.offsets, scratch, b) } : bags;
   });
   if (bags.every((bag, b) => bag === request.bags[b])) return null;
   return { request: { ...request, perItem, bags }, sources, rows };
@@ -64,6 +66,23 @@ function findRepeated(
     source[b] = (slots[slot] as number) - 1;
   }
   return kinds === numBags ? null : { first: first.subarray(0, kinds), source };
+}
+
+/** Where the bags that are kept stood, which errors about keys need. */
+function firstOfBags(
+  { input }: CheckedBags,
+  first: Uint32Array,
+  offsets: CheckedInput['offsets'],
+  scratch: Scratch,
+  layer: number,
+): NonNullable<CheckedBags['firstOfBags']> {
+  const bags = scratch.u32(`keptBags${layer}`, first.length);
+  const starts = scratch.u32(`keptStarts${layer}`, first.length);
+  for (let b = 0; b < first.length; b++) {
+    bags[b] = first[b] as number;
+    starts[b] = input.offsets[first[b] as number] as number;
+  }
+  return { bags, starts, offsets };
 }
 
 function hashOf(bag: ResolvedBag, bags: CheckedBags, b: number): number {

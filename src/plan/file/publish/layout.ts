@@ -1,10 +1,12 @@
 import { normalize } from 'node:path';
 import { TerabagError } from '../../../errors.js';
 import { DENSE_FILE } from '../../../model/bundle.js';
+import { idRules } from '../../../model/id-rules.js';
 import type { ModelSpec, PublishedPart } from '../../../model/spec.js';
 import { headed, isPlacedBySpec } from '../../../model/table-file.js';
+import { BUCKET_BYTES, homesOf, keyIndexKey } from '../../../tables/key-index.js';
 import { partRows, type RowPart } from '../../../tables/rows.js';
-import type { SafetensorsHeader, TensorShape } from '../../../tables/safetensors.js';
+import type { SafetensorsHeader, TensorInfo, TensorShape } from '../../../tables/safetensors.js';
 import { MAIN_SHARD, type Plan } from '../plan.js';
 import { placedParts } from '../published.js';
 
@@ -17,9 +19,14 @@ export interface PublishedFile extends RowPart {
   readonly linked: boolean;
   readonly tensors: readonly TensorShape[];
   readonly metadata: Readonly<Record<string, string>>;
-  /** Bytes of the tensors, or of the whole file when it is linked. */
+  /** Bytes of the tensors, or of the whole file when it is linked; of an index about so many. */
   readonly bytes: number;
+  /** Of a part of a keyed table: number of the table, and whether the file has its rows or their index; null of other files. */
+  readonly keyed: { readonly table: number; readonly holds: 'rows' | 'index' } | null;
 }
+
+/** How many keys each part of a split keyed table has, by name of the table. */
+export type KeyCounts = ReadonlyMap<string, readonly number[]>;
 
 const TABLES_BESIDE_DENSE = 'dense.tables.safetensors';
 
@@ -35,21 +42,41 @@ const fileName = (source: string, { part, parts }: RowPart): string => {
   return parts === 1 ? whole : `${whole.replace(/\.safetensors$/, '')}.part-${part}-of-${parts}.safetensors`;
 };
 
-/** What a shard's bundle holds, and in which files: per source file one of whole tensors and one per way that tables are split. */
-export function layoutShard(plan: Plan, shard: string, spec: ModelSpec, headers: ReadonlyMap<string, SafetensorsHeader>): ShardLayout {
+/** Rows that a rule names for ids without a row are not those of the ids' part. */
+function refuseNamedRows(spec: ModelSpec, number: number, { part, parts }: RowPart): void {
+  const rule = idRules(spec).ofTables[number]?.find(({ policy, row }) => policy === 'hash' || row !== null);
+  if (rule === undefined) return;
+  const table = spec.tables[number]?.name ?? '';
+  throw new TerabagError(
+    'bad_plan',
+    `a keyed table whose unseen ids get rows cannot be published in parts: ${table}, policy ${rule.policy}, part ${part} of ${parts}; place it whole, or serve the bundle unpublished`,
+    { table, policy: rule.policy, part, parts },
+  );
+}
+
+/** The rows of a part of a keyed table, and their index: files of the table alone, since others have their rows elsewhere. */
+const keyedFileName = (table: number, holds: 'rows' | 'index', { part, parts }: RowPart): string =>
+  `tables/table-${table}.part-${part}-of-${parts}${holds === 'rows' ? '' : '.keys'}.safetensors`;
+
+/**
+ * What a shard's bundle holds, and in which files: per source file one of whole tensors and one per way that tables are split; of parts of keyed
+ * tables two.
+ */
+export function layoutShard(
+  plan: Plan,
+  shard: string,
+  spec: ModelSpec,
+  headers: ReadonlyMap<string, SafetensorsHeader>,
+  keyCounts: KeyCounts = new Map(),
+): ShardLayout {
   const placed = placedParts(plan, shard);
   const placedBySpec = new Set(spec.tables.filter(isPlacedBySpec).map(({ file }) => file));
-  const parts = spec.tables.flatMap(({ name, rows, file, tensor }): PublishedPart[] => {
-    const part = placed.get(name);
-    return part === undefined
-      ? []
-      : [{ table: name, ...part, rows: partRows(rows, part), file: fileName(placedBySpec.has(file) ? headed(file) : file, part), tensor }];
-  });
-  const sources = new Map(spec.tables.map(({ name, file }) => [name, file]));
+  const parts: PublishedPart[] = [];
+  const keyedFiles: PublishedFile[] = [];
   const groups = new Map<string, { source: string; part: RowPart; tensors: Set<string> }>();
-  for (const { table, part, parts: of, file, tensor } of parts) {
-    const source = sources.get(table) as string;
-    const group = groups.get(file) ?? { source, part: { part, parts: of }, tensors: new Set() };
+  const want = (source: string, tensor: string, part: RowPart): { file: string; tensor: string } => {
+    const file = fileName(placedBySpec.has(source) ? headed(source) : source, part);
+    const group = groups.get(file) ?? { source, part, tensors: new Set() };
     if (group.source !== source)
       throw new TerabagError(
         'bad_model',
@@ -57,13 +84,53 @@ export function layoutShard(plan: Plan, shard: string, spec: ModelSpec, headers:
       );
     groups.set(file, group);
     group.tensors.add(tensor);
+    return { file, tensor };
+  };
+  for (const [number, table] of spec.tables.entries()) {
+    const { name, rows, file, tensor, keys } = table;
+    const part = placed.get(name);
+    if (part === undefined) continue;
+    if (keys === undefined || part.parts === 1) {
+      const held = { table: name, ...part, rows: partRows(rows, part), ...want(file, tensor, part) };
+      parts.push(keys === undefined ? held : { ...held, keys: want(keys.file, keys.tensor, part) });
+      continue;
+    }
+    refuseNamedRows(spec, number, part);
+    const count = keyCounts.get(name)?.[part.part] ?? 0;
+    if (count === 0)
+      throw new TerabagError(
+        'bad_plan',
+        `a part of a keyed table has no keys: ${name}, part ${part.part} of ${part.parts}; split it over fewer`,
+        {
+          table: name,
+          ...part,
+        },
+      );
+    const [rowsFile, index] = [keyedFileName(number, 'rows', part), keyedFileName(number, 'index', part)];
+    const info = headers.get(file)?.tensors.get(tensor) as TensorInfo;
+    const packed = headers.get(file)?.metadata[`${tensor}.row_format`];
+    keyedFiles.push(
+      {
+        ...{ source: file, file: rowsFile, ...part, linked: false, keyed: { table: number, holds: 'rows' } },
+        tensors: [{ name: tensor, dtype: info.dtype, shape: [count, info.shape[1] ?? 0] }],
+        metadata: packed === undefined ? {} : { [`${tensor}.row_format`]: packed },
+        bytes: (info.bytes / rows) * count,
+      },
+      {
+        ...{ source: keys.file, file: index, ...part, linked: false, keyed: { table: number, holds: 'index' }, tensors: [], metadata: {} },
+        bytes: homesOf(count) * BUCKET_BYTES,
+      },
+    );
+    parts.push({ table: name, ...part, rows: count, file: rowsFile, tensor, keys: { file: index, tensor: keys.tensor } });
   }
   const files = [...groups].map(([file, { source, part, tensors }]) =>
     publishedFile({ header: headers.get(source) as SafetensorsHeader, source, placed: placedBySpec.has(source) }, file, part, tensors),
   );
-  const dense = { source: DENSE_FILE, file: DENSE_FILE, part: 0, parts: 1, linked: true, tensors: [], metadata: {} };
+  const taken = keyedFiles.find(({ file }) => groups.has(file));
+  if (taken !== undefined) throw new TerabagError('bad_model', `two table files would have one name when published: ${taken.file}`);
+  const dense = { source: DENSE_FILE, file: DENSE_FILE, part: 0, parts: 1, linked: true, tensors: [], metadata: {}, keyed: null };
   const denseFiles = shard === MAIN_SHARD ? [{ ...dense, bytes: spec.files[DENSE_FILE]?.bytes ?? 0 }] : [];
-  return { shard, parts, files: [...denseFiles, ...files] };
+  return { shard, parts, files: [...denseFiles, ...files, ...keyedFiles] };
 }
 
 interface SourceFile {
@@ -86,7 +153,9 @@ function publishedFile({ header, source, placed }: SourceFile, file: string, par
     ]) => ({ name, dtype, shape: [partRows(rows, part), width] }),
   );
   // What is said of a tensor that is not here would be read as if it were.
-  const elsewhere = [...header.tensors.keys()].filter((name) => !wanted.has(name)).map((name) => `${name}.row_format`);
+  const elsewhere = [...header.tensors.keys()]
+    .filter((name) => !wanted.has(name))
+    .flatMap((name) => [`${name}.row_format`, keyIndexKey(name)]);
   const metadata = Object.fromEntries(Object.entries(header.metadata).filter(([key]) => !elsewhere.includes(key)));
   const rowsBytes = held.reduce(
     (
@@ -101,5 +170,5 @@ function publishedFile({ header, source, placed }: SourceFile, file: string, par
     ) => sum + (bytes / rows) * partRows(rows, part),
     0,
   );
-  return { source, file, ...part, linked, tensors, metadata, bytes: linked ? header.fileBytes : rowsBytes };
+  return { source, file, ...part, linked, tensors, metadata, bytes: linked ? header.fileBytes : rowsBytes, keyed: null };
 }

@@ -1,20 +1,21 @@
 import { readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { anObject, aPath, oneOf, TerabagError } from '../../../errors.js';
-import { type Bundle, checkOpened, openBundle, readModelSpec } from '../../../model/bundle.js';
+import { type Bundle, checkOpened, type OpenKeyIndex, type OpenTable, openBundle, readModelSpec } from '../../../model/bundle.js';
 import { checkFiles, VERIFIES, type Verify } from '../../../model/bundle-files.js';
-import type { FileSpec } from '../../../model/spec.js';
+import type { FileSpec, PublishedPart, TableSpec } from '../../../model/spec.js';
 import { isPlacedBySpec, readTableFile } from '../../../model/table-file.js';
 import { outputError } from '../../../tables/atomic.js';
 import { fileError } from '../../../tables/file-error.js';
-import type { SafetensorsHeader } from '../../../tables/safetensors.js';
+import { readSafetensorsHeader, type SafetensorsHeader } from '../../../tables/safetensors.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan.js';
 import { shardDirectory } from '../published.js';
 import { linkOrCopy } from './copy-file.js';
 import { DirectoryLock } from './directory-lock.js';
-import { layoutShard, type PublishedFile, type ShardLayout } from './layout.js';
+import { type KeyCounts, layoutShard, type PublishedFile, type ShardLayout } from './layout.js';
 import { ShardDirectory } from './shard-directory.js';
 import { splitFile, stopIf } from './split-file.js';
+import { countKeys, KeySplitter } from './split-keys.js';
 
 export interface PublishOptions {
   /** Only these shards of the plan, main among them; default all. */
@@ -53,6 +54,7 @@ interface Publishing {
   readonly shard: string;
   readonly directory: ShardDirectory;
   readonly tables: number;
+  readonly parts: readonly PublishedPart[];
   readonly files: readonly PublishedFile[];
   readonly whole: Map<string, FileSpec>;
   readonly counts: Record<How, number>;
@@ -91,7 +93,10 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
     const tables = spec.tables.filter((table) => table.file === file);
     headers.set(file, await readTableFile(join(bundleDir, file), tables));
   }
-  const layouts = names.map((name) => layoutShard(plan, name, spec, headers));
+  for (const file of spec.tables.flatMap(({ keys }) => (keys === undefined ? [] : [keys.file])))
+    if (!headers.has(file)) headers.set(file, await readSafetensorsHeader(join(bundleDir, file)));
+  const keyCounts = await countAllKeys(source, plan, options.signal);
+  const layouts = names.map((name) => layoutShard(plan, name, spec, headers, keyCounts));
   const readDirectory = ({ shard, parts }: ShardLayout): Promise<ShardDirectory> =>
     ShardDirectory.read(shardDirectory(outDir, shard), { source: hash, shard, parts: [...parts] });
   // Nothing is written before all directories are known to be free.
@@ -107,7 +112,7 @@ export async function publish(plan: Plan, bundleDir: string, outDir: string, opt
       // Once more: another process may have ended just before.
       const directory = await readDirectory(layout);
       const counts = { written: 0, linked: 0, copied: 0, kept: 0 };
-      shards.push({ shard, directory, tables: parts.length, files, whole: new Map(), counts });
+      shards.push({ shard, directory, tables: parts.length, parts, files, whole: new Map(), counts });
     }
     await new Publication(source, headers, shards, options).run(outDir);
   } catch (error) {
@@ -129,6 +134,17 @@ async function refuseBundle(outDir: string): Promise<void> {
   });
   if (entries.includes('model.json'))
     throw new TerabagError('invalid_argument', `output is itself a bundle: ${outDir}; publish to another directory`, { path: outDir });
+}
+
+/** Of the keyed tables that the plan splits. */
+async function countAllKeys({ tables }: Bundle, plan: Plan, signal: AbortSignal | undefined): Promise<KeyCounts> {
+  const splits = new Map(plan.tables.map(({ table, parts }) => [table, parts.length]));
+  const counts = new Map<string, number[]>();
+  for (const table of tables) {
+    const parts = splits.get(table?.spec.name ?? '') ?? 1;
+    if (table?.index && parts > 1) counts.set(table.spec.name, await countKeys(table.index, parts, () => stopIf(signal)));
+  }
+  return counts;
 }
 
 function selectShards(plan: Plan, wanted: readonly string[] | undefined): string[] {
@@ -213,6 +229,7 @@ class Publication {
 
   async #publishPass(targets: readonly Target[]): Promise<void> {
     const [{ file: first }] = targets as [Target];
+    if (first.keyed !== null) return this.#publishKeyed(targets, this.source.tables[first.keyed.table] as OpenTable);
     const expected = this.#sourceEntry(first.source);
     if (first.linked) {
       for (const target of targets) await this.#publishWhole(target, expected);
@@ -236,6 +253,47 @@ class Publication {
       this.#checked.get(file) ?? checkFiles([{ path, file, expected }], 'full', this.source.hash, () => stopIf(this.#signal));
     this.#checked.set(file, checking);
     return checking;
+  }
+
+  /** Parts of one keyed table: their rows, their indexes, or both. */
+  async #publishKeyed(targets: readonly Target[], { spec, index }: OpenTable): Promise<void> {
+    const placeOf = ({ shard, file }: Target): string => join(shard.directory.dir, file.file);
+    const [rows, indexes] = (['rows', 'index'] as const).map((holds) => targets.filter(({ file }) => file.keyed?.holds === holds));
+    const [{ file: first }] = targets as [Target];
+    const stop = (): void => stopIf(this.#signal);
+    const keys = spec.keys as NonNullable<TableSpec['keys']>;
+    const full = this.#verify === 'full';
+    const placed = isPlacedBySpec(spec);
+    if (full) await this.#checkSource(keys.file, this.#sourceEntry(keys.file));
+    if (full && placed) await this.#checkSource(spec.file, this.#sourceEntry(spec.file));
+    const splitter = await KeySplitter.open(
+      index as OpenKeyIndex,
+      first.parts,
+      (indexes as Target[]).map((target) => {
+        const { part, parts } = target.file;
+        const held = target.shard.parts.find(({ table }) => table === spec.name);
+        return { path: placeOf(target), tensor: keys.tensor, part, parts, keys: held?.rows ?? 0 };
+      }),
+      (targets[0] as Target).shard.directory.dir,
+      stop,
+    );
+    try {
+      const outputs = (rows as Target[]).map((target) => ({ ...target.file, path: placeOf(target) }));
+      const checksums = await splitFile(this.headers.get(spec.file) as SafetensorsHeader, outputs, {
+        expected: full && !placed ? this.#sourceEntry(spec.file) : null,
+        signal: this.#signal,
+        onBytes: (bytes) => this.#progress(bytes),
+        keyed: { tensor: spec.tensor, partsOfRows: (parts) => splitter.partsOfRows(parts) },
+      });
+      for (const [at, target] of (rows as Target[]).entries()) await this.#done(target, checksums[at] as FileSpec, 'written');
+      const written = await splitter.finish(this.#signal);
+      for (const [at, target] of (indexes as Target[]).entries()) {
+        await this.#done(target, written[at] as FileSpec, 'written');
+        this.#progress(target.file.bytes);
+      }
+    } finally {
+      splitter.close();
+    }
   }
 
   async #publishWhole(target: Target, expected: FileSpec): Promise<void> {
@@ -265,7 +323,8 @@ class Publication {
 function passes(targets: readonly Target[]): Target[][] {
   const groups = new Map<string, Target[]>();
   for (const target of targets) {
-    const key = `${target.file.linked} ${target.file.source}`;
+    const { linked, source, keyed } = target.file;
+    const key = keyed === null ? `${linked} ${source}` : `keyed ${keyed.table}`;
     groups.set(key, [...(groups.get(key) ?? []), target]);
   }
   return [...groups.values()].flatMap((group) =>

@@ -4,7 +4,7 @@ import { compareChecksums } from '../../../model/bundle-files.js';
 import type { FileSpec } from '../../../model/spec.js';
 import { BLOCK_BYTES, type Block, openToRead, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
 import { ChunkedCrc32, type FileChecksum } from '../../../tables/checksum.js';
-import { gatheredBytes, gatherRows, type RowPart, type Rows } from '../../../tables/rows.js';
+import { gatherChosen, gatheredBytes, gatherRows, type RowPart, type Rows } from '../../../tables/rows.js';
 import { PAGE_BYTES, type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../../tables/safetensors.js';
 
 /** A file to write, with a part of the rows of some tensors of the source. */
@@ -20,6 +20,14 @@ export interface SplitOptions {
   readonly signal?: AbortSignal | undefined;
   /** Bytes of rows that were written. */
   readonly onBytes?: (bytes: number) => void;
+  /** Of the one tensor of a keyed table, whose rows belong to the parts of their keys. It is read even when no file takes rows. */
+  readonly keyed?: KeyedRows;
+}
+
+export interface KeyedRows {
+  readonly tensor: string;
+  /** The part of each of the next rows, as many as there is room for. */
+  readonly partsOfRows: (parts: Uint32Array) => Promise<void>;
 }
 
 interface Output {
@@ -53,7 +61,7 @@ export async function splitFile(header: SafetensorsHeader, targets: readonly Fil
 }
 
 async function copyRows(file: FileHandle, header: SafetensorsHeader, outputs: readonly Output[], options: SplitOptions): Promise<void> {
-  const { expected, signal, onBytes = () => undefined } = options;
+  const { expected, signal, onBytes = () => undefined, keyed } = options;
   const sum = expected === null ? null : new ChunkedCrc32();
   const { path } = header;
   const check = ({ memory, bytes }: Block): void => {
@@ -63,13 +71,19 @@ async function copyRows(file: FileHandle, header: SafetensorsHeader, outputs: re
   if (sum !== null) for await (const block of readBlocks(file, path, { from: 0, bytes: header.dataStart }, BLOCK_BYTES)) check(block);
   for (const [name, tensor] of [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset)) {
     const takers = outputs.filter(({ tensors }) => tensors.has(name));
-    if (takers.length === 0 && sum === null) continue;
+    if (takers.length === 0 && sum === null && name !== keyed?.tensor) continue;
     const { extent, rowBytes, blockBytes } = rowBlocks(tensor);
     let firstRow = 0;
     for await (const block of readBlocks(file, path, extent, blockBytes)) {
       check(block);
       const rows = { rowBytes, firstRow, count: block.bytes / rowBytes };
-      onBytes(await deal(block, rows, takers));
+      let choose = byNumber;
+      if (keyed !== undefined && name === keyed.tensor) {
+        const parts = new Uint32Array(rows.count);
+        await keyed.partsOfRows(parts);
+        choose = byPart(parts);
+      }
+      onBytes(await deal(block, rows, takers, choose));
       firstRow += rows.count;
     }
   }
@@ -88,20 +102,35 @@ function rowBlocks({ byteOffset, bytes, shape }: TensorInfo): {
   return { extent: { from: byteOffset, bytes }, rowBytes, blockBytes: rowsInBlock(rowBytes) * rowBytes };
 }
 
+/** Which rows of a block belong to a part. */
+interface ChooseRows {
+  /** Bytes of those rows. */
+  readonly bytes: (rows: Rows, part: RowPart) => number;
+  /** Copies them as gatherRows does. */
+  readonly gather: (memory: Uint8Array, rows: Rows, part: RowPart, to: number) => number;
+}
+
+const byNumber: ChooseRows = { bytes: gatheredBytes, gather: gatherRows };
+
+const byPart = (parts: Uint32Array): ChooseRows => ({
+  bytes: ({ rowBytes }, { part }) => parts.reduce((count, of) => count + (of === part ? 1 : 0), 0) * rowBytes,
+  gather: (memory, rows, { part }, to) => gatherChosen(memory, rows, parts, part, to),
+});
+
 /** Gives each file its rows of a block; the files are written side by side. Returns the bytes that were given. */
-async function deal({ memory, bytes }: Block, rows: Rows, takers: readonly Output[]): Promise<number> {
+async function deal({ memory, bytes }: Block, rows: Rows, takers: readonly Output[], choose: ChooseRows): Promise<number> {
   let [end, given] = [bytes, 0];
   let writing: Promise<void>[] = [];
   for (const { target, writer } of takers) {
     const whole = target.parts === 1;
-    const length = whole ? bytes : gatheredBytes(rows, target);
+    const length = whole ? bytes : choose.bytes(rows, target);
     if (!whole && end + length > memory.length) {
       // Tables that share a tensor may be split twice: more rows than the room behind the block holds.
       await allWritten(writing);
       [writing, end] = [[], bytes];
     }
     const from = whole ? 0 : end;
-    if (!whole) end = gatherRows(memory, rows, target, from);
+    if (!whole) end = choose.gather(memory, rows, target, from);
     writing.push(writer.put(memory.subarray(from, from + length)));
     given += length;
   }

@@ -1,11 +1,14 @@
 import { type FileHandle, readdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { KeysByRow } from '../../../engine/key-index.js';
 import { TerabagError } from '../../../errors.js';
-import { type Bundle, DENSE_FILE, holdsDense, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
+import { type Bundle, DENSE_FILE, holdsDense, type OpenKeyIndex, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
 import { pathInside } from '../../../model/bundle-files.js';
 import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
 import { fileError } from '../../../tables/file-error.js';
-import { gatheredBytes, gatherRows } from '../../../tables/rows.js';
+import { partsOfKeys } from '../../../tables/key-index.js';
+import { gatherChosen, gatherRows, type Rows } from '../../../tables/rows.js';
 import { JOURNAL_FILE } from './shard-directory.js';
 
 type OnProgress = (doneBytes: number, totalBytes: number) => void;
@@ -102,7 +105,71 @@ async function compareBundle(bundle: Bundle, source: Bundle, onProgress: OnProgr
   if (holdsDense(bundle.spec)) await compareDense(bundle, source);
 }
 
+/** Of one whose rows are those of its keys, with the index that they have. */
 async function compareTable(table: OpenTable, source: OpenTable, bundle: Bundle, onBytes: (bytes: number) => void): Promise<void> {
+  if (table.index === null || source.index === null) return compareRows(table, source, bundle, null, onBytes);
+  if (table.parts === 1) await compareIndexes(table, source);
+  const scratch = tmpdir();
+  const keys = table.parts === 1 ? null : await KeysByRow.read(source.index, scratch);
+  try {
+    const own = keys === null ? null : await KeysByRow.read(table.index, scratch);
+    try {
+      await compareRows(table, source, bundle, keys === null || own === null ? null : { keys, own }, onBytes);
+    } finally {
+      own?.close();
+    }
+  } finally {
+    keys?.close();
+  }
+}
+
+/** Of a table that is not split, the bytes. */
+async function compareIndexes({ index, spec }: OpenTable, { index: source }: OpenTable): Promise<void> {
+  const [expected, found] = [source as OpenKeyIndex, index as OpenKeyIndex];
+  await withFiles(expected.path, found.path, async (from, to) => {
+    let at = found.byteOffset;
+    const extent = { from: expected.byteOffset, bytes: expected.bytes };
+    for await (const { memory, bytes } of readBlocks(from, expected.path, extent, BLOCK_BYTES)) {
+      const here = new Uint8Array(bytes);
+      await readFully(to, found.path, at, here);
+      if (firstDifference(memory.subarray(0, bytes), here) >= 0) throw indexDiffers(spec.name, found.path);
+      at += bytes;
+    }
+  });
+}
+
+const indexDiffers = (table: string, path: string): TerabagError =>
+  new TerabagError('bad_table', `key index differs from the source: table ${table}: ${path}`, { table });
+
+/** The keys of the source in the order of its rows, and those of the part. */
+interface BothKeys {
+  readonly keys: KeysByRow;
+  readonly own: KeysByRow;
+}
+
+/** Where the rows of a block that belong to a part are, behind them; throws when their keys are others than those of the part. */
+async function expectedRows(memory: Uint8Array, rows: Rows, table: OpenTable, both: BothKeys | null): Promise<Uint8Array> {
+  const end = rows.count * rows.rowBytes;
+  if (both === null) return memory.subarray(end, gatherRows(memory, rows, table, end));
+  const keys = new BigInt64Array(rows.count);
+  await both.keys.next(keys);
+  const parts = new Uint32Array(rows.count);
+  partsOfKeys(keys, table.parts, parts);
+  const wanted = keys.filter((_, row) => parts[row] === table.part);
+  const own = new BigInt64Array(wanted.length);
+  // The last part of the rows may have none.
+  if (own.length > 0) await both.own.next(own);
+  if (wanted.some((key, at) => key !== own[at])) throw indexDiffers(table.spec.name, (table.index as OpenKeyIndex).path);
+  return memory.subarray(end, gatherChosen(memory, rows, parts, table.part, end));
+}
+
+async function compareRows(
+  table: OpenTable,
+  source: OpenTable,
+  bundle: Bundle,
+  both: BothKeys | null,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
   const { rowBytes, part, parts } = table;
   const blockBytes = rowsInBlock(rowBytes) * rowBytes;
   await withFiles(source.path, table.path, async (from, to) => {
@@ -110,8 +177,8 @@ async function compareTable(table: OpenTable, source: OpenTable, bundle: Bundle,
     const here = new Uint8Array(Math.min(blockBytes, table.bytes));
     for await (const { memory, bytes } of readBlocks(from, source.path, { from: source.byteOffset, bytes: source.bytes }, blockBytes)) {
       const rows = { rowBytes, firstRow, count: bytes / rowBytes };
-      const length = gatheredBytes(rows, table);
-      const expected = memory.subarray(bytes, gatherRows(memory, rows, table, bytes));
+      const expected = await expectedRows(memory, rows, table, both);
+      const { length } = expected;
       const found = here.subarray(0, length);
       await readFully(to, table.path, at, found);
       const byte = firstDifference(expected, found);
@@ -122,11 +189,10 @@ async function compareTable(table: OpenTable, source: OpenTable, bundle: Bundle,
         const shard = bundle.spec.published?.shard ?? '';
         throw new TerabagError(
           'bad_table',
-          `row differs from the source: table ${name}, row ${row}, local row ${localRow} of ${shard}: ${table.path}`,
+          `row differs from the source: table ${name}, ${both === null ? `row ${row}, ` : ''}local row ${localRow} of ${shard}: ${table.path}`,
           {
-            table: name,
-            row,
-            shard,
+            ...{ table: name, shard, localRow },
+            ...(both === null && { row }),
           },
         );
       }
