@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { compiledPath } from '../src/cluster/compiled-path.js';
+import { compiledPath } from '../src/compiled-path.js';
 import { type ModelShape, type TableShape, tableName, tablesOf } from '../src/lab/generate/model-shape.js';
 import { RequestGenerator } from '../src/lab/generate/request-generator.js';
 import { requestShape } from '../src/lab/generate/request-shape.js';

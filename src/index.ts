@@ -3,6 +3,7 @@ export type { LogLevel } from './cluster/shard-task.js';
 export type { ShardEvent } from './cluster/watch.js';
 export { type KeyBlock, type KeyIndexOptions, type WrittenKeyIndex, writeKeyIndex } from './engine/key-index.js';
 export type { Precision } from './engine/native.js';
+export type { OnnxOptions } from './engine/onnx/onnx-net.js';
 export type { Residency } from './engine/residency.js';
 export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './errors.js';
 export { readModelSpec } from './model/bundle.js';

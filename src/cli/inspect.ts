@@ -48,8 +48,10 @@ Examples:
     }));
     const layers = spec.nets.flatMap((net) => net.layers.map((layer) => ({ net: net.name, name: layer.name, type: layer.type })));
     if (options.json) {
-      const { name, version, dense, output } = spec;
-      console.log(JSON.stringify({ name, version, hash, dense, tables, layers, output, ...(published && { published }) }));
+      const { name, version, dense, onnx, output } = spec;
+      console.log(
+        JSON.stringify({ name, version, hash, dense, tables, layers, ...(onnx && { onnx }), output, ...(published && { published }) }),
+      );
       return;
     }
     const total = tables.reduce((sum, { bytes }) => sum + bytes, 0);
@@ -68,6 +70,7 @@ Examples:
     console.log(
       `dense features: ${spec.dense.map(({ name, dim }) => `${name} (${dim})`).join(', ') || 'none'}; scores: ${spec.output}${spec.outputs === undefined ? '' : `; further outputs: ${spec.outputs.join(', ')}`}`,
     );
+    if (spec.onnx) console.log(`dense part: ${spec.onnx.file}, an ONNX model`);
     printTable(layers, [text('net', ({ net }) => net), text('layer', ({ name }) => name), text('type', ({ type }) => type)]);
   });
 

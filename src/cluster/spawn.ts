@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
+import { compiledPath } from '../compiled-path.js';
 import { fileError } from '../tables/file-error.js';
-import { compiledPath } from './compiled-path.js';
 import type { ShardReport, ShardTask } from './shard-task.js';
 
 /** A shard's process, as its watcher sees it. */

@@ -1,6 +1,7 @@
 import { oneOf, TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { layerWorkOf } from '../model/layer-work.js';
+import type { DensePart } from './dense-part.js';
 import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, PRECISIONS, type Precision } from './native.js';
 import { runError } from './native-errors.js';
@@ -14,7 +15,8 @@ const NS_PER_MAC = 0.0186;
 const BF16_OVERFLOW = (2 - 2 ** -8) * 2 ** 127;
 
 /** The dense layers of a model, weights packed once. Stage 0 needs no embeddings; the last one, 1 or more, gives the scores. */
-export class DenseNet {
+export class DenseNet implements DensePart {
+  readonly sharesInputs = false;
   readonly #net: NativeDenseNet;
   /** By stage. */
   readonly #macsPerItem: number[] = [];
@@ -89,6 +91,11 @@ export class DenseNet {
     } catch (error) {
       throw runError(error);
     }
+  }
+
+  /** Nothing is held that the garbage collector does not find. */
+  close(): Promise<void> {
+    return Promise.resolve();
   }
 
   #expectedNs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array | null): number {

@@ -1,6 +1,8 @@
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { aPath, oneOf, TerabagError } from '../errors.js';
 import { writeFileAtomic } from '../tables/atomic.js';
+import { fileError } from '../tables/file-error.js';
 import { isFinite32 } from '../tables/finite.js';
 import { FLOAT_DTYPES, isFloatDtype, toFloat32, valueAt } from '../tables/float-tensors.js';
 import { formatPath } from '../tables/json.js';
@@ -21,11 +23,15 @@ import {
 import { dtypeOf, isPacked, rowBytes, rowFormatMetadata } from './formats.js';
 import { type ResolvedModel, resolveModel } from './graph.js';
 import { modelHash } from './hash.js';
+import { readOnnxSignature } from './onnx/onnx-file.js';
 import { checkPublished, type HeldTable, heldTables, ownFiles } from './published.js';
 import { type ModelSpec, modelSchema } from './spec.js';
 import { readTableFile } from './table-file.js';
 
 export const DENSE_FILE = 'dense.safetensors';
+
+/** The file of the dense part: weights of layers, or a model that stands for all of them. */
+export const denseFile = (spec: ModelSpec): string => spec.onnx?.file ?? DENSE_FILE;
 
 export interface OpenTable extends HeldTable {
   readonly path: string;
@@ -53,6 +59,8 @@ export interface Bundle {
   readonly model: ResolvedModel | null;
   /** The tensors that the layers name; others of the file may be of any dtype. In float32, whatever they were. */
   readonly dense: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
+  /** The dense part as an ONNX model; null when it is layers, or was not opened. */
+  readonly onnx: Uint8Array | null;
   /** Aligned with spec.tables; null where not opened, or not in a published bundle. */
   readonly tables: readonly (OpenTable | null)[];
   /** The files that were opened, each as it was then (fileIdentity). */
@@ -107,7 +115,7 @@ export async function openBundle(dir: string, options: OpenOptions = {}): Promis
 async function openSpec(dir: string, spec: ModelSpec, options: OpenOptions): Promise<Bundle> {
   const wanted = heldTables(spec).map((held) => (held !== null && (options.tables?.has(held.spec.name) ?? true) ? held : null));
   const files = new Set(wanted.flatMap((held) => (held === null ? [] : [held.file, ...(held.keys === null ? [] : [held.keys.file])])));
-  if (options.dense !== false) files.add(DENSE_FILE);
+  if (options.dense !== false) files.add(denseFile(spec));
   if (options.dense !== false && !holdsDense(spec))
     throw new TerabagError('bad_model', `bundle has no dense weights, it was published for shard ${spec.published?.shard}: ${dir}`, {
       dir,
@@ -118,15 +126,15 @@ async function openSpec(dir: string, spec: ModelSpec, options: OpenOptions): Pro
   for (const { path, file } of listed) openedAs.set(file, await fileIdentity(path, file));
   const tables: (OpenTable | null)[] = [];
   for (const held of wanted) tables.push(held === null ? null : await openTable(dir, held));
-  const { model, dense } = options.dense === false ? NO_DENSE : await openDense(dir, spec);
-  const bundle = { dir, spec, hash: modelHash(spec), model, dense, tables, openedAs };
+  const densePart = options.dense === false ? NO_DENSE : await openDense(dir, spec);
+  const bundle = { dir, spec, hash: modelHash(spec), ...densePart, tables, openedAs };
   const { verify = 'full', onProgress } = options;
   if (verify !== 'later') await checkOpened(bundle, verify, onProgress);
   return bundle;
 }
 
 /** False of what is published for a sparse shard. */
-export const holdsDense = (spec: ModelSpec): boolean => spec.published === undefined || Object.hasOwn(ownFiles(spec), DENSE_FILE);
+export const holdsDense = (spec: ModelSpec): boolean => spec.published === undefined || Object.hasOwn(ownFiles(spec), denseFile(spec));
 
 /** Bytes that checkOpened reads. */
 export const bytesToCheck = (bundle: Bundle, verify: Verify): number => bytesToRead(openedFiles(bundle), verify, bundle.hash);
@@ -232,12 +240,27 @@ async function openKeyIndex(
 }
 
 type DenseTensors = Bundle['dense'];
-const NO_DENSE: Pick<Bundle, 'model' | 'dense'> = { model: null, dense: new Map() };
+type DensePart = Pick<Bundle, 'model' | 'dense' | 'onnx'>;
+const NO_DENSE: DensePart = { model: null, dense: new Map(), onnx: null };
+const NO_SHAPES: ReadonlyMap<string, readonly number[]> = new Map();
+/** Protobuf has no larger messages. */
+const MOST_ONNX_BYTES = 2 ** 31 - 1;
 
-async function openDense(dir: string, spec: ModelSpec): Promise<Pick<Bundle, 'model' | 'dense'>> {
+async function openDense(dir: string, spec: ModelSpec): Promise<DensePart> {
+  if (spec.onnx !== undefined) return openOnnx(spec, pathInside(dir, spec.onnx.file));
   const header = await readSafetensorsHeader(join(dir, DENSE_FILE));
   const model = resolveModel(spec, new Map([...header.tensors].map(([name, { shape }]) => [name, shape])));
-  return { model, dense: await readDense(header, model) };
+  return { model, dense: await readDense(header, model), onnx: null };
+}
+
+async function openOnnx(spec: ModelSpec, path: string): Promise<DensePart> {
+  const bytes = spec.files[denseFile(spec)]?.bytes ?? 0;
+  if (bytes > MOST_ONNX_BYTES)
+    throw new TerabagError('bad_model', `an ONNX model has at most ${MOST_ONNX_BYTES} bytes: ${bytes}: ${path}`, { path, bytes });
+  const onnx = await readFile(path).catch((error: unknown) => {
+    throw fileError(error, 'ONNX model cannot be read', path, 'bad_model');
+  });
+  return { model: resolveModel(spec, NO_SHAPES, readOnnxSignature(onnx, path)), dense: new Map(), onnx };
 }
 
 /** The tensors that the model's layers name. Weights that are not finite rank nothing, whatever is asked: they are refused. */

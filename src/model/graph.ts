@@ -12,6 +12,8 @@ import {
   type Reads,
   type Value,
 } from './layers.js';
+import type { OnnxSignature } from './onnx/onnx-file.js';
+import { type ResolvedOnnx, resolveOnnx } from './onnx/resolve-onnx.js';
 import type { Pooling } from './pooling.js';
 import type { ModelSpec } from './spec.js';
 
@@ -26,6 +28,8 @@ export interface ResolvedModel {
   readonly outputDim: number;
   /** Further outputs; absent when there are none. */
   readonly outputs?: readonly ResolvedOutput[];
+  /** What gives the scores in place of layers, of which there are none then. */
+  readonly onnx?: ResolvedOnnx;
 }
 
 export interface ResolvedOutput {
@@ -69,8 +73,12 @@ export interface ResolvedLayer extends OpAttributes {
   readonly stage: number;
 }
 
-/** Checks names, references and dims; shapes are those of dense.safetensors. */
-export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readonly number[]>): ResolvedModel {
+/** Checks names, references and dims. shapes are those of dense.safetensors; signature is that of the file that spec.onnx names, if it does. */
+export function resolveModel(
+  spec: ModelSpec,
+  shapes: ReadonlyMap<string, readonly number[]>,
+  signature: OnnxSignature | null = null,
+): ResolvedModel {
   const placed = spec.nets.flatMap((net, n) => net.layers.map((layer, l) => ({ layer, net: n, path: `nets[${n}].layers[${l}]` })));
   const tables = new Map(spec.tables.map((table, index) => [table.name, { table, index }]));
   if (tables.size !== spec.tables.length) throw bad('tables', 'table names have to differ');
@@ -101,6 +109,15 @@ export function resolveModel(spec: ModelSpec, shapes: ReadonlyMap<string, readon
   bags.forEach(({ name, dim, net, maxLength }, index) =>
     define(`${bagPaths[index]}.name`, name, { dim, stage: net + 1, positions: maxLength ?? 0, appended: 0 }),
   );
+  if (spec.onnx !== undefined) {
+    const beside = placed.find(({ layer }) => layer.type !== 'embedding_bag');
+    if (beside !== undefined)
+      throw bad(`${beside.path}.type`, `no dense layer beside onnx, which is the whole dense part: ${beside.layer.type}`);
+    const onnx = resolveOnnx(spec.onnx, spec, values, signature as OnnxSignature);
+    const [first, ...further] = onnx.outputs;
+    const outputs = spec.outputs && { outputs: further.map(({ layer, dim }) => ({ name: layer, dim })) };
+    return { dense: spec.dense, bags, layers: [], output: values.size, outputDim: first?.dim ?? 0, onnx, ...outputs };
+  }
   const layers: ResolvedLayer[] = [];
   for (const { layer, net, path } of placed) {
     if (readsIds(layer)) continue;

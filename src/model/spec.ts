@@ -81,6 +81,23 @@ export const publishedSchema = z.strictObject({
   files: mapOf(fileSchema),
 });
 
+/** The dense part as one ONNX model, in place of dense layers. */
+const onnxSchema = z.strictObject({
+  /** Path relative to the bundle, inside it; listed in files. */
+  file: z.string().min(1),
+  /** In any order; each of the model's inputs once. */
+  inputs: z
+    .array(
+      z.strictObject({
+        name,
+        /** A dense feature or an embedding bag. */
+        value: name,
+      }),
+    )
+    .min(1),
+  outputs: z.array(z.strictObject({ name, layer: name, dim })).min(1),
+});
+
 export const modelSchema = z.strictObject({
   terabag: z.literal(1),
   name,
@@ -88,6 +105,8 @@ export const modelSchema = z.strictObject({
   dense: z.array(z.strictObject({ name, dim })),
   tables: z.array(tableSchema),
   nets: z.array(z.strictObject({ name, layers: z.array(layerSchema).min(1) })).min(1),
+  /** The nets have no dense layers then. No default: the hash of a model without it stays. */
+  onnx: onnxSchema.optional(),
   /** The layer whose value is returned as scores. */
   output: name,
   /** Further layers whose values are returned by their names. No default: the hash of a model without them stays. */
@@ -100,6 +119,7 @@ export const modelSchema = z.strictObject({
 /** model.json with its defaults; docs/model-json.md says what each field means. @useDeclaredType */
 export type ModelSpec = z.output<typeof modelSchema>;
 export type TableSpec = z.output<typeof tableSchema>;
+export type OnnxSpec = z.output<typeof onnxSchema>;
 export type FileSpec = z.output<typeof fileSchema>;
 export type PublishedSpec = z.output<typeof publishedSchema>;
 export type PublishedPart = PublishedSpec['parts'][number];

@@ -1,8 +1,8 @@
-import { DenseNet } from '../engine/dense-net.js';
+import { openDensePart } from '../engine/open-dense-part.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { anObject } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
-import { inStages, type ResolvedModel } from '../model/graph.js';
+import type { ResolvedModel } from '../model/graph.js';
 import { MainShard, type Way } from './main-shard.js';
 import type { Predictor, PredictorOptions } from './predictor.js';
 import { roundOnMain } from './rounds.js';
@@ -13,19 +13,22 @@ export type LocalOptions = PredictorOptions;
 export async function openLocal(bundleDir: string, options: LocalOptions = {}): Promise<Predictor> {
   anObject('options', options);
   const bundle = await openBundle(bundleDir, { verify: 'later' });
-  const model = bundle.model as ResolvedModel;
   const tables = engineTables(bundle, () => [{ part: 0, parts: 1 }]);
   const own = await openTables(bundle, tables, options);
+  let way: Way | null = null;
   try {
-    return new MainShard(bundle, [], own, { ...options, ...wayOnMain(model, bundle.dense, options) });
+    way = await wayOnMain(bundle, options);
+    return new MainShard(bundle, [], own, { ...options, ...way });
   } catch (error) {
+    await way?.net.close();
     own.engine.close();
     throw error;
   }
 }
 
 /** How a plan without shards is served. */
-export function wayOnMain(model: ResolvedModel, weights: Bundle['dense'], { precision }: PredictorOptions): Way {
+export async function wayOnMain(bundle: Bundle, options: PredictorOptions): Promise<Way> {
   // Nothing is won by layers that could run before the embeddings are there: one stage is one call, and rows stay in cache.
-  return { net: new DenseNet(inStages(model, 1), weights, precision), rounds: [roundOnMain(model)], onMain: true };
+  const net = await openDensePart(bundle, 1, options);
+  return { net, rounds: [roundOnMain(bundle.model as ResolvedModel)], onMain: true };
 }

@@ -18,6 +18,7 @@ export class MainShard implements Predictor {
   readonly modelHash: string;
   readonly #pipeline: Pipeline;
   readonly #rounds: Way['rounds'];
+  readonly #net: Way['net'];
 
   constructor(
     bundle: Bundle,
@@ -27,6 +28,7 @@ export class MainShard implements Predictor {
     options: Way & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'maxInFlight' | 'trace'>,
   ) {
     this.modelHash = bundle.hash;
+    this.#net = options.net;
     const model = bundle.model as ResolvedModel;
     this.#rounds = options.rounds;
     this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own.engine });
@@ -63,6 +65,7 @@ export class MainShard implements Predictor {
     const drained = this.#pipeline.close();
     for (const shard of this.shards) shard.close();
     await drained;
+    await this.#net.close();
     this.own.engine.close();
   }
 }

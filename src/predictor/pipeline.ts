@@ -1,4 +1,4 @@
-import type { DenseNet } from '../engine/dense-net.js';
+import type { DensePart } from '../engine/dense-part.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
 import type { TerabagError } from '../errors.js';
@@ -34,7 +34,7 @@ export interface PipelineOptions {
   readonly model: ResolvedModel;
   readonly modelHash: string;
   /** In the stages that the rounds name. */
-  readonly net: DenseNet;
+  readonly net: DensePart;
   readonly rounds: readonly Round[];
   /** In the order of the rounds' partitions. */
   readonly shards: readonly PoolingShard[];
@@ -185,14 +185,15 @@ export class Pipeline {
   }
 
   /** Pools all tables here and runs all layers in one stage, on the calling thread when both are small. */
-  #runOnMain(batch: PreparedBatch, { admitted, stages }: Running): Promise<void> | undefined {
+  #runOnMain(batch: PreparedBatch, running: Running): Promise<void> | undefined {
+    const { admitted, stages } = running;
     const { memory, partitions, returned } = batch;
     const asked = partitions[0]?.[0]?.batch ?? null;
     const answer = asked === null ? NO_VECTORS : memory.scratch.f32('answer', this.#answerLength(batch, asked));
     const score = (): Promise<void> | undefined => {
       if (admitted.over) return undefined;
       const pooled = batch.expansion === null ? answer : this.#expandAnswer(batch, batch.expansion, bytesOf(answer), stages);
-      return this.#runLayers(batch, 0, 1, { pooled, returned }, stages);
+      return this.#runLayers(batch, 0, 1, { pooled, returned }, running);
     };
     const fail = (error: unknown): never => {
       throw this.#firstBadCopy([batch]) ?? this.#placed(error, batch);
@@ -276,7 +277,7 @@ export class Pipeline {
         const [own, answer] = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r, stages);
         const outcomes = own === undefined ? asked : [own, ...asked];
         if (own !== undefined) started([own], failures);
-        if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, returned: null }, stages);
+        if (items > 0 && r === 0) await this.#runLayers(batch, r, 0, { pooled: null, returned: null }, running);
         for (const outcome of outcomes) await outcome;
         if (admitted.over) return;
         stages.enter(KINDS.place, number, r);
@@ -285,7 +286,7 @@ export class Pipeline {
         if (items === 0 || stage > net.lastStage) continue;
         if (expansion !== null) expandPooled(model, bags, expansion, pooled, expanded);
         const last = stage === net.lastStage ? returned : null;
-        await this.#runLayers(batch, r, stage, { pooled: expanded.values, returned: last }, stages);
+        await this.#runLayers(batch, r, stage, { pooled: expanded.values, returned: last }, running);
       }
     } catch (error) {
       failures.search();
@@ -340,18 +341,18 @@ export class Pipeline {
     return stages.runJob(KINDS.pool, number, round, (times) => (this.options.engine as SparseEngine).pool(asked, into, times));
   }
 
-  /** Runs a stage of the dense net; pooled from stage 1 on, what is returned of the last. */
+  /** Runs a stage of the dense part; pooled from stage 1 on, what is returned of the last. */
   #runLayers(
     { request: { items, perItem, dense }, lengths, memory, number }: PreparedBatch,
     round: number,
     stage: number,
     { pooled, returned }: { readonly pooled: Float32Array | null; readonly returned: Float32Array | null },
-    stages: Stages,
+    { admitted, stages }: Running,
   ): Promise<void> | undefined {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times, admitted),
     );
   }
 }

@@ -1,4 +1,5 @@
 import type { Precision } from '../engine/native.js';
+import type { OnnxOptions } from '../engine/onnx/onnx-net.js';
 import type { Residency } from '../engine/residency.js';
 import type { PredictorStats } from '../observe/counters.js';
 import type { Tracer } from '../observe/tracer.js';
@@ -45,6 +46,8 @@ export interface PredictorOptions {
   readonly residency?: Residency;
   /** What the dense layers compute in; default fp32. `terabag predict --precision ... --compare` shows what others cost in accuracy. */
   readonly precision?: Precision;
+  /** How a dense part that is an ONNX model is run. */
+  readonly onnx?: OnnxOptions;
   /** Bytes of the tables of this process brought into memory, and checked. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Told when tables lie on small memory pages, which slows lookups, and what to do about it; default process.emitWarning. */

@@ -1,15 +1,14 @@
 import { setMaxListeners } from 'node:events';
-import type { DenseNet } from '../engine/dense-net.js';
-import type { NativeWorkspace } from '../engine/native.js';
+import type { DensePart, DenseWorkspace } from '../engine/dense-part.js';
 import { Scratch } from './scratch.js';
 
 /** What one batch of a request works with. */
 export class BatchMemory {
-  readonly workspace: NativeWorkspace;
+  readonly workspace: DenseWorkspace;
   #cancel: AbortController | null = null;
 
   constructor(
-    net: DenseNet,
+    net: DensePart,
     readonly scratch: Scratch,
   ) {
     this.workspace = net.createWorkspace();
@@ -31,17 +30,24 @@ const WASTEFUL = 4;
 /** ... and at least this much. */
 const WORTH_DROPPING_BYTES = 1 << 20;
 
+/** What the dense part reads, by its key in the scratch. */
+const INPUTS: ReadonlySet<string> = new Set(['dense', 'answer', 'pooled', 'expanded']);
+
+const scratchOf = ({ sharesInputs }: DensePart): Scratch => (sharesInputs ? new Scratch(INPUTS) : new Scratch());
+
 /** What one request works with, lent to it from its start to its end. */
 export class RequestMemory {
-  readonly scratch = new Scratch();
+  readonly scratch: Scratch;
   readonly #batches: BatchMemory[] = [];
 
-  constructor(private readonly net: DenseNet) {}
+  constructor(private readonly net: DensePart) {
+    this.scratch = scratchOf(net);
+  }
 
   /** What batch number b works with; the first works in the scratch of the request. */
   batch(b: number): BatchMemory {
     while (this.#batches.length <= b)
-      this.#batches.push(new BatchMemory(this.net, this.#batches.length === 0 ? this.scratch : new Scratch()));
+      this.#batches.push(new BatchMemory(this.net, this.#batches.length === 0 ? this.scratch : scratchOf(this.net)));
     return this.#batches[b] as BatchMemory;
   }
 

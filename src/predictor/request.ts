@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { ResolvedBag, ResolvedModel } from '../model/graph.js';
+import type { ResolvedOnnx } from '../model/onnx/resolve-onnx.js';
 import { isFinite32 } from '../tables/finite.js';
 import type { BagsInput, Indices, PredictRequest } from './predictor.js';
 import type { Scratch } from './scratch.js';
@@ -76,6 +77,7 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
     if (count !== items && count !== 1) throw badRows(model, input, count, items);
     perItem[input] = count === items ? 1 : 0;
   }
+  if (model.onnx !== undefined && items > 1) refuseItemRows(model, model.onnx, perItem);
   return { items, perItem, dense: concatDense(model, dense, scratch), bags };
 }
 
@@ -91,6 +93,15 @@ function badRows(model: ResolvedModel, input: number, rows: number, items: numbe
     rows,
     items,
   });
+}
+
+/** An ONNX input whose first dim is 1 has no place for a row per item. */
+function refuseItemRows(model: ResolvedModel, { file, inputs }: ResolvedOnnx, perItem: Uint8Array): void {
+  for (const { name, value, oneRow } of inputs) {
+    if (!oneRow || perItem[value] === 0) continue;
+    const field = (model.dense[value] ?? model.bags[value - model.dense.length])?.name ?? '';
+    throw invalid(`a feature of the user has 1 row, since input ${name} of ${file} takes 1: ${field} has one per item`, { field });
+  }
 }
 
 /** The items from..to of a request as a request of their own, whose dense values and perItem live in the scratch; ids are not copied. */

@@ -1,10 +1,17 @@
+const NONE: ReadonlySet<string> = new Set();
+
 /** Buffers of one request, grown to the largest request seen and used again: no request allocates in proportion to the tables. */
 export class Scratch {
-  readonly #bytes = new Map<string, ArrayBuffer>();
+  readonly #bytes = new Map<string, ArrayBufferLike>();
   /** What each key was last asked for: requests of one size in a row make no views. */
   readonly #views = new Map<string, ArrayBufferView>();
   /** The most bytes that each key was asked for in this period. */
   readonly #asked = new Map<string, number>();
+
+  constructor(
+    /** Keys of buffers that other threads read where they lie. */
+    private readonly shared: ReadonlySet<string> = NONE,
+  ) {}
 
   /** Bytes that are held, and of these, those that were asked for since the last call. */
   endPeriod(): { readonly held: number; readonly asked: number } {
@@ -17,11 +24,12 @@ export class Scratch {
     return { held, asked };
   }
 
-  #take(key: string, byteLength: number): ArrayBuffer {
+  #take(key: string, byteLength: number): ArrayBufferLike {
     if (byteLength > (this.#asked.get(key) ?? 0)) this.#asked.set(key, byteLength);
     const held = this.#bytes.get(key);
     if (held !== undefined && held.byteLength >= byteLength) return held;
-    const grown = new ArrayBuffer(Math.max(256, 2 ** Math.ceil(Math.log2(Math.max(1, byteLength)))));
+    const length = Math.max(256, 2 ** Math.ceil(Math.log2(Math.max(1, byteLength))));
+    const grown = this.shared.has(key) ? new SharedArrayBuffer(length) : new ArrayBuffer(length);
     this.#bytes.set(key, grown);
     return grown;
   }

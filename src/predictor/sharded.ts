@@ -1,9 +1,9 @@
-import { DenseNet } from '../engine/dense-net.js';
 import { kernelFingerprint } from '../engine/kernels.js';
+import { openDensePart } from '../engine/open-dense-part.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { anObject, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
-import { inStages, type ResolvedModel } from '../model/graph.js';
+import type { ResolvedModel } from '../model/graph.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
@@ -55,13 +55,16 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   // Without tables of its own, too: the dense weights are checked there.
   const own = await openTables(bundle, engineTables(bundle, everyPart(bundle)), options);
   const shards: ShardClient[] = [];
+  let way: Way | null = null;
   let predictor: MainShard;
   try {
+    way = await wayOf(plan, bundle, options);
     const kernels = kernelFingerprint();
     for (const { name, endpoints } of plan.shards)
       shards.push(new ShardClient({ name, endpoints, modelHash: bundle.hash, kernels }, options.transport ?? connectTo));
-    predictor = new MainShard(bundle, shards, own, { ...options, ...wayOf(plan, bundle, options) });
+    predictor = new MainShard(bundle, shards, own, { ...options, ...way });
   } catch (error) {
+    await way?.net.close();
     for (const shard of shards) shard.close();
     own.engine.close();
     throw error;
@@ -84,13 +87,13 @@ function checkOptions(options: ConnectOptions): void {
   checkRpcOptions(options);
 }
 
-function wayOf(plan: Plan, bundle: Bundle, options: ConnectOptions): Way {
-  const { rpc = 'coalesced', dedup = false, precision } = options;
+async function wayOf(plan: Plan, bundle: Bundle, options: ConnectOptions): Promise<Way> {
+  const { rpc = 'coalesced', dedup = false } = options;
   const model = bundle.model as ResolvedModel;
   if (rpc === 'coalesced') {
-    if (plan.shards.length === 0 && !dedup) return wayOnMain(model, bundle.dense, options);
-    return { net: new DenseNet(inStages(model, 2), bundle.dense, precision), rounds: [roundOfPlan(plan, model)], onMain: false };
+    if (plan.shards.length === 0 && !dedup) return wayOnMain(bundle, options);
+    return { net: await openDensePart(bundle, 2, options), rounds: [roundOfPlan(plan, model)], onMain: false };
   }
-  const net = new DenseNet(model, bundle.dense, precision);
+  const net = await openDensePart(bundle, 'nets', options);
   return { net, rounds: roundsOfNets(plan, model, net.lastStage), onMain: false };
 }

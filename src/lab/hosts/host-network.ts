@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { promisify } from 'node:util';
-import { compiledPath } from '../../cluster/compiled-path.js';
+import { compiledPath } from '../../compiled-path.js';
 import { TerabagError } from '../../errors.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
 import type { NativeNetworkCounters } from './native-hosts.js';

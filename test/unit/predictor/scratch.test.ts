@@ -27,3 +27,11 @@ test('a period says what is held, and how much of it was asked for', () => {
   expect(scratch.endPeriod()).toEqual({ held: (1 << 22) + 512, asked: 4000 });
   expect(scratch.endPeriod()).toEqual({ held: (1 << 22) + 512, asked: 0 });
 });
+
+test('buffers of shared keys lie in memory that other threads see, however they grow', () => {
+  const scratch = new Scratch(new Set(['pooled']));
+  for (const length of [0, 10, 5000]) {
+    expect(scratch.f32('pooled', length).buffer).toBeInstanceOf(SharedArrayBuffer);
+    expect(scratch.f32('other', length).buffer).toBeInstanceOf(ArrayBuffer);
+  }
+});

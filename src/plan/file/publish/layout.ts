@@ -1,6 +1,6 @@
 import { normalize } from 'node:path';
 import { TerabagError } from '../../../errors.js';
-import { DENSE_FILE } from '../../../model/bundle.js';
+import { denseFile } from '../../../model/bundle.js';
 import { idRules } from '../../../model/id-rules.js';
 import type { ModelSpec, PublishedPart } from '../../../model/spec.js';
 import { headed, isPlacedBySpec } from '../../../model/table-file.js';
@@ -37,8 +37,8 @@ export interface ShardLayout {
 }
 
 /** tables/t.safetensors, or tables/t.part-0-of-2.safetensors. Tables that lie beside the dense weights get a file apart: that one is main's. */
-const fileName = (source: string, { part, parts }: RowPart): string => {
-  const whole = normalize(source) === DENSE_FILE ? TABLES_BESIDE_DENSE : source;
+const fileName = (source: string, { part, parts }: RowPart, dense: string): string => {
+  const whole = normalize(source) === dense ? TABLES_BESIDE_DENSE : source;
   return parts === 1 ? whole : `${whole.replace(/\.safetensors$/, '')}.part-${part}-of-${parts}.safetensors`;
 };
 
@@ -71,11 +71,12 @@ export function layoutShard(
 ): ShardLayout {
   const placed = placedParts(plan, shard);
   const placedBySpec = new Set(spec.tables.filter(isPlacedBySpec).map(({ file }) => file));
+  const denseSource = denseFile(spec);
   const parts: PublishedPart[] = [];
   const keyedFiles: PublishedFile[] = [];
   const groups = new Map<string, { source: string; part: RowPart; tensors: Set<string> }>();
   const want = (source: string, tensor: string, part: RowPart): { file: string; tensor: string } => {
-    const file = fileName(placedBySpec.has(source) ? headed(source) : source, part);
+    const file = fileName(placedBySpec.has(source) ? headed(source) : source, part, denseSource);
     const group = groups.get(file) ?? { source, part, tensors: new Set() };
     if (group.source !== source)
       throw new TerabagError(
@@ -128,8 +129,8 @@ export function layoutShard(
   );
   const taken = keyedFiles.find(({ file }) => groups.has(file));
   if (taken !== undefined) throw new TerabagError('bad_model', `two table files would have one name when published: ${taken.file}`);
-  const dense = { source: DENSE_FILE, file: DENSE_FILE, part: 0, parts: 1, linked: true, tensors: [], metadata: {}, keyed: null };
-  const denseFiles = shard === MAIN_SHARD ? [{ ...dense, bytes: spec.files[DENSE_FILE]?.bytes ?? 0 }] : [];
+  const dense = { source: denseSource, file: denseSource, part: 0, parts: 1, linked: true, tensors: [], metadata: {}, keyed: null };
+  const denseFiles = shard === MAIN_SHARD ? [{ ...dense, bytes: spec.files[denseSource]?.bytes ?? 0 }] : [];
   return { shard, parts, files: [...denseFiles, ...files, ...keyedFiles] };
 }
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { KeysByRow } from '../../../engine/key-index.js';
 import { TerabagError } from '../../../errors.js';
-import { type Bundle, DENSE_FILE, holdsDense, type OpenKeyIndex, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
+import { type Bundle, denseFile, holdsDense, type OpenKeyIndex, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
 import { pathInside } from '../../../model/bundle-files.js';
 import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
 import { fileError } from '../../../tables/file-error.js';
@@ -204,8 +204,9 @@ async function compareRows(
 }
 
 async function compareDense(bundle: Bundle, source: Bundle): Promise<void> {
-  const [expected, found] = [pathInside(source.dir, DENSE_FILE), pathInside(bundle.dir, DENSE_FILE)];
-  const bytes = source.spec.files[DENSE_FILE]?.bytes ?? 0;
+  const file = denseFile(source.spec);
+  const [expected, found] = [pathInside(source.dir, file), pathInside(bundle.dir, file)];
+  const bytes = source.spec.files[file]?.bytes ?? 0;
   await withFiles(expected, found, async (from, to) => {
     let at = 0;
     for await (const block of readBlocks(from, expected, { from: 0, bytes }, BLOCK_BYTES)) {

@@ -1,0 +1,54 @@
+/** Between a predictor and the worker thread that runs its ONNX model. */
+
+/** What a worker starts with. */
+export interface OnnxTask {
+  /** What is imported for onnxruntime-node. */
+  readonly runtime: string;
+  readonly model: Uint8Array;
+  /** Of a RunFlag. */
+  readonly flag: SharedArrayBuffer;
+  /** Of one run. */
+  readonly threads: number;
+  /** Dims of the dense features, then of the bags, in the model's order. */
+  readonly dims: readonly number[];
+  readonly numDense: number;
+  readonly inputs: readonly OnnxInput[];
+  readonly outputs: readonly OnnxOutput[];
+}
+
+export interface OnnxInput {
+  readonly name: string;
+  /** Number of the value: dense features first, then bags. */
+  readonly value: number;
+  /** One row whatever the number of items. */
+  readonly oneRow: boolean;
+}
+
+export interface OnnxOutput {
+  readonly name: string;
+  readonly dim: number;
+}
+
+/** The run of one batch. dense, pooled and output lie in shared memory. */
+export interface OnnxRun {
+  readonly job: number;
+  readonly items: number;
+  readonly perItem: Uint8Array;
+  readonly dense: Float32Array;
+  readonly pooled: Float32Array;
+  /** Gets a row for each item: the values of the outputs, one behind another. */
+  readonly output: Float32Array;
+}
+
+export type ToWorker = { readonly kind: 'run'; readonly run: OnnxRun } | { readonly kind: 'close' };
+
+export type FromWorker =
+  | { readonly kind: 'opened' }
+  /** runtime: the package is missing, or does not load; model: it refuses the model. */
+  | { readonly kind: 'refused'; readonly what: 'missing' | 'runtime' | 'model'; readonly message: string }
+  /** On the clock of process.hrtime, microseconds. */
+  | { readonly kind: 'done'; readonly job: number; readonly startedUs: number; readonly endedUs: number }
+  | { readonly kind: 'failed'; readonly job: number; readonly message: string };
+
+/** The clock that threads of a process have in common, microseconds. */
+export const sharedClockUs = (): number => Number(process.hrtime.bigint()) / 1000;
