@@ -119,6 +119,11 @@ export const residencyOption = (): Option =>
     .choices(RESIDENCIES)
     .default('populate');
 
+export const precisionOption = (): Option =>
+  new Option('--precision <what>', 'of the dense layers; bf16 and int8 need a CPU that has them')
+    .choices(['fp32', 'bf16', 'int8'])
+    .default('fp32');
+
 export const logLevelOption = (level: LogLevel): Option =>
   new Option('--log-level <level>', 'what the shards log, on stderr').choices(LOG_LEVELS).default(level);
 

@@ -1,19 +1,24 @@
-import { Command, Option } from 'commander';
+import { Command } from 'commander';
 import type { Precision } from '../engine/native.js';
-import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { holdsManyRequests, locatedError, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
 import { Tracer } from '../observe/tracer.js';
-import { readPlan } from '../plan/file/plan.js';
-import type { RpcMode } from '../plan/predict/rpc-mode.js';
-import { openLocal } from '../predictor/local.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
-import { connect } from '../predictor/sharded.js';
 import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
 import { further } from './help.js';
-import { positiveDurationMs, positiveInteger, quantityOption, renamedOption, residencyOption, rpcOption, verifyOption } from './options.js';
+import { openPredictor, type PredictorCommandOptions, refuseWithoutPlan } from './open-predictor.js';
+import {
+  positiveDurationMs,
+  positiveInteger,
+  precisionOption,
+  quantityOption,
+  renamedOption,
+  residencyOption,
+  rpcOption,
+  verifyOption,
+} from './options.js';
 import { refuseSameFile } from './output-files.js';
 import { type OnProgress, withProgress } from './progress.js';
 import { stdoutError } from './stdout.js';
@@ -23,18 +28,10 @@ import { warn } from './warn.js';
 const TRACED_REQUESTS = 256;
 const TRACED_SPANS = 256;
 
-interface PredictCommandOptions {
-  readonly bundle: string;
-  readonly plan?: string;
-  readonly rpc: RpcMode;
-  readonly batchItems?: number;
-  readonly dedup?: boolean;
+interface PredictCommandOptions extends PredictorCommandOptions {
   readonly output?: string;
   readonly deadline: number;
   readonly concurrency: number;
-  readonly verify: 'full' | 'size';
-  readonly residency: Residency;
-  readonly precision: Precision;
   readonly compare?: boolean;
   readonly trace?: string;
   readonly json?: boolean;
@@ -54,11 +51,7 @@ export const predictCommand = new Command('predict')
   .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
   .addOption(verifyOption())
   .addOption(residencyOption())
-  .addOption(
-    new Option('--precision <what>', 'of the dense layers; bf16 and int8 need a CPU that has them')
-      .choices(['fp32', 'bf16', 'int8'])
-      .default('fp32'),
-  )
+  .addOption(precisionOption())
   .option('--compare', 'score everything in fp32 too, and say how far the scores are apart')
   .option('--trace <file>', `write what the stages of the last ${TRACED_REQUESTS} requests took, for ui.perfetto.dev or chrome://tracing`)
   .option('--json', 'print the summary as JSON (needs --output)')
@@ -119,28 +112,6 @@ Examples:
       await Promise.all([predictor.close(), comparison?.close()]);
     }
   });
-
-/** How shards are asked says nothing without shards: such a command line is a mistake. */
-function refuseWithoutPlan({ plan, rpc, batchItems, dedup }: PredictCommandOptions, command: Command): void {
-  if (plan === undefined && (rpc === 'paper' || dedup)) command.error('error: --rpc paper and --dedup need the shards of a --plan');
-  if (batchItems !== undefined && rpc !== 'paper') command.error('error: --batch-items needs --rpc paper: coalesced requests are not cut');
-}
-
-function openPredictor(options: PredictCommandOptions, tracer: Tracer | null): Promise<Predictor> {
-  const { bundle, plan, verify, residency, precision, rpc, batchItems, dedup = false } = options;
-  const traced = tracer === null ? {} : { trace: tracer };
-  if (plan !== undefined)
-    return withProgress('reading tables', 'bytes', async (onProgress) =>
-      connect(await readPlan(plan), {
-        ...{ bundle, precision, rpc, dedup, verify, residency, onProgress, onWarning: warn },
-        ...(batchItems !== undefined && { batchItems }),
-        ...traced,
-      }),
-    );
-  return withProgress('reading tables', 'bytes', (onProgress) =>
-    openLocal(bundle, { verify, residency, precision, onProgress, onWarning: warn, ...traced }),
-  );
-}
 
 async function writeTrace(tracer: Tracer, path: string): Promise<void> {
   // Collections are told of in a later turn of the event loop.

@@ -18,6 +18,7 @@ const COMMANDS = {
   shard: async () => (await import('./shard.js')).shardCommand,
   up: async () => (await import('./up.js')).upCommand,
   predict: async () => (await import('./predict.js')).predictCommand,
+  evaluate: async () => (await import('./evaluate.js')).evaluateCommand,
   synth: async () => (await import('./synth.js')).synthCommand,
   requests: async () => (await import('./requests.js')).requestsCommand,
   bench: async () => (await import('./bench.js')).benchCommand,
@@ -45,6 +46,7 @@ Examples:
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag predict requests.jsonl --bundle ./model --plan plan.json
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
   terabag bench --bundle ./model --plan plan.json --qps 25
   terabag characterise ./model -o ./results`),
     );

@@ -1,4 +1,9 @@
 export { type CalibrateOptions, type Calibration, calibrate } from './calibrate/calibrate.js';
+export type { Accuracy } from './evaluate/accuracy.js';
+export type { BootstrapOptions, ConfidenceInterval } from './evaluate/bootstrap.js';
+export { type Estimate, type Evaluation, evaluate } from './evaluate/evaluate.js';
+export { type EvaluateOptions, type Scorer, scoreRequests } from './evaluate/evaluate-requests.js';
+export type { ScoredItems, ScoreKind } from './evaluate/scored-items.js';
 export type { NetworkCounters, NetworkOptions } from './hosts/host-network.js';
 export {
   type EmulatedCluster,

@@ -1,0 +1,129 @@
+import { Command, InvalidArgumentError } from 'commander';
+import { decimal } from '../decimal.js';
+import { ACCURACIES, type Accuracy } from '../lab/evaluate/accuracy.js';
+import { type Estimate, evaluate } from '../lab/evaluate/evaluate.js';
+import { scoreRequests } from '../lab/evaluate/evaluate-requests.js';
+import { formatCount, formatNumber } from '../lab/report/numbers.js';
+import { further } from './help.js';
+import { interruption } from './interruption.js';
+import { openPredictor, type PredictorCommandOptions, refuseWithoutPlan } from './open-predictor.js';
+import {
+  positiveDurationMs,
+  positiveInteger,
+  positiveShare,
+  precisionOption,
+  quantityOption,
+  residencyOption,
+  rpcOption,
+  verifyOption,
+} from './options.js';
+import { withProgress } from './progress.js';
+import { figure, printTable, text } from './table.js';
+import { warn } from './warn.js';
+
+interface EvaluateCommandOptions extends PredictorCommandOptions {
+  readonly labels: string;
+  readonly score?: number;
+  readonly logits?: boolean;
+  readonly resamples: number;
+  readonly confidence: number;
+  readonly seed: number;
+  readonly deadline: number;
+  readonly concurrency: number;
+  readonly json?: boolean;
+}
+
+const TITLES: Readonly<Record<keyof Accuracy, string>> = {
+  auc: 'AUC',
+  logLoss: 'log loss',
+  ne: 'normalized entropy',
+  calibration: 'calibration',
+};
+
+/** Positions count from 0. */
+function position(text: string): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('It has to be decimal digits of an integer, 0 or more.');
+  return value;
+}
+
+function confidenceShare(text: string): number {
+  const share = positiveShare(text);
+  if (share === 1) throw new InvalidArgumentError('It has to be less than 1, such as 95%.');
+  return share;
+}
+
+export const evaluateCommand = new Command('evaluate')
+  .description('say how well scores predict labels: AUC, log loss, normalized entropy, calibration')
+  .argument('<requests>', 'requests.jsonl, requests.safetensors, or -, as terabag predict takes them')
+  .requiredOption('--bundle <dir>', 'directory of the model, or, with --plan, what it was published to')
+  .requiredOption('--labels <file>', 'labels of the items: 0, 1, or null for an item that does not count')
+  .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
+  .addOption(rpcOption())
+  .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
+  .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
+  .option('--score <n>', 'which of several scores of an item, from 0', position)
+  .option('--logits', 'scores are logits: the model has no sigmoid at its end')
+  .option('--confidence <share>', 'of the intervals', confidenceShare, 0.95)
+  .option('--resamples <n>', 'of the bootstrap', positiveInteger, 1000)
+  .option('--seed <n>', 'of the bootstrap: the same seed gives the same intervals', positiveInteger, 1)
+  .addOption(quantityOption('--deadline <time>', 'of each request', positiveDurationMs, '10s'))
+  .option('--concurrency <n>', 'requests in flight', positiveInteger, 8)
+  .addOption(verifyOption())
+  .addOption(residencyOption())
+  .addOption(precisionOption())
+  .option('--json', 'print JSON')
+  .addHelpText(
+    'after',
+    further(`
+Labels are lines of JSON: for each request, in order, a list with a label per item, or an object that has it as "labels"; or one label a line, item
+after item, over all requests.
+
+Normalized entropy is the log loss over that of a model that always says the share of positives (He et al., 2014): below 1 is better than that.
+Calibration is the mean score over the share of positives. Intervals are those of the percentile bootstrap over requests (Efron and
+Tibshirani, 1993), since items of one request are not independent.
+
+Examples:
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
+  terabag evaluate requests.safetensors --labels labels.jsonl --bundle ./model-int8 --json
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --plan plan.json
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --precision int8 --logits`),
+  )
+  .action(async (path: string, options: EvaluateCommandOptions, command: Command) => {
+    refuseWithoutPlan(options, command);
+    if (path === '-' && options.labels === '-') command.error('error: <requests> and --labels cannot both be stdin');
+    const { bundle, labels, score, logits, deadline, concurrency, confidence, resamples, seed } = options;
+    const signal = interruption();
+    const startedAt = performance.now();
+    const predictor = await openPredictor(options);
+    const items = await withProgress('scoring', 'bytes', (onProgress) => {
+      const kind = logits ? 'logit' : 'probability';
+      return scoreRequests(predictor, { requests: path, labels, deadlineMs: deadline, concurrency, score, kind, signal, onProgress });
+    }).finally(() => predictor.close());
+    const evaluation = await withProgress('resampling', 'steps', (onProgress) =>
+      evaluate(items, { resamples, confidence, seed, signal, onProgress }),
+    );
+    const seconds = (performance.now() - startedAt) / 1000;
+    if (options.json) {
+      console.log(JSON.stringify({ bundle, requestFile: path, labelFile: labels, ...evaluation, confidence, resamples, seed, seconds }));
+      return;
+    }
+    const { requests, positives, baseRate, clipped, accuracy } = evaluation;
+    console.log(
+      `${formatCount(requests)} requests, ${formatCount(evaluation.items)} items with a label, ${formatCount(positives)} positive (${formatNumber(100 * baseRate)} %)`,
+    );
+    if (clipped > 0) warn(`scores of ${clipped} items are within 3e-8 of 0 or 1, where the log loss cuts them off`);
+    printTable<{ readonly name: keyof Accuracy; readonly estimate: Estimate }>(
+      ACCURACIES.map((name) => ({ name, estimate: accuracy[name] })),
+      [
+        text('accuracy', ({ name }) => TITLES[name]),
+        figure('value', ({ estimate }) => digits(estimate.value)),
+        figure(`${decimalPercent(confidence)} % from`, ({ estimate }) => digits(estimate.low)),
+        figure('to', ({ estimate }) => digits(estimate.high)),
+      ],
+    );
+  });
+
+/** Differences that count are of the fourth digit. */
+const digits = (value: number): string => value.toPrecision(6);
+const decimalPercent = (share: number): number => decimal((100 * share).toFixed(4));
