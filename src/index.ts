@@ -11,6 +11,7 @@ export type { Verify } from './model/bundle-files.js';
 export type { PlainFormat, RowFormat } from './model/formats.js';
 export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js';
 export { modelHash } from './model/hash.js';
+export type { ResolvedOnnx, ResolvedOnnxInput, ResolvedOnnxOutput } from './model/onnx/resolve-onnx.js';
 export { type Model, openModel } from './model/open-model.js';
 export type { ModelSpec } from './model/spec.js';
 export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';

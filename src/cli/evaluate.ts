@@ -8,6 +8,7 @@ import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { openPredictor, type PredictorCommandOptions, refuseWithoutPlan } from './open-predictor.js';
 import {
+  position,
   positiveDurationMs,
   positiveInteger,
   positiveShare,
@@ -39,13 +40,6 @@ const TITLES: Readonly<Record<keyof Accuracy, string>> = {
   ne: 'normalized entropy',
   calibration: 'calibration',
 };
-
-/** Positions count from 0. */
-function position(text: string): number {
-  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
-  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('It has to be decimal digits of an integer, 0 or more.');
-  return value;
-}
 
 function confidenceShare(text: string): number {
   const share = positiveShare(text);

@@ -13,6 +13,13 @@ export function positiveInteger(text: string): number {
   return value;
 }
 
+/** Positions count from 0. */
+export function position(text: string): number {
+  const value = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(value)) throw new InvalidArgumentError('It has to be decimal digits of an integer, 0 or more.');
+  return value;
+}
+
 export function positiveNumber(text: string): number {
   const value = decimal(text);
   if (!Number.isFinite(value) || value <= 0) throw new InvalidArgumentError('It has to be decimal digits of a number above 0.');

@@ -9,9 +9,10 @@ import { headed, isPlacedBySpec, readTableFile } from '../model/table-file.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
 
-export interface PackBundleOptions extends PackOptions {
-  readonly format: RowFormat;
-  /** Names of the tables to pack; default all. */
+export interface PackBundleOptions extends Omit<PackOptions, 'only'> {
+  /** Of all tables, or by name of those that are packed. */
+  readonly format: RowFormat | ReadonlyMap<string, RowFormat>;
+  /** Names of the tables to pack; default all, or those that have a format. */
   readonly tables?: readonly string[];
   /** How the source is checked first; default full. */
   readonly verify?: Verify;
@@ -29,7 +30,7 @@ export interface PackedTable extends PackedTensor {
  */
 export async function packBundle(source: string, destination: string, options: PackBundleOptions): Promise<PackedTable[]> {
   const { format, verify = 'full', onProgress = () => undefined } = options;
-  oneOf('format', format, ROW_FORMATS);
+  const formatOf = formatsByTable(format);
   oneOf('verify', verify, VERIFIES);
   await refuseUsed(destination);
   if ((await readModelSpec(source)).published !== undefined)
@@ -38,7 +39,7 @@ export async function packBundle(source: string, destination: string, options: P
     });
   // With the dense weights, and the layers that read them.
   const { spec, hash, dense } = await openBundle(source, { verify: 'later' });
-  const selected = selectTables(spec, format, options.tables);
+  const selected = selectTables(spec, formatOf, options.tables ?? (typeof format === 'string' ? undefined : [...format.keys()]));
   refuseShared(selected, new Set(dense.keys()));
   // All that is written anew, not just what the tables name; a name that leads out of the bundle is refused.
   const listed = Object.entries(spec.files).map(([file, expected]): ListedFile => ({ file, path: pathInside(source, file), expected }));
@@ -78,7 +79,7 @@ export async function packBundle(source: string, destination: string, options: P
         from,
         spec.tables.filter((table) => table.file === file),
       );
-      const formats = new Map(tables.map(({ tensor }) => [tensor, format]));
+      const formats = new Map(tables.map(({ name, tensor }) => [tensor, formatOf(name)]));
       const { packed, checksum } = await packFile(from, pathInside(destination, written), formats, { ...options, header, onBytes });
       files.set(written, checksum);
       renamed.set(file, written);
@@ -90,11 +91,25 @@ export async function packBundle(source: string, destination: string, options: P
     const tables = spec.tables.map(({ byteOffset, ...table }) => {
       const file = renamed.get(table.file);
       const placed = byteOffset === undefined ? {} : { byteOffset };
-      return { ...table, ...(file === undefined ? placed : { file }), ...(names.has(table.name) && { format }) };
+      return { ...table, ...(file === undefined ? placed : { file }), ...(names.has(table.name) && { format: formatOf(table.name) }) };
     });
     await finishBundle(destination, { ...spec, tables, files: Object.fromEntries(files) });
     return results;
   });
+}
+
+/** What is said of one table, as far as anything is said of it. */
+function formatsByTable(format: PackBundleOptions['format']): (table: string) => RowFormat {
+  if (typeof format === 'string') {
+    oneOf('format', format, ROW_FORMATS);
+    return () => format;
+  }
+  for (const [table, each] of format) oneOf(`format of ${table}`, each, ROW_FORMATS);
+  return (table) => {
+    const found = format.get(table);
+    if (found === undefined) throw new TerabagError('invalid_argument', `table has no format to be packed in: ${table}`, { table });
+    return found;
+  };
 }
 
 /** A tensor that a layer reads has to stay F32. */
@@ -119,7 +134,7 @@ function refuseTwoNames(listed: readonly ListedFile[]): void {
   }
 }
 
-function selectTables(spec: ModelSpec, format: RowFormat, names: readonly string[] | undefined): TableSpec[] {
+function selectTables(spec: ModelSpec, formatOf: (table: string) => RowFormat, names: readonly string[] | undefined): TableSpec[] {
   const unknown = names?.find((name) => !spec.tables.some((table) => table.name === name));
   if (unknown !== undefined)
     throw new TerabagError(
@@ -135,15 +150,22 @@ function selectTables(spec: ModelSpec, format: RowFormat, names: readonly string
         `table is packed already, and its values are lost: ${table.name} is ${table.format}; pack the plain bundle, or name other tables`,
         { table: table.name },
       );
-    if (table.format === format)
-      throw new TerabagError('invalid_argument', `table has this row format already: ${table.name} is ${format}`, { table: table.name });
-    const other = spec.tables.find(
-      ({ file, tensor, name }) => file === table.file && tensor === table.tensor && !selected.some((s) => s.name === name),
-    );
-    if (other !== undefined)
-      throw new TerabagError('invalid_argument', `tables of one tensor have to be packed together: ${table.name} and ${other.name}`, {
+    if (table.format === formatOf(table.name))
+      throw new TerabagError('invalid_argument', `table has this row format already: ${table.name} is ${table.format}`, {
         table: table.name,
       });
+    const other = spec.tables.find(
+      ({ file, tensor, name }) =>
+        file === table.file && tensor === table.tensor && !selected.some((s) => s.name === name && formatOf(name) === formatOf(table.name)),
+    );
+    if (other !== undefined)
+      throw new TerabagError(
+        'invalid_argument',
+        `tables of one tensor have to be packed together, in one format: ${table.name} and ${other.name}`,
+        {
+          table: table.name,
+        },
+      );
   }
   return selected;
 }

@@ -44,6 +44,8 @@ export interface PackOptions {
   readonly header?: SafetensorsHeader;
   /** Bytes of the sources that are read. */
   readonly onBytes?: (bytes: number) => void;
+  /** Only these tensors are written, be they packed or not; default all. */
+  readonly only?: ReadonlySet<string>;
 }
 
 /** Blocks that are read, packed or waiting to be written: what memory a table of any size takes, times two for the packed ones. */
@@ -67,10 +69,10 @@ export async function packFile(
   source: string,
   destination: string,
   formats: ReadonlyMap<string, RowFormat>,
-  { signal, header: given, onBytes = () => undefined }: PackOptions = {},
+  { signal, header: given, onBytes = () => undefined, only }: PackOptions = {},
 ): Promise<{ readonly packed: PackedTensor[]; readonly checksum: FileChecksum }> {
   const header = given ?? (await readSafetensorsHeader(source));
-  const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
+  const inOrder = [...header.tensors].filter(([name]) => only?.has(name) ?? true).sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
   const packed: PackedTensor[] = [];
   const metadata: Record<string, string> = { ...header.metadata };
   const file = await openToRead(source);

@@ -78,6 +78,14 @@ export class AccuracyMeter {
   }
 }
 
+/** The sum of the items' log losses for each request, in nats. */
+export function lossesByRequest({ scores, labels, requests, numRequests }: ScoredItems): Float64Array {
+  const losses = new Float64Array(numRequests);
+  for (const [item, request] of requests.entries())
+    losses[request] = (losses[request] as number) + lossOf(scores[item] as number, labels[item] as number);
+  return losses;
+}
+
 function lossOf(score: number, label: number): number {
   const clipped = Math.min(1 - CLIP, Math.max(CLIP, score));
   return label === 1 ? -Math.log(clipped) : -Math.log1p(-clipped);
