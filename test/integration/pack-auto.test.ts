@@ -163,7 +163,7 @@ test.each([
   expect((await readdir(dir)).filter((name) => name.startsWith('.') || name === 'refused')).toEqual([]);
 });
 
-test('a format that cannot hold a table is none of its choices', async () => {
+test('a table that is packed keeps its format, and the others get theirs', async () => {
   const packed = join(dir, 'half');
   await packBundle(model.dir, packed, { format: 'int4', tables: ['t1'] });
   const files = ['--requests', 'requests.safetensors', '--labels', 'labels.jsonl'];
