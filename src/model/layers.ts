@@ -638,7 +638,7 @@ const LAYERS = [
       /** f1: [2 heads (linearDim + attentionDim), dim], in the order U, V, Q, K. */
       weightUvqk: tensor,
       biasUvqk: tensor.nullable().default(null),
-      /** [2 positions - 1]: at positions - 1 + j - i what a key at j has for a query at i. */
+      /** Tensor [2 positions - 1], which has at positions - 1 + j - i what a key at j has for a query at i. */
       positionBias: tensor.nullable().default(null),
       /** f2: [dim, heads linearDim]. */
       weightOut: tensor,
