@@ -9,11 +9,13 @@ export { ERROR_CODES, type ErrorCode, type ErrorDetails, TerabagError } from './
 export { readModelSpec } from './model/bundle.js';
 export type { Verify } from './model/bundle-files.js';
 export type { PlainFormat, RowFormat } from './model/formats.js';
-export type { ResolvedBag, ResolvedLayer, ResolvedModel } from './model/graph.js';
+export type { ResolvedBag, ResolvedLayer, ResolvedModel, ResolvedOutput } from './model/graph.js';
 export { modelHash } from './model/hash.js';
+export type { BagRule, IdRule } from './model/id-rules.js';
 export type { ResolvedOnnx, ResolvedOnnxInput, ResolvedOnnxOutput } from './model/onnx/resolve-onnx.js';
 export { type Model, openModel } from './model/open-model.js';
 export type { ModelSpec } from './model/spec.js';
+export type { UnseenPolicy } from './model/unseen.js';
 export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';
 export { PREDICTOR_COUNTERS, type PredictorStats } from './observe/counters.js';
 export { type QuantileStacks, stacksAtQuantile } from './observe/quantile-stacks.js';
@@ -39,7 +41,7 @@ export type { AskedRequest, AskedRound, PredictedRequest, RequestShard } from '.
 export type { RpcMode, RpcOptions } from './plan/predict/rpc-mode.js';
 export type { AskedTable, PlannedModel, Work } from './plan/predict/work.js';
 export { type Profile, readProfile, type TableProfile, writeProfile } from './plan/profile/profile.js';
-export { ProfileBuilder, type ProfiledRequest } from './plan/profile/profile-builder.js';
+export { ProfileBuilder, type ProfiledBags, type ProfiledRequest } from './plan/profile/profile-builder.js';
 export { profileFromSpec } from './plan/profile/profile-from-spec.js';
 export { type Alternative, type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/search/auto.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';

@@ -9,7 +9,7 @@ import { headed, isPlacedBySpec, readTableFile } from '../model/table-file.js';
 import { fillDirectory, refuseUsed } from '../tables/output-directory.js';
 import { type PackedTensor, type PackOptions, packFile, stopIf } from './pack-file.js';
 
-export interface PackBundleOptions extends Omit<PackOptions, 'only'> {
+export interface PackBundleOptions extends Omit<PackOptions, 'only' | 'header'> {
   /** Of all tables, or by name of those that are packed. */
   readonly format: RowFormat | ReadonlyMap<string, RowFormat>;
   /** Names of the tables to pack; default all, or those that have a format. */

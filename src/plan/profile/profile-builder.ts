@@ -12,7 +12,7 @@ export interface ProfiledRequest {
   readonly bags: readonly ProfiledBags[];
 }
 
-interface ProfiledBags {
+export interface ProfiledBags {
   readonly numBags: number;
   readonly input: {
     readonly indices: ArrayLike<number | bigint | string>;
