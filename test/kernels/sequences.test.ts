@@ -32,6 +32,12 @@ const MAKERS: Record<string, Make> = {
     layer('sequence_pool', [first + 2], 3, 1, { pooling: 'max' }),
     layer('concat', [first + 3, vector], 3 + dim, 1),
   ],
+  'with a vector at the end, laid out beside that vector': ({ a, vector, first, dim, positions }) => [
+    layer('append', [a, vector], dim, 1, { positions: positions + 1 }),
+    layer('flatten', [first], (positions + 1) * dim, 1),
+    layer('concat', [first + 1, vector], (positions + 2) * dim, 1),
+    layer('fc', [first + 2], 3, 1, { tensors: [floats(3 * (positions + 2) * dim, 1 / dim), null] }),
+  ],
   'scored for a query by every feature, with softmax': ({ a, vector, first, dim, positions }) => [
     ...scored(a, vector, first, dim, positions, ['query', 'key', 'difference', 'product']),
     layer('sequence_softmax', [first + 2], 1, 1, { positions }),
