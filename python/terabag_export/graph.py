@@ -140,6 +140,7 @@ class Graph:
         attributes: Mapping[str, Any] | None = None,
         tensors: Mapping[str, torch.Tensor] | None = None,
         positions: int = 0,
+        within: Mapping[str, list[dict[str, Any]]] | None = None,
     ) -> Layer:
         """A new layer, or one before it that is the same."""
         tensors = {key: tensor for key, tensor in (tensors or {}).items() if tensor is not None}
@@ -148,9 +149,10 @@ class Graph:
             tuple((name, tuple(map(id, value)) if isinstance(value, list) else id(value)) for name, value in inputs.items()),
             tuple(sorted((attributes or {}).items())),
             tuple((name, id(tensor)) for name, tensor in tensors.items()),
+            tuple((name, id(value)) for layers in (within or {}).values() for inner in layers for name, value in inner.items()),
         )
         if key not in self._made:
-            layer = Layer(self._name(kind), dim, positions, kind, dict(inputs), dict(attributes or {}), tensors)
+            layer = Layer(self._name(kind), dim, positions, kind, dict(inputs), dict(attributes or {}), tensors, dict(within or {}))
             self.add(layer)
             self.layers.append(layer)
             self._made[key] = layer

@@ -13,7 +13,7 @@ from torch import nn
 from .errors import UnknownOperation
 from .graph import Value
 from .lower import Call, Elements, Lowering, handles
-from .nn import Append, AttentionUnit, Augru, Dice, SequencePool, TargetAttention, TargetScores
+from .nn import Append, AttentionUnit, Augru, Dice, Hstu, SequencePool, TargetAttention, TargetScores
 from .sequences import Lengths, Mask, Sequence, gru_layer, pooled
 
 Lower = Callable[[Lowering, Any, list[Any]], Any]
@@ -153,9 +153,9 @@ def _attention(lowering: Lowering, kind: str, module: TargetScores, inputs: list
     _same_lengths(sequence, inputs[2], kind)
     dim, positions = (sequence.dim, 0) if kind == "target_attention" else (1, sequence.positions)
     attributes = {"normalize": "softmax" if module.normalize else "none"}
-    layer = lowering.graph.layer(kind, {"query": query, "sequence": sequence}, dim, attributes, positions=positions)
-    layer.within = {"layers": unit_layers(module.unit)}
-    return layer
+    return lowering.graph.layer(
+        kind, {"query": query, "sequence": sequence}, dim, attributes, positions=positions, within={"layers": unit_layers(module.unit)}
+    )
 
 
 def unit_layers(unit: AttentionUnit) -> list[dict[str, Any]]:
@@ -169,7 +169,7 @@ def unit_layers(unit: AttentionUnit) -> list[dict[str, Any]]:
             layers[-1] |= {"activation": "dice", "alpha": part.alpha.detach(), "mean": norm.running_mean, "variance": norm.running_var}
             layers[-1]["epsilon"] = norm.eps
         elif isinstance(part, nn.PReLU):
-            layers[-1] |= {"activation": "prelu", "alpha": part.weight.detach()}
+            layers[-1] |= {"activation": "prelu", "slope": part.weight.detach()}
         else:
             layers[-1]["activation"] = _unit_activation(part)
     return layers
@@ -187,6 +187,25 @@ def _augru(lowering: Lowering, module: Augru, inputs: list[Any]) -> Any:
     sequence, scores = _sequence(inputs[0], "Augru"), _sequence(inputs[1], "Augru")
     biases = [module.bias_ih.detach(), module.bias_hh.detach()]
     return Sequence(gru_layer(lowering.graph, sequence, module.weight_ih.detach(), module.weight_hh.detach(), biases, scores), clean=False)
+
+
+@leaf(Hstu, _like_first)
+def _hstu(lowering: Lowering, module: Hstu, inputs: list[Any]) -> Any:
+    sequence = _sequence(inputs[0], "Hstu")
+    _same_lengths(sequence, inputs[1], "Hstu")
+    if sequence.positions != module.positions:
+        raise UnknownOperation("Hstu", "", f"was made for {module.positions} positions, not {sequence.positions}")
+    attributes = {"heads": module.heads, "linearDim": module.linear_dim, "attentionDim": module.attention_dim, "epsilon": module.epsilon}
+    attributes |= {"normalizer": module.normalizer} if module.normalizer is not None else {}
+    of_input, of_output = module.f1, module.f2
+    tensors = {
+        "weightUvqk": of_input.weight.detach(),
+        "biasUvqk": of_input.bias.detach(),
+        "positionBias": module.position_bias.detach(),
+        "weightOut": of_output.weight.detach(),
+        "biasOut": of_output.bias.detach(),
+    }
+    return Sequence(lowering.graph.layer("hstu", {"input": sequence}, sequence.dim, attributes, tensors, sequence.positions), clean=False)
 
 
 @leaf(nn.MultiheadAttention, _like_first, lambda output: (output, None))

@@ -130,3 +130,40 @@ class Augru(nn.Module):
             state = (1 - update) * state + update * new
             states.append(state)
         return torch.stack(states, 1)
+
+
+class Hstu(nn.Module):
+    """A layer of HSTU (Zhai et al., 2024): each position attends to those up to its own by SiLU in place of a softmax, with a bias by distance.
+
+    U, V, Q, K = split(SiLU(f1(norm(x)))); A = SiLU(Q K^T + bias) / N; the value is f2(norm(A V) * U) + x. U and V have linear_dim values a head, Q and
+    K attention_dim. positions: of its sequences, L. normalizer: N, L where it is None.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, linear_dim: int, attention_dim: int, positions: int, normalizer: float | None = None, epsilon: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.heads, self.linear_dim, self.attention_dim = heads, linear_dim, attention_dim
+        self.positions, self.normalizer, self.epsilon = positions, normalizer, epsilon
+        self.f1 = nn.Linear(dim, 2 * heads * (linear_dim + attention_dim))
+        self.f2 = nn.Linear(heads * linear_dim, dim)
+        self.position_bias = nn.Parameter(torch.randn(2 * positions - 1) * 0.02)
+        """At positions - 1 + j - i what key j has for query i."""
+
+    def forward(self, sequence: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """float32 of the shape of the sequence, [B, L, dim]."""
+        positions = sequence.shape[1]
+        if positions != self.positions:
+            raise ValueError(f"a sequence of {self.positions} positions: {positions}")
+        of_u, of_q = self.heads * self.linear_dim, self.heads * self.attention_dim
+        u, *vqk = functional.silu(self.f1(self._norm(sequence))).split([of_u, of_u, of_q, of_q], -1)
+        v, q, k = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in vqk)
+        places = torch.arange(positions, device=sequence.device)
+        distances = places - places.unsqueeze(1)
+        seen = (distances <= 0) & positions_of(sequence, lengths)[:, None, None]
+        weights = functional.silu(q @ k.mT + self.position_bias[positions - 1 + distances]) / (self.normalizer or positions)
+        values = torch.where(seen, weights, 0.0) @ v
+        return self.f2(self._norm(values.transpose(1, 2).flatten(2)) * u) + sequence
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.layer_norm(x, x.shape[-1:], eps=self.epsilon)

@@ -235,7 +235,13 @@ def _scores(layer, query, sequence, dense):
         x = torch.cat([query, row, query - row, query * row])
         for part in layer["layers"]:
             x = _affine(x, dense[part["weight"]], dense[part["bias"]])
-            x = _activate(part.get("activation", "none"), x)
+            activation = part.get("activation", "none")
+            if activation == "prelu":
+                x = torch.where(x > 0, x, x * dense[part["slope"]])
+            elif activation == "dice":
+                x = _dice(part, x, [], lambda key, part=part: dense[part[key]], values={})
+            else:
+                x = _activate(activation, x)
         scores.append(x[0])
     stacked = torch.stack(scores) if scores else torch.zeros(0, dtype=torch.float64)
     return torch.exp(stacked) / torch.exp(stacked).sum() if layer["normalize"] == "softmax" else stacked
@@ -261,3 +267,20 @@ def _self_attention(layer, x, inputs, tensor, values):
             logits = logits + torch.full_like(logits, float("-inf")).triu(1)
         out.append(torch.softmax(logits, -1) @ rows[:, at])
     return _affine(torch.cat(out, -1), tensor("weightOut"), tensor("biasOut"))
+
+
+def _hstu(layer, x, inputs, tensor, values):
+    def norm(row):
+        return (row - row.mean()) / torch.sqrt(row.var(unbiased=False) + layer["epsilon"])
+
+    heads, width, keys = layer["heads"], layer["linearDim"], layer["attentionDim"]
+    sizes, out = [heads * width] * 2 + [heads * keys] * 2, []
+    parts = [_activate("silu", _affine(norm(row), tensor("weightUvqk"), tensor("biasUvqk"))).split(sizes) for row in x]
+    for i, row in enumerate(x):
+        pooled = torch.zeros(heads, width, dtype=torch.float64)
+        for j in range(i + 1):
+            scores = (parts[i][2] * parts[j][3]).reshape(heads, keys).sum(1)
+            weights = _activate("silu", scores + tensor("positionBias")[layer["_positions"] - 1 + j - i])
+            pooled += weights.unsqueeze(1) / layer.get("normalizer", layer["_positions"]) * parts[j][1].reshape(heads, width)
+        out.append(_affine(norm(pooled.flatten()) * parts[i][0], tensor("weightOut"), tensor("biasOut")) + row)
+    return torch.stack(out) if out else x

@@ -8,7 +8,7 @@ from conftest import types_of
 from torch import nn
 
 from terabag_export import ExportError, export
-from terabag_export.nn import Append, AttentionUnit, Augru, Dice, SequencePool, TargetAttention, TargetScores, positions_of
+from terabag_export.nn import Append, AttentionUnit, Augru, Dice, Hstu, SequencePool, TargetAttention, TargetScores, positions_of
 
 HISTORY = torch.tensor([[1, 2, 3, 0, 0], [5, 0, 0, 0, 0], [0, 0, 0, 0, 0], [4, 4, 1, 2, 9]])
 
@@ -169,14 +169,44 @@ def dien(m, item, x, lengths):
             {"attention": nn.MultiheadAttention(4, 2, batch_first=True), "pool": SequencePool("sum")},
             ["self_attention", "sequence_pool", "fc"],
         ),
+        (
+            lambda m, item, x, lengths: m["last"](m["second"](m["first"](x, lengths), lengths), lengths),
+            4,
+            {"first": Hstu(4, 2, 3, 5, 5), "second": Hstu(4, 1, 4, 2, 5, normalizer=3), "last": SequencePool("last")},
+            ["hstu", "hstu", "sequence_pool", "fc"],
+        ),
+        *(
+            (lambda m, item, x, lengths: m["din"](item, x, lengths), 4, {"din": TargetAttention(unit(activation))}, ["target_attention", "fc"])
+            for activation in (nn.PReLU, lambda: nn.PReLU(init=0.5), nn.Tanh, nn.SiLU)
+        ),
+        (
+            lambda m, item, x, lengths: m["din"](item, x, lengths),
+            4,
+            {"din": TargetAttention(AttentionUnit(4, (6,), lambda: Dice(6)))},
+            ["target_attention", "fc"],
+        ),
+        (
+            lambda m, item, x, lengths: torch.cat([m["one"](item, x, lengths), m["two"](item, x, lengths)], 1),
+            8,
+            {"one": TargetAttention(unit()), "two": TargetAttention(unit())},
+            ["target_attention", "target_attention", "concat", "fc"],
+        ),
     ],
 )
 def test_modules_of_sequences_are_a_layer_each(exported, over, out, modules, types):
     model = Ranked(over, out, **modules)
     for module in model.modules():
+        if isinstance(module, Hstu):
+            nn.init.normal_(module.position_bias)
         if isinstance(module, Dice):
             module.norm.running_mean.normal_()
             module.norm.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.alpha)
     done = exported(model, (HISTORY[[0, 1, 3]], torch.tensor([7, 1, 3])))
     assert types_of(done) == types
+
+
+def test_a_block_of_hstu_is_of_its_positions(tmp_path):
+    model = Ranked(lambda m, item, x, lengths: m["pool"](m["hstu"](x, lengths), lengths), 4, hstu=Hstu(4, 1, 4, 4, 6), pool=SequencePool("last"))
+    with pytest.raises(ValueError, match="a sequence of 6 positions: 5"):
+        export(model, (HISTORY, torch.tensor([7, 1, 3, 2])), tmp_path, dense="layers")
