@@ -135,8 +135,8 @@ class Augru(nn.Module):
 class Hstu(nn.Module):
     """A layer of HSTU (Zhai et al., 2024): each position attends to those up to its own by SiLU in place of a softmax, with a bias by distance.
 
-    U, V, Q, K = split(SiLU(f1(norm(x)))); A = SiLU(Q K^T + bias) / N; the value is f2(norm(A V) * U) + x. U and V have linear_dim values a head, Q and
-    K attention_dim. positions: of its sequences, L. normalizer: N, L where it is None.
+    U, V, Q, K = split(SiLU(f1(norm(x)))); A = SiLU(Q K^T + bias) / N; the value is f2(norm(A V) * U) + x. U and V have linear_dim values a head,
+    Q and K attention_dim. positions: of its sequences, L. normalizer: N, L where it is None.
     """
 
     def __init__(

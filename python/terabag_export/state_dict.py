@@ -1,7 +1,7 @@
 """A bundle of a state dict and a spec, where there is no module to run: the spec is model.json without what is found out here.
 
 It has no `files`, and no `file`, `rows` and `dim` in the tables; each table names its tensor of the state dict and the row format that
-it is converted to:
+it is converted to, or that its rows are packed in already (int8, int8_fp16, int4), with their dim:
 
     {
       "terabag": 1, "name": "ads", "version": "2024-05-01",
@@ -23,6 +23,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from safetensors.torch import load_file
 
 from .errors import ExportError
 from .files import write_json, write_safetensors
-from .tables import ROW_FORMATS, SourceTable, check_finite, write_table
+from .quantized import packed_rows
+from .tables import PACKED_FORMATS, ROW_FORMATS, SourceTable, check_finite, write_table
 
 # Fields of layers that name tensors; what else a layer has is checked by `terabag verify`.
 TENSOR_FIELDS = frozenset(
     """
-    weight bias weightU weightV scale shift alpha mean variance
+    weight bias weightU weightV scale shift alpha mean variance slope weightUvqk biasUvqk positionBias
     weightInput weightHidden biasInput biasHidden weightQkv biasQkv weightOut biasOut
     """.split()
 )
@@ -104,8 +106,10 @@ def _table(table: Any, field: str, state_dict: Mapping[str, torch.Tensor]) -> tu
     for key in ("name", "tensor", "format"):
         if not isinstance(table, dict) or not isinstance(table.get(key), str):
             raise ExportError(f"{field}.{key}", "is missing, or no text")
+    if table["format"] in PACKED_FORMATS:
+        return _packed_table(table, field, state_dict), table["format"]
     if table["format"] not in ROW_FORMATS:
-        raise ExportError(f"{field}.format", f"has to be one of {', '.join(ROW_FORMATS)}: {table['format']}")
+        raise ExportError(f"{field}.format", f"has to be one of {', '.join((*ROW_FORMATS, *PACKED_FORMATS))}: {table['format']}")
     tensor = _tensor(state_dict, table["tensor"], f"{field}.tensor")
     if tensor.dim() != 2 or 0 in tensor.shape:
         raise ExportError(f"{field}.tensor", f"a table is a 2-D tensor [rows, dim]: {table['tensor']} is {_shape(tensor)}")
@@ -113,6 +117,17 @@ def _table(table: Any, field: str, state_dict: Mapping[str, torch.Tensor]) -> tu
         if table.get(key, tensor.shape[axis]) != tensor.shape[axis]:
             raise ExportError(f"{field}.{key}", f"is {table[key]}, tensor {table['tensor']} is {_shape(tensor)}")
     return SourceTable(table["name"], table["tensor"], tensor, tensor.shape[1]), table["format"]
+
+
+def _packed_table(table: dict[str, Any], field: str, state_dict: Mapping[str, torch.Tensor]) -> SourceTable:
+    """Rows that are packed already; their bytes do not say how many values they are."""
+    if not isinstance(table.get("dim"), int):
+        raise ExportError(f"{field}.dim", f"rows of {table['format']} need their dim: {table.get('dim')}")
+    tensor = state_dict.get(table["tensor"])
+    if not isinstance(tensor, torch.Tensor):
+        raise ExportError(f"{field}.tensor", f"no such tensor in the state dict: {table['tensor']}")
+    packed = packed_rows(f"{field}.tensor", tensor, table["format"], table["dim"])
+    return replace(packed, name=table["name"], tensor=table["tensor"])
 
 
 def _tensors_of(layer: Any, field: str) -> Iterator[tuple[str, str]]:

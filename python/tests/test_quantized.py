@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import types_of
+from safetensors.torch import load_file
 from torch import nn
 
+from terabag_export import ExportError, export_state_dict
 from terabag_export.quantized import packed_rows
 
 B = 4
@@ -41,6 +43,23 @@ def test_rows_that_pytorch_packed_are_rows_of_terabag(pack, row_format):
     table = packed_rows("items", packed, row_format, 6)
     assert torch.equal(table.rows, packed)
     assert table.packed == row_format
+
+
+@pytest.mark.parametrize(("pack", "row_format"), [("byte", "int8"), ("4bit", "int4")])
+def test_a_state_dict_may_have_packed_rows(tmp_path, pack, row_format):
+    packed = getattr(torch.ops.quantized, f"embedding_bag_{pack}_prepack")(torch.randn(5, 6))
+    table = {"name": "items", "tensor": "items.rows", "format": row_format, "dim": 6}
+    spec = {"terabag": 1, "name": "m", "version": "1", "dense": [], "tables": [table], "nets": [{"name": "net", "layers": []}], "output": "top"}
+    model = export_state_dict(tmp_path, spec, {"items.rows": packed})
+    entry = model["tables"][0]
+    assert (entry["rows"], entry["dim"], entry["format"]) == (5, 6, row_format)
+    assert torch.equal(load_file(tmp_path / entry["file"])["items.rows"], packed)
+    table["dim"] = 7000
+    with pytest.raises(ExportError, match=r"tables\[0\]\.tensor: .*rows of dim 7000 are uint8"):
+        export_state_dict(tmp_path, spec, {"items.rows": packed})
+    del table["dim"]
+    with pytest.raises(ExportError, match=r"tables\[0\]\.dim"):
+        export_state_dict(tmp_path, spec, {"items.rows": packed})
 
 
 def torchrec_model(data_type):
