@@ -110,7 +110,7 @@ export function resolveModel(
     define(`${bagPaths[index]}.name`, name, { dim, stage: net + 1, positions: maxLength ?? 0, appended: 0 }),
   );
   if (spec.onnx !== undefined) {
-    const beside = placed.find(({ layer }) => layer.type !== 'embedding_bag');
+    const beside = placed.find(({ layer }) => !readsIds(layer));
     if (beside !== undefined)
       throw bad(`${beside.path}.type`, `no dense layer beside onnx, which is the whole dense part: ${beside.layer.type}`);
     const onnx = resolveOnnx(spec.onnx, spec, values, signature as OnnxSignature);

@@ -90,8 +90,10 @@ const onnxSchema = z.strictObject({
     .array(
       z.strictObject({
         name,
-        /** A dense feature or an embedding bag. */
+        /** A dense feature, an embedding bag or a sequence. */
         value: name,
+        /** The input that gets the lengths of the sequence. */
+        lengths: name.optional(),
       }),
     )
     .min(1),

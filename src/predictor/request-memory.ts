@@ -31,7 +31,7 @@ const WASTEFUL = 4;
 const WORTH_DROPPING_BYTES = 1 << 20;
 
 /** What the dense part reads, by its key in the scratch. */
-const INPUTS: ReadonlySet<string> = new Set(['dense', 'answer', 'pooled', 'expanded']);
+const INPUTS: ReadonlySet<string> = new Set(['dense', 'answer', 'pooled', 'expanded', 'sequenceLengths']);
 
 const scratchOf = ({ sharesInputs }: DensePart): Scratch => (sharesInputs ? new Scratch(INPUTS) : new Scratch());
 

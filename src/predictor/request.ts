@@ -96,8 +96,8 @@ function badRows(model: ResolvedModel, input: number, rows: number, items: numbe
 }
 
 /** An ONNX input whose first dim is 1 has no place for a row per item. */
-function refuseItemRows(model: ResolvedModel, { file, inputs }: ResolvedOnnx, perItem: Uint8Array): void {
-  for (const { name, value, oneRow } of inputs) {
+function refuseItemRows(model: ResolvedModel, { file, inputs, lengths }: ResolvedOnnx, perItem: Uint8Array): void {
+  for (const { name, value, oneRow } of [...inputs, ...lengths]) {
     if (!oneRow || perItem[value] === 0) continue;
     const field = (model.dense[value] ?? model.bags[value - model.dense.length])?.name ?? '';
     throw invalid(`a feature of the user has 1 row, since input ${name} of ${file} takes 1: ${field} has one per item`, { field });

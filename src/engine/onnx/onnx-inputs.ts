@@ -21,6 +21,23 @@ export function rowsOf({ dims, numDense }: Pick<OnnxTask, 'dims' | 'numDense'>, 
   });
 }
 
+/** Finds the lengths of every sequence's rows, by the number of its value. */
+export function lengthsOf({ sequences }: Pick<OnnxTask, 'sequences'>, { perItem, items, lengths }: OnnxRun): Map<number, Uint32Array> {
+  const found = new Map<number, Uint32Array>();
+  let at = 0;
+  for (const value of sequences) {
+    const count = perItem[value] === 1 ? items : 1;
+    found.set(value, lengths?.subarray(at, at + count) ?? new Uint32Array(count));
+    at += count;
+  }
+  return found;
+}
+
+/** One length for each row of the tensor: as many as there are, or the one again and again. */
+export function fillLengths(into: BigInt64Array, lengths: Uint32Array): void {
+  for (let row = 0; row < into.length; row++) into[row] = BigInt(lengths[lengths.length === 1 ? 0 : row] as number);
+}
+
 /** Copies rows into a tensor of `wanted` rows: as many as there are, or the one row again and again. */
 export function fillRows(into: Float32Array, { values, count }: Rows, wanted: number): void {
   into.set(values);

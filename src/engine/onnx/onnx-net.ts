@@ -83,14 +83,17 @@ export class OnnxNet implements DensePart {
     const onnx = model.onnx as ResolvedOnnx;
     const threads = count('onnx.threads', options.threads ?? availableParallelism(), MOST_THREADS);
     const workers = count('onnx.workers', options.workers ?? 1, MOST_WORKERS);
-    const dims = [...model.dense, ...model.bags].map(({ dim }) => dim);
+    const numDense = model.dense.length;
+    const sequences = [...model.bags.keys()].filter((bag) => model.bags[bag]?.maxLength !== undefined).map((bag) => numDense + bag);
     const task: Omit<OnnxTask, 'flag'> = {
       runtime: runtimeSpecifier(process.env['TERABAG_ONNXRUNTIME']),
       model: bytes,
       threads,
-      dims,
-      numDense: model.dense.length,
+      dims: [...model.dense.map(({ dim }) => dim), ...model.bags.map(({ dim, maxLength = 1 }) => dim * maxLength)],
+      numDense,
+      sequences,
       inputs: onnx.inputs,
+      lengths: onnx.lengths,
       outputs: onnx.outputs,
     };
     const opened = await Promise.allSettled(Array.from({ length: workers }, () => openWorker(task, onnx.file)));
@@ -112,7 +115,7 @@ export class OnnxNet implements DensePart {
     perItem: Uint8Array,
     dense: Float32Array,
     pooled: Float32Array | null,
-    _lengths: Uint32Array | null,
+    lengths: Uint32Array | null,
     output: Float32Array | null,
     times: JobTimes | null,
     request: Waiting,
@@ -121,7 +124,7 @@ export class OnnxNet implements DensePart {
     if (this.#broken !== null) throw this.#broken;
     if (times !== null) times.onThread = true;
     const shared = (workspace as OnnxWorkspace).output(items * this.returnedDim);
-    const run = { job: this.#nextJob++, items, perItem, dense, pooled, output: shared };
+    const run = { job: this.#nextJob++, items, perItem, dense, pooled, lengths, output: shared };
     return new Promise((resolve, reject) => {
       this.#waiting.push({ run, output, request, times, askedUs: sharedClockUs(), resolve, reject });
       this.#handOver();

@@ -1,8 +1,9 @@
 import { parentPort, workerData } from 'node:worker_threads';
-import { fillRows, placeColumns, rowsOf } from './onnx-inputs.js';
+import { fillLengths, fillRows, lengthsOf, placeColumns, rowsOf } from './onnx-inputs.js';
 import {
   type FromWorker,
   type OnnxInput,
+  type OnnxLengths,
   type OnnxOutput,
   type OnnxRun,
   type OnnxTask,
@@ -27,14 +28,21 @@ class OnnxWorker {
   ) {}
 
   async run(run: OnnxRun): Promise<void> {
-    const { inputs, outputs, dims } = this.task;
+    const { inputs, lengths, outputs, dims } = this.task;
     const rows = rowsOf(this.task, run);
     const feeds: Record<string, OnnxTensor> = {};
-    for (const [at, { name, value, oneRow }] of inputs.entries()) {
+    for (const [at, { name, value, shape, oneRow }] of inputs.entries()) {
       const [dim, count] = [dims[value] as number, oneRow ? 1 : run.items];
-      const tensor = this.#buffer(at, count * dim);
+      const tensor = new Float32Array(this.#buffer(at, count * dim * 4), 0, count * dim);
       fillRows(tensor, rows[value] as (typeof rows)[number], count);
-      feeds[name] = new this.runtime.Tensor('float32', tensor, [count, dim]);
+      feeds[name] = new this.runtime.Tensor('float32', tensor, [count, ...shape]);
+    }
+    const found = lengthsOf(this.task, run);
+    for (const [at, { name, value, oneRow }] of lengths.entries()) {
+      const count = oneRow ? 1 : run.items;
+      const tensor = new BigInt64Array(this.#buffer(inputs.length + at, count * 8), 0, count);
+      fillLengths(tensor, found.get(value) as Uint32Array);
+      feeds[name] = new this.runtime.Tensor('int64', tensor, [count]);
     }
     const given = await this.session.run(
       feeds,
@@ -48,11 +56,11 @@ class OnnxWorker {
     return this.session.release();
   }
 
-  #buffer(at: number, length: number): Float32Array {
+  #buffer(at: number, bytes: number): ArrayBuffer {
     const held = this.#buffers[at];
-    const buffer = held !== undefined && held.byteLength >= length * 4 ? held : new ArrayBuffer(length * 4);
+    const buffer = held !== undefined && held.byteLength >= bytes ? held : new ArrayBuffer(bytes);
     this.#buffers[at] = buffer;
-    return new Float32Array(buffer, 0, length);
+    return buffer;
   }
 }
 
@@ -63,7 +71,7 @@ function checkOutput(tensor: OnnxTensor | undefined, { name, dim }: OnnxOutput, 
   throw new Error(`output ${name} has to be float32 [${items}, ${dim}]: ${tensor?.type ?? 'nothing'} [${dims.join(', ')}]`);
 }
 
-const sameNames = (found: readonly string[], expected: readonly (OnnxInput | OnnxOutput)[]): boolean =>
+const sameNames = (found: readonly string[], expected: readonly (OnnxInput | OnnxLengths | OnnxOutput)[]): boolean =>
   expected.every(({ name }) => found.includes(name));
 
 async function openWorker(task: OnnxTask): Promise<OnnxWorker | Extract<FromWorker, { kind: 'refused' }>> {
@@ -78,7 +86,7 @@ async function openWorker(task: OnnxTask): Promise<OnnxWorker | Extract<FromWork
   try {
     const session = await runtime.InferenceSession.create(task.model, sessionOptions(task.threads));
     const { inputNames, outputNames } = session;
-    if (!sameNames(inputNames, task.inputs) || !sameNames(outputNames, task.outputs))
+    if (!sameNames(inputNames, [...task.inputs, ...task.lengths]) || !sameNames(outputNames, task.outputs))
       return refused('model', `onnxruntime finds other inputs and outputs: ${inputNames.join(', ')}; ${outputNames.join(', ')}`);
     return new OnnxWorker(task, runtime, session);
   } catch (error) {

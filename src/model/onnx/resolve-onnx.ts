@@ -7,6 +7,8 @@ import type { OnnxSignature, OnnxValue } from './onnx-file.js';
 export interface ResolvedOnnx {
   readonly file: string;
   readonly inputs: readonly ResolvedOnnxInput[];
+  /** Inputs that get lengths of sequences. */
+  readonly lengths: readonly ResolvedOnnxLengths[];
   /** Those that are returned, in this order: the model's output, then its further ones. */
   readonly outputs: readonly ResolvedOnnxOutput[];
   /** Multiply-adds of its weight matrices for one item, for the planner. */
@@ -17,8 +19,16 @@ export interface ResolvedOnnxInput {
   readonly name: string;
   /** Number of the value, as layers have it. */
   readonly value: number;
-  readonly dim: number;
+  /** Of a row: [dim], of a sequence [positions, dim]. */
+  readonly shape: readonly number[];
   /** The ONNX input takes one row, the user's, whatever the number of items; others have a row per item. */
+  readonly oneRow: boolean;
+}
+
+export interface ResolvedOnnxLengths {
+  readonly name: string;
+  /** Number of the sequence's value. */
+  readonly value: number;
   readonly oneRow: boolean;
 }
 
@@ -35,14 +45,14 @@ function bad(path: string, what: string): TerabagError {
   return new TerabagError('bad_model', `model.json: ${path}: ${what}`, { path });
 }
 
-/** values: dense features and bags by name. */
+/** values: dense features, bags and sequences by name. */
 export function resolveOnnx(
   spec: OnnxSpec,
   { output, outputs = [] }: Pick<ModelSpec, 'output' | 'outputs'>,
   values: ReadonlyMap<string, Value>,
   signature: OnnxSignature,
 ): ResolvedOnnx {
-  const inputs = resolveInputs(spec, values, signature.inputs);
+  const { inputs, lengths } = resolveInputs(spec, values, signature.inputs);
   const given = new Map(resolveOutputs(spec, values, signature.outputs).map((each) => [each.layer, each]));
   const returned = [output, ...outputs].map((layer, at, all) => {
     const path = at === 0 ? 'output' : `outputs[${at - 1}]`;
@@ -51,25 +61,38 @@ export function resolveOnnx(
     if (all.indexOf(layer) !== at) throw bad(path, `is returned already: ${layer}`);
     return found;
   });
-  return { file: spec.file, inputs, outputs: returned, macs: signature.macs };
+  return { file: spec.file, inputs, lengths, outputs: returned, macs: signature.macs };
 }
 
-function resolveInputs(spec: OnnxSpec, values: ReadonlyMap<string, Value>, known: readonly OnnxValue[]): ResolvedOnnxInput[] {
+function resolveInputs(
+  spec: OnnxSpec,
+  values: ReadonlyMap<string, Value>,
+  known: readonly OnnxValue[],
+): Pick<ResolvedOnnx, 'inputs' | 'lengths'> {
   const given = new Set<string>();
-  const inputs = spec.inputs.map(({ name, value }, at): ResolvedOnnxInput => {
-    const path = `${PATH}.inputs[${at}]`;
-    const found = values.get(value);
-    if (found === undefined) throw bad(`${path}.value`, `no such dense feature and no such bag: ${value}`);
-    if (given.has(name)) throw bad(`${path}.name`, `names an input of ${spec.file} again: ${name}`);
+  const inputOf = (name: string, elementType: string, shape: readonly number[], path: string): { name: string; oneRow: boolean } => {
+    if (given.has(name)) throw bad(path, `names an input of ${spec.file} again: ${name}`);
     given.add(name);
     const input = find(known, name, 'input', spec, path);
-    checkElementType(input, 'float32', spec, path);
-    const { number, dim } = found;
-    return { name, value: number, dim, oneRow: takesOneRow(input, [dim], spec, path) };
-  });
+    checkElementType(input, elementType, spec, path);
+    return { name, oneRow: takesOneRow(input, shape, spec, path) };
+  };
+  const inputs: ResolvedOnnxInput[] = [];
+  const lengths: ResolvedOnnxLengths[] = [];
+  for (const [at, input] of spec.inputs.entries()) {
+    const path = `${PATH}.inputs[${at}]`;
+    const found = values.get(input.value);
+    if (found === undefined) throw bad(`${path}.value`, `no such dense feature, bag or sequence: ${input.value}`);
+    const { number: value, dim, positions } = found;
+    const shape = positions === 0 ? [dim] : [positions, dim];
+    inputs.push({ ...inputOf(input.name, 'float32', shape, `${path}.name`), value, shape });
+    if (input.lengths === undefined) continue;
+    if (positions === 0) throw bad(`${path}.lengths`, `only a sequence has lengths: ${input.value}`);
+    lengths.push({ ...inputOf(input.lengths, 'int64', [], `${path}.lengths`), value });
+  }
   const missing = known.filter(({ name }) => !given.has(name)).map(({ name }) => name);
   if (missing.length > 0) throw bad(`${PATH}.inputs`, `has no value for inputs of ${spec.file}: ${missing.join(', ')}`);
-  return inputs;
+  return { inputs, lengths };
 }
 
 function resolveOutputs(spec: OnnxSpec, values: ReadonlyMap<string, Value>, known: readonly OnnxValue[]): ResolvedOnnxOutput[] {
@@ -78,7 +101,7 @@ function resolveOutputs(spec: OnnxSpec, values: ReadonlyMap<string, Value>, know
     const path = `${PATH}.outputs[${at}]`;
     if (layers.has(layer)) throw bad(`${path}.layer`, `name is taken: ${layer}`);
     layers.add(layer);
-    const output = find(known, name, 'output', spec, path);
+    const output = find(known, name, 'output', spec, `${path}.name`);
     checkElementType(output, 'float32', spec, path);
     const { shape } = output;
     if (shape !== null && !(shape.length === 1 && dim === 1)) checkRest(output, shape, [dim], spec, path);
@@ -92,7 +115,7 @@ function resolveOutputs(spec: OnnxSpec, values: ReadonlyMap<string, Value>, know
 function find(known: readonly OnnxValue[], name: string, what: 'input' | 'output', spec: OnnxSpec, path: string): OnnxValue {
   const found = known.find((value) => value.name === name);
   if (found !== undefined) return found;
-  throw bad(`${path}.name`, `no such ${what} of ${spec.file}: ${name}; it has ${known.map((value) => value.name).join(', ') || 'none'}`);
+  throw bad(path, `no such ${what} of ${spec.file}: ${name}; it has ${known.map((value) => value.name).join(', ') || 'none'}`);
 }
 
 function checkElementType({ name, elementType }: OnnxValue, expected: string, { file }: OnnxSpec, path: string): void {
@@ -124,5 +147,5 @@ function checkRest(
   const fits = shape.length === rest.length + 1 && rest.every((dim, at) => (shape[at + 1] ?? dim) === dim);
   if (fits) return;
   const found = shape.map((dim) => dim ?? '?').join(', ');
-  throw bad(path, `${name} of ${file} has to be [items, ${rest.join(', ')}]: [${found}]`);
+  throw bad(path, `${name} of ${file} has to be [${['items', ...rest].join(', ')}]: [${found}]`);
 }

@@ -45,8 +45,8 @@ test('names of an ONNX model are resolved to values, which layers follow', () =>
     onnx: {
       file: 'dense.onnx',
       inputs: [
-        { name: 'x', value: 0, dim: 2, oneRow: true },
-        { name: 'bag', value: 1, dim: 4, oneRow: false },
+        { name: 'x', value: 0, shape: [2], oneRow: true },
+        { name: 'bag', value: 1, shape: [4], oneRow: false },
       ],
       outputs: [{ name: 'y', layer: 'ctr', dim: 1 }],
       macs: 70,
@@ -70,19 +70,19 @@ test.each<[string, Partial<OnnxSpec>, Partial<OnnxSignature>, Partial<ModelSpec>
   ['an input that is not there', { inputs: [input('w', 'user')] }, {}, {}, 'onnx.inputs[0].name', /: w; it has bag, x$/],
   ['an input twice', { inputs: [input('x', 'user'), input('x', 'user')] }, {}, {}, 'onnx.inputs[1].name', /: x$/],
   ['an input without a value', { inputs: [input('x', 'user')] }, {}, {}, 'onnx.inputs', /: bag$/],
-  ['an input of int64', {}, { inputs: [value('x', [null, 2], 'int64'), value('bag', null)] }, {}, 'onnx.inputs[0]', /: int64$/],
+  ['an input of int64', {}, { inputs: [value('x', [null, 2], 'int64'), value('bag', null)] }, {}, 'onnx.inputs[0].name', /: int64$/],
   [
     'an input of another dim',
     {},
     { inputs: [value('x', [null, 3]), value('bag', null)] },
     {},
-    'onnx.inputs[0]',
+    'onnx.inputs[0].name',
     /\[items, 2\]: \[\?, 3\]$/,
   ],
-  ['an input of another rank', {}, { inputs: [value('x', [null, 2, 1]), value('bag', null)] }, {}, 'onnx.inputs[0]', /\[\?, 2, 1\]$/],
-  ['an input of rank 0', {}, { inputs: [value('x', []), value('bag', null)] }, {}, 'onnx.inputs[0]', /\[items, 2\]: \[\]$/],
-  ['an input of 7 rows', {}, { inputs: [value('x', [7, 2]), value('bag', null)] }, {}, 'onnx.inputs[0]', /takes 7 rows/],
-  ['an input of 0 rows', {}, { inputs: [value('x', [0, 2]), value('bag', null)] }, {}, 'onnx.inputs[0]', /takes 0 rows/],
+  ['an input of another rank', {}, { inputs: [value('x', [null, 2, 1]), value('bag', null)] }, {}, 'onnx.inputs[0].name', /\[\?, 2, 1\]$/],
+  ['an input of rank 0', {}, { inputs: [value('x', []), value('bag', null)] }, {}, 'onnx.inputs[0].name', /\[items, 2\]: \[\]$/],
+  ['an input of 7 rows', {}, { inputs: [value('x', [7, 2]), value('bag', null)] }, {}, 'onnx.inputs[0].name', /takes 7 rows/],
+  ['an input of 0 rows', {}, { inputs: [value('x', [0, 2]), value('bag', null)] }, {}, 'onnx.inputs[0].name', /takes 0 rows/],
   ['an output that is not there', { outputs: [output('a', 'ctr', 1)] }, {}, {}, 'onnx.outputs[0].name', /: a; it has y, z, other$/],
   ['an output of another dim', { outputs: [output('z', 'ctr', 2)] }, {}, {}, 'onnx.outputs[0]', /\[items, 2\]: \[\?, 3\]$/],
   ['rank 1 for more than one value', { outputs: [output('y', 'ctr', 2)] }, {}, {}, 'onnx.outputs[0]', /\[items, 2\]: \[\?\]$/],
@@ -120,4 +120,47 @@ test('dense layers beside an ONNX model are refused', () => {
   expect(() => resolve({}, {}, { nets: [{ name: 'net', layers }] })).toThrow(
     expect.objectContaining({ code: 'bad_model', details: { path: 'nets[0].layers[1].type' } }),
   );
+});
+
+const events = (lengths: OnnxValue | null, shape: OnnxValue['shape'] = [null, 5, 4], named = 'n') =>
+  resolve(
+    { inputs: [{ name: 's', value: 'events', ...(lengths !== null && { lengths: named }) }] },
+    { inputs: [value('s', shape), ...(lengths === null ? [] : [lengths])] },
+    { nets: [{ name: 'net', layers: [{ type: 'embedding_sequence', name: 'events', table: 't', maxLength: 5 }] }] },
+  ).onnx;
+
+test('a sequence is an input of rank 3, and its lengths are one of int64', () => {
+  expect(events(value('n', [null], 'int64'))).toMatchObject({
+    inputs: [{ name: 's', value: 1, shape: [5, 4], oneRow: false }],
+    lengths: [{ name: 'n', value: 1, oneRow: false }],
+  });
+  expect(events(value('n', [1], 'int64'), [1, null, 4])).toMatchObject({ inputs: [{ oneRow: true }], lengths: [{ oneRow: true }] });
+  expect(events(null)).toMatchObject({ lengths: [] });
+});
+
+test.each<[string, () => unknown, string, RegExp]>([
+  ['a sequence of rank 2', () => events(null, [null, 20]), 'onnx.inputs[0].name', /\[items, 5, 4\]: \[\?, 20\]$/],
+  ['a sequence of other positions', () => events(null, [null, 6, 4]), 'onnx.inputs[0].name', /\[items, 5, 4\]: \[\?, 6, 4\]$/],
+  ['lengths of float32', () => events(value('n', [null])), 'onnx.inputs[0].lengths', /has to be int64: float32$/],
+  ['lengths of rank 2', () => events(value('n', [null, 1], 'int64')), 'onnx.inputs[0].lengths', /has to be \[items\]: \[\?, 1\]$/],
+  [
+    'lengths that no input gets',
+    () => events(value('n', [null], 'int64'), [null, 5, 4], 'm'),
+    'onnx.inputs[0].lengths',
+    /: m; it has s, n$/,
+  ],
+  [
+    'lengths in the input of the sequence',
+    () => events(value('n', null, 'int64'), [null, 5, 4], 's'),
+    'onnx.inputs[0].lengths',
+    /again: s$/,
+  ],
+  [
+    'lengths of a bag',
+    () => resolve({ inputs: [{ name: 'bag', value: 'clicks', lengths: 'x' }] }),
+    'onnx.inputs[0].lengths',
+    /only a sequence has lengths: clicks$/,
+  ],
+])('%s is refused where sequences may be', (_, attempt, path, message) => {
+  expect(attempt).toThrow(expect.objectContaining({ code: 'bad_model', details: { path }, message: expect.stringMatching(message) }));
 });
