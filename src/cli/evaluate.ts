@@ -24,6 +24,7 @@ import { warn } from './warn.js';
 
 interface EvaluateCommandOptions extends PredictorCommandOptions {
   readonly labels: string;
+  readonly output?: string;
   readonly score?: number;
   readonly logits?: boolean;
   readonly resamples: number;
@@ -56,6 +57,7 @@ export const evaluateCommand = new Command('evaluate')
   .addOption(rpcOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
+  .option('--output <name>', 'further output of the model that the labels are of (default: its first)')
   .option('--score <n>', 'which of several scores of an item, from 0', position)
   .option('--logits', 'scores are logits: the model has no sigmoid at its end')
   .option('--confidence <share>', 'of the intervals', confidenceShare, 0.95)
@@ -81,25 +83,38 @@ Examples:
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
   terabag evaluate requests.safetensors --labels labels.jsonl --bundle ./model-int8 --json
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --plan plan.json
-  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --precision int8 --logits`),
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --precision int8 --logits
+  terabag evaluate requests.jsonl --labels conversions.jsonl --bundle ./multi-task --output ctcvr`),
   )
   .action(async (path: string, options: EvaluateCommandOptions, command: Command) => {
     refuseWithoutPlan(options, command);
     if (path === '-' && options.labels === '-') command.error('error: <requests> and --labels cannot both be stdin');
-    const { bundle, labels, score, logits, deadline, concurrency, confidence, resamples, seed } = options;
+    const { bundle, labels, output, score, logits, deadline, concurrency, confidence, resamples, seed } = options;
     const signal = interruption();
     const startedAt = performance.now();
     const predictor = await openPredictor(options);
     const items = await withProgress('scoring', 'bytes', (onProgress) => {
       const kind = logits ? 'logit' : 'probability';
-      return scoreRequests(predictor, { requests: path, labels, deadlineMs: deadline, concurrency, score, kind, signal, onProgress });
+      return scoreRequests(predictor, {
+        requests: path,
+        labels,
+        deadlineMs: deadline,
+        concurrency,
+        output,
+        score,
+        kind,
+        signal,
+        onProgress,
+      });
     }).finally(() => predictor.close());
     const evaluation = await withProgress('resampling', 'steps', (onProgress) =>
       evaluate(items, { resamples, confidence, seed, signal, onProgress }),
     );
     const seconds = (performance.now() - startedAt) / 1000;
     if (options.json) {
-      console.log(JSON.stringify({ bundle, requestFile: path, labelFile: labels, ...evaluation, confidence, resamples, seed, seconds }));
+      console.log(
+        JSON.stringify({ bundle, requestFile: path, labelFile: labels, output, ...evaluation, confidence, resamples, seed, seconds }),
+      );
       return;
     }
     const { requests, positives, baseRate, clipped, accuracy } = evaluation;

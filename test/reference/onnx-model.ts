@@ -71,7 +71,10 @@ export async function withOnnx(
   const path = join(copy, onnx.file);
   await mkdir(dirname(path), { recursive: true });
   await writeFile(path, typeof onnxFile === 'string' ? await readFile(onnxFile) : onnxFile);
-  const nets: ModelSpec['nets'] = spec.nets.map((net) => ({ ...net, layers: net.layers.filter(({ type }) => type === 'embedding_bag' || type === 'embedding_sequence') }));
+  const nets: ModelSpec['nets'] = spec.nets.map((net) => ({
+    ...net,
+    layers: net.layers.filter(({ type }) => type === 'embedding_bag' || type === 'embedding_sequence'),
+  }));
   await writeModelJson(copy, {
     ...spec,
     nets,

@@ -17,6 +17,8 @@ export interface EvaluateOptions {
   readonly deadlineMs: number;
   /** Requests in flight. */
   readonly concurrency: number;
+  /** Name of the further output that has the scores; default the model's first. */
+  readonly output?: string | undefined;
   /** Which of several scores of an item, from 0; needed when there are several. */
   readonly score?: number | undefined;
   /** Default probability. */
@@ -43,7 +45,7 @@ export async function scoreRequests(scorer: Scorer, options: EvaluateOptions): P
     const prediction = await answer.catch(located);
     const given = await labels.take(++requests, prediction.items);
     try {
-      collector.add(chosenScores(prediction, options.score), given);
+      collector.add(chosenScores(prediction, options), given);
     } catch (error) {
       located(error);
     }
@@ -68,7 +70,10 @@ export async function scoreRequests(scorer: Scorer, options: EvaluateOptions): P
 }
 
 /** One score for each item. */
-function chosenScores({ scores, scoreDim, items }: Prediction, score: number | undefined): ArrayLike<number> {
+function chosenScores(prediction: Prediction, { output, score }: EvaluateOptions): ArrayLike<number> {
+  const { items } = prediction;
+  if (items === 0) return [];
+  const { scores, scoreDim } = output === undefined ? prediction : furtherOutput(prediction, output);
   if (scoreDim === 1 && (score ?? 0) === 0) return scores;
   if (score === undefined)
     throw new TerabagError(
@@ -81,4 +86,11 @@ function chosenScores({ scores, scoreDim, items }: Prediction, score: number | u
   if (score >= scoreDim)
     throw new TerabagError('invalid_argument', `there is no such score: ${score}; an item has ${scoreDim}, from 0`, { field: 'score' });
   return Float64Array.from({ length: items }, (_, item) => scores[item * scoreDim + score] as number);
+}
+
+function furtherOutput({ outputs = {}, items }: Prediction, name: string): Pick<Prediction, 'scores' | 'scoreDim'> {
+  const scores = Object.hasOwn(outputs, name) ? outputs[name] : undefined;
+  if (scores !== undefined) return { scores, scoreDim: scores.length / items };
+  const names = Object.keys(outputs).join(', ') || 'none';
+  throw new TerabagError('invalid_argument', `there is no such further output: ${name}; the model has ${names}`, { field: 'output' });
 }

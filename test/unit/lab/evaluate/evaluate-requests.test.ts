@@ -76,6 +76,35 @@ test('one of several scores is chosen', async () => {
   await expect(scoreRequests(scorer(3), options({ score: 3 }))).rejects.toMatchObject({ details: { field: 'score', line: 1 } });
 });
 
+test('the scores of a further output are chosen by its name', async () => {
+  const outputs = (score: readonly number[]) => ({
+    sale: Float32Array.from(score, (value) => value / 2),
+    both: Float32Array.from([...score, ...score]),
+  });
+  const several: Scorer = {
+    predict: async (request, given) => ({
+      ...(await scorer(1).predict(request, given)),
+      outputs: outputs(request.dense['score'] as readonly number[]),
+    }),
+  };
+  const sale = await scoreRequests(several, options({ output: 'sale' }));
+  expect([...sale.scores]).toEqual([3, 4, 5, 1, 3, 4, 5, 6].map((eighths) => eighths / 16));
+  const both = await scoreRequests(several, options({ output: 'both', score: 1 }));
+  // Rows of the first request: 3, 4; 5, 3; 4, 5.
+  expect([...both.scores.subarray(0, 3)]).toEqual([4, 3, 5].map((eighths) => eighths / 8));
+  await expect(scoreRequests(several, options({ output: 'both' }))).rejects.toMatchObject({
+    message: expect.stringMatching(/has 2 scores/),
+  });
+  await expect(scoreRequests(several, options({ output: 'toString' }))).rejects.toMatchObject({
+    code: 'invalid_argument',
+    message: expect.stringMatching(/^line 1: there is no such further output: toString; the model has sale, both$/),
+    details: { field: 'output', line: 1 },
+  });
+  await expect(scoreRequests(scorer(1), options({ output: 'sale' }))).rejects.toMatchObject({
+    message: expect.stringMatching(/the model has none$/),
+  });
+});
+
 test('a request that fails ends it, with its line', async () => {
   const failing: Scorer = {
     predict: async (request, given) => {
