@@ -31,7 +31,7 @@ export const synthCommand = new Command('synth')
     'after',
     further(`
 drm1, drm2, drm3 are those of Lui et al. (ISPASS 2021): 257 tables, 194 GB; 133 tables, 138 GB; 39 tables, 200 GB. rmc1, rmc2, rmc3 are those of
-Gupta et al. (HPCA 2020); ncf, wide-and-deep and multi-task-wide-and-deep have the sizes of DeepRecSys, mlperf-dcnv2 is MLPerf's. docs/workloads.md says what of them is published and what is assumed. Sizes above are in fp32.
+Gupta et al. (HPCA 2020); ncf, wide-and-deep, multi-task-wide-and-deep, din and dien have the sizes of DeepRecSys, mlperf-dcnv2 is MLPerf's. docs/workloads.md says what of them is published and what is assumed. Sizes above are in fp32.
 
 Examples:
   terabag synth drm1 --scale 0.02 -o ./drm1

@@ -34,12 +34,17 @@ export interface TaskShape {
 /**
  * Low-rank cross layers (DCNv2) read the concatenated vectors, as the top MLP does after concat. neumf (He et al., 2017): the first half of the
  * tables is multiplied element by element, the top MLP reads the concatenated other half, and one more layer gives a score of both.
+ * din and dien (Zhou et al., 2018 and 2019): concat, with what the candidate, which is the table behind that of the sequence, finds of interest in the
+ * sequence in place of the sequence: its positions summed by the scores of an MLP, or the last state of an AUGRU over the states of a GRU.
  */
 export type Interaction =
   | { readonly type: 'dot' | 'concat' | 'neumf' }
-  | { readonly type: 'cross'; readonly layers: number; readonly rank: number };
+  | { readonly type: 'cross'; readonly layers: number; readonly rank: number }
+  /** Outputs of the MLP's layers; the last is 1. */
+  | { readonly type: 'din'; readonly attention: readonly number[] }
+  | { readonly type: 'dien'; readonly hidden: number };
 
-/** A table with the one embedding bag that reads it. */
+/** A table with the one layer that reads it: an embedding bag, or a sequence where it has a maxLength. */
 export interface TableShape {
   readonly name: string;
   /** Below 2^31: ids of synthetic requests are int32. */
@@ -54,6 +59,7 @@ export interface TableShape {
   readonly poolingFactor: number;
   readonly bagSizes: BagSizes;
   readonly reuse: Reuse;
+  readonly maxLength?: number;
 }
 
 /** fixed: as many ids in each bag; spread: 0 to twice as many, all equally likely, but always one at a pooling factor of 1. */

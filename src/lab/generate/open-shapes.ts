@@ -139,6 +139,70 @@ export function ncfShape(): ModelShape {
   };
 }
 
+/** Of DeepRecSys's networks of interest: the table of a sequence, which has all its positions. */
+const sequenceTable = (rows: number, dim: number, positions: number, table: number): TableShape => ({
+  ...oneIdTable(rows, dim, 'user', table),
+  ...{ poolingFactor: positions, maxLength: positions },
+});
+
+/**
+ * Deep interest network (Zhou et al., KDD 2018) with the sizes of DeepRecSys (models/configs/din.json), whose tables are the user's, the behaviours',
+ * the candidate's and the context's. Recalled: the layers of the attention. Assumed: the behaviours as one sequence of the user over one table; how
+ * ids recur.
+ */
+export function dinShape(): ModelShape {
+  const [dim, behaviours, ids] = [32, 250, 3];
+  const [user, items, candidates, context] = [1_000_000, 100_000, 10_000_000, 10_000_000];
+  const bag = (rows: number, side: 'user' | 'item', table: number): TableShape => ({
+    ...oneIdTable(rows, dim, side, table),
+    poolingFactor: ids,
+  });
+  return {
+    name: 'din',
+    description: `4 tables, dim ${dim}, ${ids} ids a bag: a candidate attends to ${behaviours} behaviours of the user`,
+    seed: 20_181,
+    denseDim: 0,
+    nets: [
+      {
+        name: 'din',
+        bottomMlp: [],
+        interaction: { type: 'din', attention: [80, 40, 1] },
+        topMlp: [200, 80, 2],
+        tables: [bag(user, 'user', 0), sequenceTable(items, dim, behaviours, 1), bag(candidates, 'item', 2), bag(context, 'item', 3)],
+      },
+    ],
+  };
+}
+
+/**
+ * Deep interest evolution network (Zhou et al., AAAI 2019) with the sizes of DeepRecSys (models/configs/dien.json), in which 40 of 43 tables are the
+ * behaviours'. Assumed: as of din; that the MLP reads the dense features.
+ */
+export function dienShape(): ModelShape {
+  const [dim, behaviours, hidden] = [32, 40, 64];
+  const [user, items, candidates, context] = [500_000, 500_000, 5_000_000, 5_000_000];
+  return {
+    name: 'dien',
+    description: `4 tables, dim ${dim}: a GRU and an AUGRU of ${hidden} over ${behaviours} behaviours of the user, beside ${WIDE_DENSE_DIM} dense features`,
+    seed: 20_193,
+    denseDim: WIDE_DENSE_DIM,
+    nets: [
+      {
+        name: 'dien',
+        bottomMlp: [],
+        interaction: { type: 'dien', hidden },
+        topMlp: [200, 80, 2],
+        tables: [
+          oneIdTable(user, dim, 'user', 0),
+          sequenceTable(items, dim, behaviours, 1),
+          oneIdTable(candidates, dim, 'item', 2),
+          oneIdTable(context, dim, 'item', 3),
+        ],
+      },
+    ],
+  };
+}
+
 const WIDE_DENSE_DIM = 512;
 const WIDE_DIM = 32;
 

@@ -2,7 +2,7 @@ import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { type BagSizes, type ModelShape, tablesOf } from './model-shape.js';
 import type { Reuse } from './row-reuse.js';
-import { bagName, denseFeatures } from './synthetic-net.js';
+import { denseFeatures, readerName } from './synthetic-net.js';
 
 /** What requests of a model look like. */
 export interface RequestShape {
@@ -27,9 +27,10 @@ export interface BagShape {
 
 export const requestShape = (shape: ModelShape): RequestShape => ({
   dense: denseFeatures(shape),
-  bags: tablesOf(shape).map(({ name, rows, side, weighted, poolingFactor, bagSizes, reuse }, table) => ({
-    ...{ name: bagName(name), rows, table, side, weighted, poolingFactor, bagSizes, reuse },
-  })),
+  bags: tablesOf(shape).map((table, number) => {
+    const { rows, side, weighted, poolingFactor, bagSizes, reuse } = table;
+    return { name: readerName(table), rows, table: number, side, weighted, poolingFactor, bagSizes, reuse };
+  }),
 });
 
 const MAX_ROWS = 2 ** 31;

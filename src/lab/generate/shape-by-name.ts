@@ -2,7 +2,7 @@ import { TerabagError } from '../../errors.js';
 import type { PlainFormat } from '../../model/formats.js';
 import { drm1Shape, drm2Shape, drm3Shape } from './drm-shapes.js';
 import { type ModelShape, mapTables, scaleRows } from './model-shape.js';
-import { dcnShape, multiTaskShape, ncfShape, rmcShape, wideAndDeepShape } from './open-shapes.js';
+import { dcnShape, dienShape, dinShape, multiTaskShape, ncfShape, rmcShape, wideAndDeepShape } from './open-shapes.js';
 
 const SHAPES = {
   drm1: drm1Shape,
@@ -14,6 +14,8 @@ const SHAPES = {
   ncf: ncfShape,
   'wide-and-deep': wideAndDeepShape,
   'multi-task-wide-and-deep': multiTaskShape,
+  din: dinShape,
+  dien: dienShape,
   'mlperf-dcnv2': () => dcnShape(),
 } as const;
 

@@ -10,6 +10,7 @@ import { writeSyntheticBundle } from '../../../../src/lab/generate/synthetic-bun
 import { openBundle } from '../../../../src/model/bundle.js';
 import { modelHash } from '../../../../src/model/hash.js';
 import { openLocal } from '../../../../src/predictor/local.js';
+import { linear, sigmoid } from '../../../reference/sequence-net.js';
 
 const GB = 1e9;
 
@@ -23,6 +24,8 @@ test.each([
   ['ncf', 4, 1, 0.086016, 0.03584],
   ['wide-and-deep', 27, 1, 3.456, 0.128],
   ['multi-task-wide-and-deep', 43, 1, 3.904, 0.64],
+  ['din', 4, 1, 2.7008, 1.28],
+  ['dien', 4, 1, 1.408, 0.64],
   ['mlperf-dcnv2', 26, 1, 104.5425, 20.48],
 ] as const)('%s has %i tables in %i nets, %f GB together, the largest %f GB', (name, tables, nets, total, largest) => {
   const shape = shapeByName(name, 1);
@@ -59,13 +62,16 @@ test.each(SHAPE_NAMES)('a small bundle of %s opens and ranks requests; its bags 
   const shape = shapeByName(name, 1e-5, { format: 'bf16' });
   const spec = await writeSyntheticBundle(dir, shape);
   const layers = new Map(spec.nets.flatMap((net) => net.layers).map((layer) => [layer.name, layer]));
-  for (const { name: table, side, poolingFactor } of tablesOf(shape))
-    expect(layers.get(`${table}_bag`)).toMatchObject({ type: 'embedding_bag', table, side, poolingFactor });
+  for (const { name: table, side, poolingFactor, maxLength } of tablesOf(shape)) {
+    const [name, type] = maxLength === undefined ? [`${table}_bag`, 'embedding_bag'] : [`${table}_sequence`, 'embedding_sequence'];
+    expect(layers.get(name)).toMatchObject({ type, table, side, poolingFactor, ...(maxLength !== undefined && { maxLength }) });
+  }
   const predictor = await openLocal(dir);
   const { scores } = await predictor.predict(new RequestGenerator(requestShape(shape), 3).next(7));
-  expect(scores.length).toBe(7);
+  const perItem = name === 'din' || name === 'dien' ? 2 : 1;
+  expect(scores.length).toBe(7 * perItem);
   for (const score of scores) expect(score > 0 && score < 1).toBe(true);
-  expect(new Set(scores).size).toBe(7);
+  expect(new Set(scores).size).toBe(7 * perItem);
   await predictor.close();
   await rm(dir, { recursive: true });
 });
@@ -144,4 +150,104 @@ test('each task of multi-task Wide & Deep has an output, the first of which give
   expect(new Set(all.map((values) => values[0])).size).toBe(3);
   await predictor.close();
   await rm(dir, { recursive: true });
+});
+
+/** Of a bundle: what a layer multiplies with, the rows of a table, and the ids of a request. */
+async function openShape(name: 'din' | 'dien') {
+  const dir = await mkdtemp(join(tmpdir(), `terabag-${name}-`));
+  const shape = shapeByName(name, 1e-4);
+  await writeSyntheticBundle(dir, shape);
+  const { dense, tables } = await openBundle(dir);
+  const request = new RequestGenerator(requestShape(shape), 5).next(3);
+  const tensor = (layer: string, which: 'weight' | 'bias') => dense.get(`${layer}.${which}`)!.data;
+  const rows: Float32Array[] = [];
+  for (const table of tables) rows.push(new Float32Array((await readFile(table!.path)).buffer.slice(table!.byteOffset)));
+  /** Rows of the ids of a bag, in order. */
+  const rowsOf = (table: number, item: number): number[][] => {
+    const { indices, offsets } = request.sparse[`table_0${table}_${table === 1 ? 'sequence' : 'bag'}`]!;
+    const bag = table < 2 ? 0 : item;
+    const ids = Array.from(indices).slice(Number(offsets[bag]), Number(offsets[bag + 1]));
+    return ids.map((id) => Array.from(rows[table]!.subarray(Number(id) * 32, (Number(id) + 1) * 32)));
+  };
+  return {
+    dir,
+    request,
+    rowsOf,
+    multiply: (layer: string, x: readonly number[]) =>
+      linear(x, tensor(layer, 'weight'), tensor(layer, 'bias'), tensor(layer, 'bias').length),
+  };
+}
+type OpenShape = Awaited<ReturnType<typeof openShape>>;
+
+const sumOf = (rows: readonly (readonly number[])[]): number[] => rows[0]!.map((_, d) => rows.reduce((sum, row) => sum + row[d]!, 0));
+
+/** The scores with what items find of interest in the behaviours; whatever dense features there are come first. */
+async function expectScores(
+  { dir, request, rowsOf, multiply }: OpenShape,
+  interest: (candidate: number[], behaviours: number[][]) => readonly number[],
+) {
+  const predictor = await openLocal(dir);
+  const { scores } = await predictor.predict(request);
+  for (let item = 0; item < 3; item++) {
+    const [user, candidate, context] = [0, 2, 3].map((table) => sumOf(rowsOf(table, item))) as [number[], number[], number[]];
+    const features = Array.from(request.dense['dense'] ?? []).slice(item * 512, (item + 1) * 512);
+    const found = interest(candidate, rowsOf(1, item));
+    let x: readonly number[] = [...features, ...user, ...found, ...candidate, ...context];
+    for (const layer of ['top_0', 'top_1']) x = multiply(layer, x).map((value) => Math.max(0, value));
+    multiply('top_2', x).forEach((logit, n) => expect(Math.abs(scores[item * 2 + n]! - sigmoid(logit))).toBeLessThan(1e-5));
+  }
+  await predictor.close();
+  await rm(dir, { recursive: true });
+}
+
+test('din sums 250 behaviours by what an MLP says of each beside the candidate, in float64 as it is defined', async () => {
+  const model = await openShape('din');
+  expect(model.rowsOf(1, 0)).toHaveLength(250);
+  await expectScores(model, (candidate, behaviours) => {
+    const weighted = behaviours.map((key) => {
+      let x: readonly number[] = [...candidate, ...key, ...candidate.map((q, d) => q - key[d]!), ...candidate.map((q, d) => q * key[d]!)];
+      for (const layer of ['attention_0', 'attention_1']) x = model.multiply(layer, x).map(sigmoid);
+      const [score] = model.multiply('attention_2', x);
+      return key.map((value) => value * score!);
+    });
+    return sumOf(weighted);
+  });
+});
+
+test('dien gives the last state of an AUGRU over the states of a GRU, in float64 as it is defined', async () => {
+  const model = await openShape('dien');
+  const { multiply } = model;
+  const states = (name: string, inputs: readonly (readonly number[])[], scores: readonly number[] | null): number[][] => {
+    let state = new Array<number>(64).fill(0);
+    return inputs.map((input, t) => {
+      const [x, h] = [multiply(`${name}_input`, input), multiply(`${name}_hidden`, state)];
+      state = state.map((before, k) => {
+        const [reset, update] = [sigmoid(x[k]! + h[k]!), sigmoid(x[64 + k]! + h[64 + k]!)];
+        const next = Math.tanh(x[128 + k]! + reset * h[128 + k]!);
+        const changed = scores === null ? 1 - update : scores[t]! * update;
+        return (1 - changed) * before + changed * next;
+      });
+      return state;
+    });
+  };
+  await expectScores(model, (candidate, behaviours) => {
+    expect(behaviours).toHaveLength(40);
+    const interests = states('gru', behaviours, null);
+    const query = multiply('candidate', candidate);
+    const powers = interests.map((state) =>
+      Math.exp(
+        multiply(
+          'scores',
+          state.map((value, d) => value * query[d]!),
+        )[0]!,
+      ),
+    );
+    const total = powers.reduce((sum, power) => sum + power, 0);
+    const last = states(
+      'augru',
+      interests,
+      powers.map((power) => power / total),
+    );
+    return last.at(-1)!;
+  });
 });
