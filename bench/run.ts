@@ -4,6 +4,7 @@ import { Argument, Command, InvalidArgumentError } from 'commander';
 import { positiveInteger } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/lab/report/machine.js';
 import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
+import { attentionSuite } from './attention.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
@@ -23,6 +24,7 @@ const suites: readonly Suite[] = [
   keyedSuite,
   fcSuite,
   interactionSuite,
+  attentionSuite,
   predictSuite,
   shardsSuite,
   rpcSuite,

@@ -1,4 +1,4 @@
-"""Writes an ONNX model of random weights: {"what": "mlp", "dims": [...]} or {"what": "dlrm", ...}, to the path that the task names."""
+"""Writes an ONNX model of random weights, an mlp, a dlrm, din's attention or self-attention, to the path that the task names."""
 
 import json
 import sys
@@ -28,6 +28,48 @@ def mlp(prefix: str, x: str, dims: list[int], last: str) -> str:
     return x
 
 
+def linear(prefix: str, x: str, inputs: int, outputs: int) -> str:
+    w = constant(f"{prefix}_w", random.uniform(-0.1, 0.1, (inputs, outputs)).astype(np.float32))
+    b = constant(f"{prefix}_b", random.uniform(-0.1, 0.1, outputs).astype(np.float32))
+    nodes.append(helper.make_node("MatMul", [x, w], [f"{prefix}_product"]))
+    nodes.append(helper.make_node("Add", [f"{prefix}_product", b], [prefix]))
+    return prefix
+
+
+def node(kind: str, inputs: list[str], output: str, **attributes) -> str:
+    nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+    return output
+
+
+def shape_of(name: str, *dims: int) -> str:
+    return constant(name, np.array(dims, dtype=np.int64))
+
+
+def din(dim: int, positions: int, batch: int, unit: list[int]) -> str:
+    shape = shape_of("all", batch, positions, dim)
+    keys = node("Expand", ["sequence", shape], "keys")
+    queries = node("Expand", [node("Unsqueeze", ["query", shape_of("one", 1)], "row"), shape], "queries")
+    x = node("Concat", [queries, keys, node("Sub", [queries, keys], "differences"), node("Mul", [queries, keys], "products")], "seen", axis=2)
+    for layer, (inputs, outputs) in enumerate(zip([4 * dim, *unit], unit)):
+        x = linear(f"unit_{layer}", x, inputs, outputs)
+        if layer < len(unit) - 1:
+            x = node("Sigmoid", [x], f"unit_{layer}_sigmoid")
+    pooled = node("MatMul", [node("Transpose", [x], "scores", perm=[0, 2, 1]), keys], "pooled")
+    return node("Squeeze", [pooled, "one"], "interest")
+
+
+def self_attention(dim: int, positions: int, heads: int) -> str:
+    shape = shape_of("heads", 0, positions, heads, dim // heads)
+    parts = []
+    for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        parts.append(node("Transpose", [node("Reshape", [linear(name, "sequence", dim, dim), shape], f"{name}_heads")], f"{name}_turned", perm=perm))
+    scale = constant("scale", np.array((dim // heads) ** -0.5, dtype=np.float32))
+    scores = node("Softmax", [node("Mul", [node("MatMul", parts[:2], "products"), scale], "scaled")], "scores", axis=-1)
+    turned = node("Transpose", [node("MatMul", [scores, parts[2]], "sums")], "turned", perm=[0, 2, 1, 3])
+    out = linear("out", node("Reshape", [turned, shape_of("flat", 0, positions, dim)], "joined"), dim, dim)
+    return node("ReduceSum", [out, shape_of("axes", 1)], "pooled", keepdims=0)
+
+
 def save(inputs, output: str, width: int) -> None:
     result = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", width])
     graph = helper.make_graph(nodes, "bench", inputs, [result], weights)
@@ -39,6 +81,14 @@ def save(inputs, output: str, width: int) -> None:
 if task["what"] == "mlp":
     dense = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", task["dims"][0]])
     save([dense], mlp("fc", "x", task["dims"], "relu"), task["dims"][-1])
+elif task["what"] in ("din", "self-attention"):
+    dim, positions = task["dim"], task["positions"]
+    inputs = [helper.make_tensor_value_info("sequence", TensorProto.FLOAT, ["sequences", positions, dim])]
+    if task["what"] == "din":
+        inputs.append(helper.make_tensor_value_info("query", TensorProto.FLOAT, ["batch", dim]))
+        save(inputs, din(dim, positions, task["batch"], task["unit"]), dim)
+    else:
+        save(inputs, self_attention(dim, positions, task["heads"]), dim)
 else:
     tables, rows, dim = task["tables"], task["rows"], task["dim"]
     inputs = [helper.make_tensor_value_info("dense", TensorProto.FLOAT, ["batch", task["bottom"][0]])]
