@@ -12,7 +12,7 @@ export type { PlainFormat, RowFormat } from './model/formats.js';
 export type { ResolvedBag, ResolvedLayer, ResolvedModel, ResolvedOutput } from './model/graph.js';
 export { modelHash } from './model/hash.js';
 export type { BagRule, IdRule } from './model/id-rules.js';
-export type { ResolvedOnnx, ResolvedOnnxInput, ResolvedOnnxOutput } from './model/onnx/resolve-onnx.js';
+export type { ResolvedOnnx, ResolvedOnnxInput, ResolvedOnnxLengths, ResolvedOnnxOutput } from './model/onnx/resolve-onnx.js';
 export { type Model, openModel } from './model/open-model.js';
 export type { ModelSpec } from './model/spec.js';
 export type { UnseenPolicy } from './model/unseen.js';

@@ -2,6 +2,7 @@ import { z } from 'zod';
 
 /** What becomes of an id that its table does not have. native/kernels/embedding_bag.h says what a kernel does then. */
 export const UNSEEN_POLICIES = ['reject', 'zero', 'default', 'hash', 'skip'] as const;
+/** @useDeclaredType */
 export type UnseenPolicy = (typeof UNSEEN_POLICIES)[number];
 
 const finite32 = z.number().refine((value) => Number.isFinite(Math.fround(value)), 'has to be finite in float32');
