@@ -209,11 +209,11 @@ function autoOptions(
     return command.error(`error: --format ${AUTO} needs --keep, --requests and --labels`);
   if (requests === '-' || labels === '-') command.error('error: requests and labels are read again and again: stdin is read once');
   const kind = logits ? 'logit' : 'probability';
-  return { bound: keep, requests, labels, formats, tables, verify, score, kind, concurrency, output };
+  return { bound: keep, requests, labels, formats, tables, verify, score, kind, concurrency, destination: output };
 }
 
 async function choose(source: string, options: Omit<ChooseOptions, 'signal' | 'onProgress'>, signal: AbortSignal): Promise<ChosenFormats> {
-  await refuseUsed(options.output);
+  await refuseUsed(options.destination);
   return withProgress('measuring', 'steps', (onProgress) => chooseFormats(source, { ...options, signal, onProgress }));
 }
 

@@ -28,7 +28,7 @@ export interface ChooseOptions extends Pick<EvaluateOptions, 'requests' | 'label
   /** How the bundle is checked first; default full. */
   readonly verify?: Verify | undefined;
   /** What is written meanwhile lies beside it. */
-  readonly output: string;
+  readonly destination: string;
   /** Evaluations; their number changes when the whole is measured. */
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
@@ -82,8 +82,8 @@ export async function chooseFormats(bundleDir: string, options: ChooseOptions): 
     });
   await checkOpened(bundle, options.verify ?? 'full');
   const units = unitsOf(bundle, options);
-  await checkRoom(dirname(resolve(options.output)), Math.max(...units.map((unit) => bytesOf(unit, unit.formats[0] as RowFormat))));
-  const directory = await mkdtemp(join(dirname(resolve(options.output)), '.terabag-formats-'));
+  await checkRoom(dirname(resolve(options.destination)), Math.max(...units.map((unit) => bytesOf(unit, unit.formats[0] as RowFormat))));
+  const directory = await mkdtemp(join(dirname(resolve(options.destination)), '.terabag-formats-'));
   const meter = await FormatMeter.open(bundle, { ...options, deadlineMs: DEADLINE_MS });
   try {
     return await new Search(bundle, units, meter, directory, options).run();
