@@ -2,10 +2,10 @@
 
 import json
 import sys
-import time
 
 import torch
 from torch import nn
+from torch_rounds import serve
 
 torch.set_num_threads(1)
 torch.manual_seed(3)
@@ -35,29 +35,7 @@ class SelfAttention(nn.Module):
         return self.attention(sequence, sequence, sequence, need_weights=False)[0].sum(1)
 
 
-def nanoseconds(run, ms: float) -> float:
-    started = now = time.perf_counter_ns()
-    until = started + int(ms * 1e6)
-    calls = 0
-    while now < until:
-        run()
-        calls += 1
-        now = time.perf_counter_ns()
-    return (now - started) / calls
-
-
 with torch.inference_mode():
     model = (Din() if task["what"] == "din" else SelfAttention()).eval()
     sequence, query = torch.rand(task["sequences"], task["positions"], dim), torch.rand(batch, dim)
-    variants = {"eager": lambda: model(sequence, query)}
-    try:
-        frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.script(model)))
-        variants["frozen TorchScript"] = lambda: frozen(sequence, query)
-    except Exception as error:  # The variant is left out, and said so.
-        print(f"no TorchScript: {error}", file=sys.stderr)
-    for run in variants.values():
-        nanoseconds(run, 300)
-    best = min(variants, key=lambda name: nanoseconds(variants[name], 500))
-    print(json.dumps({"params": {"torch": torch.__version__, "variant": best}}), flush=True)
-    for line in sys.stdin:
-        print(nanoseconds(variants[best], float(line)), flush=True)
+    serve(model, lambda net: lambda: net(sequence, query))
