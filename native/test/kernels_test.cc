@@ -63,11 +63,13 @@ struct Isa {
   const AttentionKernels* attention;
 };
 
+#if defined(__x86_64__)
 bool runs_here(const char* isa) {
   for (const char* const* name = available_kernels(); *name != nullptr; ++name)
     if (std::strcmp(*name, isa) == 0) return true;
   return false;
 }
+#endif
 
 std::vector<Isa> isas() {
   std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction,
