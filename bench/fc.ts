@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { type NativeLayer, native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
-import { NO_ATTRIBUTES } from '../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../src/model/ops.js';
 import { startOnnx } from './peers/onnx.js';
 import { binary, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';

@@ -1,6 +1,6 @@
 import { native } from '../src/engine/native.js';
 import { SeededNumbers } from '../src/lab/generate/synthetic-values.js';
-import { NO_ATTRIBUTES } from '../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../src/model/ops.js';
 import { binary, startPeer } from './peers/process.js';
 import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, perWork, type Suite, type SuiteOptions } from './suite.js';
 

@@ -9,9 +9,9 @@
 
 namespace terabag {
 
-// The one table of operations and that of activations: src/model/layers.ts has the same names, and refuses an addon that has others. To add
+// The one table of operations and that of activations: src/model/ops.ts has the same names, and refuses an addon that has others. To add
 // an operation: a line here, its check in layer.cc, its arithmetic in elementwise.cc (neither compiles without it), and a line in
-// src/model/layers.ts; an activation: a line here and in src/model/layers.ts, its arithmetic in dense_net.cc. X(operation, name there)
+// src/model/ops.ts; an activation: a line here and there, its arithmetic in kernels/activation/functions.h. X(operation, name there)
 #define TERABAG_OPS(X)                    \
   X(kFc, "fc")                            \
   X(kDotInteraction, "dot_interaction")   \
@@ -136,7 +136,7 @@ struct Layer {
   bool causal;                         // likewise: whether a position sees only those up to its own
   float normalizer;                    // of an hstu_attention: what its weights are divided by
   float epsilon;                       // of a layer norm, of dice
-  std::vector<AlignedFloats> tensors;  // those of its operation, in the order of src/model/layers.ts; empty where it has none
+  std::vector<AlignedFloats> tensors;  // those of its operation, in the order of src/model/ops.ts; empty where it has none
   NarrowWeights narrow;                // in place of weight, when the net's precision is not fp32
 
   // Of operations that start with these two. That of an fc layer is packed in panels once the net took it.

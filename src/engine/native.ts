@@ -1,6 +1,6 @@
 import type { PlainFormat, RowFormat } from '../model/formats.js';
 import type { IdRule } from '../model/id-rules.js';
-import type { Op, OpAttributes } from '../model/layers.js';
+import type { Op, OpAttributes } from '../model/ops.js';
 import { loadAddon } from './load-addon.js';
 import type { Prefetch, TunedPrefetch } from './prefetch.js';
 import type { MeasuredFile, Residency } from './residency.js';

@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import { ROW_FORMATS, rowFormatInfo } from '../model/formats.js';
-import { ACTIVATIONS, FEATURES, OPS, SEQUENCE_POOLINGS } from '../model/layers.js';
+import { ACTIVATIONS, FEATURES, OPS, SEQUENCE_POOLINGS } from '../model/ops.js';
 import { POOLING_NAMES, POOLINGS } from '../model/pooling.js';
 
 /** The tables of native/kernels and native/engine that src/model has too; see checkVocabulary. */

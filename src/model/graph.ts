@@ -1,19 +1,11 @@
 import { TerabagError } from '../errors.js';
 import { badModel as bad } from './bad-model.js';
 import { type BagRule, type IdRule, idRules } from './id-rules.js';
-import {
-  type EmbeddingBagSpec,
-  type EmbeddingSequenceSpec,
-  type LayerContext,
-  layerTypeOf,
-  NO_ATTRIBUTES,
-  type Op,
-  type OpAttributes,
-  type Reads,
-  type Value,
-} from './layers.js';
+import type { LayerContext, Reads, Value } from './layer-type.js';
+import { type EmbeddingBagSpec, type EmbeddingSequenceSpec, layerTypeOf } from './layers.js';
 import type { OnnxSignature } from './onnx/onnx-file.js';
 import { type ResolvedOnnx, resolveOnnx } from './onnx/resolve-onnx.js';
+import { NO_ATTRIBUTES, type Op, type OpAttributes } from './ops.js';
 import type { Pooling } from './pooling.js';
 import type { ModelSpec } from './spec.js';
 

@@ -1,5 +1,5 @@
 import type { ResolvedLayer, ResolvedModel } from './graph.js';
-import { OPS, type OpWork } from './layers.js';
+import { OPS, type OpWork } from './ops.js';
 
 /** What one item's part of a layer costs, with sequences as long as they can be. */
 export interface LayerWork {

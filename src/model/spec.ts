@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { ROW_FORMATS } from './formats.js';
-import { layerSchema, name } from './layers.js';
+import { name } from './layer-type.js';
+import { layerSchema } from './layers.js';
 import { unseenSchema } from './unseen.js';
 
 /**

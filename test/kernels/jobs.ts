@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { deserialize, serialize } from 'node:v8';
 import type { NativeLayer, NativeTable } from '../../src/engine/native.js';
 import type { Prefetch } from '../../src/engine/prefetch.js';
-import { NO_ATTRIBUTES } from '../../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../../src/model/ops.js';
 
 export interface PoolJob {
   readonly segments: Uint8Array;

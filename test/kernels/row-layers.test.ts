@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { ACTIVATIONS } from '../../src/model/layers.js';
+import { ACTIVATIONS } from '../../src/model/ops.js';
 import { activations, rowLayer } from '../reference/row-layers.js';
 import { availableKernels, bytesOf, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { FEATURES, SEQUENCE_POOLINGS } from '../../src/model/layers.js';
+import { FEATURES, SEQUENCE_POOLINGS } from '../../src/model/ops.js';
 import { itemScores } from '../reference/sequence-net.js';
 import { availableKernels, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
 import { below, floatsOf, itemOf, lengths, runOf } from './sequence-jobs.js';

@@ -1,7 +1,7 @@
 import { type NativeLayer, native } from '../../engine/native.js';
 import { SEGMENT_FIELDS } from '../../engine/sparse-batch.js';
 import { ROW_FORMATS, type RowFormat, rowBytes } from '../../model/formats.js';
-import { NO_ATTRIBUTES } from '../../model/layers.js';
+import { NO_ATTRIBUTES } from '../../model/ops.js';
 import type { Costs } from '../../plan/predict/costs.js';
 import { bytesOf } from '../../predictor/scratch.js';
 import { SeededNumbers } from '../generate/synthetic-values.js';

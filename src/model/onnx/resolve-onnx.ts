@@ -1,5 +1,5 @@
 import { TerabagError } from '../../errors.js';
-import type { Value } from '../layers.js';
+import type { Value } from '../layer-type.js';
 import type { ModelSpec, OnnxSpec } from '../spec.js';
 import type { OnnxSignature, OnnxValue } from './onnx-file.js';
 

@@ -4,7 +4,7 @@ import { TRIALS, type Trial } from '../../../../src/lab/calibrate/calibrate-requ
 import { fitCosts } from '../../../../src/lab/calibrate/fit-costs.js';
 import { SeededNumbers } from '../../../../src/lab/generate/synthetic-values.js';
 import { modelHash } from '../../../../src/model/hash.js';
-import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/ops.js';
 import { makePlan } from '../../../../src/plan/placement/strategies.js';
 import type { Costs } from '../../../../src/plan/predict/costs.js';
 import { PlanPredictor } from '../../../../src/plan/predict/predict-plan.js';

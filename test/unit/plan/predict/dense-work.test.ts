@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { ResolvedLayer, ResolvedModel } from '../../../../src/model/graph.js';
-import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/ops.js';
 import { denseWork } from '../../../../src/plan/predict/dense-work.js';
 import { PLAIN_BAG } from '../../../reference/plain-bag.js';
 

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { modelHash } from '../../../../src/model/hash.js';
-import { NO_ATTRIBUTES } from '../../../../src/model/layers.js';
+import { NO_ATTRIBUTES } from '../../../../src/model/ops.js';
 import { MAIN_SHARD, type Plan } from '../../../../src/plan/file/plan.js';
 import { makePlan, STRATEGIES } from '../../../../src/plan/placement/strategies.js';
 import type { Costs } from '../../../../src/plan/predict/costs.js';
