@@ -21,8 +21,10 @@ export function runOf(random: Random, net: NetJob, items: number, perItem: reado
     lengths.forEach((length, r) => values.set(floatsOf(random, length * dim), r * positions * dim));
     return { values, lengths };
   });
-  const joined = (from: number, to?: number): Float32Array =>
-    Float32Array.from(blocks.slice(from, to).flatMap(({ values }) => [...values]));
+  const joined = (from: number, to?: number): Float32Array => {
+    const parts = blocks.slice(from, to).map(({ values }) => Buffer.from(values.buffer));
+    return new Float32Array(Uint8Array.from(Buffer.concat(parts)).buffer);
+  };
   return {
     items,
     perItem: Uint8Array.from(perItem, Number),

@@ -11,7 +11,11 @@ const fail = (): never => {
   throw new Error('the net of the test has a vector where a sequence belongs, or the reverse');
 };
 
-export const dot = (a: Vector, b: ArrayLike<number>, at = 0): number => a.reduce((sum, x, k) => sum + x * b[at + k]!, 0);
+export function dot(a: Vector, b: ArrayLike<number>, at = 0): number {
+  let sum = 0;
+  for (let k = 0; k < a.length; ++k) sum += a[k]! * b[at + k]!;
+  return sum;
+}
 export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const plus = (a: Vector, b: Vector): Vector => a.map((x, d) => x + b[d]!);
 
