@@ -158,34 +158,37 @@ class RowPooler {
 
   // All bags of a job with longer rows: part by part of the row, bag by bag, so that rows are still in cache for their later parts.
   template <RowFormat format, bool kShort, bool kWeighted, typename Rows>
-  static bool pool_long_rows(const BagJob& job, Rows& first_rows, BadIndex* bad) {
+  static bool pool_long_rows(const BagJob& job, Rows& rows, BadIndex* bad) {
     const Last whole(kLanes);
-    const uint32_t last_vectors = (job.dim - 1) % kPartValues / kLanes + 1, last_first = (job.dim - 1) / kPartValues * kPartValues;
-    uint64_t at = 0;
+    BagPart part{0, 0, 0, kPartValues - kLanes, job.out};
     for (uint32_t bag = 0; bag < job.num_bags; ++bag) {
-      BagPart part{at, job.offsets[bag + 1] - job.offsets[bag], 0, 0, job.out + bag * floats_per_bag(job)};
-      bool good = true;
-      for (; good && part.first < last_first; part.first += kPartValues) {
-        part.last = part.first + kPartValues - kLanes;
-        if (part.first == 0) {
-          good = pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, first_rows, bad);
-        } else {
-          RowsAgain rows(job, at);
-          good = pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, rows, bad);
-        }
-      }
-      if (!good || !for_vectors<1>(last_vectors, [&](auto vectors) {
-            constexpr uint32_t kVectors = decltype(vectors)::value, kBefore = (kVectors - 1) * kLanes;
-            part.last = kShort ? part.first + kBefore : job.dim - kLanes;
-            RowsAgain rows(job, at);
-            return pool_part<format, kVectors, kShort, kWeighted>(job, part, Last(kShort ? job.dim - part.last : kLanes), rows, bad);
-          })) {
+      part.count = job.offsets[bag + 1] - job.offsets[bag];
+      if (!pool_part<format, kMaxVectors, false, kWeighted>(job, part, whole, rows, bad) ||
+          !pool_later_parts<format, kShort, kWeighted>(job, part, bad)) {
         bad->bag = bag;
         return false;
       }
-      at += part.count;
+      part.at += part.count;
+      part.out += floats_per_bag(job);
     }
     return true;
+  }
+
+  // The parts behind the first, whose rows are in cache.
+  template <RowFormat format, bool kShort, bool kWeighted>
+  static bool pool_later_parts(const BagJob& job, BagPart part, BadIndex* bad) {
+    const uint32_t last_vectors = (job.dim - 1) % kPartValues / kLanes + 1, last_first = (job.dim - 1) / kPartValues * kPartValues;
+    for (part.first = kPartValues; part.first < last_first; part.first += kPartValues) {
+      part.last = part.first + kPartValues - kLanes;
+      RowsAgain rows(job, part.at);
+      if (!pool_part<format, kMaxVectors, false, kWeighted>(job, part, Last(kLanes), rows, bad)) return false;
+    }
+    return for_vectors<1>(last_vectors, [&](auto vectors) {
+      constexpr uint32_t kVectors = decltype(vectors)::value, kBefore = (kVectors - 1) * kLanes;
+      part.last = kShort ? part.first + kBefore : job.dim - kLanes;
+      RowsAgain rows(job, part.at);
+      return pool_part<format, kVectors, kShort, kWeighted>(job, part, Last(kShort ? job.dim - part.last : kLanes), rows, bad);
+    });
   }
 
   template <uint32_t number>
@@ -222,8 +225,10 @@ class RowPooler {
   template <bool kWeighted, typename Rows>
   static bool pool_weighted(const BagJob& job, Rows& rows, BadIndex* bad) {
     switch (job.format) {
-#define TERABAG_CASE(format, name, value_bits, scale_and_bias) \
-  case RowFormat::format: return pool_format<RowFormat::format, kWeighted>(job, rows, bad);
+#define TERABAG_CASE(format, name, value_bits, scale_and_bias)                                                      \
+  case RowFormat::format:                                                                                           \
+    if constexpr (Rows::takes(RowFormat::format)) return pool_format<RowFormat::format, kWeighted>(job, rows, bad); \
+    break;
       TERABAG_ROW_FORMATS(TERABAG_CASE)
 #undef TERABAG_CASE
     }

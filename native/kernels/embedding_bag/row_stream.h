@@ -7,6 +7,7 @@ namespace {
 
 class RowsOneByOne {
  public:
+  static constexpr bool takes(RowFormat format) { return converts(format); }
   explicit RowsOneByOne(const BagJob& job)
       : job_(job),
         table_(job),
@@ -62,6 +63,7 @@ class RowsOneByOne {
 // once.
 class KeysOneByOne {
  public:
+  static constexpr bool takes(RowFormat format) { return converts(format); }
   explicit KeysOneByOne(const BagJob& job)
       : job_(job),
         num_ids_(ids_of(job)),
@@ -145,6 +147,7 @@ class KeysOneByOne {
 // one, 20 ns in bursts).
 class RowStream {
  public:
+  static constexpr bool takes(RowFormat) { return true; }
   RowStream(const BagJob* jobs, uint32_t num_jobs) : job_(jobs), end_(jobs + num_jobs), buckets_(jobs, jobs + num_jobs) { enter_job(); }
 
   // The kernel comes to its next rows, of so many lines each. Keeps the distance, and says how many of `count` are ready, at least one.
