@@ -5,7 +5,10 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeKeyIndex } from '../../src/engine/key-index.js';
 import type { NativeKeyIndex, NativeTable } from '../../src/engine/native.js';
+import { segmentFlags } from '../../src/engine/sparse-batch.js';
 import { rowBytes } from '../../src/model/formats.js';
+import { type IdRule, REJECT } from '../../src/model/id-rules.js';
+import { POOLING_NAMES, type Pooling } from '../../src/model/pooling.js';
 import { parseKeyIndex } from '../../src/tables/key-index.js';
 import { readSafetensorsHeader } from '../../src/tables/safetensors.js';
 import { mix64, unmix64 } from '../reference/key-index.js';
@@ -81,6 +84,45 @@ const job = (asked: readonly Asked[], keyed: boolean, narrow = false): PoolJob =
     offsets: bytesOf(Uint32Array.from(offsets)),
     weights: weights.length === 0 ? null : bytesOf(Float32Array.from(weights)),
     outLength: asked.reduce((sum, { pair, bags }) => sum + bags.length * pair.plain.dim, 0),
+  };
+};
+
+/** Bags of one pair under one rule; of a row, or of no row. */
+interface Ruled {
+  readonly pair: Pair;
+  readonly bags: readonly (readonly (number | null)[])[];
+  readonly pooling: Pooling;
+  readonly divisor: boolean;
+  readonly rule: number;
+  readonly weights: readonly number[] | null;
+}
+const PADDING = 3;
+const rulesOf = (padding: bigint): IdRule[] => [
+  { ...REJECT, policy: 'zero' },
+  { ...REJECT, policy: 'skip' },
+  { ...REJECT, policy: 'default', row: 5 },
+  { ...REJECT, policy: 'zero', paddingId: padding },
+  { ...REJECT, policy: 'skip', paddingId: padding },
+];
+const withRules = ({ keyed, plain, keys }: Pair): NativeTable[] => [
+  { ...keyed, rules: rulesOf(keys[PADDING] as bigint) },
+  { ...plain, rules: rulesOf(BigInt(PADDING)) },
+];
+
+const ruledJob = ({ pair, bags, pooling, divisor, rule, weights }: Ruled, keyed: boolean): PoolJob => {
+  // A row's number is none of the keys that are mixed.
+  const absent = keyed ? mix64(2n ** 51n) : BigInt(pair.keys.length);
+  const ids = bags.flat().map((row) => (row === null ? absent : keyed ? (pair.keys[row] as bigint) : BigInt(row)));
+  const offsets = [0];
+  for (const bag of bags) offsets.push((offsets.at(-1) as number) + bag.length);
+  const flags = segmentFlags(pooling, { weighted: weights !== null, divisor, rule });
+  return {
+    segments: bytesOf(Uint32Array.of((keyed ? pair.keyed : pair.plain).table, 0, 1, bags.length, flags)),
+    indexBytes: 8,
+    indices: bytesOf(BigInt64Array.from(ids)),
+    offsets: bytesOf(Uint32Array.from(offsets)),
+    weights: weights === null ? null : bytesOf(Float32Array.from(weights)),
+    outLength: bags.length * (pair.plain.dim + (divisor ? 1 : 0)),
   };
 };
 
@@ -166,6 +208,30 @@ describe.each(availableKernels)('bags of keyed tables with %s kernels', (isa) =>
     const answer = runJobs(isa, { tables: tables(), pools: [job(asked, false), job(asked, true), job(mixed, true), job(mixed, true)] }, 3);
     const [plain, ...others] = answer.pools.map(({ out, error }) => hex(out ?? expect.fail(JSON.stringify(error))));
     for (const other of others) expect(other).toBe(plain);
+  });
+
+  it('let keys pass that they do not have as ids that are no rows, in every pooling', () => {
+    const pick = randomFrom(7);
+    const some = [1, 6, 11, 16, 21, 26, 30, 31].map((number) => pairs[number] as Pair);
+    const asked = some.flatMap((pair) =>
+      POOLING_NAMES.flatMap((pooling) =>
+        rulesOf(0n).map((_, rule): Ruled => {
+          const row = (): number | null => (pick() < 0.3 ? null : pick() < 0.2 ? PADDING : Math.floor(pick() * pair.keys.length));
+          const bags = [3, 0, 1, 40, pick() < 0.2 ? 1500 : 2].map((length) => Array.from({ length }, row));
+          const weights = pick() < 0.7 ? bags.flat().map(() => pick() * 4 - 2) : null;
+          return { pair, bags, pooling, divisor: pick() < 0.3, rule, weights };
+        }),
+      ),
+    );
+    const pools = asked.flatMap((each) => [ruledJob(each, false), ruledJob(each, true)]);
+    const answer = runJobs(isa, { tables: some.flatMap(withRules), pools });
+    asked.forEach(({ pooling, rule, pair }, n) => {
+      const [plain, keyed] = [answer.pools[2 * n], answer.pools[2 * n + 1]];
+      expect(keyed?.error ?? plain?.error).toBeUndefined();
+      expect(hex(keyed?.out), `${pooling}, rule ${rule}, ${pair.plain.format}`).toBe(hex(plain?.out));
+    });
+    const counts = new Map(answer.unseen.map(({ table, count }) => [table, count]));
+    for (const { keyed, plain } of some) expect(counts.get(keyed.table)).toBe(counts.get(plain.table));
   });
 
   it('take 32-bit ids with their sign', () => {

@@ -13,8 +13,7 @@ static inline bool is_skipped(const BagJob& job, uint64_t position) {
   const int64_t id = load_index(job, position);
   const TableRows table(job);
   uint64_t counted_before = 0;
-  const bool has_row = is_row(pads_rows(job) ? table.row_of_id<true>(id) : table.row_of_id<false>(id));
-  return !has_row && missed_row(job, id, &counted_before) == skipped_row();
+  return !is_row(row_of_any(job, table, id)) && missed_row(job, id, &counted_before) == skipped_row();
 }
 
 // Apart from the loops over rows, which it would make longer. Which ids were skipped is found out again: that there are some is rare.
