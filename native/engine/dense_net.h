@@ -13,6 +13,10 @@
 
 namespace terabag {
 
+// Rows 4096 bytes apart fall into the same few lines of the L1 cache.
+inline bool bad_stride(uint64_t stride) { return stride * sizeof(float) % 4096 == 0; }
+inline bool collides(const Value& value) { return value.per_item && bad_stride(value.stride); }
+
 // How many leading inputs of an fc layer all items share, and what these add up to with the bias; computed once for all items.
 struct SharedInputs {
   uint32_t count = 0;
