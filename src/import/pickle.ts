@@ -164,7 +164,7 @@ class PickleReader {
   read(): PickleValue {
     if (this.data[0] !== Op.PROTO) throw this.#refuse('it does not start with a protocol of 2 or more');
     for (;;) {
-      const opcode = this.#take(1)[0] as number;
+      const opcode = this.#byte();
       if (opcode === Op.STOP) return this.#end();
       this.#run(opcode);
     }
@@ -180,7 +180,7 @@ class PickleReader {
   #run(opcode: number): void {
     switch (opcode) {
       case Op.PROTO: {
-        const version = this.#take(1)[0] as number;
+        const version = this.#byte();
         if (version < 2 || version > 5) throw this.#refuse(`protocol ${version}, expected 2 to 5`);
         break;
       }
@@ -215,19 +215,19 @@ class PickleReader {
         this.#push(this.#view.getInt32(this.#skip(4), true));
         break;
       case Op.BININT1:
-        this.#push(this.#take(1)[0] as number);
+        this.#push(this.#byte());
         break;
       case Op.BININT2:
         this.#push(this.#view.getUint16(this.#skip(2), true));
         break;
       case Op.LONG1:
-        this.#push(this.#integer(this.#take(1)[0] as number));
+        this.#push(this.#integer(this.#byte()));
         break;
       case Op.FLOAT:
         this.#push(this.#view.getFloat64(this.#skip(8), false));
         break;
       case Op.SHORT_BINUNICODE:
-        this.#push(this.#text(this.#take(1)[0] as number));
+        this.#push(this.#text(this.#byte()));
         break;
       case Op.BINUNICODE:
         this.#push(this.#text(this.#view.getUint32(this.#skip(4), true)));
@@ -237,13 +237,13 @@ class PickleReader {
         break;
       // Strings of Python 2, which may be text or bytes.
       case Op.SHORT_BINSTRING:
-        this.#push(this.#text(this.#take(1)[0] as number));
+        this.#push(this.#text(this.#byte()));
         break;
       case Op.BINSTRING:
         this.#push(this.#text(this.#view.getUint32(this.#skip(4), true)));
         break;
       case Op.SHORT_BINBYTES:
-        this.#push(this.#bytes(this.#take(1)[0] as number));
+        this.#push(this.#bytes(this.#byte()));
         break;
       case Op.BINBYTES:
         this.#push(this.#bytes(this.#view.getUint32(this.#skip(4), true)));
@@ -332,7 +332,7 @@ class PickleReader {
         this.#push(this.#counted(new PicklePersistent(this.#pop())));
         break;
       case Op.BINPUT:
-        this.#put(this.#take(1)[0] as number);
+        this.#put(this.#byte());
         break;
       case Op.LONG_BINPUT:
         this.#put(this.#view.getUint32(this.#skip(4), true));
@@ -341,7 +341,7 @@ class PickleReader {
         this.#put(this.#memo.size);
         break;
       case Op.BINGET:
-        this.#get(this.#take(1)[0] as number);
+        this.#get(this.#byte());
         break;
       case Op.LONG_BINGET:
         this.#get(this.#view.getUint32(this.#skip(4), true));
@@ -356,6 +356,10 @@ class PickleReader {
     if (length > this.data.length - this.#at) throw this.#refuse(`it ends within ${length} bytes (truncated?)`);
     this.#at += length;
     return this.#at - length;
+  }
+
+  #byte(): number {
+    return this.data[this.#skip(1)] as number;
   }
 
   #take(length: number): Uint8Array {
