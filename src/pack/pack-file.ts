@@ -13,6 +13,7 @@ import {
 } from '../model/formats.js';
 import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
+import { keyIndexKey } from '../tables/key-index.js';
 import {
   PAGE_BYTES,
   readSafetensorsHeader,
@@ -21,11 +22,14 @@ import {
   type TensorToWrite,
   writeSafetensors,
 } from '../tables/safetensors.js';
+import type { KeptRows } from './kept-rows.js';
 
 /** What packing did to one tensor. */
 export interface PackedTensor {
   readonly tensor: string;
+  /** That are kept. */
   readonly rows: number;
+  readonly rowsBefore: number;
   readonly dim: number;
   readonly from: PlainFormat;
   readonly to: RowFormat;
@@ -46,6 +50,8 @@ export interface PackOptions {
   readonly onBytes?: (bytes: number) => void;
   /** Only these tensors are written, be they packed or not; default all. */
   readonly only?: ReadonlySet<string>;
+  /** By name: of tensors that are packed, the rows that are written; default all. */
+  readonly kept?: ReadonlyMap<string, KeptRows>;
 }
 
 /** Blocks that are read, packed or waiting to be written: what memory a table of any size takes, times two for the packed ones. */
@@ -69,12 +75,13 @@ export async function packFile(
   source: string,
   destination: string,
   formats: ReadonlyMap<string, RowFormat>,
-  { signal, header: given, onBytes = () => undefined, only }: PackOptions = {},
+  { signal, header: given, onBytes = () => undefined, only, kept: keptOf }: PackOptions = {},
 ): Promise<{ readonly packed: PackedTensor[]; readonly checksum: FileChecksum }> {
   const header = given ?? (await readSafetensorsHeader(source));
   const inOrder = [...header.tensors].filter(([name]) => only?.has(name) ?? true).sort(([, a], [, b]) => a.byteOffset - b.byteOffset);
   const packed: PackedTensor[] = [];
   const metadata: Record<string, string> = { ...header.metadata };
+  for (const name of header.tensors.keys()) if (only?.has(name) === false) delete metadata[keyIndexKey(name)];
   const file = await openToRead(source);
   try {
     const tensors = inOrder.map(([name, info]): TensorToWrite => {
@@ -82,14 +89,17 @@ export async function packFile(
       if (to === undefined) return { name, ...info, data: blocksOf(file, source, info, signal, onBytes) };
       const from = packable(info);
       if (from === null) throw notPackable(source, name, info);
-      const [rows = 0, dim = 0] = info.shape;
+      const [rowsBefore = 0, dim = 0] = info.shape;
+      const kept = keptOf?.get(name) ?? null;
+      const rows = kept?.count ?? rowsBefore;
       const bytesAfter = rows * rowBytes(to, dim);
       const onPacked = (maxError: number, squaredError: number, squares: number): void => {
         const rmsError = Math.sqrt(squaredError / (rows * dim));
         const relativeError = squares === 0 ? 0 : Math.sqrt(squaredError / squares);
-        packed.push({ tensor: name, rows, dim, from, to, bytesBefore: info.bytes, bytesAfter, maxError, rmsError, relativeError });
+        const sizes = { rows, rowsBefore, dim, bytesBefore: info.bytes, bytesAfter };
+        packed.push({ tensor: name, ...sizes, from, to, maxError, rmsError, relativeError });
       };
-      const table = { file, source, name, info, from, to, dim };
+      const table = { file, source, name, info, from, to, dim, kept };
       const shape = isPacked(to) ? [rows, rowBytes(to, dim)] : [rows, dim];
       if (isPacked(to)) metadata[`${name}.row_format`] = rowFormatMetadata(to, dim);
       return { name, dtype: dtypeOf(to), shape, data: packBlocks(table, signal, onBytes, onPacked) };
@@ -138,6 +148,7 @@ interface Table {
   readonly from: PlainFormat;
   readonly to: RowFormat;
   readonly dim: number;
+  readonly kept: KeptRows | null;
 }
 
 async function* packBlocks(
@@ -146,16 +157,18 @@ async function* packBlocks(
   onBytes: (bytes: number) => void,
   onPacked: (maxError: number, squaredError: number, squares: number) => void,
 ): AsyncGenerator<Uint8Array> {
-  const { file, source, info, from, to, dim } = table;
+  const { file, source, info, from, to, dim, kept } = table;
   const [rows = 0] = info.shape;
   const before = rowBytes(from, dim);
   const rowsAtOnce = Math.min(rows, rowsInBlock(before));
   const pack = async (row: number): Promise<{ block: Uint8Array; maxError: number; sumSquaredError: number; sumSquares: number }> => {
     const count = Math.min(rowsAtOnce, rows - row);
-    const values = new Uint8Array(count * before);
-    await readFully(file, source, info.byteOffset + row * before, values);
-    onBytes(values.length);
-    const block = new Uint8Array(count * rowBytes(to, dim));
+    const read = new Uint8Array(count * before);
+    await readFully(file, source, info.byteOffset + row * before, read);
+    onBytes(read.length);
+    const values = read.subarray(0, (kept?.gather(read, before, row, count) ?? count) * before);
+    const block = new Uint8Array((values.length / before) * rowBytes(to, dim));
+    if (block.length === 0) return { block, maxError: 0, sumSquaredError: 0, sumSquares: 0 };
     const errors = await native.packRows(values, from, dim, to, block).catch(async (error: NativeStatusError) => {
       throw await cannotPack(error, table, values, row);
     });
@@ -189,12 +202,12 @@ async function* packBlocks(
 /** rows: those of the block, the first of which is firstRow of the table. */
 async function cannotPack(
   error: NativeStatusError & { readonly row?: number },
-  { source, name, from, to, dim }: Table,
+  { source, name, from, to, dim, kept }: Table,
   rows: Uint8Array,
   firstRow: number,
 ): Promise<Error> {
   if (error.row === undefined) return TerabagError.from(error);
-  const row = firstRow + error.row;
+  const row = kept?.rowAt(firstRow, error.row) ?? firstRow + error.row;
   const length = rowBytes(from, dim);
   const others = await formatsOf(rows.subarray(error.row * length, (error.row + 1) * length), from, dim);
   const what =
