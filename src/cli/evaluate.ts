@@ -1,9 +1,12 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { decimal } from '../decimal.js';
-import { ACCURACIES, type Accuracy } from '../lab/evaluate/accuracy.js';
+import { ACCURACIES, type Accuracy, lossesByRequest } from '../lab/evaluate/accuracy.js';
+import { relativeRise } from '../lab/evaluate/bootstrap.js';
 import { type Estimate, evaluate } from '../lab/evaluate/evaluate.js';
 import { scoreRequests } from '../lab/evaluate/evaluate-requests.js';
+import type { ScoredItems } from '../lab/evaluate/scored-items.js';
 import { formatCount, formatNumber } from '../lab/report/numbers.js';
+import type { Predictor } from '../predictor/predictor.js';
 import { further } from './help.js';
 import { interruption } from './interruption.js';
 import { openPredictor, type PredictorCommandOptions, refuseWithoutPlan } from './open-predictor.js';
@@ -19,11 +22,12 @@ import {
   verifyOption,
 } from './options.js';
 import { withProgress } from './progress.js';
-import { figure, printTable, text } from './table.js';
+import { figure, printTable, signedPercent, text } from './table.js';
 import { warn } from './warn.js';
 
 interface EvaluateCommandOptions extends PredictorCommandOptions {
   readonly labels: string;
+  readonly against?: string;
   readonly output?: string;
   readonly score?: number;
   readonly logits?: boolean;
@@ -57,6 +61,7 @@ export const evaluateCommand = new Command('evaluate')
   .addOption(rpcOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
+  .option('--against <dir>', 'another bundle, in this process: also say by how much normalized entropy is above that of its scores')
   .option('--output <name>', 'further output of the model that the labels are of (default: its first)')
   .option('--score <n>', 'which of several scores of an item, from 0', position)
   .option('--logits', 'scores are logits: the model has no sigmoid at its end')
@@ -77,11 +82,13 @@ after item, over all requests.
 
 Normalized entropy is the log loss over that of a model that always says the share of positives (He et al., 2014): below 1 is better than that.
 Calibration is the mean score over the share of positives. Intervals are those of the percentile bootstrap over requests (Efron and
-Tibshirani, 1993), since items of one request are not independent.
+Tibshirani, 1993), since items of one request are not independent. Two bundles are compared on the same resamples, which tells much smaller
+differences than their two intervals do.
 
 Examples:
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
   terabag evaluate requests.safetensors --labels labels.jsonl --bundle ./model-int8 --json
+  terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model-int8 --against ./model
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --plan plan.json
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model --precision int8 --logits
   terabag evaluate requests.jsonl --labels conversions.jsonl --bundle ./multi-task --output ctcvr`),
@@ -89,32 +96,21 @@ Examples:
   .action(async (path: string, options: EvaluateCommandOptions, command: Command) => {
     refuseWithoutPlan(options, command);
     if (path === '-' && options.labels === '-') command.error('error: <requests> and --labels cannot both be stdin');
-    const { bundle, labels, output, score, logits, deadline, concurrency, confidence, resamples, seed } = options;
+    const { bundle, labels, against, output, confidence, resamples, seed } = options;
+    if (against !== undefined && [path, labels].includes('-'))
+      command.error('error: with --against all is read twice, and stdin is read once');
     const signal = interruption();
     const startedAt = performance.now();
-    const predictor = await openPredictor(options);
-    const items = await withProgress('scoring', 'bytes', (onProgress) => {
-      const kind = logits ? 'logit' : 'probability';
-      return scoreRequests(predictor, {
-        requests: path,
-        labels,
-        deadlineMs: deadline,
-        concurrency,
-        output,
-        score,
-        kind,
-        signal,
-        onProgress,
-      });
-    }).finally(() => predictor.close());
-    const evaluation = await withProgress('resampling', 'steps', (onProgress) =>
-      evaluate(items, { resamples, confidence, seed, signal, onProgress }),
-    );
+    const items = await scoreFile(path, options, await openPredictor(options), signal);
+    const other = against === undefined ? null : await scoreFile(path, options, await openPredictor(locally(options, against)), signal);
+    const resampling = { resamples, confidence, seed, signal };
+    const evaluation = await withProgress('resampling', 'steps', (onProgress) => evaluate(items, { ...resampling, onProgress }));
+    const rise = other && (await relativeRise(lossesByRequest(other), lossesByRequest(items), resampling));
     const seconds = (performance.now() - startedAt) / 1000;
     if (options.json) {
-      console.log(
-        JSON.stringify({ bundle, requestFile: path, labelFile: labels, output, ...evaluation, confidence, resamples, seed, seconds }),
-      );
+      const compared = rise && { against: { bundle: against, neRise: rise } };
+      const how = { confidence, resamples, seed, seconds };
+      console.log(JSON.stringify({ bundle, requestFile: path, labelFile: labels, output, ...evaluation, ...compared, ...how }));
       return;
     }
     const { requests, positives, baseRate, clipped, accuracy } = evaluation;
@@ -131,7 +127,32 @@ Examples:
         figure('to', ({ estimate }) => digits(estimate.high)),
       ],
     );
+    if (rise === null) return;
+    const interval = `${decimalPercent(confidence)} % from ${signedPercent(rise.low)} to ${signedPercent(rise.high)}`;
+    console.log(`normalized entropy, of that of ${against}: ${signedPercent(rise.value)} (${interval})`);
   });
+
+/** A bundle in this process, opened as the command says. */
+const locally = ({ verify, residency, precision }: PredictorCommandOptions, bundle: string): PredictorCommandOptions => ({
+  ...{ bundle, verify, residency, precision },
+  rpc: 'coalesced',
+});
+
+/** Scores the file, and closes the predictor. */
+async function scoreFile(path: string, options: EvaluateCommandOptions, predictor: Predictor, signal: AbortSignal): Promise<ScoredItems> {
+  const { labels, output, score, logits, deadline, concurrency } = options;
+  const kind = logits ? 'logit' : 'probability';
+  try {
+    return await withProgress('scoring', 'bytes', (onProgress) =>
+      scoreRequests(predictor, {
+        ...{ requests: path, labels, deadlineMs: deadline, concurrency },
+        ...{ output, score, kind, signal, onProgress },
+      }),
+    );
+  } finally {
+    await predictor.close();
+  }
+}
 
 /** Differences that count are of the fourth digit. */
 const digits = (value: number): string => value.toPrecision(6);

@@ -22,6 +22,18 @@ export async function refuseSameFile(command: Command, outputs: NamedFiles, inpu
   }
 }
 
+/** Refuses, as wrong usage, two options that name one file, which have to be of different data. */
+export async function refuseOneFile(command: Command, inputs: NamedFiles): Promise<void> {
+  const taken = new Map<string, string>();
+  for (const [name, path] of Object.entries(inputs)) {
+    if (path === undefined) continue;
+    const at = await realpath(path).catch(() => resolve(path));
+    const other = taken.get(at);
+    if (other !== undefined) command.error(`error: ${other} and ${name} have to be different files: ${path}`);
+    taken.set(at, name);
+  }
+}
+
 /** As a rename sees it: what a link stands in counts, not what it leads to. */
 async function place(path: string): Promise<string> {
   const full = resolve(path);

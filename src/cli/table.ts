@@ -22,6 +22,9 @@ export const numeric = <Row>(heading: string, of: (row: Row) => number | null, d
 /** Right-aligned text that is made of a number elsewhere. */
 export const figure = <Row>(heading: string, of: (row: Row) => string): Column<Row> => ({ ...text(heading, of), align: 'right' });
 
+/** Of a change. */
+export const signedPercent = (share: number): string => `${share < 0 ? '' : '+'}${(100 * share).toPrecision(3)} %`;
+
 const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'].map((name, power) => ({ name, size: 2 ** (10 * power) }));
 const US_UNITS = [
   { name: 'us', size: 1 },

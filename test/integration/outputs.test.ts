@@ -125,6 +125,41 @@ test('terabag predict gives further outputs beside the scores, as lines and as t
   }
 });
 
+test('formats and prunings are chosen by the output that the labels are of', async () => {
+  const next = random(17);
+  const some = (count: number) => Array.from({ length: count }, () => netsRequest(SHAPE, next, 4, { poolingFactor: 2 }));
+  await writeRequests(join(dir, 'counted.jsonl'), some(5));
+  await writeRequests(join(dir, 'scored.jsonl'), some(12));
+  await writeFile(join(dir, 'labels.jsonl'), Array.from({ length: 48 }, () => `${next() < 0.4 ? 1 : 0}\n`).join(''));
+  const files = [
+    '--requests',
+    'scored.jsonl',
+    '--labels',
+    'labels.jsonl',
+    '--prune',
+    'counted.jsonl',
+    '--prune-below',
+    '1',
+    '--formats',
+    'int8,int4',
+  ];
+  const pack = (bundle: string, output: string, ...more: string[]) => {
+    const args = ['pack', bundle, '-o', output, '--format', 'auto', '--keep', 'ne=5%', '--logits', '--json', ...files, ...more];
+    const { auto } = JSON.parse(execFileSync(process.execPath, [main, ...args], { cwd: dir, encoding: 'utf8', stdio: 'pipe' }));
+    return auto as { loss: number; neBefore: number; choices: { loss: number }[] };
+  };
+  const ofOutput = pack(several, 'packed-several', '--score-of', 'n0_fc', '--score', '1');
+  expect(ofOutput).toEqual(pack(join(dir, 'only-n0_fc'), 'packed-only', '--score', '1'));
+  expect(ofOutput.loss).toBeLessThanOrEqual(0.05);
+  expect(pack(several, 'packed-scores').neBefore).not.toBe(ofOutput.neBefore);
+  const packed = await openLocal(join(dir, 'packed-several'));
+  const request = some(1)[0] as PredictRequest;
+  expect(Object.keys((await packed.predict(request).finally(() => packed.close())).outputs ?? {})).toEqual(FURTHER);
+  expect(() => pack(several, 'refused-output', '--score-of', 'n9_fc')).toThrow(
+    /there is no such further output: n9_fc; the model has bottom, n0_fc/,
+  );
+});
+
 test('outputs that name nothing, a bag, or one twice are refused', async () => {
   const model = JSON.parse(await readFile(join(several, 'model.json'), 'utf8')) as object;
   const refused = await withOutputs('refused', {});

@@ -8,8 +8,9 @@ import { openLocal, type PredictRequest, packBundle } from '../../src/index.js';
 import { AccuracyMeter } from '../../src/lab/evaluate/accuracy.js';
 import { scoreRequests } from '../../src/lab/evaluate/evaluate-requests.js';
 import { writeRequests } from '../../src/lab/requests/request-file.js';
-import { readModelSpec, verifyBundle } from '../../src/model/bundle.js';
+import { readModelSpec, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
 import { type RowFormat, rowBytes } from '../../src/model/formats.js';
+import { writeSafetensors } from '../../src/tables/safetensors.js';
 import { DIM, ROWS, random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
@@ -51,7 +52,7 @@ interface Auto {
       readonly tables: string[];
       readonly format: RowFormat;
       readonly bytes: number;
-      readonly loss: number;
+      readonly loss: number | null;
       readonly chosen: boolean;
     }[];
     readonly neBefore: number;
@@ -138,18 +139,27 @@ test('people get what each choice costs', () => {
   const files = ['--requests', 'requests.safetensors', '--labels', 'labels.jsonl'];
   const { status, stdout } = terabag('pack', model.dir, '-o', 'table', '--format', 'auto', '--keep', 'ne=0.02%', ...files);
   expect(status).toBe(0);
-  expect(stdout).toMatch(/^table +format +size, KiB +normalized entropy +chosen\n/);
+  expect(stdout).toMatch(/^table +format +size, KiB +NE +chosen\n/);
   expect(stdout).toMatch(/t2 +int4 +1\.953 +[+-][\d.e-]+ %/);
   expect(stdout).toMatch(/normalized entropy: [\d.]+ before, [\d.]+ after, [+-][\d.e-]+ % \(95 % from /);
   expect(stdout).toMatch(/times smaller\n$/);
 });
 
 test.each([
-  [['--format', 'auto'], 2, /needs --keep, --requests and --labels/],
+  [['--format', 'auto'], 2, /needs --keep, --requests and, of ne, --labels/],
   [['--format', 'int8', '--keep', 'ne=1%'], 2, /--keep is of --format auto/],
-  [['--format', 'auto', '--keep', '1%'], 2, /has to be ne= and a share/],
+  [['--format', 'auto', '--keep', '1%'], 2, /has to be ne= or kl= and a share/],
   [['--format', 'auto', '--keep', 'ne=1%', '--requests', '-', '--labels', 'l'], 2, /stdin is read once/],
   [['--format', 'auto', '--keep', 'ne=1%', '--formats', 'int3'], 2, /They are of/],
+  [['--format', 'auto', '--keep', 'kl=1%', '--requests', 'requests.safetensors', '--labels', 'labels.jsonl'], 2, /kl= takes no --labels/],
+  [['--format', 'int8', '--prune', 'requests.safetensors'], 2, /--prune is of --format auto/],
+  [['--format', 'auto', '--keep', 'kl=1%', '--requests', 'requests.safetensors', '--prune-below', '2'], 2, /--prune-below is of --prune/],
+  [['--format', 'auto', '--keep', 'kl=1%', '--requests', 'r', '--prune', 'p', '--prune-below', '256'], 2, /counted up to 255/],
+  [
+    ['--format', 'auto', '--keep', 'kl=1%', '--requests', 'requests.safetensors', '--prune', './requests.safetensors'],
+    2,
+    /--requests and --prune have to be different files/,
+  ],
   [
     ['--format', 'auto', '--keep', 'ne=1%', '--requests', 'requests.safetensors', '--labels', 'labels.jsonl', '--tables', 't9'],
     1,
@@ -161,6 +171,52 @@ test.each([
   expect(refused.status).toBe(status);
   expect(refused.stderr).toMatch(message);
   expect((await readdir(dir)).filter((name) => name.startsWith('.') || name === 'refused')).toEqual([]);
+});
+
+test('a format that overflows is told as none for the table, and is not chosen', async () => {
+  const large = join(dir, 'large');
+  await packBundle(model.dir, large, { format: new Map() });
+  const spec = await readModelSpec(large);
+  const values = new Float32Array(model.tables[2] as Float32Array);
+  // Beyond fp16, and so beyond the scale of int8_fp16 and int4.
+  values[5 * DIM] = 1e8;
+  const file = 'tables/t2.safetensors';
+  await rm(join(large, file));
+  const tensor = { name: 'weight', dtype: 'F32', shape: [ROWS[2] as number, DIM], data: new Uint8Array(values.buffer) };
+  const written = await writeSafetensors(join(large, file), [tensor]);
+  await writeModelJson(large, { ...spec, files: { ...spec.files, [file]: written } });
+  const files = ['--requests', 'requests.safetensors', '--labels', 'labels.jsonl'];
+  const args = ['pack', large, '-o', 'held', '--format', 'auto', '--keep', 'ne=100%', ...files];
+  const { auto } = JSON.parse(terabag(...args, '--json').stdout) as Auto;
+  const lost = new Map(auto.choices.filter(({ tables }) => tables[0] === 't2').map(({ format, loss }) => [format, loss]));
+  for (const format of ['fp16', 'int8_fp16', 'int4'] as const) expect(lost.get(format)).toBe(null);
+  expect(lost.get('int8')).toEqual(expect.any(Number));
+  expect(['int8', undefined]).toContain(auto.formats['t2']);
+  expect(terabag(...args.map((arg) => (arg === 'held' ? 'shown' : arg))).stdout).toMatch(/t2 +fp16 +[\d.]+ +cannot hold/);
+  const alone = terabag('pack', large, '-o', 'overflows', '--format', 'fp16');
+  expect(alone.stderr).toMatch(/table cannot be packed as fp16: a value is too large for it; use fp32 or bf16 or int8.*row 5/);
+  expect(alone.status).toBe(1);
+});
+
+test('without labels, how far the scores move is bounded', async () => {
+  const scoresOf = async (bundle: string): Promise<number[]> => {
+    const predictor = await openLocal(bundle);
+    const files = { requests: join(dir, 'requests.safetensors'), labels: null };
+    return [...(await scoreRequests(predictor, { ...files, deadlineMs: 10_000, concurrency: 4 }).finally(() => predictor.close())).scores];
+  };
+  const args = ['--format', 'auto', '--keep', 'kl=0.01%', '--requests', 'requests.safetensors', '--json'];
+  const { auto } = JSON.parse(terabag('pack', model.dir, '-o', 'kl', ...args).stdout) as Auto;
+  const [before, after] = [await scoresOf(model.dir), await scoresOf(join(dir, 'kl'))];
+  let [divergence, entropy] = [0, 0];
+  for (const [at, p] of before.entries()) {
+    const q = after[at] as number;
+    divergence += p * Math.log(p / q) + (1 - p) * Math.log((1 - p) / (1 - q));
+    entropy -= p * Math.log(p) + (1 - p) * Math.log(1 - p);
+  }
+  expect(auto.loss).toBeCloseTo(divergence / entropy, 9);
+  expect(auto.loss).toBeGreaterThan(0);
+  expect(auto.loss).toBeLessThanOrEqual(1e-4);
+  expect(Object.keys(auto.formats).length).toBeGreaterThan(0);
 });
 
 test('a table that is packed keeps its format, and the others get theirs', async () => {

@@ -78,18 +78,21 @@ export class AccuracyMeter {
   }
 }
 
-/** The sum of the items' log losses for each request, in nats. */
-export function lossesByRequest({ scores, labels, requests, numRequests }: ScoredItems): Float64Array {
+/** The sum of the items' cross entropies for each request, in nats: those of the labels, or of other probabilities of each item. */
+export function lossesByRequest({ scores, labels, requests, numRequests }: ScoredItems, targets: ArrayLike<number> = labels): Float64Array {
   const losses = new Float64Array(numRequests);
   for (const [item, request] of requests.entries())
-    losses[request] = (losses[request] as number) + lossOf(scores[item] as number, labels[item] as number);
+    losses[request] = (losses[request] as number) + lossOf(scores[item] as number, targets[item] as number);
   return losses;
 }
 
-function lossOf(score: number, label: number): number {
+/** target: a label, or a probability. */
+function lossOf(score: number, target: number): number {
   const clipped = Math.min(1 - CLIP, Math.max(CLIP, score));
-  return label === 1 ? -Math.log(clipped) : -Math.log1p(-clipped);
+  if (target === 1) return -Math.log(clipped);
+  if (target === 0) return -Math.log1p(-clipped);
+  return -(target * Math.log(clipped) + (1 - target) * Math.log1p(-clipped));
 }
 
 /** Of a base rate between 0 and 1, in nats. */
-const entropy = (rate: number): number => -(rate * Math.log(rate) + (1 - rate) * Math.log1p(-rate));
+export const entropy = (rate: number): number => -(rate * Math.log(rate) + (1 - rate) * Math.log1p(-rate));

@@ -58,3 +58,23 @@ export async function bootstrap<Name extends string>(
   };
   return Object.fromEntries(names.map((name) => [name, interval(samples.get(name) as Float64Array)])) as Record<Name, ConfidenceInterval>;
 }
+
+/** Of the relative rise of summed losses from before to after, each of the same requests: requests are drawn for both at once. */
+export async function relativeRise(
+  before: Float64Array,
+  after: Float64Array,
+  options: BootstrapOptions = {},
+): Promise<ConfidenceInterval & { readonly value: number }> {
+  const dot = (losses: Float64Array, counts: Uint32Array): number =>
+    losses.reduce((total, loss, at) => total + loss * (counts[at] as number), 0);
+  const rise = (counts: Uint32Array): number | null => {
+    const base = dot(before, counts);
+    return base === 0 ? null : dot(after, counts) / base - 1;
+  };
+  const work = (counts: Uint32Array) => {
+    const loss = rise(counts);
+    return loss === null ? null : { loss };
+  };
+  const { loss } = await bootstrap(before.length, ['loss'], work, options);
+  return { value: rise(new Uint32Array(before.length).fill(1)) ?? 0, ...loss };
+}

@@ -1,7 +1,7 @@
 import { TerabagError } from '../../errors.js';
 import type { Prediction, PredictOptions, PredictRequest } from '../../predictor/predictor.js';
 import { locatedError, readRequests } from '../requests/request-file.js';
-import { LabelReader } from './labels.js';
+import { type Label, LabelReader } from './labels.js';
 import { ItemCollector, type ScoredItems, type ScoreKind } from './scored-items.js';
 
 /** What scores requests. */
@@ -11,8 +11,8 @@ export interface Scorer {
 
 export interface EvaluateOptions {
   readonly requests: string;
-  /** A file of labels; see LabelReader. */
-  readonly labels: string;
+  /** A file of labels; see LabelReader. Null: there are none, and every item counts as negative. */
+  readonly labels: string | null;
   /** Of each request. */
   readonly deadlineMs: number;
   /** Requests in flight. */
@@ -28,12 +28,18 @@ export interface EvaluateOptions {
   readonly onProgress?: ((done: number, total: number) => void) | undefined;
 }
 
+const NO_LABELS = {
+  take: async (_request: number, items: number): Promise<Label[]> => new Array<Label>(items).fill(0),
+  end: async (_requests: number): Promise<void> => undefined,
+  close: async (): Promise<void> => undefined,
+};
+
 /**
  * Scores a file of requests and puts the labels beside the scores. The first request that fails ends it: what is left out would count in no number.
  */
 export async function scoreRequests(scorer: Scorer, options: EvaluateOptions): Promise<ScoredItems> {
   const { requests: path, deadlineMs, concurrency, signal, onProgress } = options;
-  const labels = new LabelReader(options.labels);
+  const labels = options.labels === null ? NO_LABELS : new LabelReader(options.labels);
   const collector = new ItemCollector(options.kind);
   const inFlight: { readonly line: number; readonly answer: Promise<Prediction> }[] = [];
   let requests = 0;
