@@ -96,8 +96,11 @@ function print(report: ImportReport, notes: readonly string[], { output, dryRun 
     text('format', ({ format }) => format),
     bytes('size', (table) => table.bytes),
     text('rows are', ({ how }) => how),
+    ...(report.tables.some(({ keys }) => keys !== null) ? [text<(typeof report.tables)[number]>('keys', ({ keys }) => keys)] : []),
   ]);
   for (const { file, how, checksums } of report.placed) console.log(`${file}: ${how}; checksums: ${checksums}`);
+  for (const { table, keys } of report.askedByRow)
+    console.log(`table ${table} is asked for by row, since the spec names no keys: those of its rows are ${keys}`);
   for (const note of notes) console.log(note);
   const { unused, skipped } = report;
   if (unused.length > 0)

@@ -57,6 +57,8 @@ export interface CheckpointTensor {
   /** They cover the tensor, without overlaps. A checkpoint of many files looks for them when they are asked for. */
   pieces(): Promise<readonly Piece[]>;
   readonly quantized?: QuantizedRows;
+  /** Of rows that are keyed in their program: the name of the tensor with their keys. */
+  readonly keyedBy?: string;
 }
 
 /** What a trainer wrote: tensors with names, each in one or more places of one or more files. */

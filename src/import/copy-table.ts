@@ -33,7 +33,7 @@ export async function copyTable(files: CheckpointFiles, table: PlannedTable, pat
 
 async function* blocks(files: CheckpointFiles, table: PlannedTable, { signal, onBytes }: CopyOptions): AsyncGenerator<Uint8Array> {
   const { pieces, sourceRowBytes, tensor, spec } = table;
-  for (const piece of new Map(pieces.map((piece) => [`${piece.path} ${piece.known?.from}`, piece])).values()) await checkKnown(piece);
+  await checkPieces(pieces);
   const valueBytes = dtypeBytes(tensor.dtype);
   const atOnce = rowsInBlock(sourceRowBytes);
   for (let firstRow = 0; firstRow < spec.rows; firstRow += atOnce) {
@@ -73,6 +73,11 @@ async function converted(
       return out;
     }
   }
+}
+
+/** The same of each extent that pieces lie in. */
+export async function checkPieces(pieces: readonly Piece[]): Promise<void> {
+  for (const piece of new Map(pieces.map((piece) => [`${piece.path} ${piece.known?.from}`, piece])).values()) await checkKnown(piece);
 }
 
 /** Holds what is copied against the checksum that its file has of it: a damaged checkpoint must not become a sound bundle. */

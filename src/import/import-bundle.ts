@@ -12,6 +12,7 @@ import { toFloat32 } from './convert.js';
 import { checkKnown, copyTable } from './copy-table.js';
 import { checksumExtents, type PlacedBytes } from './file-extents.js';
 import type { ImportSpec } from './import-spec.js';
+import { indexKeys, indexRoom, keyWork } from './index-keys.js';
 import { linkInto } from './link-into.js';
 import type { CheckpointFiles } from './open-files.js';
 import { type PlannedImport, type PlannedTable, planImport } from './plan-import.js';
@@ -38,6 +39,8 @@ export interface ImportedTable {
   readonly bytes: number;
   /** in place: read from the checkpoint's file; copied: the same rows; converted: other bytes. */
   readonly how: 'in place' | 'copied' | 'converted';
+  /** The tensor that the index of a keyed table was made of; null of others. */
+  readonly keys: string | null;
 }
 
 export interface ImportReport {
@@ -46,6 +49,8 @@ export interface ImportReport {
   readonly dense: readonly string[];
   /** Files of the checkpoint that tables are read from, how they came into the bundle, and who worked out their checksums. */
   readonly placed: readonly { readonly file: string; readonly how: 'linked' | 'cloned'; readonly checksums: 'of the file' | 'computed' }[];
+  /** Tables whose rows have keys in their program, which the spec does not name: they are asked for by row. */
+  readonly askedByRow: readonly { readonly table: string; readonly keys: string }[];
   /** Tensors that nothing of the spec names, and what cannot be served. */
   readonly unused: readonly { readonly tensor: string; readonly dtype: string; readonly shape: readonly number[] }[];
   readonly skipped: readonly { readonly tensor: string; readonly why: string }[];
@@ -97,10 +102,15 @@ class ImportRun {
     const isPlaced = ({ inPlace }: PlannedTable): boolean => inPlace !== null && placed.has(inPlace.path);
     const copied = this.plan.tables.filter((table) => !isPlaced(table));
     const toWrite = copied.reduce((sum, { spec: { rows, dim, format } }) => sum + rows * rowBytes(format, dim), 0);
-    await checkRoom(this.destination, toWrite + this.#denseBytes());
-    this.#total = copied.reduce((sum, { spec: { rows }, sourceRowBytes }) => sum + rows * sourceRowBytes, 0);
+    const keyed = keyedTables(this.plan.tables);
+    await checkRoom(this.destination, toWrite + this.#denseBytes() + roomOfIndexes(keyed));
+    this.#total =
+      copied.reduce((sum, { spec: { rows }, sourceRowBytes }) => sum + rows * sourceRowBytes, 0) +
+      keyed.reduce((sum, { spec: { rows } }) => sum + keyWork(rows), 0);
     const tables = new Map<PlannedTable, Pick<TableSpec, 'file' | 'tensor' | 'byteOffset'>>();
     const listed = new Map<string, FileSpec>();
+    // Before the rows: keys that are there twice are found before much is written.
+    const indexes = await this.#writeIndexes(keyed, listed);
     listed.set(DENSE_FILE, await this.#writeDense());
     for (const [path, { file }] of placed)
       listed.set(
@@ -113,7 +123,7 @@ class ImportRun {
         ),
       );
     for (const table of copied) {
-      const file = tableFile(table, listed);
+      const file = tableFile(table, '', listed);
       await mkdir(dirname(join(this.destination, file)), { recursive: true });
       listed.set(
         file,
@@ -124,7 +134,7 @@ class ImportRun {
       );
       tables.set(table, { file, tensor: table.spec.tensor });
     }
-    await finishBundle(this.destination, this.#model(tables, listed));
+    await finishBundle(this.destination, this.#model(tables, indexes, listed));
     return this.report(placed);
   }
 
@@ -132,20 +142,27 @@ class ImportRun {
     const { checkpoint, plan, options } = this;
     const inPlace = ({ inPlace }: PlannedTable): boolean =>
       inPlace !== null && (placed.has(inPlace.path) || (options.dryRun === true && options.copy !== true));
-    const used = new Set([...plan.tables.map(({ tensor }) => tensor), ...plan.dense.values()]);
+    const used = new Set([
+      ...plan.tables.flatMap(({ tensor, keys }) => [tensor, ...(keys === null ? [] : [keys.tensor])]),
+      ...plan.dense.values(),
+    ]);
     const unused = [...checkpoint.tensors.values()].filter((tensor) => !used.has(tensor));
     return {
       kind: checkpoint.kind,
       tables: plan.tables.map((table) => {
         const { name, rows, dim, format } = table.spec;
         const how = table.conversion !== 'none' ? 'converted' : inPlace(table) ? 'in place' : 'copied';
-        return { table: name, tensor: table.tensor.name, rows, dim, format, bytes: rows * rowBytes(format, dim), how };
+        const keys = table.keys?.tensor.name ?? null;
+        return { table: name, tensor: table.tensor.name, rows, dim, format, bytes: rows * rowBytes(format, dim), how, keys };
       }),
       dense: [...plan.dense.keys()],
       placed: [...placed].map(([path, { file, how }]) => {
         const known = plan.tables.every(({ inPlace: piece }) => piece?.path !== path || piece.known !== null);
         return { file, how, checksums: known ? 'of the file' : 'computed' };
       }),
+      askedByRow: plan.tables.flatMap(({ spec: { name }, tensor: { keyedBy }, keys }) =>
+        keyedBy === undefined || keys !== null ? [] : [{ table: name, keys: keyedBy }],
+      ),
       unused: unused.map(({ name, dtype, shape }) => ({ tensor: name, dtype, shape })),
       skipped: [...checkpoint.skipped].map(([tensor, why]) => ({ tensor, why })),
     };
@@ -222,13 +239,31 @@ class ImportRun {
     yield new Uint8Array(ordered.buffer, ordered.byteOffset, ordered.byteLength);
   }
 
+  /** Of each tensor of keys, once. */
+  async #writeIndexes(keyed: readonly KeyedTable[], listed: Map<string, FileSpec>): Promise<KeyIndexes> {
+    const indexes = new Map<CheckpointTensor, NonNullable<TableSpec['keys']>>();
+    for (const table of keyed) {
+      const file = tableFile(table, '.keys', listed);
+      const path = join(this.destination, file);
+      await mkdir(dirname(path), { recursive: true });
+      const { tensor, ...checksum } = await indexKeys(this.files, table.spec, table.keys, path, {
+        signal: this.options.signal,
+        onBytes: (bytes) => this.#progress(bytes),
+      });
+      listed.set(file, checksum);
+      indexes.set(table.keys.tensor, { file, tensor });
+    }
+    return indexes;
+  }
+
   #model(
     places: ReadonlyMap<PlannedTable, Pick<TableSpec, 'file' | 'tensor' | 'byteOffset'>>,
+    indexes: KeyIndexes,
     listed: ReadonlyMap<string, FileSpec>,
   ): ModelSpec {
     const tables = this.plan.tables.map((table) => {
-      const { scaleAndBias: _, ...spec } = table.spec;
-      return { ...spec, ...places.get(table) };
+      const { scaleAndBias: _, keys: __, ...spec } = table.spec;
+      return { ...spec, ...places.get(table), ...(table.keys && { keys: indexes.get(table.keys.tensor) }) };
     });
     return modelSchema.parse({ ...this.spec, tables, files: Object.fromEntries(listed) });
   }
@@ -244,11 +279,29 @@ class ImportRun {
   }
 }
 
-/** tables/NAME.safetensors, where the name makes a file name that no other table has. */
-function tableFile({ spec: { name } }: PlannedTable, taken: ReadonlyMap<string, FileSpec>): string {
+type KeyIndexes = ReadonlyMap<CheckpointTensor, NonNullable<TableSpec['keys']>>;
+type KeyedTable = PlannedTable & { readonly keys: NonNullable<PlannedTable['keys']> };
+
+/** The first table of each tensor of keys: several may have the same. */
+function keyedTables(tables: readonly PlannedTable[]): KeyedTable[] {
+  const keyed = tables.filter((table): table is KeyedTable => table.keys !== null);
+  return keyed.filter(({ keys: { tensor } }, at) => keyed.findIndex(({ keys }) => keys.tensor === tensor) === at);
+}
+
+/** Keys wait to be sorted for one index at a time. */
+function roomOfIndexes(keyed: readonly KeyedTable[]): number {
+  const rooms = keyed.map(({ spec: { rows } }) => indexRoom(rows));
+  return rooms.reduce((sum, { lasting }) => sum + lasting, 0) + Math.max(0, ...rooms.map(({ meanwhile }) => meanwhile));
+}
+
+/** tables/NAME.safetensors, or with what it holds beside rows behind the name, where the name makes a file name that is not taken. */
+function tableFile({ spec: { name } }: PlannedTable, holds: string, taken: ReadonlyMap<string, FileSpec>): string {
   const encoded = encodeURIComponent(name);
-  const file = `tables/${encoded.length > LONGEST_FILE_NAME ? `${encoded.slice(0, LONGEST_FILE_NAME - 10)}-${taken.size}` : encoded}.safetensors`;
-  return taken.has(file) ? `tables/${encoded.slice(0, LONGEST_FILE_NAME - 10)}-${taken.size}.safetensors` : file;
+  for (let n = 0; ; n++) {
+    const ending = `${n === 0 ? '' : `-${n}`}${holds}`;
+    const file = `tables/${encoded.slice(0, LONGEST_FILE_NAME - ending.length)}${ending}.safetensors`;
+    if (!taken.has(file)) return file;
+  }
 }
 
 /** Rows of as many values as the order has. */

@@ -12,12 +12,14 @@ const table = modelSchema.shape.tables.element;
  */
 export const importSchema = modelSchema.omit({ files: true, published: true }).extend({
   tables: z.array(
-    table.omit({ file: true, byteOffset: true }).extend({
+    table.omit({ file: true, byteOffset: true, keys: true }).extend({
       rows: table.shape.rows.optional(),
       dim: table.shape.dim.optional(),
       format: z.enum(ROW_FORMATS).optional(),
       /** Of quantized rows: where the checkpoint has scale and bias. FBGEMM's tables for inference have them in front of the values, as float16. */
       scaleAndBias: z.enum(['front', 'behind']).optional(),
+      /** Makes it a keyed table: the tensor of the checkpoint that has the key of each row. */
+      keys: z.strictObject({ tensor: z.string().min(1) }).optional(),
     }),
   ),
 });

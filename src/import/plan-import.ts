@@ -16,6 +16,7 @@ import {
 } from './checkpoint.js';
 import { FLOATS, FRONT_FORMATS } from './convert.js';
 import type { ImportSpec, ImportTable } from './import-spec.js';
+import { type PlannedKeys, planKeys } from './plan-keys.js';
 import type { TensorNames } from './tensor-names.js';
 
 /** A table of the spec, and where its rows come from. */
@@ -31,6 +32,8 @@ export interface PlannedTable {
   readonly conversion: 'none' | 'front' | 'widened' | 'packed';
   /** The one place of all rows, one after another, that can be served without a conversion; else null. */
   readonly inPlace: Piece | null;
+  /** Null when ids are rows. */
+  readonly keys: PlannedKeys | null;
 }
 
 export interface PlannedImport {
@@ -42,12 +45,12 @@ export interface PlannedImport {
 /** Finds all that the spec names, and refuses what does not fit, before anything is written. */
 export async function planImport(checkpoint: Checkpoint, names: TensorNames, spec: ImportSpec): Promise<PlannedImport> {
   const tables: PlannedTable[] = [];
-  for (const [at, table] of spec.tables.entries())
-    tables.push(await planTable(checkpoint, names.get(table.tensor, `tables[${at}].tensor`), table, `tables[${at}]`));
+  for (const [at, table] of spec.tables.entries()) tables.push(await planTable(checkpoint, names, table, `tables[${at}]`));
   return { tables, dense: denseTensors(checkpoint.path, names, spec, tables) };
 }
 
-async function planTable(checkpoint: Checkpoint, tensor: CheckpointTensor, table: ImportTable, field: string): Promise<PlannedTable> {
+async function planTable(checkpoint: Checkpoint, names: TensorNames, table: ImportTable, field: string): Promise<PlannedTable> {
+  const tensor = names.get(table.tensor, `${field}.tensor`);
   const { dtype, shape } = tensor;
   const wrong = (key: string, what: string): TerabagError =>
     badCheckpoint(checkpoint.path, `${field}.${key}: ${what}`, { table: table.name, tensor: tensor.name });
@@ -70,6 +73,8 @@ async function planTable(checkpoint: Checkpoint, tensor: CheckpointTensor, table
     sourceRowBytes: width * dtypeBytes(dtype),
     conversion,
     inPlace: conversion === 'none' && whole ? piece : null,
+    keys:
+      table.keys === undefined ? null : await planKeys(checkpoint, names, { table: table.name, rows, tensor: table.keys.tensor, field }),
   };
 }
 
@@ -136,7 +141,11 @@ function denseTensors(path: string, names: TensorNames, spec: ImportSpec, tables
       return tensor.shape;
     },
   };
-  const placed = tables.map(({ spec: { scaleAndBias: _, ...table } }) => ({ ...table, file: 'tables' }));
+  const placed = tables.map(({ spec: { scaleAndBias: _, keys, ...table } }) => ({
+    ...table,
+    file: 'tables',
+    ...(keys && { keys: { file: 'tables', ...keys } }),
+  }));
   const model = checkJson(path, { ...spec, tables: placed, files: {} }, AS_MODEL, modelSchema);
   resolveModel(model, shapes as ReadonlyMap<string, readonly number[]>);
   return dense;

@@ -25,9 +25,10 @@ export async function readHugeCtr(files: CheckpointFiles, directory: string, tab
   const tensors = new Map<string, CheckpointTensor>();
   for (const table of tables) {
     const name = basename(table);
-    const add = async (file: string, dtype: 'I64' | 'F32', shape: readonly number[]): Promise<void> => {
+    const add = (file: string, dtype: 'I64' | 'F32', shape: readonly number[], keyedBy?: string): void => {
       const tensor = `${name}.${file}`;
-      tensors.set(tensor, plainTensor(tensor, dtype, shape, { path: join(table, file), byteOffset: 0, known: null, header: null }));
+      const plain = plainTensor(tensor, dtype, shape, { path: join(table, file), byteOffset: 0, known: null, header: null });
+      tensors.set(tensor, keyedBy === undefined ? plain : { ...plain, keyedBy });
     };
     const [keyBytes, vectorBytes] = [await files.size(join(table, KEYS)), await files.size(join(table, VECTORS))];
     const keys = keyBytes / 8;
@@ -37,14 +38,14 @@ export async function readHugeCtr(files: CheckpointFiles, directory: string, tab
         table,
         `vectors do not fit the keys, which are int64: ${KEYS} has ${keyBytes} bytes, ${VECTORS} ${vectorBytes} (truncated?)`,
       );
-    await add(KEYS, 'I64', [keys]);
-    await add(VECTORS, 'F32', [keys, dim]);
+    add(KEYS, 'I64', [keys]);
+    add(VECTORS, 'F32', [keys, dim], `${name}.${KEYS}`);
     const names = await readdir(table);
     if (!names.includes(SLOTS)) continue;
     const slotBytes = await files.size(join(table, SLOTS));
     if (slotBytes !== keyBytes)
       throw badCheckpoint(table, `slots do not fit the keys: ${SLOTS} has ${slotBytes} bytes, ${KEYS} ${keyBytes} (truncated?)`);
-    await add(SLOTS, 'I64', [keys]);
+    add(SLOTS, 'I64', [keys]);
   }
   return { path: directory, kind: 'HugeCTR', tensors, inModelOrder: false, skipped: new Map(), marks: new Map() };
 }

@@ -57,6 +57,7 @@ const tablesSchema = z.record(
   z.object({
     dimension: z.number().int().min(1),
     dtype: z.string(),
+    key_name: z.string().optional(),
     value_name: z.string().optional(),
     default_value_name: z.string().optional(),
   }),
@@ -69,14 +70,18 @@ export const torchEasyRecFiles = async (directory: string): Promise<string[]> =>
 /** A table's rows are those of its ranks, one after another. */
 export async function readTorchEasyRec(files: CheckpointFiles, directory: string, ranks: readonly string[]): Promise<Checkpoint> {
   const quantized = new Map<string, QuantizedRows>();
+  const keyedBy = new Map<string, string>();
   for (const name of (await readdir(directory)).filter((other) => /^sparse_embeddings-.*\.json$/.test(other)).sort()) {
     const tables = await readJsonFile(join(directory, name), { what: 'description of tables', code: 'bad_checkpoint' }, tablesSchema);
-    for (const [table, { dimension: dim, dtype, value_name: values = table, default_value_name: other }] of Object.entries(tables)) {
+    for (const [table, { dimension: dim, dtype, key_name: keys, value_name: values = table, default_value_name: other }] of Object.entries(
+      tables,
+    )) {
+      if (keys !== undefined) keyedBy.set(values, keys);
       if (dtype !== QUANTIZED_DTYPE) continue;
       for (const tensor of [values, ...(other === undefined ? [] : [other])]) quantized.set(tensor, { format: 'int8_fp16', dim });
     }
   }
-  const arrays = new Arrays(files, quantized);
+  const arrays = new Arrays(files, quantized, keyedBy);
   for (const rank of ranks) {
     const path = join(directory, rank);
     await arrays.add(await readZip(files, path, { from: 0, bytes: await files.size(path) }));
@@ -99,6 +104,8 @@ class Arrays {
   constructor(
     private readonly files: CheckpointFiles,
     private readonly quantized: ReadonlyMap<string, QuantizedRows> = new Map(),
+    /** By the name of a table's values, that of its keys. */
+    private readonly keyedBy: ReadonlyMap<string, string> = new Map(),
   ) {}
 
   async add(zip: Zip): Promise<void> {
@@ -132,13 +139,29 @@ class Arrays {
       return { ...piece, offsets };
     });
     const quantized = this.quantized.get(name);
+    const keyedBy = this.#keysOf(path, name, arrays);
     return {
       name,
       dtype,
       shape: arrays.length === 1 ? shape : [row, ...inner],
       pieces: async () => pieces,
       ...(quantized && { quantized }),
+      ...(keyedBy !== undefined && { keyedBy }),
     };
+  }
+
+  /** Parts of rows and of keys follow one another alike only where each has as many of both. */
+  #keysOf(path: string, name: string, arrays: readonly StoredArray[]): string | undefined {
+    const keyedBy = this.keyedBy.get(name);
+    const counts = (parts: readonly StoredArray[]): string => parts.map(({ shape: [count = 0] }) => count).join(', ');
+    const keys = this.#arrays.get(keyedBy ?? '');
+    if (keys !== undefined && counts(keys) !== counts(arrays))
+      throw badCheckpoint(
+        path,
+        `parts of a table have not as many keys as rows: ${name} has ${counts(arrays)} rows, ${keyedBy} ${counts(keys)}`,
+        { tensor: name },
+      );
+    return keyedBy;
   }
 }
 
