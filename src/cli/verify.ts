@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { Command } from 'commander';
-import { verifyBundle } from '../model/bundle.js';
+import { verifyBundleAndIndexes } from '../engine/verify-indexes.js';
 import { bundlesIn, verifyPublished } from '../plan/file/publish/verify-published.js';
 import { further } from './help.js';
 import { positiveNumber } from './options.js';
@@ -17,7 +17,7 @@ interface VerifyCommandOptions {
 
 export const verifyCommand = new Command('verify')
   .description(
-    'check every file of a bundle against model.json: lengths, checksums, headers; and its scores against those of the model it was exported from',
+    'check every file of a bundle against model.json: lengths, checksums, headers, indexes of keyed tables; and its scores against those of the model it was exported from',
   )
   .argument('<bundle>', 'directory of the model, of a published shard, or of all published shards')
   .option('--source <dir>', 'the model that was published: hold every row and the dense weights against it')
@@ -82,6 +82,6 @@ function tooFar(difference: OutputDifference, tolerance: number): string {
 
 async function verifyAll(dir: string, onProgress: OnProgress): Promise<string[]> {
   const problems: string[] = [];
-  for (const bundle of await bundlesIn(dir)) problems.push(...(await verifyBundle(bundle, onProgress)));
+  for (const bundle of await bundlesIn(dir)) problems.push(...(await verifyBundleAndIndexes(bundle, onProgress)));
   return problems;
 }
