@@ -117,6 +117,12 @@ const faults: fc.Arbitrary<(tensors: Tensors) => { batch: SparseBatch; codes: st
     segments[field] = field === 4 ? value | 32 : value;
     return { batch: batchOf({ ...tensors, segments }), codes: ['bad_message'] };
   }),
+  // A rule that the table does not have.
+  fc.constantFrom(1, 2, 255, 256, 32_767, 32_768, 65_535).map((rule) => (tensors: Tensors) => {
+    const segments = [...tensors.segments];
+    segments[4] = (segments[4] as number) + rule * 65_536;
+    return { batch: batchOf({ ...tensors, segments }), codes: ['bad_message'] };
+  }),
   // Another number of bags than offsets tell.
   fc.constantFrom(1, 7, 2 ** 31, 2 ** 32 - 20).map((more) => (tensors: Tensors) => {
     const segments = [...tensors.segments];

@@ -1,5 +1,6 @@
 import { TerabagError } from '../../errors.js';
 import { modelHash } from '../../model/hash.js';
+import { plainId } from '../../model/id-rules.js';
 import type { EmbeddingBagSpec, EmbeddingSequenceSpec } from '../../model/layers.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { endKept, firstKept } from '../../model/truncate.js';
@@ -48,7 +49,8 @@ interface TableSums {
   numBags: number;
   lookups: number;
   uniqueRows: number;
-  readonly rowCounts: Map<number, number>;
+  /** By id. */
+  readonly rowCounts: Map<number | bigint, number>;
 }
 
 /** Sums what requests ask of each table, in memory that does not grow with their number (but for a number per request). */
@@ -74,7 +76,7 @@ export class ProfileBuilder {
     this.#items.push(request.items);
     const counting = this.#countedLookups < COUNTED_LOOKUPS;
     for (const table of this.#tables) {
-      const rows = new Set<number>();
+      const rows = new Set<number | bigint>();
       for (const { at, layer, given, user, eitherWay } of table.layers) {
         const asked = request.bags[at] as ProfiledBags;
         const ids = layer.type === 'embedding_sequence' ? distinctIds(layer, asked) : asked.input.indices;
@@ -90,7 +92,7 @@ export class ProfileBuilder {
           sums.lookups += lookups;
         }
         for (let position = 0; position < lookups; position++) {
-          const row = Number(ids[position]);
+          const row = exactId(ids[position] as number | bigint | string);
           rows.add(row);
           if (counting) table.rowCounts.set(row, (table.rowCounts.get(row) ?? 0) + 1);
         }
@@ -126,6 +128,12 @@ export class ProfileBuilder {
       ),
     };
   }
+}
+
+/** Keys, and ids that no table has, are any 64 bits, which a double does not tell apart; -1 and 2^64 - 1 are one. */
+function exactId(id: number | bigint | string): number | bigint {
+  const number = Number(id);
+  return Number.isSafeInteger(number) ? number : plainId(BigInt.asIntN(64, BigInt(id)));
 }
 
 /** What is asked for a request's sequences of a layer. */
