@@ -112,7 +112,9 @@ TableRule rule_of(const Napi::Value& value) {
   rule.policy = kPolicies[policy];
   rule.padding_id = padding_id_of(given);
   if (policy == kHash) rule.buckets = integer(given, "buckets", kSafe);
-  if (policy != kDefault) return rule;
+  const bool names_row = policy == kHash || policy == kDefault;
+  if (names_row && !member(given, "row").IsNull()) rule.row = integer(given, "row", kSafe);
+  if (policy != kDefault || rule.row.has_value()) return rule;
   const Napi::Value vector = member(given, "vector");
   if (vector.IsNull()) {
     rule.row = integer(given, "row", kSafe);
@@ -161,6 +163,7 @@ class SparseEngineObject : public Napi::ObjectWrap<SparseEngineObject> {
       view.part = static_cast<uint32_t>(integer(table, "part", UINT32_MAX));
       view.parts = static_cast<uint32_t>(integer(table, "parts", UINT32_MAX));
       view.num_rows = integer(table, "rows", kSafe);
+      if (!member(table, "fallbackRows").IsUndefined()) view.fallback_rows = integer(table, "fallbackRows", kSafe);
       view.dim = static_cast<uint32_t>(integer(table, "dim", 1u << 16));
       view.format = row_format(member(table, "format"), "format");
       if (info[2].IsObject()) view.prefetch = prefetch_of(info[2].As<Napi::Object>());

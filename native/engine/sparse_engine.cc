@@ -54,18 +54,19 @@ bool SparseEngine::add(TableView view, const std::string& path, uint64_t byte_of
                        Failure* failure) {
   const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
   // 128 bits hold every product of the fields, so that nothing wraps.
-  const unsigned __int128 last = static_cast<unsigned __int128>(view.num_rows - 1) * row_step + first_row + 1;
+  const uint64_t num_rows = view.num_rows + view.fallback_rows;
+  const unsigned __int128 last = static_cast<unsigned __int128>(num_rows - 1) * row_step + first_row + 1;
   const unsigned __int128 end = last * row_bytes + byte_offset;
-  if (view.num_rows == 0 || view.dim == 0 || row_step == 0 || end > UINT64_MAX) {
+  if (view.num_rows == 0 || num_rows < view.num_rows || view.dim == 0 || row_step == 0 || end > UINT64_MAX) {
     failure->message =
-        "table does not lie in its file: " + path + ", rows " + std::to_string(view.num_rows) + ", dim " + std::to_string(view.dim);
+        "table does not lie in its file: " + path + ", rows " + std::to_string(num_rows) + ", dim " + std::to_string(view.dim);
     return false;
   }
-  if (view.num_rows == 1) row_step = 1;  // It may be any number, whose product with the row's bytes wraps.
+  if (num_rows == 1) row_step = 1;  // It may be any number, whose product with the row's bytes wraps.
   const uint64_t from = byte_offset + first_row * row_bytes;
   if (residency_ == Residency::kHugePages) {
     view.row_pitch = row_bytes;
-    view.rows = add_copied(path, {nullptr, from, view.num_rows, row_bytes, row_step * row_bytes}, static_cast<uint64_t>(end), failure);
+    view.rows = add_copied(path, {nullptr, from, num_rows, row_bytes, row_step * row_bytes}, static_cast<uint64_t>(end), failure);
   } else {
     view.row_pitch = row_step * row_bytes;
     view.rows = add_mapped(path, {from, static_cast<uint64_t>(end)}, failure);
@@ -93,7 +94,7 @@ bool SparseEngine::set_rules(uint32_t table, uint32_t part, uint32_t parts, cons
   if (found == nullptr) return refuse("it was not added");
   if (rules.empty()) return refuse("there have to be some");
   TableView& view = tables_[static_cast<size_t>(found - tables_.data())];
-  const uint64_t row_bytes = bytes_per_row(view.format, view.dim);
+  const uint64_t row_bytes = bytes_per_row(view.format, view.dim), num_rows = view.num_rows + view.fallback_rows;
   // Of each rule, of which most need none; zeros of every format are zeros.
   auto rows = std::make_shared<std::vector<unsigned char>>(rules.size() * row_bytes);
   std::vector<UnseenRule> stored;
@@ -101,13 +102,16 @@ bool SparseEngine::set_rules(uint32_t table, uint32_t part, uint32_t parts, cons
     unsigned char* const row = rows->data() + stored.size() * row_bytes;
     UnseenRule& as = stored.emplace_back(UnseenRule{rule.policy, rule.padding_id.has_value(), rule.padding_id.value_or(0), row, 1});
     if (rule.policy == UnseenPolicy::kHash) {
-      if (rule.buckets == 0 || rule.buckets > view.num_rows)
-        return refuse("buckets " + std::to_string(rule.buckets) + ", rows " + std::to_string(view.num_rows));
+      const uint64_t first = rule.row.value_or(0);
+      if (rule.buckets == 0 || first > num_rows || rule.buckets > num_rows - first)
+        return refuse("buckets " + std::to_string(rule.buckets) + " from row " + std::to_string(first) + ", rows " +
+                      std::to_string(num_rows));
+      as.row = view.rows + first * view.row_pitch;
       as.buckets = rule.buckets;
     }
     if (rule.policy != UnseenPolicy::kRow) continue;
     if (rule.row.has_value()) {
-      if (*rule.row >= view.num_rows) return refuse("row " + std::to_string(*rule.row) + ", rows " + std::to_string(view.num_rows));
+      if (*rule.row >= num_rows) return refuse("row " + std::to_string(*rule.row) + ", rows " + std::to_string(num_rows));
       as.row = view.rows + *rule.row * view.row_pitch;
     } else if (!rule.vector.empty()) {
       if (rule.vector.size() != view.dim)

@@ -42,7 +42,8 @@ class SharedPrefetch {
 struct TableRule {
   UnseenPolicy policy = UnseenPolicy::kReject;
   std::optional<int64_t> padding_id;
-  // kRow: this row of the table; else the vector, stored in the table's format; else, without one, zeros.
+  // kRow: this row of the table; else the vector, stored in the table's format; else, without one, zeros. kHash: the first of its rows;
+  // else the table's first.
   std::optional<uint64_t> row;
   std::vector<float> vector;
   uint64_t buckets = 0;  // kHash
@@ -52,6 +53,7 @@ struct TableView {
   uint32_t table, part, parts;
   const unsigned char* rows;
   uint64_t num_rows, row_pitch;
+  uint64_t fallback_rows;  // behind the others: those that no id has, only rules
   uint32_t dim;
   RowFormat format;
   SharedPrefetch prefetch;
@@ -138,7 +140,8 @@ class SparseEngine {
   // The same of a keyed table, all of whose rows are in the file one after another; the index is mapped or copied as they are.
   bool add_keyed(TableView view, const std::string& path, uint64_t byte_offset, const KeyIndexFile& keys, Failure* failure);
   // Gives a table that was added its rules, at least one; false, and the reason, when one names a row or buckets that the table does not
-  // have, or a vector of another length than its rows or one that their format cannot hold. Before the first pooling.
+  // have, fallback rows counted, or a vector of another length than its rows or one that their format cannot hold. Before the first
+  // pooling.
   bool set_rules(uint32_t table, uint32_t part, uint32_t parts, const std::vector<TableRule>& rules, Failure* failure);
   // Brings the rows and key indexes of all tables into memory as the residency says, file by file in order; until then tables of kHugePages
   // hold zeros.

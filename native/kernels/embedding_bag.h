@@ -17,7 +17,7 @@
 //               keys == null and 0 <= id < num_rows:     rows[id]
 //               keys has a row below num_rows for id:    rows[that]
 //               unseen.policy == row:                    unseen.row
-//               unseen.policy == hash:                   rows[mix64(id) mod unseen.buckets]
+//               unseen.policy == hash:                   unseen.row, and mix64(id) mod unseen.buckets rows behind it
 //               unseen.policy == skip:                   skipped
 //               else:                                    stop with kIndexOutOfRange and (job, bag, at, id)
 //         if skipped: go on with the next id; its weight is not read
@@ -98,8 +98,8 @@ struct UnseenRule {
   UnseenPolicy policy;
   bool pads;  // whether padding_id is skipped, also when the table has it
   int64_t padding_id;
-  const unsigned char* row;  // kRow: of the job's format and dim, any alignment
-  uint64_t buckets;          // kHash: 1 to num_rows
+  const unsigned char* row;  // kRow, and the first of kHash: of the job's format and dim, any alignment
+  uint64_t buckets;          // kHash: at least 1; rows that lie as far apart as the job's
 };
 
 struct BagJob {

@@ -28,6 +28,8 @@ export interface NativeTable {
   readonly byteOffset: number;
   /** Logical rows of this part. */
   readonly rows: number;
+  /** Rows behind these, which no id has: only rules name them, by numbers from `rows` on. Left out: none. */
+  readonly fallbackRows?: number;
   readonly dim: number;
   readonly format: RowFormat;
   readonly firstRow: number;

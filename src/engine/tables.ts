@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import { oneOf, TerabagError } from '../errors.js';
 import { type Bundle, bytesToCheck, checkOpened } from '../model/bundle.js';
 import { VERIFIES, type Verify } from '../model/bundle-files.js';
-import { type IdRule, idRules, ruleOfPart } from '../model/id-rules.js';
+import { type IdRule, idRules, namedRows, ruleOfKeyedPart, ruleOfPart } from '../model/id-rules.js';
 import { partRows, type RowPart } from '../tables/rows.js';
 import { holdsHugePages, liesOnHugePages, type Residency, type ResidencyReport } from './residency.js';
 import { type EngineTable, SparseEngine } from './sparse-engine.js';
@@ -32,6 +32,7 @@ export function engineTables(bundle: Bundle, partsOf: (table: number) => readonl
       // Of an index that is whole, each part finds its keys among all.
       const rows = index === null ? partRows(open.spec.rows, wanted) : open.rows;
       const pitched = index === null && !published;
+      const rules = ofTables[table] as readonly IdRule[];
       return {
         name,
         table,
@@ -42,10 +43,15 @@ export function engineTables(bundle: Bundle, partsOf: (table: number) => readonl
         path: open.path,
         byteOffset: open.byteOffset,
         rows,
+        fallbackRows: open.fallbackRows,
         firstRow: pitched ? part : 0,
         rowStep: pitched ? parts : 1,
         keys: index,
-        rules: (ofTables[table] as readonly IdRule[]).map((rule) => (parts === 1 || index !== null ? rule : ruleOfPart(rule))),
+        rules: rules.map((rule) => {
+          if (parts === 1) return rule;
+          if (index === null) return ruleOfPart(rule);
+          return published ? ruleOfKeyedPart(rule, rows, namedRows(rules)) : rule;
+        }),
       };
     }),
   );

@@ -37,7 +37,7 @@ export interface OpenTable extends HeldTable {
   readonly path: string;
   readonly byteOffset: number;
   readonly rowBytes: number;
-  /** Of the rows. */
+  /** Of the rows, copies for rules counted. */
   readonly bytes: number;
   /** Of a keyed table; null of others. */
   readonly index: OpenKeyIndex | null;
@@ -194,7 +194,8 @@ function listedFiles(dir: string, spec: ModelSpec, files: readonly string[]): Li
 }
 
 async function openTable(dir: string, held: HeldTable): Promise<OpenTable> {
-  const { spec, rows } = held;
+  const { spec } = held;
+  const rows = held.rows + held.fallbackRows;
   const path = pathInside(dir, held.file);
   const header = held.byteOffset === null ? await readSafetensorsHeader(path) : await readTableFile(path, [spec]);
   const tensor = header.tensors.get(held.tensor);

@@ -7,7 +7,7 @@ export interface IdRule {
   readonly policy: UnseenPolicy;
   /** A signed integer of 64 bits; null: none is padding. */
   readonly paddingId: bigint | null;
-  /** default: a row of the table; or null, and there is a vector. */
+  /** default: a row of the table; or null, and there is a vector. hash: the first of the rows that ids get; null: the table's first. */
   readonly row: number | null;
   readonly vector: Float32Array | null;
   /** hash: how many rows, from the first on, the ids get; else 0. */
@@ -68,6 +68,30 @@ export function idRules(spec: ModelSpec): IdRules {
 export function ruleOfPart(rule: IdRule): IdRule {
   const isRow = rule.policy === 'hash' || rule.row !== null;
   return isRow ? REJECT : { ...rule, paddingId: null };
+}
+
+/** Rows of a keyed table that its rules give to ids without one: the first `buckets`, and further ones in ascending order. */
+export interface NamedRows {
+  readonly buckets: number;
+  readonly others: readonly number[];
+}
+
+export function namedRows(rules: readonly IdRule[]): NamedRows {
+  const buckets = Math.max(0, ...rules.map((rule) => rule.buckets));
+  const others = new Set(rules.flatMap(({ row }) => (row === null || row < buckets ? [] : [row])));
+  return { buckets, others: [...others].sort((a, b) => a - b) };
+}
+
+export const countNamed = ({ buckets, others }: NamedRows): number => buckets + others.length;
+
+/**
+ * A rule of a published part of a keyed table. Behind the part's own rows it has copies of those that rules name, in their order: an id without
+ * a row is told there, and gets one that may be another part's.
+ */
+export function ruleOfKeyedPart(rule: IdRule, ownRows: number, { buckets, others }: NamedRows): IdRule {
+  if (rule.policy === 'hash') return { ...rule, row: ownRows };
+  if (rule.row === null) return rule;
+  return { ...rule, row: ownRows + (rule.row < buckets ? rule.row : buckets + others.indexOf(rule.row)) };
 }
 
 function ruleOf(unseen: UnseenSpec | undefined, paddingId: bigint | null, path: string, { rows, dim, keys }: TableSpec): IdRule {

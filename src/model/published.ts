@@ -1,6 +1,7 @@
 import { TerabagError } from '../errors.js';
 import { partRows, type RowPart } from '../tables/rows.js';
 import { modelHash } from './hash.js';
+import { countNamed, idRules, namedRows } from './id-rules.js';
 import type { FileSpec, ModelSpec, TableSpec } from './spec.js';
 
 /** What a bundle holds of a table: all of it, or, when it was published for a shard, that shard's part. */
@@ -8,6 +9,8 @@ export interface HeldTable extends RowPart {
   readonly spec: TableSpec;
   /** Rows of the part. */
   readonly rows: number;
+  /** Copies behind them of the rows that rules name; none but in parts of keyed tables. */
+  readonly fallbackRows: number;
   readonly file: string;
   readonly tensor: string;
   /** As in TableSpec; null where the file's header says where the rows are. */
@@ -21,12 +24,13 @@ export function heldTables(spec: ModelSpec): (HeldTable | null)[] {
   if (spec.published === undefined)
     return spec.tables.map((table) => {
       const { rows, file, tensor, byteOffset = null, keys = null } = table;
-      return { spec: table, part: 0, parts: 1, rows, file, tensor, byteOffset, keys };
+      return { spec: table, part: 0, parts: 1, rows, fallbackRows: 0, file, tensor, byteOffset, keys };
     });
   const parts = new Map(spec.published.parts.map((held) => [held.table, held]));
   return spec.tables.map((table) => {
     const held = parts.get(table.name);
-    return held === undefined ? null : { ...held, spec: table, byteOffset: null, keys: held.keys ?? null };
+    if (held === undefined) return null;
+    return { ...held, fallbackRows: held.fallbackRows ?? 0, spec: table, byteOffset: null, keys: held.keys ?? null };
   });
 }
 
@@ -42,8 +46,9 @@ export function checkPublished(spec: ModelSpec): void {
   if (published.source !== hash)
     throw bad(`the model has another hash than its source (edited?): ${hash.slice(0, 12)}, source ${published.source.slice(0, 12)}`);
   const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  const named = namedByTable(spec);
   const seen = new Set<string>();
-  for (const { table, part, parts, rows, keys } of published.parts) {
+  for (const { table, part, parts, rows, fallbackRows = 0, keys } of published.parts) {
     const source = tables.get(table);
     if (source === undefined) throw bad(`no such table: ${table}`);
     if (seen.has(table)) throw bad(`two parts of one table: ${table}`);
@@ -54,5 +59,14 @@ export function checkPublished(spec: ModelSpec): void {
     // How many keys belong to a part is not known without them.
     const expected = source.keys !== undefined && parts > 1 ? Math.min(rows, source.rows) : partRows(source.rows, { part, parts });
     if (rows !== expected) throw bad(`part ${part} of ${parts} of table ${table} has ${rows} rows, expected ${expected}`);
+    const fallback = source.keys !== undefined && parts > 1 ? (named.get(table) ?? 0) : 0;
+    if (fallbackRows !== fallback)
+      throw bad(`part ${part} of ${parts} of table ${table} has ${fallbackRows} rows for ids that it does not have, expected ${fallback}`);
   }
+}
+
+/** How many rows the rules of each table name. */
+function namedByTable(spec: ModelSpec): ReadonlyMap<string, number> {
+  const { ofTables } = idRules(spec);
+  return new Map(spec.tables.map(({ name }, t) => [name, countNamed(namedRows(ofTables[t] ?? []))]));
 }

@@ -73,6 +73,8 @@ export const publishedSchema = z.strictObject({
       part: z.number().int().min(0),
       parts: count,
       rows: count,
+      /** Behind these, copies of the rows that rules give to ids that a keyed table does not have: see namedRows. */
+      fallbackRows: count.optional(),
       file: z.string().min(1),
       tensor: z.string().min(1),
       keys: keysSchema.optional(),

@@ -4,8 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { verifyBundleAndIndexes } from '../../src/engine/verify-indexes.js';
 import { connect, launchCluster, openLocal, type Plan, type Predictor, packBundle, publish } from '../../src/index.js';
 import { openBundle, verifyBundle, writeModelJson } from '../../src/model/bundle.js';
+import { verifyPublished } from '../../src/plan/file/publish/verify-published.js';
 import { tableBytes } from '../../src/plan/placement/bytes.js';
 import { checksumFile } from '../../src/tables/checksum.js';
 import { type GivenAs, type KeyedModel, keyedRequest, writeKeyedModel } from '../reference/keyed-model.js';
@@ -238,6 +240,48 @@ test('an index that does not fit its table is refused when the bundle is opened'
   expect(await verifyBundle(keyedDir)).toEqual([]);
 });
 
+test('terabag verify names table, file and fault of a broken index, also where its checksum is right', async () => {
+  const [keyed] = model.keyed.tables.filter(({ keys, rows }) => keys !== undefined && rows >= 8);
+  const { file = '' } = keyed?.keys ?? {};
+  const { tables } = await openBundle(keyedDir);
+  const index = tables.find((table) => table?.spec.name === keyed?.name)?.index;
+  if (index == null) throw new Error('the table has no index');
+  const whole = await readFile(index.path);
+  const breakBytes = async (change: (bucket: Buffer) => void): Promise<void> => {
+    const bytes = Buffer.from(whole);
+    for (let at = index.byteOffset; at < index.byteOffset + index.bytes; at += 64) {
+      if ((bytes[at + 60] as number) < 2) continue;
+      change(bytes.subarray(at, at + 64));
+      break;
+    }
+    await writeFile(index.path, bytes);
+  };
+  const faults: readonly (readonly [change: (bucket: Buffer) => void, what: string])[] = [
+    [(bucket) => bucket.writeUInt32LE(keyed?.rows ?? 0, 40), 'a key has a row that the table does not have'],
+    [(bucket) => bucket.copyWithin(44, 40, 44), 'two keys have one row'],
+    [(bucket) => bucket.writeBigInt64LE(bucket.readBigInt64LE() ^ 0x5555_5555_5555_5555n), 'a key lies where nobody looks for it'],
+    [(bucket) => bucket.writeUInt8(6, 60), 'a bucket counts more keys than it has room for'],
+    [(bucket) => bucket.writeUInt8(1, 63), 'what it does not use is not zero'],
+  ];
+  for (const [change, what] of faults) {
+    await breakBytes(change);
+    const found = await verifyBundleAndIndexes(keyedDir);
+    expect(found).toEqual([
+      expect.stringContaining('file is damaged'),
+      expect.stringMatching(new RegExp(`^key index of table ${keyed?.name} is damaged: .*${what}.*: ${index.path}, bucket \\d+$`)),
+    ]);
+    await writeModelJson(keyedDir, { ...model.keyed, files: { ...model.keyed.files, [file]: await checksumFile(index.path) } });
+    expect(await verifyBundleAndIndexes(keyedDir)).toEqual([found[1]]);
+    if (change === faults[0]?.[0]) {
+      const { status, stderr } = terabag('verify', keyedDir);
+      expect([status, stderr]).toEqual([1, expect.stringContaining(found[1] as string)]);
+    }
+    await writeModelJson(keyedDir, model.keyed);
+  }
+  await writeFile(index.path, whole);
+  expect(terabag('verify', keyedDir)).toMatchObject({ status: 0, stderr: '' });
+});
+
 describe('keys that no row has, and padding', () => {
   const UNKNOWN = [5_000_000_000_000n, -77n, 2n ** 62n + 1n];
   const PADDING = 4_444_444_444_444n;
@@ -323,16 +367,66 @@ describe('keys that no row has, and padding', () => {
     });
   });
 
-  test('that get rows are served from a whole bundle, and refused where parts would be published', async () => {
+  test('that get rows of other parts get the bits of a whole bundle where parts are published, in every mode', async () => {
+    await withModels(true, async () => {
+      const { spec, hash } = await openBundle(keyedDir);
+      const model = { name: spec.name, version: spec.version, hash };
+      for (const shards of [2, 3]) {
+        const plan = { ...splitPlan(shards), model } as Plan;
+        const out = join(dir, `named-rows-${shards}`);
+        await publish(plan, keyedDir, out);
+        expect(await verifyPublished(out, keyedDir)).toEqual([]);
+        const held = (await openBundle(join(out, plan.shards[0]?.name ?? ''), { dense: false })).spec.published?.parts ?? [];
+        expect(held.some(({ fallbackRows = 0 }) => fallbackRows > 1) && held.some(({ fallbackRows }) => fallbackRows === 1)).toBe(true);
+        const found: Uint32Array[][] = [];
+        for (const [bundle, residency] of [
+          [keyedDir, 'populate'],
+          [out, shards === 2 ? 'populate' : 'hugepages'],
+        ] as const) {
+          const cluster = await launchCluster(plan, { bundle, residency, ephemeralPorts: true, logLevel: 'error' });
+          for (const mode of [{}, { dedup: true }, { rpc: 'paper', batchItems: 2 }] as const) {
+            const predictor = await connect(cluster.plan, { bundle: keyedDir, ...mode });
+            found.push(await scores(predictor, true));
+            await predictor.close();
+          }
+          await cluster.stop();
+        }
+        for (const other of found) expect(other).toEqual(found[0]);
+        expectClose(found[0] as Uint32Array[], await localOf(keyedDir, true));
+      }
+    });
+  });
+
+  test("a copy of a row that is not the source's is found, and so is a record of another number of them", async () => {
     await withModels(true, async () => {
       const { spec, hash } = await openBundle(keyedDir);
       const plan = { ...splitPlan(2), model: { name: spec.name, version: spec.version, hash } } as Plan;
-      await expect(publish(plan, keyedDir, join(dir, 'named-rows'))).rejects.toMatchObject({ code: 'bad_plan' });
-      const cluster = await launchCluster(plan, { bundle: keyedDir, ephemeralPorts: true, logLevel: 'error' });
-      const predictor = await connect(cluster.plan, { bundle: keyedDir });
-      expectClose(await scores(predictor, true), await localOf(keyedDir, true));
-      await predictor.close();
-      await cluster.stop();
+      const out = join(dir, 'damaged-copies');
+      await publish(plan, keyedDir, out);
+      const shard = join(out, plan.shards[1]?.name ?? '');
+      const opened = await openBundle(shard, { dense: false });
+      const part = opened.tables.find((table) => (table?.fallbackRows ?? 0) > 0);
+      if (part == null) throw new Error('no part has copies');
+      const bytes = await readFile(part.path);
+      const at = part.byteOffset + part.bytes - 1;
+      bytes[at] = (bytes[at] as number) ^ 1;
+      await writeFile(part.path, bytes);
+      // As if it had been published so: the checksum is the file's.
+      const { published } = opened.spec;
+      if (published === undefined) throw new Error('not published');
+      const files = { ...published.files, [part.file]: await checksumFile(part.path) };
+      await writeModelJson(shard, { ...opened.spec, published: { ...published, files } });
+      expect(await verifyPublished(out, keyedDir)).toEqual([
+        expect.stringContaining(`row for ids without one differs from the source: table ${part.spec.name}`),
+      ]);
+      const parts = published.parts.map((held) =>
+        held.table === part.spec.name ? { ...held, fallbackRows: part.fallbackRows + 1 } : held,
+      );
+      await writeModelJson(shard, { ...opened.spec, published: { ...published, parts } });
+      await expect(openBundle(shard, { dense: false })).rejects.toMatchObject({
+        code: 'bad_model',
+        message: expect.stringContaining(`${part.fallbackRows + 1} rows for ids that it does not have, expected ${part.fallbackRows}`),
+      });
     });
   });
 });

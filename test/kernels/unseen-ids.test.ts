@@ -25,6 +25,8 @@ interface Held {
   readonly dim: number;
   readonly path: string;
   readonly rules: readonly IdRule[];
+  /** Rows behind the others that only rules name. */
+  readonly fallbackRows: number;
 }
 
 const rulesOf = (dim: number): IdRule[] => [
@@ -35,6 +37,10 @@ const rulesOf = (dim: number): IdRule[] => [
   { ...REJECT, policy: 'default', vector: Float32Array.from({ length: dim }, (_, d) => vectorValue(d)) },
   { ...REJECT, policy: 'hash', buckets: ROWS },
   { ...REJECT, policy: 'hash', buckets: 3 },
+  // Rows behind those of the table: those of zeros and of the vector.
+  { ...REJECT, policy: 'default', row: ROWS + 1 },
+  { ...REJECT, policy: 'hash', row: ROWS, buckets: 2 },
+  { ...REJECT, policy: 'hash', row: ROWS - 2, buckets: 4, paddingId: 1n },
   // Padding that the table has, and that it does not have, of every sign and size.
   { ...REJECT, paddingId: 4n },
   { ...REJECT, policy: 'zero', paddingId: 0n },
@@ -54,15 +60,15 @@ async function held(format: RowFormat, dim: number): Promise<Held> {
   await native.packRows(bytesOf(values), 'fp32', dim, format, packed);
   const path = join(directory, `${format}-${dim}.bin`);
   writeFileSync(path, packed);
-  return { format, dim, path, rules: rulesOf(dim) };
+  return { format, dim, path, rules: rulesOf(dim), fallbackRows: 2 };
 }
 
 /** Numbered as in `tables`: with rules, and with the rows of zeros and of the vector in place of them. */
 const tablesOf = (all: readonly Held[]): NativeTable[] =>
-  all.flatMap(({ format, dim, path, rules }, t) => {
+  all.flatMap(({ format, dim, path, rules, fallbackRows }, t) => {
     const table = { part: 0, parts: 1, path, byteOffset: 0, dim, format, firstRow: 0, rowStep: 1 };
     return [
-      { ...table, table: 2 * t, rows: ROWS, rules },
+      { ...table, table: 2 * t, rows: ROWS, fallbackRows, rules },
       { ...table, table: 2 * t + 1, rows: ROWS + 2 },
     ];
   });
@@ -195,8 +201,10 @@ describe.each(availableKernels)('ids that a table does not have, with %s kernels
 });
 
 describe('rules of a table', () => {
-  const refused = async (rule: Partial<IdRule>, format: RowFormat = 'fp32', dim = 4): Promise<unknown> => {
-    const table = tablesOf([{ ...(await held(format, dim)), rules: [{ ...REJECT, ...rule }] }])[0] as NativeTable;
+  const refused = async (rule: Partial<IdRule>, format: RowFormat = 'fp32', dim = 4): Promise<unknown> =>
+    refusedOf({ ...(await held(format, dim)), rules: [{ ...REJECT, ...rule }], fallbackRows: 0 });
+  const refusedOf = (of: Held): unknown => {
+    const [table] = tablesOf([of]) as [NativeTable];
     try {
       new native.SparseEngine([table], 'map').close();
       return null;
@@ -217,6 +225,25 @@ describe('rules of a table', () => {
     expect(await refused({ paddingId: 2n ** 63n })).toBeInstanceOf(TypeError);
     expect(await refused({ policy: 'nothing' as 'skip' })).toBeInstanceOf(TypeError);
     expect(await refused({ policy: 'default' })).toBeInstanceOf(TypeError);
+  });
+
+  it('may name rows behind those of the table, as far as the table says and its file goes', async () => {
+    const with2 = async (rule: Partial<IdRule>, fallbackRows = 2): Promise<unknown> =>
+      refusedOf({ ...(await held('fp32', 4)), rules: [{ ...REJECT, ...rule }], fallbackRows });
+    expect(await with2({ policy: 'default', row: ROWS + 1 })).toBeNull();
+    expect(await with2({ policy: 'default', row: ROWS + 2 })).toMatchObject({ status: 'bad_rule' });
+    expect(await with2({ policy: 'hash', row: ROWS, buckets: 2 })).toBeNull();
+    for (const [row, buckets] of [
+      [ROWS, 3],
+      [ROWS + 2, 1],
+      [2 ** 53 - 1, 2 ** 53 - 1],
+      [0, ROWS + 3],
+    ] as const)
+      expect(await with2({ policy: 'hash', row, buckets })).toMatchObject({ status: 'bad_rule' });
+    expect(await with2({}, 3)).toMatchObject({ status: 'unreadable' });
+    expect(await with2({}, 2 ** 53 - 1)).toMatchObject({ status: 'unreadable' });
+    expect(await with2({}, 2 ** 53)).toBeInstanceOf(TypeError);
+    expect(await with2({}, -1)).toBeInstanceOf(TypeError);
   });
 
   it.each([

@@ -28,7 +28,7 @@ export function found({ policy, paddingId, row, buckets }: IdRule, id: bigint, r
     case 'skip':
       return 'nothing';
     case 'hash':
-      return Number(splitmixFinalizer(id) % BigInt(buckets));
+      return (row ?? 0) + Number(splitmixFinalizer(id) % BigInt(buckets));
     case 'default':
       return row ?? 'vector';
   }

@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) const unsigned char* missed_row(con
   ++*unseen;
   if (rule.policy == UnseenPolicy::kSkip) return skipped_row();
   if (rule.policy == UnseenPolicy::kRow) return rule.row;
-  return job.rows + mix64(static_cast<uint64_t>(id)) % rule.buckets * job.row_pitch;
+  return rule.row + mix64(static_cast<uint64_t>(id)) % rule.buckets * job.row_pitch;
 }
 
 // The same of any job, one id after another.

@@ -261,7 +261,9 @@ class RowStream {
     }
     if constexpr (kLevel != kNowhere) {
       // A bucket's row is any row. One that stands in for all others is in the caches.
-      if (is_row(row) && row != job_->unseen.row) __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel), fetch<kLevel>(row, lines_);
+      const bool is_bucket = job_->unseen.policy == UnseenPolicy::kHash;
+      if (is_row(row) && (is_bucket || row != job_->unseen.row))
+        __builtin_prefetch(row + row_bytes_ - 1, 0, kLevel), fetch<kLevel>(row, lines_);
     }
     return row;
   }

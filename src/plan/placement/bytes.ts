@@ -1,4 +1,5 @@
 import { rowBytes } from '../../model/formats.js';
+import { countNamed, idRules, namedRows } from '../../model/id-rules.js';
 import type { ModelSpec, TableSpec } from '../../model/spec.js';
 import { partRows, type RowPart } from '../../tables/rows.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
@@ -12,19 +13,22 @@ export const heldRowBytes = ({ format, dim, keys }: TableSpec): number => rowByt
 
 export const tableBytes = (table: TableSpec): number => table.rows * heldRowBytes(table);
 
-/** The tables, and parts of row-wise ones, that each shard of a plan holds; main after the last. */
+/** The tables, and parts of row-wise ones, that each shard of a plan holds, published; main after the last. */
 export function heldByShards(
   plan: Plan,
   spec: ModelSpec,
 ): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
-  const tables = new Map(spec.tables.map((table) => [table.name, table]));
+  const { ofTables } = idRules(spec);
+  const tables = new Map(spec.tables.map((table, t) => [table.name, { table, named: countNamed(namedRows(ofTables[t] ?? [])) }]));
   const held: ReturnType<typeof heldByShards> = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, []]));
   for (const { table: name, parts } of plan.tables) {
-    const table = tables.get(name);
-    if (table === undefined) continue;
+    const found = tables.get(name);
+    if (found === undefined) continue;
+    const { table, named } = found;
+    const copies = table.keys === undefined || parts.length === 1 ? 0 : named * rowBytes(table.format, table.dim);
     for (const [at, shard] of parts.entries()) {
       const part = { part: at, parts: parts.length };
-      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * heldRowBytes(table) });
+      held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * heldRowBytes(table) + copies });
     }
   }
   return held;

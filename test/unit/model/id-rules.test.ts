@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { idRules, REJECT, ruleOfPart } from '../../../src/model/id-rules.js';
+import { countNamed, type IdRule, idRules, namedRows, REJECT, ruleOfKeyedPart, ruleOfPart } from '../../../src/model/id-rules.js';
 import type { EmbeddingBagSpec } from '../../../src/model/layers.js';
 import { mix64 } from '../../../src/model/mix64.js';
 import type { ModelSpec } from '../../../src/model/spec.js';
@@ -51,6 +51,47 @@ test.each<[UnseenSpec, string, RegExp]>([
     expect(() => idRules(given)).toThrow(
       expect.objectContaining({ code: 'bad_model', message: expect.stringMatching(message), details: { path } }),
     );
+});
+
+test('hash has to say how many rows of a keyed table are for such ids, and these have to be rows of it', () => {
+  const keyed = (unseen: UnseenSpec, ...bags: readonly Partial<EmbeddingBagSpec>[]): ModelSpec => {
+    const plain = spec(unseen, ...bags);
+    return { ...plain, tables: plain.tables.map((table) => ({ ...table, keys: { file: 'keys', tensor: 'keys' } })) };
+  };
+  expect(idRules(keyed({ policy: 'hash', rows: 10 })).ofTables[0]?.[0]?.buckets).toBe(10);
+  for (const [given, path, message] of [
+    [keyed({ policy: 'hash' }), 'tables[0].unseen.rows', 'has to say how many rows of a keyed table'],
+    [keyed({ policy: 'hash', rows: 11 }), 'tables[0].unseen.rows', 'at most the rows of the table: 11, rows 10'],
+    [keyed({ policy: 'zero' }, {}, { unseen: { policy: 'hash' } }), 'nets[0].layers[1].unseen.rows', 'has to say how many rows'],
+  ] as const)
+    expect(() => idRules(given)).toThrow(
+      expect.objectContaining({ code: 'bad_model', message: expect.stringContaining(message), details: { path } }),
+    );
+});
+
+test('a part of a keyed table has the rows that rules name behind its own, each once, where its rules find them', () => {
+  const anyRule = fc.oneof(
+    fc.integer({ min: 1, max: 30 }).map((buckets): IdRule => ({ ...REJECT, policy: 'hash', buckets })),
+    fc.integer({ min: 0, max: 60 }).map((row): IdRule => ({ ...REJECT, policy: 'default', row })),
+    fc.constantFrom<IdRule>({ ...REJECT, policy: 'skip', paddingId: 3n }, { ...REJECT, policy: 'default', vector: Float32Array.of(1) }),
+  );
+  fc.assert(
+    fc.property(fc.array(anyRule, { minLength: 1, maxLength: 6 }), fc.integer({ min: 1, max: 50 }), (rules, ownRows) => {
+      const named = namedRows(rules);
+      const behind = [...Array.from({ length: named.buckets }, (_, bucket) => bucket), ...named.others];
+      expect(behind).toEqual([...new Set(behind)].sort((a, b) => a - b));
+      expect(countNamed(named)).toBe(behind.length);
+      for (const rule of rules) {
+        const own = ruleOfKeyedPart(rule, ownRows, named);
+        if (rule.policy === 'hash')
+          expect(behind.slice((own.row as number) - ownRows, (own.row as number) - ownRows + own.buckets)).toEqual(
+            Array.from({ length: rule.buckets }, (_, bucket) => bucket),
+          );
+        else if (rule.row === null) expect(own).toEqual(rule);
+        else expect(behind[(own.row as number) - ownRows]).toBe(rule.row);
+      }
+    }),
+  );
 });
 
 test('vectors are finite in float32, and padding has 64 bits', () => {

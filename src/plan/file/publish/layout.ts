@@ -1,7 +1,7 @@
 import { normalize } from 'node:path';
 import { TerabagError } from '../../../errors.js';
 import { denseFile } from '../../../model/bundle.js';
-import { idRules } from '../../../model/id-rules.js';
+import { countNamed } from '../../../model/id-rules.js';
 import type { ModelSpec, PublishedPart } from '../../../model/spec.js';
 import { headed, isPlacedBySpec } from '../../../model/table-file.js';
 import { BUCKET_BYTES, homesOf, keyIndexKey } from '../../../tables/key-index.js';
@@ -9,6 +9,7 @@ import { partRows, type RowPart } from '../../../tables/rows.js';
 import type { SafetensorsHeader, TensorInfo, TensorShape } from '../../../tables/safetensors.js';
 import { MAIN_SHARD, type Plan } from '../plan.js';
 import { placedParts } from '../published.js';
+import { namedRowsOf } from './named-rows.js';
 
 /** A file of a published bundle: some tensors of one source file, whole, or the rows of one part of each. */
 export interface PublishedFile extends RowPart {
@@ -41,18 +42,6 @@ const fileName = (source: string, { part, parts }: RowPart, dense: string): stri
   const whole = normalize(source) === dense ? TABLES_BESIDE_DENSE : source;
   return parts === 1 ? whole : `${whole.replace(/\.safetensors$/, '')}.part-${part}-of-${parts}.safetensors`;
 };
-
-/** Rows that a rule names for ids without a row are not those of the ids' part. */
-function refuseNamedRows(spec: ModelSpec, number: number, { part, parts }: RowPart): void {
-  const rule = idRules(spec).ofTables[number]?.find(({ policy, row }) => policy === 'hash' || row !== null);
-  if (rule === undefined) return;
-  const table = spec.tables[number]?.name ?? '';
-  throw new TerabagError(
-    'bad_plan',
-    `a keyed table whose unseen ids get rows cannot be published in parts: ${table}, policy ${rule.policy}, part ${part} of ${parts}; place it whole, or serve the bundle unpublished`,
-    { table, policy: rule.policy, part, parts },
-  );
-}
 
 /** The rows of a part of a keyed table, and their index: files of the table alone, since others have their rows elsewhere. */
 const keyedFileName = (table: number, holds: 'rows' | 'index', { part, parts }: RowPart): string =>
@@ -96,7 +85,6 @@ export function layoutShard(
       parts.push(keys === undefined ? held : { ...held, keys: want(keys.file, keys.tensor, part) });
       continue;
     }
-    refuseNamedRows(spec, number, part);
     const count = keyCounts.get(name)?.[part.part] ?? 0;
     if (count === 0)
       throw new TerabagError(
@@ -110,19 +98,21 @@ export function layoutShard(
     const [rowsFile, index] = [keyedFileName(number, 'rows', part), keyedFileName(number, 'index', part)];
     const info = headers.get(file)?.tensors.get(tensor) as TensorInfo;
     const packed = headers.get(file)?.metadata[`${tensor}.row_format`];
+    const fallbackRows = countNamed(namedRowsOf(spec, number));
     keyedFiles.push(
       {
         ...{ source: file, file: rowsFile, ...part, linked: false, keyed: { table: number, holds: 'rows' } },
-        tensors: [{ name: tensor, dtype: info.dtype, shape: [count, info.shape[1] ?? 0] }],
+        tensors: [{ name: tensor, dtype: info.dtype, shape: [count + fallbackRows, info.shape[1] ?? 0] }],
         metadata: packed === undefined ? {} : { [`${tensor}.row_format`]: packed },
-        bytes: (info.bytes / rows) * count,
+        bytes: (info.bytes / rows) * (count + fallbackRows),
       },
       {
         ...{ source: keys.file, file: index, ...part, linked: false, keyed: { table: number, holds: 'index' }, tensors: [], metadata: {} },
         bytes: homesOf(count) * BUCKET_BYTES,
       },
     );
-    parts.push({ table: name, ...part, rows: count, file: rowsFile, tensor, keys: { file: index, tensor: keys.tensor } });
+    const counts = { rows: count, ...(fallbackRows > 0 && { fallbackRows }) };
+    parts.push({ table: name, ...part, ...counts, file: rowsFile, tensor, keys: { file: index, tensor: keys.tensor } });
   }
   const files = [...groups].map(([file, { source, part, tensors }]) =>
     publishedFile({ header: headers.get(source) as SafetensorsHeader, source, placed: placedBySpec.has(source) }, file, part, tensors),

@@ -13,6 +13,7 @@ import { shardDirectory } from '../published.js';
 import { linkOrCopy } from './copy-file.js';
 import { DirectoryLock } from './directory-lock.js';
 import { type KeyCounts, layoutShard, type PublishedFile, type ShardLayout } from './layout.js';
+import { namedRowsOf } from './named-rows.js';
 import { ShardDirectory } from './shard-directory.js';
 import { splitFile, stopIf } from './split-file.js';
 import { countKeys, KeySplitter } from './split-keys.js';
@@ -229,7 +230,7 @@ class Publication {
 
   async #publishPass(targets: readonly Target[]): Promise<void> {
     const [{ file: first }] = targets as [Target];
-    if (first.keyed !== null) return this.#publishKeyed(targets, this.source.tables[first.keyed.table] as OpenTable);
+    if (first.keyed !== null) return this.#publishKeyed(targets, first.keyed.table);
     const expected = this.#sourceEntry(first.source);
     if (first.linked) {
       for (const target of targets) await this.#publishWhole(target, expected);
@@ -256,7 +257,9 @@ class Publication {
   }
 
   /** Parts of one keyed table: their rows, their indexes, or both. */
-  async #publishKeyed(targets: readonly Target[], { spec, index }: OpenTable): Promise<void> {
+  async #publishKeyed(targets: readonly Target[], table: number): Promise<void> {
+    const { spec, index } = this.source.tables[table] as OpenTable;
+    const named = namedRowsOf(this.source.spec, table);
     const placeOf = ({ shard, file }: Target): string => join(shard.directory.dir, file.file);
     const [rows, indexes] = (['rows', 'index'] as const).map((holds) => targets.filter(({ file }) => file.keyed?.holds === holds));
     const [{ file: first }] = targets as [Target];
@@ -283,7 +286,7 @@ class Publication {
         expected: full && !placed ? this.#sourceEntry(spec.file) : null,
         signal: this.#signal,
         onBytes: (bytes) => this.#progress(bytes),
-        keyed: { tensor: spec.tensor, partsOfRows: (parts) => splitter.partsOfRows(parts) },
+        keyed: { tensor: spec.tensor, partsOfRows: (parts) => splitter.partsOfRows(parts), named },
       });
       for (const [at, target] of (rows as Target[]).entries()) await this.#done(target, checksums[at] as FileSpec, 'written');
       const written = await splitter.finish(this.#signal);

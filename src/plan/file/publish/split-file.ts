@@ -1,11 +1,13 @@
 import type { FileHandle } from 'node:fs/promises';
 import { TerabagError } from '../../../errors.js';
 import { compareChecksums } from '../../../model/bundle-files.js';
+import type { NamedRows } from '../../../model/id-rules.js';
 import type { FileSpec } from '../../../model/spec.js';
-import { BLOCK_BYTES, type Block, openToRead, readBlocks, rowsInBlock } from '../../../tables/blocks.js';
+import { BLOCK_BYTES, type Block, openToRead, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
 import { ChunkedCrc32, type FileChecksum } from '../../../tables/checksum.js';
 import { gatherChosen, gatheredBytes, gatherRows, type RowPart, type Rows } from '../../../tables/rows.js';
 import { PAGE_BYTES, type SafetensorsHeader, SafetensorsWriter, type TensorInfo, type TensorShape } from '../../../tables/safetensors.js';
+import { namedRuns } from './named-rows.js';
 
 /** A file to write, with a part of the rows of some tensors of the source. */
 export interface FileOfRows extends RowPart {
@@ -28,6 +30,8 @@ export interface KeyedRows {
   readonly tensor: string;
   /** The part of each of the next rows, as many as there is room for. */
   readonly partsOfRows: (parts: Uint32Array) => Promise<void>;
+  /** They follow the rows of each part. */
+  readonly named: NamedRows;
 }
 
 interface Output {
@@ -86,8 +90,30 @@ async function copyRows(file: FileHandle, header: SafetensorsHeader, outputs: re
       onBytes(await deal(block, rows, takers, choose));
       firstRow += rows.count;
     }
+    if (keyed !== undefined && name === keyed.tensor)
+      await putNamedRows(file, path, tensor, keyed.named, async (bytes) => {
+        stopIf(signal);
+        await allWritten(takers.map(({ writer }) => writer.put(bytes)));
+        onBytes(bytes.length * takers.length);
+      });
   }
   if (sum !== null && expected !== null) compareChecksums(path, path, sum.digest(), expected);
+}
+
+/** Reads rows of a table that rules name, in their order. */
+async function putNamedRows(
+  file: FileHandle,
+  path: string,
+  tensor: TensorInfo,
+  named: NamedRows,
+  put: (rows: Uint8Array) => Promise<void>,
+): Promise<void> {
+  const { extent, rowBytes } = rowBlocks(tensor);
+  for (const { firstRow, count } of namedRuns(named, rowBytes)) {
+    const rows = new Uint8Array(count * rowBytes);
+    await readFully(file, path, extent.from + firstRow * rowBytes, rows);
+    await put(rows);
+  }
 }
 
 /** How a tensor is read in blocks of whole rows; what is no table is one row of bytes after another. */

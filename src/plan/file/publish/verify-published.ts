@@ -2,13 +2,16 @@ import { type FileHandle, readdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { KeysByRow } from '../../../engine/key-index.js';
+import { verifyBundleAndIndexes } from '../../../engine/verify-indexes.js';
 import { TerabagError } from '../../../errors.js';
-import { type Bundle, denseFile, holdsDense, type OpenKeyIndex, type OpenTable, openBundle, verifyBundle } from '../../../model/bundle.js';
+import { type Bundle, denseFile, holdsDense, type OpenKeyIndex, type OpenTable, openBundle } from '../../../model/bundle.js';
 import { pathInside } from '../../../model/bundle-files.js';
+import type { NamedRows } from '../../../model/id-rules.js';
 import { BLOCK_BYTES, openToRead, readBlocks, readFully, rowsInBlock } from '../../../tables/blocks.js';
 import { fileError } from '../../../tables/file-error.js';
 import { partsOfKeys } from '../../../tables/key-index.js';
 import { gatherChosen, gatherRows, type Rows } from '../../../tables/rows.js';
+import { namedRowsOf, namedRuns } from './named-rows.js';
 import { JOURNAL_FILE } from './shard-directory.js';
 
 type OnProgress = (doneBytes: number, totalBytes: number) => void;
@@ -51,7 +54,7 @@ export async function verifyPublished(dir: string, sourceDir: string, onProgress
   const halves = (half: number) => (done: number, total: number) => onProgress((half + done / total) * size, 2 * dirs.length * size);
   for (const [n, each] of dirs.entries()) {
     try {
-      for (const problem of await verifyBundle(each, halves(2 * n))) problems.add(problem);
+      for (const problem of await verifyBundleAndIndexes(each, halves(2 * n))) problems.add(problem);
       const bundle = await openBundle(each, { verify: 'later', dense: false });
       compared.push(bundle);
       await compareBundle(bundle, source, halves(2 * n + 1));
@@ -200,7 +203,35 @@ async function compareRows(
       firstRow += rows.count;
       onBytes(bytes);
     }
+    if (table.fallbackRows > 0) await compareNamedRows(from, to, table, source, namedRowsOf(bundle.spec, bundle.tables.indexOf(table)));
   });
+}
+
+/** The copies behind the rows of a part of those that rules name. */
+async function compareNamedRows(
+  from: FileHandle,
+  to: FileHandle,
+  { rows, rowBytes, byteOffset, path, spec }: OpenTable,
+  source: OpenTable,
+  named: NamedRows,
+): Promise<void> {
+  let localRow = rows;
+  for (const { firstRow, count } of namedRuns(named, rowBytes)) {
+    const [expected, found] = [new Uint8Array(count * rowBytes), new Uint8Array(count * rowBytes)];
+    await readFully(from, source.path, source.byteOffset + firstRow * rowBytes, expected);
+    await readFully(to, path, byteOffset + localRow * rowBytes, found);
+    const byte = firstDifference(expected, found);
+    if (byte >= 0) {
+      const at = Math.floor(byte / rowBytes);
+      const details = { table: spec.name, row: firstRow + at, localRow: localRow + at };
+      throw new TerabagError(
+        'bad_table',
+        `row for ids without one differs from the source: table ${spec.name}, row ${details.row}, local row ${details.localRow}: ${path}`,
+        details,
+      );
+    }
+    localRow += count;
+  }
 }
 
 async function compareDense(bundle: Bundle, source: Bundle): Promise<void> {
