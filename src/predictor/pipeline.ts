@@ -88,7 +88,7 @@ export class Pipeline {
   readonly #cutter: SequenceCutter;
 
   constructor(private readonly options: PipelineOptions) {
-    this.#cutter = new SequenceCutter(options.model);
+    this.#cutter = new SequenceCutter(options.model, { repeated: options.onMain ? 'each' : 'once' });
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
     this.#admission = new Admission(options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT, () => new RequestMemory(options.net));
   }
@@ -149,14 +149,14 @@ export class Pipeline {
   }
 
   #prepareBatch(number: number, given: CheckedRequest, returned: Float32Array, memory: BatchMemory): PreparedBatch {
-    const { model, rounds, dedup = false } = this.options;
+    const { model, rounds, onMain, dedup = false } = this.options;
     const { scratch } = memory;
     const deduplicated = dedup ? dropRepeatedBags(model, given, scratch) : null;
     const bagsOnce = deduplicated?.request ?? given;
     const sequences = this.#cutter.cut(bagsOnce, scratch);
     const request = sequences?.request ?? bagsOnce;
     const expansion =
-      deduplicated === null && sequences === null
+      deduplicated === null && (sequences === null || (onMain && sequences.inPlace))
         ? null
         : {
             sources: deduplicated?.sources ?? [],

@@ -7,15 +7,17 @@ import type { Scratch } from './scratch.js';
 
 /** How the rows of a sequence layer are made of the vectors of the ids that are asked for. */
 export interface Positions {
-  /** Which of them stands at each position, of one row after another. */
-  readonly vectors: Uint32Array;
+  /** Which of them stands at each position, of one row after another; null: they are asked for in that order. */
+  readonly vectors: Uint32Array | null;
   /** Positions of each row; fewer where ids turn out to be left out. A part of CutSequences.lengths. */
   readonly lengths: Uint32Array;
 }
 
-/** A request whose sequences are asked for as bags of one id each, every id once. All lives in the scratch. */
+/** A request whose sequences are asked for as bags of one id each. All lives in the scratch, but for ids that are asked for as they were given. */
 export interface CutSequences {
   readonly request: CheckedRequest;
+  /** Whether the vectors that are asked for are what the dense net reads: one for each position, and all rows full. */
+  readonly inPlace: boolean;
   /** By bag layer; null: no sequence. */
   readonly positions: readonly (Positions | null)[];
   /** Of all rows of the sequences, in the model's order: what the dense net takes. */
@@ -26,12 +28,25 @@ export interface CutSequences {
 const MAX_FLOATS = 2 ** 28;
 const INT32_ROWS = 2 ** 31;
 
-/** Cuts off what is too long of sequences and finds the ids that are left, each once, in the order in which they come first. */
+export interface SequenceCutterOptions {
+  /**
+   * Whether an id that a layer has several times is asked for once (default), or at each of its positions: its row is in this process, and read sooner
+   * than it is found that the id is the same.
+   */
+  readonly repeated?: 'once' | 'each';
+}
+
+/** Cuts off what is too long of sequences and finds the ids that are left, in the order in which they come first. */
 export class SequenceCutter {
   readonly #layers: readonly number[];
   readonly #indexBytes: 4 | 8;
+  readonly #repeated: 'once' | 'each';
 
-  constructor(private readonly model: ResolvedModel) {
+  constructor(
+    private readonly model: ResolvedModel,
+    { repeated = 'once' }: SequenceCutterOptions = {},
+  ) {
+    this.#repeated = repeated;
     this.#layers = [...model.bags.keys()].filter((bag) => model.bags[bag]?.maxLength !== undefined);
     this.#indexBytes = model.bags.some(({ rows }) => rows > INT32_ROWS) ? 8 : 4;
   }
@@ -45,15 +60,18 @@ export class SequenceCutter {
     const rows = this.#layers.reduce((sum, layer) => sum + (bags[layer] as CheckedBags).numBags, 0);
     const lengths = scratch.u32('sequenceLengths', rows);
     let at = 0;
+    let inPlace = true;
     for (const layer of this.#layers) {
       const given = bags[layer] as CheckedBags;
       const own = lengths.subarray(at, at + given.numBags);
       at += given.numBags;
-      const [asked, vectors] = this.#cutLayer(layer, given, own, scratch);
+      const count = this.#setLengths(layer, given, own);
+      const [asked, vectors] = this.#inOrder(layer, given, own, count, scratch) ?? this.#distinct(layer, given, own, count, scratch);
       bags[layer] = asked;
       positions[layer] = { vectors, lengths: own };
+      inPlace &&= vectors === null && count === given.numBags * (this.#bag(layer).maxLength as number);
     }
-    return { request: { ...request, bags }, positions, lengths };
+    return { request: { ...request, bags }, inPlace, positions, lengths };
   }
 
   #checkFloats({ bags, items }: CheckedRequest): void {
@@ -71,17 +89,50 @@ export class SequenceCutter {
     return this.model.bags[layer] as ResolvedBag;
   }
 
-  /** The layer's ids as bags, and which of them stands at each position; lengths gets the rows'. */
-  #cutLayer(layer: number, given: CheckedBags, lengths: Uint32Array, scratch: Scratch): [CheckedBags, Uint32Array] {
+  /** How many positions each row of the layer has; returns those of all. */
+  #setLengths(layer: number, { input: { offsets }, numBags }: CheckedBags, lengths: Uint32Array): number {
     const bag = this.#bag(layer);
-    const { offsets } = given.input;
     let count = 0;
-    for (let row = 0; row < given.numBags; row++) {
+    for (let row = 0; row < numBags; row++) {
       const [from, to] = [offsets[row] as number, offsets[row + 1] as number];
       const length = endKept(bag, from, to) - firstKept(bag, from, to);
       lengths[row] = length;
       count += length;
     }
+    return count;
+  }
+
+  /**
+   * The layer's ids as bags, one for each position; null where each has to be asked for once. An id that its table does not have, and is not refused,
+   * is counted once a request.
+   */
+  #inOrder(layer: number, given: CheckedBags, lengths: Uint32Array, count: number, scratch: Scratch): [CheckedBags, null] | null {
+    const bag = this.#bag(layer);
+    const { indices, offsets } = given.input;
+    const counted = bag.leavesOut || bag.rule.policy !== 'reject';
+    if (this.#repeated === 'once' || counted || bag.keyed || !(indices instanceof Int32Array)) return null;
+    const whole = count === indices.length;
+    const ids = whole ? indices : scratch.i32(`sequenceIds${layer}`, count);
+    const rows = scratch.u32(`sequenceRows${layer}`, count);
+    const places = scratch.u32(`sequencePlaces${layer}`, count);
+    let at = 0;
+    for (let row = 0; row < given.numBags; row++) {
+      const from = firstKept(bag, offsets[row] as number, offsets[row + 1] as number);
+      const to = from + (lengths[row] as number);
+      if (!whole) ids.set(indices.subarray(from, to), at);
+      for (let position = from; position < to; position++) {
+        rows[at] = row;
+        places[at++] = position;
+      }
+    }
+    const input = { indices: ids, offsets: ofOneEach(scratch.u32(`distinctOffsets${layer}`, count + 1)) };
+    return [{ ...given, numBags: count, input, places: { bags: rows, positions: places } }, null];
+  }
+
+  /** The layer's ids as bags, each once, and which of them stands at each position. */
+  #distinct(layer: number, given: CheckedBags, lengths: Uint32Array, count: number, scratch: Scratch): [CheckedBags, Uint32Array] {
+    const bag = this.#bag(layer);
+    const { offsets } = given.input;
     const found = new DistinctIds(count, `${layer}`, scratch);
     const vectors = scratch.u32(`positions${layer}`, count);
     const readInto = reader(bag, given);
@@ -186,10 +237,14 @@ function asBags(given: CheckedBags, ids: DistinctIds, indexBytes: 4 | 8, scratch
   const { size, lows, highs, rows, positions } = ids;
   let narrow = indexBytes === 4;
   for (let id = 0; narrow && id < size; id++) narrow = (lows[id] as number) >> 31 === highs[id];
-  const offsets = scratch.u32(`distinctOffsets${layer}`, size + 1);
-  for (let end = 0; end <= size; end++) offsets[end] = end;
+  const offsets = ofOneEach(scratch.u32(`distinctOffsets${layer}`, size + 1));
   const indices: CheckedInput['indices'] = narrow ? lows.subarray(0, size) : joined(ids, scratch.i64(`distinctIds${layer}`, size));
   return { ...given, numBags: size, input: { indices, offsets }, places: { bags: rows, positions } };
+}
+
+function ofOneEach(offsets: Uint32Array): Uint32Array {
+  for (let end = 0; end < offsets.length; end++) offsets[end] = end;
+  return offsets;
 }
 
 function joined({ size, lows, highs }: DistinctIds, into: BigInt64Array): BigInt64Array {
@@ -215,9 +270,17 @@ export function expandSequence(
   let written = into.start;
   for (let row = 0; row < lengths.length; row++) {
     const end = read + (lengths[row] as number);
+    if (vectors === null && from.counts === null) {
+      const [first, last] = [from.start + read * dim, from.start + end * dim];
+      into.values.set(from.values.subarray(first, last), written);
+      into.values.fill(0, written + last - first, written + maxLength * dim);
+      written += maxLength * dim;
+      read = end;
+      continue;
+    }
     let kept = 0;
     for (; read < end; read++) {
-      const vector = vectors[read] as number;
+      const vector = vectors === null ? read : (vectors[read] as number);
       if (from.counts !== null && from.counts[vector] === 0) continue;
       const at = from.start + vector * dim;
       for (let d = 0; d < dim; d++) into.values[written + d] = from.values[at + d] as number;

@@ -6,16 +6,16 @@ import { SparseEngine } from '../../../src/engine/sparse-engine.js';
 import { engineTables } from '../../../src/engine/tables.js';
 import type { TerabagError } from '../../../src/errors.js';
 import { type Bundle, openBundle } from '../../../src/model/bundle.js';
-import { inStages, type ResolvedModel } from '../../../src/model/graph.js';
+import { inStages, type ResolvedBag, type ResolvedModel } from '../../../src/model/graph.js';
 import { MAIN_SHARD, type Plan } from '../../../src/plan/file/plan.js';
 import { openLocal } from '../../../src/predictor/local.js';
 import { roundsOfNets } from '../../../src/predictor/modes/paper.js';
 import { Pipeline, type PoolingShard } from '../../../src/predictor/pipeline.js';
 import type { Indices, Predictor } from '../../../src/predictor/predictor.js';
-import { checkRequest } from '../../../src/predictor/request.js';
+import { type CheckedBags, checkRequest } from '../../../src/predictor/request.js';
 import { roundOfPlan } from '../../../src/predictor/rounds.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
-import { SequenceCutter } from '../../../src/predictor/sequences.js';
+import { type CutSequences, SequenceCutter } from '../../../src/predictor/sequences.js';
 import { PLAIN_BAG } from '../../reference/plain-bag.js';
 import { keptOf, READERS, rowsOf, type SequenceModel, sequenceScores, writeSequenceModel } from '../../reference/sequence-model.js';
 import { type Given, requestOf, sequenceRequests } from '../../reference/sequence-requests.js';
@@ -184,6 +184,35 @@ describe('the ids of a sequence', () => {
       lengths: [4, 2],
     });
     expect(asked([2 ** 40 + 7, 7, String(2 ** 40 + 7), 7n], [0, 4])).toEqual({ ids: [high + 7n, 7n], vectors: [0, 1, 0, 1], lengths: [4] });
+  });
+
+  test('are asked for at each position where their rows are in this process, but for those of other forms, and those that are counted', () => {
+    const plain = { ...(model.bags[0] as ResolvedBag), rows: 100, maxLength: 3 };
+    const cut = (bag: ResolvedBag, indices: Indices, offsets: readonly number[]) => {
+      const scratch = new Scratch();
+      const request = checkRequest(model, { dense: {}, sparse: { bag: { indices, offsets } } }, scratch);
+      const {
+        inPlace,
+        positions,
+        request: asked,
+      } = new SequenceCutter({ ...model, bags: [bag] }, { repeated: 'each' }).cut(request, scratch) as CutSequences;
+      const { input, places } = asked.bags[0] as CheckedBags;
+      return {
+        inPlace,
+        vectors: positions[0]?.vectors ?? null,
+        ids: [...input.indices].map(Number),
+        places: [...(places?.positions ?? [])],
+      };
+    };
+    const repeated = Int32Array.of(4, 4, 5, 6, 4, 4);
+    expect(cut(plain, repeated, [0, 3, 6])).toEqual({ inPlace: true, vectors: null, ids: [4, 4, 5, 6, 4, 4], places: [0, 1, 2, 3, 4, 5] });
+    expect(cut(plain, repeated, [0, 2, 6])).toEqual({ inPlace: false, vectors: null, ids: [4, 4, 6, 4, 4], places: [0, 1, 3, 4, 5] });
+    expect(cut({ ...plain, truncate: 'first' }, repeated, [0, 2, 6])).toMatchObject({ ids: [4, 4, 5, 6, 4], places: [0, 1, 2, 3, 4] });
+    const once = { inPlace: false, vectors: Uint32Array.of(0, 0, 1, 2, 0, 0), ids: [4, 5, 6] };
+    expect(cut(plain, [...repeated], [0, 3, 6])).toMatchObject(once);
+    expect(cut({ ...plain, keyed: true }, repeated, [0, 3, 6])).toMatchObject(once);
+    expect(cut({ ...plain, rule: { ...plain.rule, policy: 'zero' } }, repeated, [0, 3, 6])).toMatchObject(once);
+    expect(cut({ ...plain, leavesOut: true }, repeated, [0, 3, 6])).toMatchObject(once);
   });
 
   test('are a set, however many there are', () => {
