@@ -4,38 +4,15 @@
 #include <cmath>
 
 #include "engine/elementwise.h"
-#include "engine/partial_sums.h"
 
 namespace terabag {
 namespace {
 
 // Queries that meet all keys at a time: tiles of every kernel, and few enough that their scores stay in the L1 cache.
-constexpr uint64_t kQueryRows = 48;
+constexpr uint64_t kQueryRows = 60;
 
 uint64_t whole(uint64_t count, uint64_t width) { return (count + width - 1) / width * width; }
 uint64_t lines(uint64_t floats) { return whole(floats, 16); }
-
-// In several partial maxima, which the compiler keeps in vectors. A NaN may be passed over: the sum of a softmax has it again.
-float largest(const float* row, uint64_t count) {
-  float partial[kPartialSums];
-  std::fill_n(partial, kPartialSums, row[0]);
-  uint64_t at = 0;
-  for (; at + kPartialSums <= count; at += kPartialSums) {
-    for (uint64_t p = 0; p < kPartialSums; ++p) partial[p] = partial[p] < row[at + p] ? row[at + p] : partial[p];
-  }
-  for (uint64_t p = 0; at < count; ++at, ++p) partial[p] = partial[p] < row[at] ? row[at] : partial[p];
-  return *std::max_element(partial, partial + kPartialSums);
-}
-
-// row[p] = e^(row[p] - max) over their sum, p in [0, count). A row of minus infinity, or with NaN, becomes NaN.
-void softmax(const KernelTable& kernels, float* row, uint64_t count) {
-  if (count == 0) return;
-  const float most = largest(row, count);
-  for (uint64_t p = 0; p < count; ++p) row[p] = row[p] - most;
-  kernels.activate({Function::kExp, row, 1, count, count});
-  const float inverse = static_cast<float>(1.0 / sum_of(count, [row](uint64_t p) { return static_cast<double>(row[p]); }));
-  for (uint64_t p = 0; p < count; ++p) row[p] = row[p] * inverse;
-}
 
 // What the heads of an attention read of one item's sequence, and where they work.
 struct Heads {
@@ -163,7 +140,8 @@ void run_attention(const SequenceJob& job) {
   for (uint64_t item = job.from; item < job.to; ++item) {
     const uint64_t length = input.lengths.length(item);
     const Heads heads{job, item, length, head_dim, head_dim, 0, dim, 2 * dim, scale};
-    if (length > 0) run_heads(heads, out, [&job](float* scores, uint64_t, uint64_t count) { softmax(job.kernels, scores, count); });
+    if (length > 0)
+      run_heads(heads, out, [&job](float* scores, uint64_t, uint64_t count) { job.kernels.softmax({scores, 1, count, count}); });
     out += length * job.out_stride;
   }
 }
@@ -205,7 +183,7 @@ void run_sequence_softmax(const SequenceJob& job) {
     const uint64_t length = scores.lengths.length(item);
     // Side by side for the vectors of the exponential function.
     for (uint64_t p = 0; p < length; ++p) job.scratch[p] = *scores.row(item, p);
-    softmax(job.kernels, job.scratch, length);
+    job.kernels.softmax({job.scratch, 1, length, length});
     for (uint64_t p = 0; p < length; ++p, out += job.out_stride) *out = job.scratch[p];
   }
 }

@@ -16,7 +16,16 @@
 // results are no longer normal numbers. Limits are exact: an infinite x gives what f tends to (kSilu, kGelu and kGeluTanh
 // of minus infinity: -0), and so does a large one. -0 gives f(-0) with its sign, NaN gives NaN. Fused multiply-add where the instruction
 // set has it: instruction sets that have it give the same bits.
-// A value's bits depend on the value alone, not on where it lies. Ownership: the memory is the caller's, and what lies between the rows is
+// A value's bits depend on the value alone, not on where it lies.
+//
+// Softmax of each row, in place:
+//
+//   values[row][d] = e^(values[row][d] - m) / sum over i in 0..dim of e^(values[row][i] - m)      m: the row's largest value
+//
+// A row of minus infinity, or with NaN or infinity, becomes NaN. Sums have an order of their own in each instruction set, in parts that are
+// added in double; a row's bits depend on the row alone.
+//
+// Ownership: the memory is the caller's, and what lies between the rows is
 // left alone. Cannot fail, so there is no status.
 namespace terabag {
 
@@ -34,19 +43,31 @@ struct ActivationJob {
   uint64_t stride;
 };
 
+struct SoftmaxJob {
+  float* values;  // as above; likewise the others
+  uint64_t num_rows;
+  uint64_t dim;
+  uint64_t stride;
+};
+
 using Activate = void(const ActivationJob& job);
+using Softmax = void(const SoftmaxJob& job);
 
 namespace scalar {
 Activate activate;
-}
+Softmax softmax;
+}  // namespace scalar
 namespace avx2 {
 Activate activate;
-}
+Softmax softmax;
+}  // namespace avx2
 namespace avx512 {
 Activate activate;
-}
+Softmax softmax;
+}  // namespace avx512
 namespace neon {
 Activate activate;
-}
+Softmax softmax;
+}  // namespace neon
 
 }  // namespace terabag

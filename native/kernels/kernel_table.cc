@@ -64,18 +64,18 @@ struct Candidate {
 // The kernels of this build, best last.
 constexpr Candidate kCandidates[] = {
     {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::fully_connected_bf16, scalar::fully_connected_int8,
-      scalar::dot_interaction, scalar::activate, &scalar::attention},
+      scalar::dot_interaction, scalar::activate, scalar::softmax, &scalar::attention},
      runs_always},
 #if defined(__x86_64__)
     {{"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, nullptr, nullptr, avx2::dot_interaction, avx2::activate,
-      &avx2::attention},
+      avx2::softmax, &avx2::attention},
      has_avx2},
     {{"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::fully_connected_bf16, avx512::fully_connected_int8,
-      avx512::dot_interaction, avx512::activate, &avx512::attention},
+      avx512::dot_interaction, avx512::activate, avx512::softmax, &avx512::attention},
      has_avx512},
 #elif defined(__aarch64__)
     {{"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, nullptr, nullptr, neon::dot_interaction, neon::activate,
-      &neon::attention},
+      neon::softmax, &neon::attention},
      runs_always},
 #endif
 };

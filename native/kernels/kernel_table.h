@@ -20,6 +20,7 @@ struct KernelTable {
   FullyConnectedNarrow* fully_connected_int8;
   DotInteraction* dot_interaction;
   Activate* activate;
+  Softmax* softmax;
   const AttentionKernels* attention;
 };
 

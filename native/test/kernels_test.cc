@@ -60,6 +60,7 @@ struct Isa {
   uint32_t panel_width;
   DotInteraction* dot_interaction;
   Activate* activate;
+  Softmax* softmax;
   const AttentionKernels* attention;
 };
 
@@ -73,17 +74,17 @@ bool runs_here(const char* isa) {
 
 std::vector<Isa> isas() {
   std::vector<Isa> all = {{"scalar", scalar::pool_bags, scalar::fully_connected, scalar::kPanelWidth, scalar::dot_interaction,
-                           scalar::activate, &scalar::attention}};
+                           scalar::activate, scalar::softmax, &scalar::attention}};
 #if defined(__x86_64__)
   if (runs_here("avx2"))
-    all.push_back(
-        {"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction, avx2::activate, &avx2::attention});
+    all.push_back({"avx2", avx2::pool_bags, avx2::fully_connected, avx2::kPanelWidth, avx2::dot_interaction, avx2::activate, avx2::softmax,
+                   &avx2::attention});
   if (runs_here("avx512"))
     all.push_back({"avx512", avx512::pool_bags, avx512::fully_connected, avx512::kPanelWidth, avx512::dot_interaction, avx512::activate,
-                   &avx512::attention});
+                   avx512::softmax, &avx512::attention});
 #elif defined(__aarch64__)
-  all.push_back(
-      {"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction, neon::activate, &neon::attention});
+  all.push_back({"neon", neon::pool_bags, neon::fully_connected, neon::kPanelWidth, neon::dot_interaction, neon::activate, neon::softmax,
+                 &neon::attention});
 #endif
   return all;
 }
@@ -470,6 +471,35 @@ void test_activation(const Isa& isa) {
   }
 }
 
+// Rows of one size, of scores as they are and of such as need their largest one taken away first.
+void test_softmax(const Isa& isa) {
+  const uint64_t rows = below(5), dim = below(20) == 0 ? 1 + below(1000) : 1 + below(100), stride = dim + (below(2) == 0 ? 0 : below(20));
+  const uint64_t length = rows == 0 ? 0 : (rows - 1) * stride + dim;
+  const Guarded values(length * 4, below(2) == 0);
+  const float spread = below(3) == 0 ? 200.0f : 8.0f, middle = below(3) == 0 ? uniform() * 1e4f : 0.0f;
+  std::vector<float> before(length);
+  for (float& value : before) value = below(40) == 0 ? -INFINITY : middle + uniform() * spread;
+  const bool spoiled = length > 0 && below(10) == 0;
+  if (spoiled) before[below(length)] = below(2) == 0 ? NAN : INFINITY;
+  if (length > 0) std::memcpy(values.data, before.data(), length * 4);
+  isa.softmax({values.floats(), rows, dim, stride});
+  for (uint64_t row = 0; row < rows; ++row) {
+    const float *x = before.data() + row * stride, *y = values.floats() + row * stride;
+    double most = -INFINITY, sum = 0;
+    for (uint64_t d = 0; d < dim; ++d) most = std::max(most, double{x[d]});
+    for (uint64_t d = 0; d < dim; ++d) sum += std::exp(x[d] - most);
+    // Of the power, the sum and what is multiplied with; a difference of floats is rounded, by half a unit of up to 2^14.
+    for (uint64_t d = 0; d < dim; ++d) {
+      const double want = std::exp(x[d] - most) / sum, bound = (2e-6 + std::min(most - x[d], 1e3) * 0x1p-24) * want + 0x1p-148;
+      check(std::isnan(want) ? std::isnan(y[d]) : std::abs(y[d] - want) <= bound, "softmax of " + std::to_string(dim) + ": value " +
+                                                                                      std::to_string(d) + " is " + std::to_string(y[d]) +
+                                                                                      ", want " + std::to_string(want));
+    }
+    const float* gap = y + dim;
+    if (row + 1 < rows) check(same_bits(gap, x + dim, stride - dim), "softmax wrote between its rows");
+  }
+}
+
 // What a kernel gives, and the scalar one, whose bits it has to have.
 class AttentionOut {
  public:
@@ -587,6 +617,7 @@ int main() {
       if (number % 4 == 0) test_fully_connected(isa);
       if (number % 4 == 0) test_interaction(isa);
       test_activation(isa);
+      test_softmax(isa);
       test_fold_query(isa);
       test_pack_rows(isa);
       test_sum_rows(isa);

@@ -17,6 +17,18 @@ struct Avx2 {
   static inline Floats load_last(const float* from, uint32_t count) { return _mm256_maskload_ps(from, first(count)); }
   static inline void store_last(float* to, Floats x, uint32_t count) { _mm256_maskstore_ps(to, first(count), x); }
 
+  static inline Floats only_first(Floats x, uint32_t count) { return _mm256_and_ps(x, _mm256_castsi256_ps(first(count))); }
+  static inline float largest_lane(Floats x) {
+    __m128 most = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    most = _mm_max_ps(most, _mm_movehl_ps(most, most));
+    return _mm_cvtss_f32(_mm_max_ss(most, _mm_movehdup_ps(most)));
+  }
+  static inline float sum_of_lanes(Floats x) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+  }
+
   static inline Floats broadcast(float value) { return _mm256_set1_ps(value); }
   static inline Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static inline Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
@@ -49,6 +61,7 @@ struct Avx2 {
 
 namespace avx2 {
 void activate(const ActivationJob& job) { Functions<Avx2>::activate(job); }
+void softmax(const SoftmaxJob& job) { Functions<Avx2>::softmax(job); }
 }  // namespace avx2
 
 }  // namespace terabag

@@ -15,6 +15,10 @@ struct Avx512 {
   static inline Floats load_last(const float* from, uint32_t count) { return _mm512_maskz_loadu_ps(first(count), from); }
   static inline void store_last(float* to, Floats x, uint32_t count) { _mm512_mask_storeu_ps(to, first(count), x); }
 
+  static inline Floats only_first(Floats x, uint32_t count) { return _mm512_maskz_mov_ps(first(count), x); }
+  static inline float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
+  static inline float sum_of_lanes(Floats x) { return _mm512_reduce_add_ps(x); }
+
   static inline Floats broadcast(float value) { return _mm512_set1_ps(value); }
   static inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
@@ -38,6 +42,7 @@ struct Avx512 {
 
 namespace avx512 {
 void activate(const ActivationJob& job) { Functions<Avx512>::activate(job); }
+void softmax(const SoftmaxJob& job) { Functions<Avx512>::softmax(job); }
 }  // namespace avx512
 
 }  // namespace terabag

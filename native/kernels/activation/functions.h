@@ -14,6 +14,8 @@
 //   magnitude(x), with_sign_of(x, sign)      x is not negative
 //   if_less(a, b, yes, no)                   per lane: yes where a < b, no elsewhere, also where one is NaN
 //   nearest(x)                               the whole number next to x, ties to even; |x| below 2^21
+//   only_first(x, count)                     0 in all lanes but the first `count`
+//   largest_lane(x), sum_of_lanes(x)         the former may pass over NaN
 //   scale(x, n)                              x * 2^n rounded once, for whole n in [-260, 200]; NaN where x is
 //
 // Polynomials are minimax approximations, weighted for the relative error of the function, with coefficients that were rounded to float32
@@ -37,7 +39,56 @@ class Functions {
     }
   }
 
+  static inline void softmax(const SoftmaxJob& job) {
+    for (uint64_t row = 0; row < job.num_rows && job.dim > 0; ++row) softmax_row(job.values + row * job.stride, job.dim);
+  }
+
  private:
+  // In a NaN's row, the sum has it, whether the largest value passed it over or not.
+  static inline float largest(const float* values, uint64_t dim) {
+    if (dim < Isa::kLanes) {
+      float most = values[0];
+      for (uint64_t d = 1; d < dim; ++d) most = most < values[d] ? values[d] : most;
+      return most;
+    }
+    // The last vector may have values of the one before it.
+    Floats most = Isa::load(values + dim - Isa::kLanes);
+    for (uint64_t d = 0; d + Isa::kLanes < dim; d += Isa::kLanes) most = Isa::at_least(Isa::load(values + d), most);
+    return Isa::largest_lane(most);
+  }
+
+  // Values become their powers; returns the sum of these.
+  static inline float exponentials(float* values, uint64_t dim, Floats most) {
+    Floats sums = constant(0.0f);
+    uint64_t d = 0;
+    for (; d + Isa::kLanes <= dim; d += Isa::kLanes) {
+      const Floats power = exponential(Isa::subtract(Isa::load(values + d), most));
+      Isa::store(values + d, power);
+      sums = Isa::add(sums, power);
+    }
+    if (d < dim) {
+      const auto rest = static_cast<uint32_t>(dim - d);
+      const Floats power = exponential(Isa::subtract(Isa::load_last(values + d, rest), most));
+      Isa::store_last(values + d, power, rest);
+      sums = Isa::add(sums, Isa::only_first(power, rest));
+    }
+    return Isa::sum_of_lanes(sums);
+  }
+
+  static inline void softmax_row(float* values, uint64_t dim) {
+    // Float32 sums of few values lose next to nothing.
+    constexpr uint64_t kPart = 256;
+    const Floats most = constant(largest(values, dim));
+    double sum = 0;
+    for (uint64_t d = 0; d < dim; d += kPart) sum += static_cast<double>(exponentials(values + d, dim - d < kPart ? dim - d : kPart, most));
+    const Floats inverse = constant(static_cast<float>(1.0 / sum));
+    uint64_t d = 0;
+    for (; d + Isa::kLanes <= dim; d += Isa::kLanes) Isa::store(values + d, Isa::multiply(Isa::load(values + d), inverse));
+    if (d == dim) return;
+    const auto rest = static_cast<uint32_t>(dim - d);
+    Isa::store_last(values + d, Isa::multiply(Isa::load_last(values + d, rest), inverse), rest);
+  }
+
   template <typename F>
   static inline void apply(const ActivationJob& job, F function) {
     // Rows without a gap are one.

@@ -22,6 +22,14 @@ struct Neon {
     for (uint32_t lane = 0; lane < count; ++lane) to[lane] = lanes[lane];
   }
 
+  static inline Floats only_first(Floats x, uint32_t count) {
+    float lanes[kLanes];
+    vst1q_f32(lanes, x);
+    return load_last(lanes, count);
+  }
+  static inline float largest_lane(Floats x) { return vmaxvq_f32(x); }
+  static inline float sum_of_lanes(Floats x) { return vaddvq_f32(x); }
+
   static inline Floats broadcast(float value) { return vdupq_n_f32(value); }
   static inline Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
   static inline Floats subtract(Floats a, Floats b) { return vsubq_f32(a, b); }
@@ -52,6 +60,7 @@ struct Neon {
 
 namespace neon {
 void activate(const ActivationJob& job) { Functions<Neon>::activate(job); }
+void softmax(const SoftmaxJob& job) { Functions<Neon>::softmax(job); }
 }  // namespace neon
 
 }  // namespace terabag

@@ -15,6 +15,10 @@ struct Scalar {
   static inline float load_last(const float* from, uint32_t) { return *from; }
   static inline void store_last(float* to, float x, uint32_t) { *to = x; }
 
+  static inline float only_first(float x, uint32_t count) { return count > 0 ? x : 0.0f; }
+  static inline float largest_lane(float x) { return x; }
+  static inline float sum_of_lanes(float x) { return x; }
+
   static inline float broadcast(float value) { return value; }
   static inline float add(float a, float b) { return a + b; }
   static inline float subtract(float a, float b) { return a - b; }
@@ -55,6 +59,7 @@ struct Scalar {
 
 namespace scalar {
 void activate(const ActivationJob& job) { Functions<Scalar>::activate(job); }
+void softmax(const SoftmaxJob& job) { Functions<Scalar>::softmax(job); }
 }  // namespace scalar
 
 }  // namespace terabag

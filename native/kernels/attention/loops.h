@@ -20,7 +20,8 @@ void fold_query(const FoldQueryJob& job) {
   }
 }
 
-void pack_keys(const PackRowsJob& job) {
+// An instruction set may have its own.
+[[maybe_unused]] void pack_keys(const PackRowsJob& job) {
   const uint64_t width = job.width, dim = job.dim;
   for (uint64_t first = 0; first < job.positions; first += width) {
     const uint64_t rows = job.positions - first < width ? job.positions - first : width;
