@@ -9,6 +9,7 @@ import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
+import { modelsSuite } from './models.js';
 import { pinTo } from './peers/process.js';
 import { planSuite } from './plan.js';
 import { plannerSuite } from './planner.js';
@@ -26,6 +27,7 @@ const suites: readonly Suite[] = [
   interactionSuite,
   attentionSuite,
   predictSuite,
+  modelsSuite,
   shardsSuite,
   rpcSuite,
   stagesSuite,

@@ -42,7 +42,7 @@ attempt('flat_hash_map', 'apt-get install libabsl-dev', () =>
 attempt('onnxruntime', 'npm has no onnxruntime-node for this platform', () =>
   run('npm', 'install', '--ignore-scripts', '--no-audit', '--prefix', join(target, 'ort'), 'onnxruntime-node'),
 );
-attempt('torch', 'apt-get install python3-venv', () => environment('torch', 'torch', 'numpy', 'onnx'));
+attempt('torch', 'apt-get install python3-venv', () => environment('torch', 'torch', 'numpy', 'onnx', 'onnxscript', 'safetensors'));
 // The library is built for one version of PyTorch, which its package does not name: 1.9 loads with 2.14.
 attempt('fbgemm', 'no fbgemm-gpu-cpu and torch here that load together', () => {
   const packages = [
