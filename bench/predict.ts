@@ -1,12 +1,14 @@
 import { execFile } from 'node:child_process';
-import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { link, mkdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { compiledPath } from '../src/compiled-path.js';
 import { type ModelShape, type TableShape, tableName, tablesOf } from '../src/lab/generate/model-shape.js';
 import { RequestGenerator } from '../src/lab/generate/request-generator.js';
 import { requestShape } from '../src/lab/generate/request-shape.js';
 import { writeSyntheticBundle } from '../src/lab/generate/synthetic-bundle.js';
+import { finishBundle } from '../src/model/bundle.js';
+import type { ModelSpec } from '../src/model/spec.js';
 import type { PredictRequest } from '../src/predictor/predictor.js';
 import { startOnnx } from './peers/onnx.js';
 import { python, startPeer } from './peers/process.js';
@@ -28,13 +30,26 @@ export const predictSuite: Suite = {
     const batches = BATCHES.filter((batch) => options.wanted.test(`dlrm26-b${batch}`));
     if (batches.length === 0) return;
     const shape = shapeOf(rows);
-    await writeSyntheticBundle(bundle, shape);
+    const spec = await writeSyntheticBundle(bundle, shape);
     // Peers have their tables on huge pages; files that were just written lie on small ones in part.
     await promisify(execFile)(process.execPath, [compiledPath('cli/main.js'), 'warm', bundle]);
+    await linkWithPolicy(bundle, spec);
     for (const batch of batches) yield* runCase(bundle, shape, batch, options);
-    await rm(bundle, { recursive: true });
+    for (const written of [bundle, passingOf(bundle)]) await rm(written, { recursive: true });
   },
 };
+
+const passingOf = (bundle: string): string => `${bundle}-unseen`;
+
+/** The same bundle, where ids that its tables do not have are zeros: requests have none. */
+async function linkWithPolicy(bundle: string, spec: ModelSpec): Promise<void> {
+  const passing = passingOf(bundle);
+  for (const file of Object.keys(spec.files)) {
+    await mkdir(dirname(join(passing, file)), { recursive: true });
+    await link(join(bundle, file), join(passing, file));
+  }
+  await finishBundle(passing, { ...spec, tables: spec.tables.map((table) => ({ ...table, unseen: { policy: 'zero' } })) });
+}
 
 const shapeOf = (rows: number): ModelShape => ({
   name: 'dlrm26',
@@ -59,7 +74,10 @@ const tableShape = (name: string, rows: number): TableShape => ({
 
 async function* runCase(bundle: string, shape: ModelShape, batch: number, options: SuiteOptions): AsyncGenerator<Line> {
   const rows = tablesOf(shape)[0]?.rows ?? 0;
-  const contenders: (Contender | Absent)[] = [await ours(bundle, shape, batch)];
+  const contenders: (Contender | Absent)[] = [
+    await ours(bundle, shape, batch),
+    { ...(await ours(passingOf(bundle), shape, batch)), peer: 'unseen-policy' },
+  ];
   if (options.peers) {
     const task = { tables: TABLES, rows, dim: DIM, bottom: BOTTOM, top: TOP, batch };
     contenders.push(await startPeer('torch', python('torch_dlrm.py', 'torch'), task));

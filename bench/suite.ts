@@ -2,7 +2,7 @@ import { native } from '../src/engine/native.js';
 
 /**
  * Who is measured beside us; limit is what the machine gives a plain loop, anonymous-hugepages our own engine on copied tables, plain-rows the same
- * with ids that are rows.
+ * with ids that are rows, unseen-policy the same where ids that a table does not have are zeros, of which there are none.
  */
 export type Peer =
   | 'fbgemm'
@@ -15,7 +15,8 @@ export type Peer =
   | 'absl+fbgemm'
   | 'limit'
   | 'anonymous-hugepages'
-  | 'plain-rows';
+  | 'plain-rows'
+  | 'unseen-policy';
 
 /** One figure, as it is written to the JSON lines. */
 export interface Line {
