@@ -163,4 +163,15 @@ def _export(part: OnnxPart, outputs: list[str]) -> bytes:
             raise UnknownOperation("torch.onnx.export", "", str(error).strip().splitlines()[0]) from error
     if made is None:
         raise UnknownOperation("torch.onnx.export", "", "gave no model")
-    return made.model_proto.SerializeToString()
+    return _without_notes(made.model_proto).SerializeToString()
+
+
+def _without_notes(proto: Any) -> Any:
+    """A message of ONNX without what torch.onnx notes of each node, five times as much as the rest: where in which file of the model it stands."""
+    for field, value in proto.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            proto.ClearField(field.name)
+        elif field.message_type is not None:
+            for message in [value] if hasattr(value, "ListFields") else value:
+                _without_notes(message)
+    return proto

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ def export_graph(part: nn.Module, arguments: tuple[list[torch.Tensor], list[torc
     """The graph of a module of these inputs; raises UnknownOperation where there is none."""
     counts = [len(group) for group in arguments]
     shapes = tuple([{0: Dim.AUTO} if tensor.dim() else None for tensor in group] for group in arguments)
-    with warnings.catch_warnings(), torch.no_grad(), unpacked(part):
+    with warnings.catch_warnings(), torch.no_grad(), unpacked(part), _packing_refused():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(part, arguments, strict=False, dynamic_shapes=shapes).run_decompositions(_decompositions())
@@ -73,6 +74,19 @@ def export_graph(part: nn.Module, arguments: tuple[list[torch.Tensor], list[torc
     placeholders = list(program.graph_signature.user_inputs)
     ends = (counts[0], counts[0] + counts[1])
     return Traced(program, placeholders[: ends[0]], placeholders[ends[0] : ends[1]], placeholders[ends[1] :])
+
+
+@contextmanager
+def _packing_refused() -> Iterator[None]:
+    """With packed sequences refused by their name: how many steps they have depends on the lengths, which no graph of all batches has."""
+
+    def refuse(*_: Any) -> Any:
+        raise UnknownOperation(
+            "pack_padded_sequence", "", "nn.GRU reads the padded sequence too, and SequencePool('last') of terabag_export.nn its last state"
+        )
+
+    with patch.object(torch._VF, "_pack_padded_sequence", refuse, create=True):
+        yield
 
 
 @contextmanager

@@ -20,6 +20,7 @@ def test_an_unknown_operation_makes_the_dense_part_onnx_and_is_named(as_onnx):
     assert not (done.directory / "dense.safetensors").exists()
     assert set(done.model["files"]) == {"dense.onnx", "tables/items.safetensors"}
     assert "the dense part is ONNX: softplus" in str(done)
+    assert b"test_onnx.py" not in (done.directory / "dense.onnx").read_bytes(), "where the model's code lies is nobody's business"
 
 
 def test_several_outputs_of_onnx_keep_their_names(as_onnx):
@@ -57,6 +58,54 @@ def test_a_sequence_goes_in_with_its_lengths(as_onnx):
         "truncate": "first",
         "paddingId": 0,
     }
+
+
+class Recurrent(nn.Module):
+    """A GRU of its own over a history, whose score of each position is in the update gate, as the paper or as the code of DIEN has it."""
+
+    def __init__(self, update) -> None:
+        super().__init__()
+        self.items = nn.Embedding(12, 4, padding_idx=0)
+        self.gates, self.candidate = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.update = update
+        self.top = nn.Linear(8, 1)
+
+    def forward(self, history, item):
+        events, query = self.items(history), self.items(item)
+        here = history != 0
+        shares = (events * query.unsqueeze(1)).sum(-1).masked_fill(~here, -1e9).softmax(1)
+        state = torch.zeros_like(query)
+        for at in range(history.shape[1]):
+            reset, gate = torch.sigmoid(self.gates(torch.cat([events[:, at], state], 1))).chunk(2, 1)
+            new = torch.tanh(self.candidate(torch.cat([events[:, at], reset * state], 1)))
+            update = self.update(shares[:, at : at + 1], gate)
+            state = torch.where(here[:, at : at + 1], (1 - update) * state + update * new, state)
+        return self.top(torch.cat([state, query], 1))
+
+
+@pytest.mark.parametrize("update", [lambda share, gate: share * gate, lambda share, gate: 1 - (1 - share) * gate])
+def test_a_dien_written_position_by_position_becomes_onnx(as_onnx, update):
+    history = torch.tensor([[1, 2, 3, 0], [5, 0, 0, 0], [0, 0, 0, 0], [4, 4, 1, 2]])
+    done = as_onnx(Recurrent(update), (history, torch.tensor([7, 1, 3, 2])))
+    assert done.reason is not None
+    assert done.reason.endswith("no layer of Terabag does this with sequences, values")
+    assert {"name": "history", "value": "history", "lengths": "history.lengths"} in done.model["onnx"]["inputs"]
+
+
+def test_packed_sequences_are_refused_by_their_name(tmp_path):
+    class Packs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = nn.Embedding(12, 4, padding_idx=0)
+            self.gru = nn.GRU(4, 4, batch_first=True)
+
+        def forward(self, history):
+            lengths = (history != 0).sum(1)
+            packed = nn.utils.rnn.pack_padded_sequence(self.items(history), lengths, batch_first=True, enforce_sorted=False)
+            return self.gru(packed)[1][0]
+
+    with pytest.raises(ExportError, match=r"pack_padded_sequence: nn\.GRU reads the padded sequence too"):
+        export(Packs(), (torch.tensor([[1, 2, 3, 0], [5, 0, 0, 0]]),), tmp_path)
 
 
 def test_ids_that_the_dense_part_reads_are_refused(tmp_path):
