@@ -159,9 +159,7 @@ async function startKeyedPeers(of: PoolCase, { file, dir, keys, batches, plainBa
   const rows = new BigInt64Array(new Uint8Array((await readFile(paths.out)).subarray(0, 8 * wanted)).buffer);
   const expected = (plainBatches[0] as Batch).indices;
   if (rows.some((row, at) => row !== expected[at])) throw new Error('absl::flat_hash_map finds other rows than these keys have');
-  const pooling = await startPeers(of, file, plainBatches, ours, dir);
-  const fbgemm = pooling.filter((each) => each.peer === 'fbgemm');
-  for (const other of pooling) if (!fbgemm.includes(other) && 'round' in other) await other.close?.();
+  const fbgemm = await startPeers(of, file, plainBatches, ours, dir, ['fbgemm']);
   return [
     map,
     ...fbgemm.map((each): Contender | Absent => {

@@ -8,7 +8,7 @@ import { type IdRule, REJECT } from '../src/model/id-rules.js';
 import { bytesOf } from '../src/predictor/scratch.js';
 import { BlockWriter } from '../src/tables/block-writer.js';
 import { binary, fbgemmEnvironment, python, startPeer } from './peers/process.js';
-import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Suite, type SuiteOptions } from './suite.js';
+import { type Absent, type Contender, type Line, measure, nanosecondsPerCall, type Peer, type Suite, type SuiteOptions } from './suite.js';
 
 export interface PoolCase {
   readonly name: string;
@@ -217,13 +217,14 @@ export async function openEngine(
   };
 }
 
-/** FBGEMM, PyTorch and TorchRec on the same rows and ids. */
+/** FBGEMM, PyTorch and TorchRec on the same rows and ids, or those of them that are named. */
 export async function startPeers(
   of: PoolCase,
   file: string,
   batches: readonly Batch[],
   ours: Float32Array,
   dir: string,
+  names: readonly Peer[] = ['fbgemm', 'torch', 'torchrec'],
 ): Promise<(Contender | Absent)[]> {
   const { format, dim, tables, rows } = of;
   const saved = await Promise.all(
@@ -242,7 +243,7 @@ export async function startPeers(
     ...(format === 'fp32' ? [{ peer: 'torchrec', perTable: false, environment: 'fbgemm' } as const] : []),
   ] as const;
   const started: (Contender | Absent)[] = [];
-  for (const { peer, perTable, environment } of wanted) {
+  for (const { peer, perTable, environment } of wanted.filter((each) => names.includes(each.peer))) {
     const out = join(dir, `${peer}-${perTable}.out`);
     const contender = await startPeer(
       peer,
