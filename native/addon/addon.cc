@@ -94,6 +94,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("packRows", Napi::Function::New(env, pack_rows_async));
   exports.Set("KeyIndexBuilder", define_key_index_builder(env));
   exports.Set("KeysByRow", define_keys_by_row(env));
+  exports.Set("keysOfBuckets", Napi::Function::New(env, keys_of_buckets));
   exports.Set("checkKeyIndex", Napi::Function::New(env, check_key_index_async));
   exports.Set("SparseEngine", define_sparse_engine(env));
   exports.Set("precisions", define_precisions(env));

@@ -1,9 +1,11 @@
 #include "addon/key_index_object.h"
 
 #include <atomic>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 
 #include "addon/arguments.h"
 #include "addon/environment.h"
@@ -12,6 +14,8 @@
 
 namespace terabag {
 namespace {
+
+constexpr uint64_t kMaxSeed = (1ull << 53) - 1;
 
 Napi::Object status_object(Napi::Env env, const char* status, const std::string& message) {
   Napi::Object error = Napi::Error::New(env, message).Value();
@@ -70,13 +74,15 @@ struct Step {
 template <typename Worker>
 class Steps {
  public:
-  Steps(const Napi::CallbackInfo& info) {
-    const uint64_t num_keys = integer(info[0], "numKeys", 1, kMaxKeys);
-    if (!info[1].IsString()) throw argument_error(info.Env(), "directory has to be a string");
+  // make(directory, range_keys) of the arguments from `first` on.
+  template <typename Make>
+  Steps(const Napi::CallbackInfo& info, size_t first, const Make& make) {
+    if (!info[first].IsString()) throw argument_error(info.Env(), "directory has to be a string");
+    const Napi::Value range = info[first + 1];
     const uint64_t range_keys =
-        info[2].IsUndefined() ? KeyIndexBuilder::kRangeKeys : integer(info[2], "rangeKeys", 1, KeyIndexBuilder::kRangeKeys);
+        range.IsUndefined() ? KeyIndexBuilder::kRangeKeys : integer(range, "rangeKeys", 1, KeyIndexBuilder::kRangeKeys);
     try {
-      worker_ = std::make_shared<Worker>(num_keys, info[1].As<Napi::String>().Utf8Value(), range_keys);
+      worker_ = make(info[first].As<Napi::String>().Utf8Value(), range_keys);
     } catch (const std::bad_alloc&) {
       throw Napi::Error(info.Env(), status_object(info.Env(), "out_of_memory", "no memory for the keys of an index"));
     }
@@ -121,7 +127,10 @@ class KeyIndexBuilderObject : public Napi::ObjectWrap<KeyIndexBuilderObject> {
          InstanceMethod<&KeyIndexBuilderObject::place>("place"), InstanceMethod<&KeyIndexBuilderObject::shape>("shape"),
          InstanceMethod<&KeyIndexBuilderObject::close>("close")});
   }
-  explicit KeyIndexBuilderObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeyIndexBuilderObject>(info), steps_(info) {}
+  explicit KeyIndexBuilderObject(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<KeyIndexBuilderObject>(info), steps_(info, 1, [&info](std::string directory, uint64_t range_keys) {
+          return std::make_shared<KeyIndexBuilder>(integer(info[0], "numKeys", 1, kMaxKeys), std::move(directory), range_keys);
+        }) {}
 
  private:
   Napi::Value add(const Napi::CallbackInfo& info) {
@@ -164,7 +173,11 @@ class KeysByRowObject : public Napi::ObjectWrap<KeysByRowObject> {
                        {InstanceMethod<&KeysByRowObject::add>("add"), InstanceMethod<&KeysByRowObject::next>("next"),
                         InstanceMethod<&KeysByRowObject::close>("close")});
   }
-  explicit KeysByRowObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<KeysByRowObject>(info), steps_(info) {}
+  explicit KeysByRowObject(const Napi::CallbackInfo& info)
+      : Napi::ObjectWrap<KeysByRowObject>(info), steps_(info, 2, [&info](std::string directory, uint64_t range_keys) {
+          const uint64_t num_keys = integer(info[0], "numKeys", 1, kMaxKeys), seed = integer(info[1], "seed", 0, kMaxSeed);
+          return std::make_shared<KeysByRow>(num_keys, seed, std::move(directory), range_keys);
+        }) {}
 
  private:
   Napi::Value add(const Napi::CallbackInfo& info) {
@@ -204,12 +217,27 @@ Napi::Function define_key_index_builder(Napi::Env env) { return KeyIndexBuilderO
 
 Napi::Function define_keys_by_row(Napi::Env env) { return KeysByRowObject::define(env); }
 
+Napi::Value keys_of_buckets(const Napi::CallbackInfo& info) {
+  const std::span<uint8_t> buckets = bytes(info, 0, "buckets"), out = bytes(info, 4, "out");
+  const uint64_t first = integer(info[1], "firstBucket", 0, kMaxKeys), num_keys = integer(info[2], "numKeys", 1, kMaxKeys);
+  const uint64_t count = buckets.size() / kBucketBytes;
+  if (buckets.size() % kBucketBytes != 0) throw argument_error(info.Env(), "buckets have 64 bytes each");
+  if (out.size() / 8 < count * kBucketKeys) throw argument_error(info.Env(), "out has no room for all keys of the buckets");
+  const KeyIndex index{nullptr, 0, homes_of(num_keys), integer(info[3], "seed", 0, kMaxSeed)};
+  unsigned char* to = out.data();
+  for (uint64_t b = 0; b < count; ++b) {
+    const BucketKeys keys = keys_of_bucket(index, buckets.data() + b * kBucketBytes, first + b);
+    for (uint32_t k = 0; k < keys.count; ++k, to += 8) std::memcpy(to, &keys.held[k].key, 8);
+  }
+  return Napi::Number::New(info.Env(), static_cast<double>(to - out.data()));
+}
+
 Napi::Value check_key_index_async(const Napi::CallbackInfo& info) {
   constexpr uint64_t kSafe = (1ull << 53) - 1;
   if (!info[0].IsString()) throw argument_error(info.Env(), "path has to be a string");
   const std::string path = info[0].As<Napi::String>();
   const uint64_t byte_offset = integer(info[1], "byteOffset", 0, kSafe), num_buckets = integer(info[2], "buckets", 1, kMaxKeys);
-  const uint64_t num_keys = integer(info[3], "numKeys", 1, kMaxKeys), seed = integer(info[4], "seed", 0, kSafe);
+  const uint64_t num_keys = integer(info[3], "numKeys", 1, kMaxKeys), seed = integer(info[4], "seed", 0, kMaxSeed);
   if (!sound_key_index(num_keys, num_buckets)) throw argument_error(info.Env(), "buckets do not fit the number of keys");
   struct Outcome {
     KeyIndexReport report;

@@ -69,12 +69,13 @@ void ask(const KeyIndex& index, uint64_t num_rows, const std::vector<uint64_t>& 
 // An index that is found to be sound gives every row once, to the key that it lies beside.
 void check(const KeyIndex& index, uint64_t num_rows, Choice choice) {
   const bool sound = check_key_index(index, num_rows).fault == KeyIndexFault::kNone;
-  KeysByRow by_row(num_rows, "/tmp", choice.reads_in_ranges() ? 8 : KeyIndexBuilder::kRangeKeys);
+  KeysByRow by_row(num_rows, index.seed, "/tmp", choice.reads_in_ranges() ? 8 : KeyIndexBuilder::kRangeKeys);
   const bool added = by_row.add(index.buckets, index.num_buckets) == KeyIndexStatus::kOk;
   std::vector<uint64_t> keys(num_rows);
   uint64_t written = 0;
   const bool read = added && by_row.next(reinterpret_cast<unsigned char*>(keys.data()), num_rows, &written) == KeyIndexStatus::kOk;
-  if (!sound) return;
+  // An index of so many keys has as many homes.
+  if (!sound || index.homes != homes_of(num_rows)) return;
   if (!read || written != num_rows) std::abort();
   for (uint64_t row = 0; row < num_rows; ++row) {
     if (find_row(index, keys[row], num_rows) != row) std::abort();
@@ -127,8 +128,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint64_t num_buckets = buckets.size() / kBucketBytes;
   std::vector<uint64_t> keys(size / 8);
   std::memcpy(keys.data(), data, keys.size() * 8);
-  if (num_buckets > 0) {
-    const KeyIndex index{buckets.data(), num_buckets, seed % num_buckets + 1, seed};
+  if (num_buckets >= kFewestHomes) {
+    const KeyIndex index{buckets.data(), num_buckets, kFewestHomes + seed % (num_buckets - kFewestHomes + 1), seed};
     ask(index, num_rows, keys, choice);
     check(index, num_rows, choice);
   }

@@ -11,4 +11,11 @@ static inline uint64_t mix64(uint64_t key) {
   return key ^ key >> 31;
 }
 
+// The key whose mix64 this is: with the inverses of the odd factors, modulo 2^64.
+static inline uint64_t unmix64(uint64_t mixed) {
+  mixed = (mixed ^ mixed >> 31 ^ mixed >> 62) * 0x319642b2d24d8ec3u;
+  mixed = (mixed ^ mixed >> 27 ^ mixed >> 54) * 0x96de1b173f119089u;
+  return mixed ^ mixed >> 30 ^ mixed >> 60;
+}
+
 }  // namespace terabag

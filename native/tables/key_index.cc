@@ -13,16 +13,16 @@ constexpr uint64_t kSeeds = 16;
 constexpr uint64_t kFewKeys = 16;
 
 void store(unsigned char* to, uint64_t value) { std::memcpy(to, &value, sizeof value); }
-void store(unsigned char* to, uint32_t value) { std::memcpy(to, &value, sizeof value); }
 
-bool unused_is_zero(const unsigned char* bucket, uint32_t count) {
-  for (uint32_t at = count * 8; at < kRowsAt; ++at) {
-    if (bucket[at] != 0) return false;
+bool is_unused(const unsigned char* bucket, uint32_t slot) {
+  return load<uint64_t>(bucket + slot * 8) == ~0ull && bucket[kHighRowsAt + slot] == 0xff;
+}
+
+bool is_unused_behind(const unsigned char* bucket, uint32_t used) {
+  for (uint32_t slot = used; slot < kBucketKeys; ++slot) {
+    if (!is_unused(bucket, slot)) return false;
   }
-  for (uint32_t at = kRowsAt + count * 4; at < kCountAt; ++at) {
-    if (bucket[at] != 0) return false;
-  }
-  return bucket[63] == 0;
+  return true;
 }
 
 }  // namespace
@@ -31,22 +31,38 @@ bool sound_key_index(uint64_t num_keys, uint64_t num_buckets) {
   return num_keys >= 1 && num_keys <= kMaxKeys && num_buckets >= homes_of(num_keys) && num_buckets - homes_of(num_keys) <= kMaxReach;
 }
 
+BucketKeys keys_of_bucket(const KeyIndex& index, const unsigned char* bucket, uint64_t number) {
+  const SlotLayout layout(index.homes);
+  BucketKeys keys;
+  for (; keys.count < kBucketKeys && !is_unused(bucket, keys.count); ++keys.count) {
+    const auto word = load<uint64_t>(bucket + keys.count * 8);
+    const uint64_t distance = word >> layout.row_bits & kUnused;
+    // A home before the first bucket is none; one behind the last home is none either, and has no key that is found.
+    if (distance > kMaxReach || distance > number || number - distance >= index.homes) return {};
+    const KeyPlace place{number - distance, word & layout.place << kDistanceBits};
+    keys.held[keys.count] = {key_at(place, index.seed, index.homes), row_of_slot(bucket, keys.count, layout)};
+  }
+  keys.sound = true;
+  return keys;
+}
+
 KeyIndexReport check_key_index(const KeyIndex& index, uint64_t num_keys) {
   std::vector<bool> seen(num_keys);
   uint64_t found = 0;
   for (uint64_t b = 0; b < index.num_buckets; ++b) {
     const unsigned char* bucket = index.buckets + b * kBucketBytes;
-    const uint32_t count = bucket[kCountAt];
-    if (count > kBucketKeys || !unused_is_zero(bucket, count)) return {KeyIndexFault::kSlots, b};
-    for (uint32_t slot = 0; slot < count; ++slot) {
-      const uint64_t row = load<uint32_t>(bucket + kRowsAt + slot * 4), key = load<uint64_t>(bucket + slot * 8);
+    const BucketKeys keys = keys_of_bucket(index, bucket, b);
+    if (!keys.sound) return {KeyIndexFault::kPlace, b};
+    if (!is_unused_behind(bucket, keys.count) || bucket[kReachAt] > kMaxReach) return {KeyIndexFault::kSlots, b};
+    for (uint32_t slot = 0; slot < keys.count; ++slot) {
+      const auto [key, row] = keys.held[slot];
       if (row >= num_keys) return {KeyIndexFault::kRow, b};
       if (seen[row]) return {KeyIndexFault::kRowTwice, b};
       seen[row] = true;
-      // Of a key that is there twice, the second row is not found.
+      // Of a key that is there twice, the second row is not found; nor is a remainder that no key of its home has.
       if (find_row(index, key, num_keys) != row) return {KeyIndexFault::kPlace, b};
     }
-    found += count;
+    found += keys.count;
   }
   return {found == num_keys ? KeyIndexFault::kNone : KeyIndexFault::kCount, index.num_buckets};
 }
@@ -177,19 +193,22 @@ KeyIndexStatus KeyIndexBuilder::refuse_duplicates(uint64_t from, uint64_t to) {
 template <bool kWrite>
 bool KeyIndexBuilder::place_bucket() {
   const uint64_t home = bucket_++;
-  if constexpr (kWrite) window_.resize((bucket_ - window_start_) * kBucketBytes);
+  if constexpr (kWrite) window_.resize((bucket_ - window_start_) * kBucketBytes, 0xff);
   unsigned char* const bucket = kWrite ? written_bucket(home) : nullptr;
+  if constexpr (kWrite) bucket[kReachAt] = 0;
+  const SlotLayout layout(homes_);
   uint32_t count = 0;
-  const auto put = [&](const Entry& entry) {
+  const auto put = [&](const Entry& entry, uint64_t distance) {
     if constexpr (kWrite) {
-      store(bucket + count * 8, entry.key);
-      store(bucket + kRowsAt + count * 4, entry.row);
+      const uint64_t begin = place_of(entry.key, seed_, homes_).remainder | distance << layout.row_bits;
+      store(bucket + count * 8, begin | (entry.row & ~layout.place));
+      bucket[kHighRowsAt + count] = static_cast<unsigned char>(entry.row >> layout.row_bits);
     }
     ++count;
   };
   for (; next_ < loaded_.size() && loaded_[next_].place == home; ++next_) {
     if (count < kBucketKeys) {
-      put(loaded_[next_]);
+      put(loaded_[next_], 0);
     } else {
       waiting_.push_back(loaded_[next_]);
     }
@@ -198,14 +217,9 @@ bool KeyIndexBuilder::place_bucket() {
     const Entry& entry = waiting_[first_waiting_];
     const uint64_t distance = home - entry.place;
     if (distance > kMaxReach) return false;
-    put(entry);
-    if constexpr (kWrite) {
-      unsigned char* const its_home = written_bucket(entry.place);
-      if (its_home[kFirstAt] == 0) its_home[kFirstAt] = static_cast<unsigned char>(distance);
-      its_home[kLastAt] = static_cast<unsigned char>(distance);
-    }
+    put(entry, distance);
+    if constexpr (kWrite) written_bucket(entry.place)[kReachAt] = static_cast<unsigned char>(distance);
   }
-  if constexpr (kWrite) bucket[kCountAt] = static_cast<unsigned char>(count);
   if (first_waiting_ == waiting_.size()) {
     waiting_.clear();
     first_waiting_ = 0;
@@ -213,19 +227,20 @@ bool KeyIndexBuilder::place_bucket() {
   return true;
 }
 
-KeysByRow::KeysByRow(uint64_t num_keys, std::string directory, uint64_t range_keys)
-    : num_keys_(num_keys), range_keys_(range_keys), keys_(num_keys, range_keys, std::move(directory)) {}
+KeysByRow::KeysByRow(uint64_t num_keys, uint64_t seed, std::string directory, uint64_t range_keys)
+    : num_keys_(num_keys), seed_(seed), range_keys_(range_keys), keys_(num_keys, range_keys, std::move(directory)) {}
 
 KeyIndexStatus KeysByRow::add(const unsigned char* buckets, uint64_t count) {
-  for (uint64_t b = 0; b < count; ++b, buckets += kBucketBytes) {
-    const uint32_t used = buckets[kCountAt];
-    if (used > kBucketKeys || used > num_keys_ - added_) return KeyIndexStatus::kWrongCount;
-    for (uint32_t slot = 0; slot < used; ++slot) {
-      const auto row = load<uint32_t>(buckets + kRowsAt + slot * 4);
+  const KeyIndex index{nullptr, 0, homes_of(num_keys_), seed_};
+  for (uint64_t b = 0; b < count; ++b) {
+    const BucketKeys keys = keys_of_bucket(index, buckets + b * kBucketBytes, bucket_++);
+    if (!keys.sound || keys.count > num_keys_ - added_) return KeyIndexStatus::kWrongCount;
+    for (uint32_t slot = 0; slot < keys.count; ++slot) {
+      const auto [key, row] = keys.held[slot];
       if (row >= num_keys_) return KeyIndexStatus::kWrongCount;
-      if (!keys_.put({load<uint64_t>(buckets + slot * 8), row, row})) return KeyIndexStatus::kSpill;
+      if (!keys_.put({key, static_cast<uint32_t>(row), static_cast<uint32_t>(row)})) return KeyIndexStatus::kSpill;
     }
-    added_ += used;
+    added_ += keys.count;
   }
   return KeyIndexStatus::kOk;
 }

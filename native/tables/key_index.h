@@ -16,10 +16,22 @@ constexpr uint64_t kMaxKeys = 1ull << 32;
 // reach.
 bool sound_key_index(uint64_t num_keys, uint64_t num_buckets);
 
+// The keys that a bucket holds, with their rows, whatever these are. Not sound: a slot tells of a home that no index of so many homes has.
+struct BucketKeys {
+  struct Held {
+    uint64_t key, row;
+  };
+  Held held[kBucketKeys];
+  uint32_t count = 0;
+  bool sound = false;
+};
+// Of bucket `number` of an index, of which homes and seed are asked.
+BucketKeys keys_of_bucket(const KeyIndex& index, const unsigned char* bucket, uint64_t number);
+
 // What the bytes of an index are found to be, bucket by bucket.
 enum class KeyIndexFault : uint32_t {
   kNone,
-  kSlots,     // a bucket counts more keys than it has slots, or what is not used is not zero
+  kSlots,     // a key behind a slot that is not used, or keys further on than any is looked for
   kRow,       // a row that the table does not have
   kRowTwice,  // two keys have one row
   kPlace,     // a key lies where nobody looks for it
@@ -72,7 +84,7 @@ class KeyIndexBuilder {
  private:
   using Entry = KeyEntry;  // Placed by its home.
 
-  Entry entry_of(uint64_t key, uint32_t row) const { return {key, row, static_cast<uint32_t>(home_of(key, seed_, homes_))}; }
+  Entry entry_of(uint64_t key, uint32_t row) const { return {key, row, static_cast<uint32_t>(place_of(key, seed_, homes_).home)}; }
   KeyIndexStatus next_seed();
   void rewind();
   KeyIndexStatus load_range();
@@ -108,7 +120,7 @@ class KeyIndexBuilder {
 // std::bad_alloc.
 class KeysByRow {
  public:
-  KeysByRow(uint64_t num_keys, std::string directory, uint64_t range_keys = KeyIndexBuilder::kRangeKeys);
+  KeysByRow(uint64_t num_keys, uint64_t seed, std::string directory, uint64_t range_keys = KeyIndexBuilder::kRangeKeys);
 
   // The next buckets of the index. kWrongCount: a bucket or row that no index of so many keys has, or more keys than that.
   KeyIndexStatus add(const unsigned char* buckets, uint64_t count);
@@ -121,9 +133,9 @@ class KeysByRow {
  private:
   KeyIndexStatus load_range();
 
-  const uint64_t num_keys_, range_keys_;
+  const uint64_t num_keys_, seed_, range_keys_;
   SpilledKeys keys_;
-  uint64_t added_ = 0, next_range_ = 0, given_ = 0;
+  uint64_t added_ = 0, bucket_ = 0, next_range_ = 0, given_ = 0;
   std::vector<uint64_t> loaded_;  // by row, from range (next_range_ - 1) * range_keys_ on
   std::vector<bool> seen_;
 };

@@ -4,7 +4,7 @@ import { TerabagError } from '../errors.js';
 import { outputError } from '../tables/atomic.js';
 import { openToRead, readBlocks } from '../tables/blocks.js';
 import type { FileChecksum } from '../tables/checksum.js';
-import { BUCKET_BYTES, formatKeyIndex, keyIndexKey, MAX_KEYS } from '../tables/key-index.js';
+import { BUCKET_BYTES, BUCKET_KEYS, formatKeyIndex, type KeyIndexMetadata, keyIndexKey, MAX_KEYS } from '../tables/key-index.js';
 import { PAGE_BYTES, writeSafetensors } from '../tables/safetensors.js';
 import { type NativeKeyIndexBuilder, type NativeKeysByRow, type NativeStatusError, native } from './native.js';
 
@@ -158,21 +158,17 @@ export class KeysByRow {
 
   /** Reads the index, in flat memory; keys that do not fit wait in a file in the directory. */
   static async read(index: IndexInFile, directory: string, onBlock: () => void = () => undefined): Promise<KeysByRow> {
-    const { path, byteOffset, buckets, keys } = index;
-    const sorted = new KeysByRow(path, new native.KeysByRow(keys, directory));
-    const file = await openToRead(path);
+    const { path, keys, seed } = index;
+    const sorted = new KeysByRow(path, new native.KeysByRow(keys, seed, directory));
     try {
-      const extent = { from: byteOffset, bytes: buckets * BUCKET_BYTES };
-      for await (const { memory, bytes } of readBlocks(file, path, extent, BUCKETS_AT_ONCE * BUCKET_BYTES)) {
+      for await (const buckets of bucketsOf(index)) {
         onBlock();
-        await sorted.sorter.add(memory.subarray(0, bytes));
+        await sorted.sorter.add(buckets);
       }
       return sorted;
     } catch (error) {
       sorted.close();
       throw sorted.#error(error);
-    } finally {
-      await file.close();
     }
   }
 
@@ -197,11 +193,33 @@ export class KeysByRow {
 }
 
 /** Of a bundle that is open. */
-export interface IndexInFile {
+export interface IndexInFile extends KeyIndexMetadata {
   readonly path: string;
   readonly byteOffset: number;
   readonly buckets: number;
-  readonly keys: number;
+}
+
+/** All buckets, in blocks, each of which is good until the next. */
+async function* bucketsOf({ path, byteOffset, buckets }: IndexInFile): AsyncGenerator<Uint8Array> {
+  const file = await openToRead(path);
+  try {
+    const extent = { from: byteOffset, bytes: buckets * BUCKET_BYTES };
+    for await (const { memory, bytes } of readBlocks(file, path, extent, BUCKETS_AT_ONCE * BUCKET_BYTES)) yield memory.subarray(0, bytes);
+  } finally {
+    await file.close();
+  }
+}
+
+/** All keys of an index, in blocks and in any order. */
+export async function* keysOf(index: IndexInFile): AsyncGenerator<BigInt64Array> {
+  const block = new BigInt64Array(Math.min(index.buckets, BUCKETS_AT_ONCE) * BUCKET_KEYS);
+  const out = new Uint8Array(block.buffer);
+  let first = 0;
+  for await (const buckets of bucketsOf(index)) {
+    const bytes = native.keysOfBuckets(buckets, first, index.keys, index.seed, out);
+    yield block.subarray(0, bytes / 8);
+    first += buckets.length / BUCKET_BYTES;
+  }
 }
 
 const wrongCount = (path: string, rows: number, keys: number | string): TerabagError =>

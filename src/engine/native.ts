@@ -321,7 +321,12 @@ export interface NativeAddon {
     directory: string,
     rangeKeys?: number,
   ) => NativeKeyIndexBuilder;
-  KeysByRow: new (numKeys: number, directory: string, rangeKeys?: number) => NativeKeysByRow;
+  KeysByRow: new (numKeys: number, seed: number, directory: string, rangeKeys?: number) => NativeKeysByRow;
+  /**
+   * [sync] The keys that some buckets of an index hold, 8 little-endian bytes each, in any order; the bytes that were written to out, which has to
+   * have room for 7 keys of each bucket. Buckets that no index has give none.
+   */
+  keysOfBuckets(buckets: Uint8Array, firstBucket: number, numKeys: number, seed: number, out: Uint8Array): number;
   /**
    * [async] Reads a whole index of a file and says what is wrong: not every row has one key that is found. Errors carry {status}: unreadable (and
    * errno when a system call failed), out_of_memory.

@@ -3,13 +3,17 @@
  * src/engine/key-index.ts writes it.
  */
 export const BUCKET_BYTES = 64;
+/** Most keys of a bucket. */
+export const BUCKET_KEYS = 7;
 /** Rows are 32 bits there. */
 export const MAX_KEYS = 2 ** 32;
 /** How far behind its home a key may lie, in buckets. */
-const MAX_REACH = 255;
+const MAX_REACH = 14;
+/** Of which a key's place and its row take the bits that a slot has. */
+const FEWEST_HOMES = 16;
 
 /** Buckets that are homes: 16 for 65 keys. */
-export const homesOf = (keys: number): number => Math.ceil((keys * 16) / 65);
+export const homesOf = (keys: number): number => Math.max(FEWEST_HOMES, Math.ceil((keys * 16) / 65));
 
 /** Whether an index of so many keys can have so many buckets. */
 export const soundBuckets = (keys: number, buckets: number): boolean =>
@@ -63,19 +67,4 @@ export function partOfKey(high: number, low: number, parts: number): number {
 export function partsOfKeys(keys: BigInt64Array, parts: number, into: Uint32Array): void {
   const halves = new Int32Array(keys.buffer, keys.byteOffset, keys.length * 2);
   for (let k = 0; k < keys.length; k++) into[k] = partOfKey(halves[2 * k + 1] as number, halves[2 * k] as number, parts);
-}
-
-/** Bytes of a bucket: where it says how many of its keys are used, and how many there can be. */
-const [COUNT_AT, BUCKET_KEYS] = [60, 5];
-
-/** Tells the part of every key of some buckets. */
-export function forEachKey(buckets: Uint8Array, parts: number, tell: (part: number) => void): void {
-  const words = new Int32Array(buckets.buffer, buckets.byteOffset, buckets.length / 4);
-  for (let bucket = 0; bucket < buckets.length; bucket += BUCKET_BYTES) {
-    const used = Math.min(buckets[bucket + COUNT_AT] as number, BUCKET_KEYS);
-    for (let slot = 0; slot < used; slot++) {
-      const at = bucket / 4 + 2 * slot;
-      tell(partOfKey(words[at + 1] as number, words[at] as number, parts));
-    }
-  }
 }

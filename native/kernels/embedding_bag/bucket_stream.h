@@ -41,17 +41,22 @@ static inline bool suit_one_by_one(const BagJob& job) {
          job.prefetch.to_l2 && ids_of(job) >= kFewestIds && !pads_rows(job);
 }
 
-// As equal_keys: all slots of a bucket at once.
-static inline uint32_t find_in_bucket(const unsigned char* bucket, uint64_t key) {
+// As equal_slots: all slots of a bucket at once.
+static inline uint32_t find_in_bucket(const unsigned char* bucket, uint64_t begin, const SlotLayout& layout) {
 #if defined(__AVX512F__)
-  return _mm512_cmpeq_epi64_mask(_mm512_loadu_si512(bucket), _mm512_set1_epi64(static_cast<int64_t>(key)));
+  const __m512i place_u64x8 = _mm512_set1_epi64(static_cast<int64_t>(layout.place));
+  const __m512i begins_u64x8 = _mm512_and_si512(_mm512_loadu_si512(bucket), place_u64x8);
+  return _mm512_cmpeq_epi64_mask(begins_u64x8, _mm512_set1_epi64(static_cast<int64_t>(begin)));
 #elif defined(__AVX2__)
-  const __m256i key_u64x4 = _mm256_set1_epi64x(static_cast<int64_t>(key));
-  const __m256i equal_u64x4 = _mm256_cmpeq_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bucket)), key_u64x4);
-  const auto first_four = static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(equal_u64x4)));
-  return first_four | static_cast<uint32_t>(load<uint64_t>(bucket + 32) == key) << 4;
+  const __m256i place_u64x4 = _mm256_set1_epi64x(static_cast<int64_t>(layout.place));
+  const __m256i begin_u64x4 = _mm256_set1_epi64x(static_cast<int64_t>(begin));
+  const auto equal_in = [&](const unsigned char* four) {
+    const __m256i begins_u64x4 = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(four)), place_u64x4);
+    return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(begins_u64x4, begin_u64x4))));
+  };
+  return equal_in(bucket) | equal_in(bucket + 32) << 4;
 #else
-  return equal_keys(bucket, key);
+  return equal_slots(bucket, begin, layout);
 #endif
 }
 
@@ -63,7 +68,7 @@ constexpr uint64_t kMostKeys = 64;
 class BucketStream {
  public:
   struct Wanted {
-    const unsigned char* home;
+    KeyPlace place;
     uint64_t key;
   };
 
@@ -105,9 +110,9 @@ class BucketStream {
       auto key = static_cast<uint64_t>(static_cast<int64_t>(load<Id>(ids)));
       // Keeps the compiler from reading it a second time: the buffer may change meanwhile.
       __asm__("" : "+r"(key));
-      const unsigned char* const home = index.buckets + home_of(key, index.seed, index.homes) * kBucketBytes;
-      if constexpr (kFetch) __builtin_prefetch(home, 0, kToL2);
-      ring_[(found_ + i) % kCapacity] = {home, key};
+      const KeyPlace place = place_of(key, index.seed, index.homes);
+      if constexpr (kFetch) __builtin_prefetch(index.buckets + place.home * kBucketBytes, 0, kToL2);
+      ring_[(found_ + i) % kCapacity] = {place, key};
     }
     found_ += count;
     position_ += count;

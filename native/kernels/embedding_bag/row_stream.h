@@ -59,19 +59,23 @@ class RowsOneByOne {
   uint64_t unseen_ = 0;
 };
 
-// The same of a keyed table: buckets are fetched as far ahead of the rows that are fetched as these are ahead of the sums. Each id is read
-// once.
+// The same of a keyed table, in stages: a bucket is fetched, then looked at, which is when its row is fetched, or the next bucket of a key
+// that it has no room for; those are looked at a stage later. Each id is read once.
 class KeysOneByOne {
  public:
   static constexpr bool takes(RowFormat format) { return converts(format); }
   explicit KeysOneByOne(const BagJob& job)
       : job_(job),
+        index_(*job.keys),
+        layout_(index_.homes),
+        table_(job),
         num_ids_(ids_of(job)),
         distance_(job.prefetch.lines < kMostAhead ? job.prefetch.lines : kMostAhead),
         last_byte_(bytes_per_row(job.format, job.dim) - 1),
         other_lines_(straddles(job) ? lines_of(job) : lines_of(job) - 1) {
-    for (uint64_t at = 0; at < distance_ + kBucketsAhead; ++at) fetch_bucket(at);
-    for (uint64_t at = 0; at < distance_; ++at) fetch_row(at);
+    for (uint64_t at = 0; at < distance_ + kNextAhead + kBucketsAhead; ++at) fetch_bucket(at);
+    for (uint64_t at = 0; at < distance_ + kNextAhead; ++at) find_at_home(at);
+    for (uint64_t at = 0; at < distance_; ++at) find_elsewhere(at);
   }
 
   KeysOneByOne(const KeysOneByOne&) = delete;
@@ -84,50 +88,67 @@ class KeysOneByOne {
   // Row i of those that were taken last; or no_row(), or skipped_row().
   inline __attribute__((always_inline)) const unsigned char* row(uint32_t i) {
     const uint64_t at = position_ + i;
-    fetch_bucket(at + distance_ + kBucketsAhead);
-    fetch_row(at + distance_);
-    return ring_[at % kCapacity].address;
+    fetch_bucket(at + distance_ + kNextAhead + kBucketsAhead);
+    find_at_home(at + distance_ + kNextAhead);
+    find_elsewhere(at + distance_);
+    return ring_[at % kCapacity].row;
   }
   int64_t bad_id() const { return bad_id_; }
 
  private:
-  static constexpr uint64_t kBucketsAhead = 64, kMostAhead = 256, kCapacity = 512;
-  static_assert(kBucketsAhead + kMostAhead < kCapacity, "what is fetched must not take the place of what is read next");
+  static constexpr uint64_t kBucketsAhead = 32, kNextAhead = 8, kMostAhead = 256, kCapacity = 512;
+  static_assert(kBucketsAhead + kNextAhead + kMostAhead < kCapacity, "what is fetched must not take the place of what is read next");
   struct Wanted {
-    const unsigned char* address;  // of the home, then of the row
+    const unsigned char* row;
+    KeyPlace place;
     uint64_t key;
   };
+  // In place of an address: the row has not been found at home.
+  static inline const unsigned char* elsewhere() { return reinterpret_cast<const unsigned char*>(2); }
 
   inline __attribute__((always_inline)) void fetch_bucket(uint64_t at) {
     if (at >= num_ids_) return;
     const auto key = static_cast<uint64_t>(load_index(job_, at));
-    const unsigned char* const home = job_.keys->buckets + home_of(key, job_.keys->seed, job_.keys->homes) * kBucketBytes;
-    __builtin_prefetch(home, 0, kToL2);
-    ring_[at % kCapacity] = {home, key};
+    const KeyPlace place = place_of(key, index_.seed, index_.homes);
+    __builtin_prefetch(index_.buckets + place.home * kBucketBytes, 0, kToL2);
+    Wanted& wanted = ring_[at % kCapacity];
+    wanted.place = place;
+    wanted.key = key;
   }
-  inline __attribute__((always_inline)) void fetch_row(uint64_t at) {
+  inline __attribute__((always_inline)) void find_at_home(uint64_t at) {
     if (at >= num_ids_) return;
     Wanted& wanted = ring_[at % kCapacity];
-    const uint64_t row = row_in(wanted.address, find_in_bucket(wanted.address, wanted.key), job_.num_rows);
-    const unsigned char* const address = __builtin_expect(row == kNoRow, false) ? find_elsewhere(wanted) : job_.rows + row * job_.row_pitch;
-    wanted.address = address;
-    if (!is_row(address)) return;
-    __builtin_prefetch(address + last_byte_, 0, kToL2);
-    for (int64_t line = other_lines_ - 1; line >= 0; --line) __builtin_prefetch(address + line * kCacheLine, 0, kToL2);
-  }
-  __attribute__((noinline)) const unsigned char* find_elsewhere(const Wanted& wanted) {
-    const uint64_t row = find_displaced(*job_.keys, wanted.address, wanted.key, job_.num_rows);
-    if (row != kNoRow) return job_.rows + row * job_.row_pitch;
-    const auto id = static_cast<int64_t>(wanted.key);
-    const unsigned char* const instead = missed_row(job_, id, &unseen_);
-    if (instead == no_row() && !bad_) {
-      bad_ = true;
-      bad_id_ = id;
+    const unsigned char* const home = index_.buckets + wanted.place.home * kBucketBytes;
+    const uint64_t row = row_in(home, find_in_bucket(home, wanted.place.remainder, layout_), layout_, table_.num_rows);
+    if (__builtin_expect(row == kNoRow, false)) {
+      __builtin_prefetch(home + kBucketBytes, 0, kToL2);
+      wanted.row = elsewhere();
+      return;
     }
-    return instead;
+    wanted.row = table_.rows + row * table_.pitch;
+    fetch_row(wanted.row);
+  }
+  inline __attribute__((always_inline)) void find_elsewhere(uint64_t at) {
+    if (at < num_ids_ && __builtin_expect(ring_[at % kCapacity].row == elsewhere(), false)) find_elsewhere(ring_[at % kCapacity]);
+  }
+  inline __attribute__((always_inline)) void fetch_row(const unsigned char* row) const {
+    __builtin_prefetch(row + last_byte_, 0, kToL2);
+    for (int64_t line = other_lines_ - 1; line >= 0; --line) __builtin_prefetch(row + line * kCacheLine, 0, kToL2);
+  }
+  __attribute__((noinline)) void find_elsewhere(Wanted& wanted) {
+    const uint64_t row = find_displaced(index_, wanted.place, table_.num_rows);
+    const auto id = static_cast<int64_t>(wanted.key);
+    wanted.row = row == kNoRow ? missed_row(job_, id, &unseen_) : table_.rows + row * table_.pitch;
+    if (is_row(wanted.row)) return fetch_row(wanted.row);
+    if (wanted.row != no_row() || bad_) return;
+    bad_ = true;
+    bad_id_ = id;
   }
 
   const BagJob& job_;
+  const KeyIndex index_;
+  const SlotLayout layout_;
+  const TableRows table_;
   const uint64_t num_ids_;
   const uint64_t distance_;  // in rows
   const uint64_t last_byte_;
@@ -291,23 +312,23 @@ class RowStream {
     const uint64_t num_rows = job_->num_rows, pitch = job_->row_pitch, first = found_;
     const bool pads = job_->unseen.pads;
     const auto padding = static_cast<uint64_t>(job_->unseen.padding_id);
+    const KeyIndex index = *job_->keys;
+    const SlotLayout layout(index.homes);
     buckets_.advance<kLevel != kNowhere>(count);
-    // Without a branch, which would be mispredicted for a ninth of the keys: in place of a row that is not found the first one is fetched.
     for (uint64_t i = 0; i < count; ++i) {
-      const auto& [home, key] = buckets_.at(i);
-      const uint64_t row = row_in(home, find_in_bucket(home, key), num_rows);
-      const bool found = row != kNoRow && !(pads && key == padding);
-      rows_[(first + i) % kCapacity] = fetch_row<kLevel>(table + (found ? row * pitch : 0));
-      missed[num_missed] = i;
-      num_missed += found ? 0 : 1;
-    }
-    for (uint64_t m = 0; kLevel != kNowhere && m < num_missed; ++m) {
-      const unsigned char* const home = buckets_.at(missed[m]).home;
-      __builtin_prefetch(home + home[kFirstAt] * kBucketBytes, 0, kToL1);
+      const auto& [place, key] = buckets_.at(i);
+      const unsigned char* const home = index.buckets + place.home * kBucketBytes;
+      const uint64_t row = row_in(home, find_in_bucket(home, place.remainder, layout), layout, num_rows);
+      if (__builtin_expect(row != kNoRow && !(pads && key == padding), true)) {
+        rows_[(first + i) % kCapacity] = fetch_row<kLevel>(table + row * pitch);
+      } else {
+        missed[num_missed++] = i;
+        if constexpr (kLevel != kNowhere) __builtin_prefetch(home + kBucketBytes, 0, kToL1);
+      }
     }
     for (uint64_t m = 0; m < num_missed; ++m) {
-      const auto& [home, key] = buckets_.at(missed[m]);
-      const uint64_t row = pads && key == padding ? kNoRow : find_displaced(*job_->keys, home, key, num_rows);
+      const auto& [place, key] = buckets_.at(missed[m]);
+      const uint64_t row = pads && key == padding ? kNoRow : find_displaced(index, place, num_rows);
       rows_[(first + missed[m]) % kCapacity] =
           row == kNoRow ? miss<kLevel>(static_cast<int64_t>(key)) : fetch_row<kLevel>(table + row * pitch);
     }

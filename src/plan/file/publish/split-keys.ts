@@ -1,31 +1,23 @@
-import { KeyIndexWriter, KeysByRow } from '../../../engine/key-index.js';
+import { KeyIndexWriter, KeysByRow, keysOf } from '../../../engine/key-index.js';
 import type { OpenKeyIndex } from '../../../model/bundle.js';
-import { openToRead, readBlocks } from '../../../tables/blocks.js';
 import type { FileChecksum } from '../../../tables/checksum.js';
-import { BUCKET_BYTES, forEachKey, partsOfKeys } from '../../../tables/key-index.js';
+import { partsOfKeys } from '../../../tables/key-index.js';
 import type { RowPart } from '../../../tables/rows.js';
 
-/** Buckets that are read at a time. */
-const BUCKETS_AT_ONCE = 2 ** 16;
 /** Of all indexes that are written at a time together. */
 const KEYS_IN_MEMORY = 2 ** 21;
 
 /** How many keys each part of a keyed table has. */
 export async function countKeys(index: OpenKeyIndex, parts: number, stop: () => void): Promise<number[]> {
   const counts = new Array<number>(parts).fill(0);
-  const file = await openToRead(index.path);
-  try {
-    const extent = { from: index.byteOffset, bytes: index.bytes };
-    for await (const { memory, bytes } of readBlocks(file, index.path, extent, BUCKETS_AT_ONCE * BUCKET_BYTES)) {
-      stop();
-      forEachKey(memory.subarray(0, bytes), parts, (part) => {
-        counts[part] = (counts[part] as number) + 1;
-      });
-    }
-    return counts;
-  } finally {
-    await file.close();
+  let partOf = new Uint32Array(0);
+  for await (const keys of keysOf(index)) {
+    stop();
+    if (partOf.length < keys.length) partOf = new Uint32Array(keys.length);
+    partsOfKeys(keys, parts, partOf);
+    for (let k = 0; k < keys.length; k++) counts[partOf[k] as number] = (counts[partOf[k] as number] as number) + 1;
   }
+  return counts;
 }
 
 /** An index of a part to be written. */
