@@ -3,7 +3,7 @@ import { type OpenKeyIndex, openBundle, verifyBundle } from '../model/bundle.js'
 import { type NativeKeyIndexReport, type NativeStatusError, native } from './native.js';
 
 const FAULTS: Readonly<Record<Exclude<NativeKeyIndexReport['fault'], 'none'>, string>> = {
-  slots: 'a bucket counts more keys than it has room for, or what it does not use is not zero',
+  slots: 'a key lies behind a slot that is not used, or keys are said to lie further on than any is looked for',
   row: 'a key has a row that the table does not have',
   row_twice: 'two keys have one row',
   place: 'a key lies where nobody looks for it',

@@ -247,21 +247,27 @@ test('terabag verify names table, file and fault of a broken index, also where i
   const index = tables.find((table) => table?.spec.name === keyed?.name)?.index;
   if (index == null) throw new Error('the table has no index');
   const whole = await readFile(index.path);
+  const rowBits = Math.floor(Math.log2(Math.max(16, Math.ceil(((keyed?.rows ?? 0) * 16) / 65)))) - 4;
+  const rowMask = 2 ** rowBits - 1;
+  const isUnused = (bucket: Buffer, slot: number): boolean => bucket.readBigUInt64LE(slot * 8) === 2n ** 64n - 1n;
   const breakBytes = async (change: (bucket: Buffer) => void): Promise<void> => {
     const bytes = Buffer.from(whole);
     for (let at = index.byteOffset; at < index.byteOffset + index.bytes; at += 64) {
-      if ((bytes[at + 60] as number) < 2) continue;
+      if (isUnused(bytes.subarray(at, at + 64), 1)) continue;
       change(bytes.subarray(at, at + 64));
       break;
     }
     await writeFile(index.path, bytes);
   };
   const faults: readonly (readonly [change: (bucket: Buffer) => void, what: string])[] = [
-    [(bucket) => bucket.writeUInt32LE(keyed?.rows ?? 0, 40), 'a key has a row that the table does not have'],
-    [(bucket) => bucket.copyWithin(44, 40, 44), 'two keys have one row'],
-    [(bucket) => bucket.writeBigInt64LE(bucket.readBigInt64LE() ^ 0x5555_5555_5555_5555n), 'a key lies where nobody looks for it'],
-    [(bucket) => bucket.writeUInt8(6, 60), 'a bucket counts more keys than it has room for'],
-    [(bucket) => bucket.writeUInt8(1, 63), 'what it does not use is not zero'],
+    [(bucket) => bucket.writeUInt8(255, 56), 'a key has a row that the table does not have'],
+    [
+      (bucket) => bucket.copyWithin(57, 56, 57).writeUInt8((bucket.readUInt8(8) & ~rowMask) | (bucket.readUInt8(0) & rowMask), 8),
+      'two keys have one row',
+    ],
+    [(bucket) => bucket.copyWithin(8, 0, 8), 'a key lies where nobody looks for it'],
+    [(bucket) => bucket.fill(0xff, 0, 8).writeUInt8(0xff, 56), 'a key lies behind a slot that is not used'],
+    [(bucket) => bucket.writeUInt8(15, 63), 'keys are said to lie further on than any is looked for'],
   ];
   for (const [change, what] of faults) {
     await breakBytes(change);
