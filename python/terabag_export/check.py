@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .errors import ExportError
 from .files import write_safetensors, write_text
 from .inputs import ExampleInputs
 from .lookups import Lookup
@@ -29,6 +30,8 @@ def write_check(directory: Path, parts: Parts, inputs: ExampleInputs, spec: dict
     """
     rows = batch_size(inputs, parts.recording)
     used = {feature["name"] for feature in spec["dense"]}
+    _refuse_infinite({feature.name: feature.leaf.tensor for feature in parts.features if feature.name in used})
+    _refuse_infinite({lookup.name: lookup.weights for lookup in parts.recording.lookups if lookup.weights is not None})
     lines = []
     for start in range(0, rows, items_per_request):
         end = min(rows, start + items_per_request)
@@ -38,6 +41,12 @@ def write_check(directory: Path, parts: Parts, inputs: ExampleInputs, spec: dict
     scores = dict(zip(["scores", *(f"outputs.{name}" for name in spec.get("outputs", []))], parts.outputs.values(), strict=True))
     write_text(directory / REQUESTS_FILE, "".join(lines))
     write_safetensors(directory / SCORES_FILE, scores)
+
+
+def _refuse_infinite(inputs: dict[str, torch.Tensor]) -> None:
+    for name, tensor in inputs.items():
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise ExportError(f"example_inputs.{name}", "has to be finite, as the numbers of a request")
 
 
 def _bags(lookup: Lookup, start: int, end: int) -> dict[str, Any]:

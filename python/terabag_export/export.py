@@ -18,7 +18,7 @@ from .files import write_bytes, write_json, write_safetensors
 from .inputs import ExampleInputs, Leaf, example_inputs_of, short_names
 from .lookups import Lookup, Recording, record
 from .tables import SourceTable, check_finite, rounded_to, write_table
-from .trace import batch_size
+from .trace import batch_size, refuse_mixed_rows
 
 DENSE_FILE = "dense.safetensors"
 
@@ -99,6 +99,7 @@ def export(
                 with torch.no_grad():
                     output = model(*args, **kwargs)
         parts = Parts(recording, _dense_features(inputs, recording, names or {}), _named_outputs(output, batch_size(inputs, recording)))
+        refuse_mixed_rows(model, inputs, recording)
         spec, files, weights, reason = _dense_part(model, inputs, parts, dense)
     spec = {"terabag": 1, "name": name or type(model).__name__, "version": version, **spec}
     written = _write(Path(directory), spec, tables, weights, files, parts, inputs, items_per_request)
@@ -142,7 +143,8 @@ def _named_outputs(output: Any, rows: int) -> dict[str, torch.Tensor]:
             what = f"a tensor {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise ExportError("model", f"has to return tensors [{rows}] or [{rows}, dim]: it returns {what}")
         keys = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path if not hasattr(key, "idx")]
-        found[".".join(keys) or (f"output_{len(found)}" if found else "output")] = value.detach().float().reshape(rows, -1)
+        name = ".".join(keys) or (f"output_{len(found)}" if found else "output")
+        found[f"{name}_{len(found)}" if name in found else name] = value.detach().float().reshape(rows, -1)
     if not found:
         raise ExportError("model", f"has to return tensors [{rows}] or [{rows}, dim]: it returns none")
     return found

@@ -32,7 +32,11 @@ def layers_of(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[di
     for value in [*features.values(), *reads]:
         graph.add(value)
     lowering = Lowering(traced, _placeholders(traced, inputs, parts, graph, features, reads), graph, dict(model.named_modules()))
-    values = [_output(graph, value, name) for value, name in zip(lowering.run(), parts.outputs, strict=True)]
+    values: list[Value] = []
+    for value, name in zip(lowering.run(), parts.outputs, strict=True):
+        output = _output(graph, value, name)
+        # A layer is one output: another of the same values is a copy.
+        values.append(graph.layer("concat", {"inputs": [output]}, output.dim) if any(output is other for other in values) else output)
     layers, outputs = fuse(graph.layers, values)
     _name_outputs(dict(zip(parts.outputs, outputs, strict=True)), [*features.values(), *reads, *layers])
     weights: dict[str, torch.Tensor] = {}

@@ -217,6 +217,8 @@ class _Recorder:
         table = self._table(call["weight"])
         if call["max_norm"] is not None:
             raise ExportError(table.name, f"max_norm changes rows when they are read, which Terabag does not: {call['max_norm']}")
+        if call["padding_idx"] is not None and call["padding_idx"] < 0:
+            call["padding_idx"] += table.rows.shape[0]
         make = self._bag if function is functional.embedding_bag else self._rows
         self.recording.calls.append(make(table, call))
         return output

@@ -17,13 +17,17 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_leaves
 
-from .errors import UnknownOperation
+from .errors import ExportError, UnknownOperation
 from .inputs import ExampleInputs
-from .lookups import Recording, replayed
+from .lookups import Lookup, Recording, replayed
 
 # Any size but 0 and 1, which torch.export takes for constants.
 _TRACED_ROWS = 3
+# Rows that are scored together, and how many of them then without the others.
+_TRIED_ROWS = 4
+_FIRST_ROWS = 2
 
 
 class DensePart(nn.Module):
@@ -112,6 +116,41 @@ def traced_arguments(inputs: ExampleInputs, recording: Recording) -> tuple[list[
         vectors.append(torch.zeros(_TRACED_ROWS, *shape))
         lengths.append(torch.ones(_TRACED_ROWS, dtype=torch.long))
     return leaves, vectors, lengths
+
+
+def refuse_mixed_rows(model: nn.Module, inputs: ExampleInputs, recording: Recording) -> None:
+    """Refuses a model whose output for a row depends on the other rows of the batch: a layer of Terabag's sees one item.
+
+    What the lookups return are random numbers; all else are rows of the example.
+    """
+    rows = batch_size(inputs, recording)
+    chosen = torch.arange(_TRIED_ROWS) % rows
+    leaves = [leaf.tensor[chosen] if leaf.tensor.dim() > 0 and leaf.tensor.shape[0] == rows else leaf.tensor for leaf in inputs.leaves]
+    batched = [leaf.tensor.dim() > 0 and leaf.tensor.shape[0] == rows for leaf in inputs.leaves]
+    lengths = [lookup.lengths[chosen] for lookup in recording.lookups]
+    vectors = [_random_vectors(lookup, of_lookup) for lookup, of_lookup in zip(recording.lookups, lengths, strict=True)]
+    part = DensePart(model, inputs, recording)
+    first = [leaf[:_FIRST_ROWS] if of_rows else leaf for leaf, of_rows in zip(leaves, batched, strict=True)]
+    try:
+        with torch.no_grad():
+            together = tree_leaves(part(leaves, vectors, lengths))
+            apart = tree_leaves(part(first, [vector[:_FIRST_ROWS] for vector in vectors], [length[:_FIRST_ROWS] for length in lengths]))
+    except Exception:  # A model that cannot be run so cannot be traced either, which says why.
+        return
+    for whole, alone in zip(together, apart, strict=True):
+        same = whole[:_FIRST_ROWS]
+        largest = float(torch.where(whole.isfinite(), whole, 0).abs().max())
+        if same.shape != alone.shape or not torch.allclose(same, alone, rtol=1e-2, atol=1e-3 * largest, equal_nan=True):
+            raise ExportError("model", "what it gives for a row depends on the other rows of the batch, and requests have others")
+
+
+def _random_vectors(lookup: Lookup, lengths: torch.Tensor) -> torch.Tensor:
+    """What a lookup may return: [B, dim], or [B, max_length, dim] with zeros beyond the lengths [B]."""
+    generator = torch.Generator().manual_seed(0)
+    if lookup.max_length is None:
+        return torch.randn(len(lengths), lookup.table.dim, generator=generator)
+    here = torch.arange(lookup.max_length) < lengths.unsqueeze(1)
+    return torch.randn(len(lengths), lookup.max_length, lookup.table.dim, generator=generator) * here.unsqueeze(2)
 
 
 def batch_size(inputs: ExampleInputs, recording: Recording) -> int:

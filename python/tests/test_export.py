@@ -310,3 +310,70 @@ def test_an_old_bundle_is_replaced_and_a_failed_write_leaves_none(exported, tmp_
         export(Tower(nn.Linear(7, 1)), tower_inputs(), tmp_path / "bundle")
     assert not (tmp_path / "bundle" / "model.json").exists()
     assert not list((tmp_path / "bundle").rglob("*.tmp"))
+
+
+class Mixed(nn.Module):
+    """Rows of a table, and a function of them."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.items, self.head = nn.Embedding(20, 4), nn.Linear(4, 1)
+        self.function = function
+
+    def forward(self, ids):
+        return self.function(self, self.items(ids))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda model, x: model.head(x.flip(0)),
+        lambda model, x: model.head(x.roll(1)),
+        lambda model, x: model.head(x - x.mean(0, keepdim=True)),
+        lambda model, x: torch.softmax(model.head(x), 0),
+        lambda model, x: model.head(x) / x.shape[0],
+        lambda model, x: x @ x.T,
+    ],
+    ids=["flip", "roll", "mean", "softmax", "division", "pairs"],
+)
+@pytest.mark.parametrize("dense", ["layers", "onnx"])
+def test_rows_that_depend_on_each_other_are_refused(tmp_path, function, dense):
+    with pytest.raises(ExportError, match="model: what it gives for a row depends on the other rows of the batch"):
+        export(Mixed(function), (torch.randint(0, 20, (B,)),), tmp_path / "bundle", dense=dense)
+
+
+def test_a_padding_idx_counts_from_the_end_where_it_is_negative(exported):
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.randn(20, 4))
+
+        def forward(self, ids):
+            return functional.embedding_bag(ids, self.rows, mode="mean", padding_idx=-1)
+
+    ids = torch.randint(0, 19, (B, 3))
+    ids[:, 2] = 19
+    done = exported(Bag(), (ids,))
+    assert done.model["nets"][0]["layers"][0]["paddingId"] == 19
+
+
+def test_outputs_of_one_name_and_of_one_value_are_told_apart(exported):
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items, self.head = nn.Embedding(20, 4), nn.Linear(4, 1)
+
+        def forward(self, ids):
+            score = self.head(self.items(ids))
+            return {"a": score}, {"a": score, "b": score.sigmoid()}
+
+    done = exported(Twice(), (torch.randint(0, 20, (B,)),))
+    assert len({done.model["output"], *done.model["outputs"]}) == 3
+
+
+def test_example_inputs_that_no_request_can_have_are_refused(tmp_path):
+    model = Tower(nn.Linear(7, 1))
+    dense, ids, offsets = tower_inputs()
+    dense[1, 2] = float("nan")
+    with pytest.raises(ExportError, match=r"example_inputs\.dense: has to be finite"):
+        export(model, (dense, ids, offsets), tmp_path / "bundle")
