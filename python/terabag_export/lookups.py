@@ -30,6 +30,18 @@ _BAG = inspect.signature(functional.embedding_bag)
 _ROWS = inspect.signature(functional.embedding)
 # Longer, a table of positions is more likely than as many features that share a table.
 MOST_COLUMNS = 128
+# What gives elements of one of its arguments, beside views: the place of that argument.
+_CARRIED_ARGUMENT = {
+    "aten.clone": 0,
+    "aten._to_copy": 0,
+    "aten._unsafe_view": 0,
+    "aten.cat": 0,
+    "aten.stack": 0,
+    "aten.index": 0,
+    "aten.index_select": 0,
+    "fbgemm.permute_1D_sparse_data": 3,
+    "fbgemm.permute_2D_sparse_data": 3,
+}
 
 
 @dataclass
@@ -115,20 +127,30 @@ def replayed(model: nn.Module, recording: Recording, vectors: list[torch.Tensor]
 
 
 class _Taint(TorchDispatchMode):
-    """Follows which tensors depend on the values of the inputs."""
+    """Follows which tensors depend on the values of the inputs, and which are nothing but such values."""
 
     def __init__(self, tensors: list[torch.Tensor]) -> None:
         super().__init__()
         # The tensors are held, as an id is taken again once its object is gone.
         self.tainted = {id(tensor): tensor for tensor in tensors}
+        self._carried = dict(self.tainted)
 
     def __contains__(self, tensor: torch.Tensor) -> bool:
         return id(tensor) in self.tainted
 
+    def carries(self, tensor: torch.Tensor) -> bool:
+        """Whether each of its elements is one of an input's, moved or cast."""
+        return id(tensor) in self._carried
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, torch.Tensor) and leaf in self for leaf in tree_leaves((args, kwargs))):
-            self.tainted.update({id(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)})
+            made = {id(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)}
+            self.tainted.update(made)
+            place = 0 if func.is_view else _CARRIED_ARGUMENT.get(str(func.overloadpacket))
+            given = [] if place is None else [leaf for leaf in tree_leaves(args[place : place + 1]) if isinstance(leaf, torch.Tensor)]
+            if given and all(self.carries(leaf) for leaf in given):
+                self._carried.update(made)
         return out
 
 
@@ -176,8 +198,8 @@ class _Recorder:
         leaves = inputs.leaves
         self._leaves = {leaf.path: leaf.tensor for leaf in leaves}
         self._short = short_names(leaves)
-        jagged = [part() for kjt in inputs.jagged for part in (kjt.values, kjt.lengths, kjt.offsets)]
-        self.taint = _Taint([*self._leaves.values(), *jagged])
+        jagged = [part() for kjt in inputs.jagged for part in (kjt.values, kjt.lengths, kjt.offsets, kjt.weights_or_none)]
+        self.taint = _Taint([*self._leaves.values(), *(part for part in jagged if part is not None)])
         # Parameters that are one tensor are one table, under the first name.
         self._parameters: dict[int, str] = {}
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -196,6 +218,8 @@ class _Recorder:
             fields, assemble, output = collection_call(module, path, features, original, self._name)
             self._within = False
             lookups = [Lookup(**of_lookup) for of_lookup in fields]
+            if any(lookup.weights is not None for lookup in lookups):
+                self._refuse_computed(lookups[0].name, features.weights())
             self.recording.calls.append(Call(lookups, assemble))
             for lookup, watch in zip(lookups, getattr(assemble, "watches", []), strict=False):
                 watch(lookup)
@@ -250,10 +274,21 @@ class _Recorder:
         leaf = self._leaf(ids)
         return self._short[leaf] if leaf is not None else table.name
 
+    def _refuse_computed(self, bag: str, weights: torch.Tensor) -> None:
+        """Refuses weights that are no input: a request would have to bring what the model computes."""
+        if not self.taint.carries(weights):
+            raise ExportError(
+                bag,
+                "the model computes the weights of this bag, and a bundle takes them from the request: make them an input of the model, "
+                "or, where each is a number of its id, multiply the rows of the table by them",
+            )
+
     def _bag(self, table: SourceTable, call: Mapping[str, Any]) -> Call:
         ids, offsets = call["input"], call["offsets"]
         weights = call["per_sample_weights"]
         name = self._name(self._natural_name(table, ids))
+        if weights is not None:
+            self._refuse_computed(name, weights)
         if ids.dim() == 2:
             offsets = torch.arange(ids.shape[0] + 1) * ids.shape[1]
         elif not call["include_last_offset"]:
@@ -274,7 +309,9 @@ class _Recorder:
         elif int(offsets[-1]) != ids.shape[0]:
             offsets = torch.cat([offsets.long(), torch.tensor([ids.shape[0]])])
         bag = Lookup(self._name(self._natural_name(table, ids)), table, ids.flatten().long(), offsets.long())
-        bag.weights = None if weights is None else weights.flatten().float()
+        if weights is not None:
+            self._refuse_computed(bag.name, weights)
+            bag.weights = weights.flatten().float()
         self.recording.calls.append(Call([bag], lambda vectors, _: vectors[0]))
 
     def _rows(self, table: SourceTable, call: Mapping[str, Any]) -> Call:

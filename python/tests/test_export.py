@@ -218,6 +218,55 @@ def test_a_table_that_two_bags_read_is_written_once(exported):
     assert done.model["dense"] == []
 
 
+class Weighted(nn.Module):
+    """A bag whose weights are what a function makes of the model, the ids and an input."""
+
+    def __init__(self, weights) -> None:
+        super().__init__()
+        self.items, self.head = nn.EmbeddingBag(20, 4, mode="sum"), nn.Linear(4, 1)
+        self.of_id = nn.Parameter(torch.rand(20))
+        self.weights = weights
+
+    def forward(self, clicks, given):
+        return self.head(self.items(clicks, per_sample_weights=self.weights(self, clicks, given)))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda model, clicks, given: model.of_id[clicks],
+        lambda model, clicks, given: model.of_id.gather(0, clicks.flatten()).view(B, 3),
+        lambda model, clicks, given: given * model.of_id[clicks],
+        lambda model, clicks, given: given.softmax(1),
+        lambda model, clicks, given: (clicks != 0).float(),
+        lambda model, clicks, given: model.of_id[:3].expand(clicks.shape),
+    ],
+    ids=["of id", "gathered", "product", "softmax", "mask", "constant"],
+)
+def test_weights_that_the_model_computes_are_refused(tmp_path, weights):
+    inputs = (torch.randint(0, 20, (B, 3)), torch.rand(B, 3))
+    with pytest.raises(ExportError, match=r"^clicks: the model computes the weights of this bag.*make them an input of the model"):
+        export(Weighted(weights), inputs, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "given"),
+    [
+        (lambda model, clicks, given: given.float(), torch.randint(0, 5, (B, 3))),
+        (lambda model, clicks, given: given.float(), torch.rand(B, 3, dtype=torch.float64)),
+        (lambda model, clicks, given: given[:, 1:4].contiguous(), torch.rand(B, 5)),
+        (lambda model, clicks, given: torch.stack([given[:, 0], given[:, 2], given[:, 1]], 1), torch.rand(B, 3)),
+        (lambda model, clicks, given: given[:, torch.tensor([2, 0, 1])], torch.rand(B, 3)),
+        (lambda model, clicks, given: given.expand(-1, 3), torch.rand(B, 1)),
+    ],
+    ids=["counts", "double", "slice", "stack", "index", "expand"],
+)
+def test_weights_that_are_an_input_may_be_cast_and_moved(exported, weights, given):
+    done = exported(Weighted(weights), (torch.randint(0, 20, (B, 3)), given))
+    assert done.model["nets"][0]["layers"][0]["weighted"] is True
+
+
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padding", [None, 3])
 @pytest.mark.parametrize("last", [True, False])

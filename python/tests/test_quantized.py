@@ -8,7 +8,7 @@ from conftest import types_of
 from safetensors.torch import load_file
 from torch import nn
 
-from terabag_export import ExportError, export_state_dict
+from terabag_export import ExportError, export, export_state_dict
 from terabag_export.quantized import packed_rows
 
 B = 4
@@ -103,6 +103,42 @@ def test_collections_of_torchrec_have_their_feature_names(exported, data_type, r
     bags = {layer["name"]: (layer["table"], layer["pooling"]) for layer in done.model["nets"][0]["layers"] if layer["type"] == "embedding_bag"}
     assert bags == {"f1": ("t1", "sum"), "f3": ("t1", "sum"), "f2": ("t2", "mean")}
     assert types_of(done) == ["concat", "fc"]
+
+
+def weighted_torchrec(prepare):
+    """A weighted collection behind what a function makes of the features."""
+    configs = pytest.importorskip("torchrec.modules.embedding_configs", reason="torchrec is not installed")
+    from torchrec.modules.embedding_modules import EmbeddingBagCollection
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            tables = [configs.EmbeddingBagConfig(name=f"t{k}", embedding_dim=4, num_embeddings=10, feature_names=[f"f{k}"]) for k in (1, 2)]
+            self.collection = EmbeddingBagCollection(tables=tables, is_weighted=True)
+            self.of_id, self.top = nn.Parameter(torch.rand(10)), nn.Linear(8, 1)
+
+        def forward(self, features):
+            return self.top(self.collection(prepare(self, features)).values())
+
+    lengths = torch.tensor([2, 0, 1, 1, 1, 0, 2, 1])
+    return Model(), KeyedJaggedTensor(keys=["f2", "f1"], values=torch.randint(0, 10, (8,)), lengths=lengths, weights=torch.rand(8))
+
+
+@pytest.mark.parametrize("prepare", [lambda model, features: features, lambda model, features: features.permute([1, 0])], ids=["same", "permuted"])
+def test_weights_of_torchrec_are_those_of_the_features(exported, prepare):
+    model, features = weighted_torchrec(prepare)
+    done = exported(model, (features,))
+    assert [layer.get("weighted") for layer in done.model["nets"][0]["layers"][:2]] == [True, True]
+
+
+def test_weights_of_torchrec_that_the_model_computes_are_refused(tmp_path):
+    def by_id(model, features):
+        return type(features)(keys=features.keys(), values=features.values(), lengths=features.lengths(), weights=model.of_id[features.values()])
+
+    model, features = weighted_torchrec(by_id)
+    with pytest.raises(ExportError, match=r"^f1: the model computes the weights of this bag"):
+        export(model, (features,), tmp_path)
 
 
 def test_sequences_of_torchrec_are_padded(exported):
