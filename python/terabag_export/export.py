@@ -48,7 +48,7 @@ class Feature:
 
     name: str
     leaf: Leaf
-    """Its tensor, float32 [B] or [B, dim]."""
+    """Its tensor [B] or [B, dim]: floats, or what the model casts to them."""
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Parts:
 
     recording: Recording
     features: list[Feature]
+    """All that may be one; the dense part reads some of them."""
     outputs: dict[str, torch.Tensor]
     """PyTorch's, float32 [B, dim], by name."""
 
@@ -125,13 +126,14 @@ def _dense_part(
 
 
 def _dense_features(inputs: ExampleInputs, recording: Recording, names: Mapping[str, str]) -> list[Feature]:
-    """The floating point inputs of a row for each bag, [B] or [B, dim], but for weights of lookups, by path."""
-    weights = {lookup.weights.data_ptr() for lookup in recording.lookups if lookup.weights is not None}
+    """The inputs of a row for each bag, [B] or [B, dim], of floats, or of integers and bools that are not the ids of a lookup."""
     rows, short = batch_size(inputs, recording), short_names(inputs.leaves)
+    named = {leaf.path: names.get(short[leaf.path], short[leaf.path]) for leaf in inputs.leaves}
+    looked_up = {lookup.name for lookup in recording.lookups}
     return [
-        Feature(names.get(short[leaf.path], short[leaf.path]), leaf)
+        Feature(named[leaf.path], leaf)
         for leaf in inputs.leaves
-        if leaf.tensor.is_floating_point() and leaf.tensor.dim() in (1, 2) and leaf.tensor.shape[0] == rows and leaf.tensor.data_ptr() not in weights
+        if leaf.tensor.dim() in (1, 2) and leaf.tensor.shape[0] == rows and (leaf.tensor.is_floating_point() or named[leaf.path] not in looked_up)
     ]
 
 

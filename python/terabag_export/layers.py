@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from .dense_inputs import read_features
 from .errors import UnknownOperation
 from .fuse import fuse
 from .graph import Graph, Layer, Value
 from .inputs import ExampleInputs
 from .leaves import leaves_of
 from .lookups import Lookup
-from .lower import Elements, Lowering, Opaque
+from .lower import Elements, Lowering, Unread
 from .sequences import Lengths, Sequence, SequenceIds
 from .trace import Traced, trace
 
@@ -27,7 +28,8 @@ def layers_of(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[di
     with leaves_of(model):
         traced = trace(model, inputs, parts.recording)
     graph = Graph()
-    features = {feature.leaf.path: Value(feature.name, _width(feature.leaf.tensor)) for feature in parts.features}
+    read_inputs = read_features(traced, inputs, parts)
+    features = {feature.leaf.path: Value(feature.name, _width(feature.leaf.tensor)) for feature in read_inputs}
     reads = [Value(lookup.name, lookup.table.dim, lookup.max_length or 0) for lookup in parts.recording.lookups]
     for value in [*features.values(), *reads]:
         graph.add(value)
@@ -70,7 +72,7 @@ def _placeholders(
         elif sequence is not None and lookups[sequence].max_length is not None:
             found[placeholder] = SequenceIds(reads[sequence].positions, lookups[sequence].padding)
         else:
-            found[placeholder] = Opaque(leaf.path, (1, *leaf.tensor.shape[1:]))
+            found[placeholder] = Unread((1, *leaf.tensor.shape[1:]))
     for placeholder, lookup, value in zip(traced.vectors, lookups, reads, strict=True):
         is_bag = lookup.max_length is None
         found[placeholder] = Elements(graph.ids(value).reshape(1, -1)) if is_bag else Sequence(value, clean=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +26,9 @@ class Elements:
 
 
 @dataclass(frozen=True)
-class Opaque:
-    """An integer input, of which only its shape may be asked."""
+class Unread:
+    """An input of which only the shape is read."""
 
-    path: str
     shape: tuple[int, ...]
 
 
@@ -37,7 +36,7 @@ Handler = Callable[["Lowering", "Call"], Any]
 HANDLERS: dict[str, Handler] = {}
 
 # What only moves elements: the operation itself runs on the ids.
-_MOVES = frozenset(
+MOVES = frozenset(
     """
     view reshape _unsafe_view flatten unflatten view_as reshape_as permute transpose t numpy_T mT movedim swapaxes unsqueeze squeeze
     select slice narrow split split_with_sizes chunk unbind unsafe_split unsafe_chunk index index_select diagonal
@@ -77,7 +76,7 @@ class Lowering:
     def run(self) -> list[Any]:
         """The outputs, in the order in which the model's output is flattened."""
         nodes = list(self._program.graph.nodes)
-        needed = _needed(nodes)
+        needed = needed_nodes(nodes)
         constants = self._constants()
         env: dict[fx.Node, Any] = {}
         for node in nodes:
@@ -104,7 +103,7 @@ class Lowering:
     def _call(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         args = fx.map_arg(node.args, lambda read: env[read])
         kwargs = fx.map_arg(node.kwargs, lambda read: env[read])
-        name = _name_of(node.target)
+        name = operation_name(node)
         path = module_path(node)
         self.graph.scope = path
         try:
@@ -119,7 +118,7 @@ class Lowering:
         values = _values_in(call.args, call.kwargs)
         if call.name == "sym_size":
             return _size(call.args[0], call.args[1])
-        if not any(isinstance(value, (Elements, Opaque)) or hasattr(value, "is_sequence") for value in values):
+        if not any(isinstance(value, Elements) or hasattr(value, "is_sequence") for value in values):
             return call.target(*call.args, **call.kwargs)
         if call.target is operator.getitem:
             return call.args[0][call.args[1]]
@@ -131,7 +130,7 @@ class Lowering:
         if all(isinstance(value, (Elements, torch.Tensor)) for value in values):
             if call.name in _SAME and _keeps_floats(call):
                 return call.args[0]
-            if call.name in _MOVES:
+            if call.name in MOVES:
                 return self._move(call)
         what = ", ".join(sorted({_kind_of(value) for value in values}))
         raise UnknownOperation(call.name, module_path(node), f"no layer of Terabag does this with {what}")
@@ -180,17 +179,19 @@ def module_path(node: fx.Node) -> str:
     return paths[-1].removeprefix("model.").split("@")[0] if paths else ""
 
 
-def _needed(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+def needed_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """What the output depends on."""
     needed: set[fx.Node] = set()
-    for node in reversed(nodes):
+    for node in reversed(list(nodes)):
         if node.op == "output" or any(user in needed for user in node.users):
             needed.add(node)
     return needed
 
 
-def _name_of(target: Any) -> str:
-    packet = getattr(target, "overloadpacket", None)
-    return packet.__name__ if packet is not None else getattr(target, "__name__", str(target))
+def operation_name(node: fx.Node) -> str:
+    """The name of an operation without its overload: `add` of aten.add.Tensor."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet.__name__ if packet is not None else getattr(node.target, "__name__", str(node.target))
 
 
 def _values_in(args: Any, kwargs: Any) -> list[Any]:
@@ -200,7 +201,7 @@ def _values_in(args: Any, kwargs: Any) -> list[Any]:
         if isinstance(value, (tuple, list)):
             for entry in value:
                 visit(entry)
-        elif isinstance(value, (Elements, Opaque, torch.Tensor)) or hasattr(value, "is_sequence"):
+        elif isinstance(value, (Elements, torch.Tensor)) or hasattr(value, "is_sequence"):
             found.append(value)
 
     visit(args)
@@ -209,8 +210,6 @@ def _values_in(args: Any, kwargs: Any) -> list[Any]:
 
 
 def _kind_of(value: Any) -> str:
-    if isinstance(value, Opaque):
-        return f"the ids of {value.path}"
     if hasattr(value, "what"):
         return value.what
     return {"Elements": "values", "Tensor": "constants", "Sequence": "sequences", "Mask": "a mask"}.get(type(value).__name__, "lengths or ids")

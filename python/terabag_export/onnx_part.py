@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from .dense_inputs import read_features, read_placeholders
 from .errors import ExportError, UnknownOperation
 from .inputs import ExampleInputs, Leaf
 from .lookups import Lookup
 from .trace import DensePart, export_graph, traced_arguments, unpacked
 
 if TYPE_CHECKING:
-    from .export import Parts
+    from .export import Feature, Parts
 
 ONNX_FILE = "dense.onnx"
 
@@ -29,7 +30,7 @@ def onnx_of(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[dict
 
     lookups = parts.recording.lookups
     try:
-        part = OnnxPart(model, inputs, parts, _used(model, inputs, parts))
+        part = OnnxPart(model, inputs, parts, _read(model, inputs, parts))
         content = _export(part, list(parts.outputs))
     except UnknownOperation as unknown:
         raise ExportError(unknown.path or "model", str(unknown)) from unknown
@@ -53,6 +54,18 @@ def onnx_of(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[dict
 
 
 @dataclass(frozen=True)
+class Read:
+    """What the dense part reads."""
+
+    features: dict[str, Feature]
+    """Dense features, by the path of the input."""
+    leaves: set[int]
+    """Numbers of the inputs' tensors, of the lookups' vectors, and of their lengths."""
+    vectors: set[int]
+    lengths: set[int]
+
+
+@dataclass(frozen=True)
 class Given:
     """An input of the ONNX model, and a second one of its lengths."""
 
@@ -69,26 +82,23 @@ class Given:
 class OnnxPart(nn.Module):
     """The dense part with an input for each value that it reads."""
 
-    def __init__(self, model: nn.Module, inputs: ExampleInputs, parts: Parts, used: tuple[set[int], set[int], set[int]]) -> None:
+    def __init__(self, model: nn.Module, inputs: ExampleInputs, parts: Parts, read: Read) -> None:
         super().__init__()
         self._part = DensePart(model, inputs, parts.recording)
         self._arguments = traced_arguments(inputs, parts.recording)
         self._inputs = inputs
         self._lookups = parts.recording.lookups
-        leaves, vectors, lengths = used
-        self._sequence_of = {number: self._sequence(leaf) for number, leaf in enumerate(inputs.leaves) if number in leaves}
-        features = {feature.leaf.path: feature for feature in parts.features}
+        self._sequence_of = {
+            number: self._sequence(leaf) for number, leaf in enumerate(inputs.leaves) if number in read.leaves and leaf.path not in read.features
+        }
         self.given: list[Given] = []
-        for number, leaf in enumerate(inputs.leaves):
-            feature = features.get(leaf.path)
-            if number in leaves and feature is not None:
-                self._sequence_of[number] = None
+        for leaf in inputs.leaves:
+            feature = read.features.get(leaf.path)
+            if feature is not None:
                 self.given.append(Given(feature.name, feature.name, (leaf.tensor.shape[1] if leaf.tensor.dim() == 2 else 1,), leaf))
-            elif number in leaves and self._sequence_of[number] is None:
-                raise UnknownOperation("input", leaf.path, "the dense part reads ids, or numbers that are no [B, dim], beside looking rows up")
         for number, lookup in enumerate(self._lookups):
-            masked = number in lengths or number in self._sequence_of.values()
-            if number in vectors or masked:
+            masked = number in read.lengths or number in self._sequence_of.values()
+            if number in read.vectors or masked:
                 shape = (lookup.table.dim,) if lookup.max_length is None else (lookup.max_length, lookup.table.dim)
                 self.given.append(Given(lookup.name, lookup.name, shape, None, number, f"{lookup.name}.lengths" if masked else None))
 
@@ -121,7 +131,8 @@ class OnnxPart(nn.Module):
                 vectors[given.lookup] = tensor
             else:
                 number = [leaf.path for leaf in self._inputs.leaves].index(given.leaf.path if given.leaf else "")
-                leaves[number] = tensor if self._inputs.leaves[number].tensor.dim() == 2 else tensor.squeeze(1)
+                of_model = self._inputs.leaves[number].tensor
+                leaves[number] = (tensor if of_model.dim() == 2 else tensor.squeeze(1)).to(of_model.dtype)
             if given.lengths is not None and given.lookup is not None:
                 lengths[given.lookup] = next(remaining)
         for number, sequence in self._sequence_of.items():
@@ -140,13 +151,12 @@ def _leaf_of(lookup: Lookup, leaf: Leaf, lengths: torch.Tensor) -> torch.Tensor:
     return torch.where(here, 0 if padding else 1, padding).to(leaf.tensor.dtype)
 
 
-def _used(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[set[int], set[int], set[int]]:
-    """Numbers of the inputs' tensors, of the lookups' vectors and of their lengths that the dense part reads."""
+def _read(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> Read:
     traced = export_graph(DensePart(model, inputs, parts.recording), traced_arguments(inputs, parts.recording))
-    read = {node.name for node in traced.program.graph.nodes if node.op == "placeholder" and node.users}
+    names = read_placeholders(traced)
     groups = (traced.leaves, traced.vectors, traced.lengths)
-    leaves, vectors, lengths = ({number for number, name in enumerate(group) if name in read} for group in groups)
-    return leaves, vectors, lengths
+    leaves, vectors, lengths = ({number for number, name in enumerate(group) if name in names} for group in groups)
+    return Read({feature.leaf.path: feature for feature in read_features(traced, inputs, parts)}, leaves, vectors, lengths)
 
 
 def _export(part: OnnxPart, outputs: list[str]) -> bytes:
