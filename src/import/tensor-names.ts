@@ -52,7 +52,7 @@ export class TensorNames {
         { tensor: name, field },
       );
     const why = [...skipped].find(([other]) => other === name || other.endsWith(`.${name}`))?.[1];
-    if (why !== undefined) throw badCheckpoint(path, `${field}: tensor cannot be served: ${name} is ${why}`, { tensor: name, field });
+    if (why !== undefined) throw badCheckpoint(path, `${field}: tensor cannot be served: ${name}, ${why}`, { tensor: name, field });
     throw badCheckpoint(path, `${field}: no such tensor: ${name}; ${this.#nearest(name)}`, { tensor: name, field });
   }
 

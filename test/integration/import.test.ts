@@ -277,7 +277,7 @@ test('what is missing is named, with near names; nothing is left behind', async 
     code: 'bad_checkpoint',
     message: expect.stringContaining('tables[0].tensor: no such tensor: model.row; near are model.rows'),
   });
-  await expect(importSpec(join(FIXTURES, 'views.pt'), [{ name: 'table', tensor: 'sparse' }])).rejects.toThrow('sparse is a sparse tensor');
+  await expect(importSpec(join(FIXTURES, 'views.pt'), [{ name: 'table', tensor: 'sparse' }])).rejects.toThrow('sparse, a sparse tensor');
   await expect(importSpec(join(FIXTURES, 'views.pt'), [{ name: 'table', tensor: 'rows', dim: 7 }])).rejects.toThrow(
     'tables[0].dim: is 7, tensor model.rows is 3x8',
   );

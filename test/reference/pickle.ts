@@ -20,15 +20,20 @@ export function pickled(value: Written): Uint8Array {
   if (value === null) return bytes('N');
   if (value === true) return bytes(0x88);
   if (value === false) return bytes(0x89);
-  if (typeof value === 'number')
-    return Number.isInteger(value) && Math.abs(value) < 2 ** 31
-      ? bytes('J', uint32(value))
-      : bytes(0x8a, 8, new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  if (typeof value === 'number') return pickledNumber(value);
   if (typeof value === 'string') return bytes('X', uint32(Buffer.byteLength(value)), value);
   if (Array.isArray(value)) return bytes('(', ...value.map(pickled), 't');
   if ('raw' in value) return value.raw;
   const { dict } = value as { readonly dict: readonly (readonly [Written, Written])[] };
   return bytes('}', '(', ...dict.flatMap(([key, item]) => [pickled(key), pickled(item)]), 'u');
+}
+
+function pickledNumber(value: number): Uint8Array {
+  if (Number.isInteger(value) && Math.abs(value) < 2 ** 31) return bytes('J', uint32(value));
+  if (Number.isInteger(value)) return bytes(0x8a, 8, new Uint8Array(BigInt64Array.of(BigInt(value)).buffer));
+  const float = Buffer.alloc(8);
+  float.writeDoubleBE(value);
+  return bytes('G', float);
 }
 
 export const global = (module: string, name: string): { raw: Uint8Array } => ({ raw: bytes('c', module, '\n', name, '\n') });

@@ -48,7 +48,7 @@ export async function readNpz(files: CheckpointFiles, zip: Zip): Promise<Checkpo
 }
 
 /** What TorchEasyRec's distributed export writes for each rank: tables, and tables that are keyed by id. */
-const RANK_FILE = /^sparse_(?:embeddings|dynamic_embedding)-\d+-of-\d+\.npz$/;
+const RANK_FILE = /^(sparse_(?:embeddings|dynamic_embedding))-(\d+)-of-(\d+)\.npz$/;
 /** Rows of bytes, then scale and offset as float16: what int8_fp16 is here. */
 const QUANTIZED_DTYPE = 'QUint8RowwiseF16';
 
@@ -63,9 +63,28 @@ const tablesSchema = z.record(
   }),
 );
 
-/** The ranks' files in a directory, in their order; none when it is no such export. */
-export const torchEasyRecFiles = async (directory: string): Promise<string[]> =>
-  (await readdir(directory)).filter((name) => RANK_FILE.test(name)).sort();
+interface RankFile {
+  readonly file: string;
+  /** All of a kind are those of the ranks from 0 to ranks - 1. */
+  readonly kind: string;
+  readonly rank: number;
+  readonly ranks: number;
+}
+
+/** The ranks' files in a directory, in their order; none when it is no such export. Rows of a rank that is missing would be those of the next. */
+export async function torchEasyRecFiles(directory: string): Promise<string[]> {
+  const files = (await readdir(directory)).flatMap((file): RankFile[] => {
+    const [, kind, rank, ranks] = RANK_FILE.exec(file) ?? [];
+    return kind === undefined ? [] : [{ file, kind, rank: Number(rank), ranks: Number(ranks) }];
+  });
+  return [...new Set(files.map(({ kind }) => kind))].sort().flatMap((kind) => {
+    const ofKind = files.filter((file) => file.kind === kind).sort((a, b) => a.rank - b.rank);
+    const wrong = ofKind.findIndex(({ rank, ranks }, at) => rank !== at || ranks !== ofKind.length);
+    if (wrong >= 0)
+      throw badCheckpoint(directory, `files of ranks are missing or of several exports: ${ofKind[wrong]?.file}, files ${ofKind.length}`);
+    return ofKind.map(({ file }) => file);
+  });
+}
 
 /** A table's rows are those of its ranks, one after another. */
 export async function readTorchEasyRec(files: CheckpointFiles, directory: string, ranks: readonly string[]): Promise<Checkpoint> {

@@ -123,6 +123,7 @@ test('tensors are found by their paths, in the order of the file; parameters are
       ],
       ['list', [tensor('2', STATE), { dict: [[7, tensor('3', STATE)]] }]],
       ['sparse', call(global('torch._utils', '_rebuild_sparse_tensor'), [1, 2])],
+      ['quantized', call(global('torch._utils', '_rebuild_qtensor'), [1, 2, 3, 4, [global('torch', 'per_tensor_affine'), 0.5, 0]])],
     ],
   });
   expect([...tensors.keys()]).toEqual(['state_dict.b.weight', 'state_dict.a.weight', 'list.0', 'list.1.7']);
@@ -134,7 +135,10 @@ test('tensors are found by their paths, in the order of the file; parameters are
     shape: [3, 4],
     strides: [4, 1],
   });
-  expect([...skipped]).toEqual([['sparse', 'a sparse tensor']]);
+  expect([...skipped]).toEqual([
+    ['sparse', 'a sparse tensor'],
+    ['quantized', 'a quantized tensor of torch'],
+  ]);
 });
 
 test.each([
