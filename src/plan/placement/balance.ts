@@ -1,6 +1,6 @@
 import { partRows } from '../../tables/rows.js';
 import { Heap } from './heap.js';
-import { byName, doesNotFit, fewestParts, type Placement, partBytes, type TableLoad } from './table-load.js';
+import { byName, doesNotFit, fewestParts, type Placement, partBytes, roomInParts, type TableLoad } from './table-load.js';
 
 export interface BalanceOptions {
   readonly shards: number;
@@ -83,10 +83,7 @@ class OpenShards {
 
   /** The most bytes of a table that equal parts could bring in; less than its bytes when it does not fit. */
   roomFor(table: TableLoad): number {
-    return this.#roomsDescending().reduce(
-      (most, room, part) => Math.max(most, (part + 1) * Math.floor(room / table.rowBytes) * table.rowBytes),
-      0,
-    );
+    return this.#roomsDescending().reduce((most, room, part) => Math.max(most, roomInParts(table, part + 1, room)), 0);
   }
 
   #room(shard: number): number {

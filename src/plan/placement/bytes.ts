@@ -13,19 +13,27 @@ export const heldRowBytes = ({ format, dim, keys }: TableSpec): number => rowByt
 
 export const tableBytes = (table: TableSpec): number => table.rows * heldRowBytes(table);
 
+/** What each part of a split table holds beside its own rows, published, by table: of a keyed one, copies of the rows that its rules name. */
+export function copiedBytes(spec: ModelSpec): number[] {
+  const { ofTables } = idRules(spec);
+  return spec.tables.map(({ keys, format, dim }, t) =>
+    keys === undefined ? 0 : countNamed(namedRows(ofTables[t] ?? [])) * rowBytes(format, dim),
+  );
+}
+
 /** The tables, and parts of row-wise ones, that each shard of a plan holds, published; main after the last. */
 export function heldByShards(
   plan: Plan,
   spec: ModelSpec,
 ): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
-  const { ofTables } = idRules(spec);
-  const tables = new Map(spec.tables.map((table, t) => [table.name, { table, named: countNamed(namedRows(ofTables[t] ?? [])) }]));
+  const copied = copiedBytes(spec);
+  const tables = new Map(spec.tables.map((table, t) => [table.name, { table, copied: copied[t] as number }]));
   const held: ReturnType<typeof heldByShards> = new Map([...plan.shards.map(({ name }) => name), MAIN_SHARD].map((name) => [name, []]));
   for (const { table: name, parts } of plan.tables) {
     const found = tables.get(name);
     if (found === undefined) continue;
-    const { table, named } = found;
-    const copies = table.keys === undefined || parts.length === 1 ? 0 : named * rowBytes(table.format, table.dim);
+    const { table, copied } = found;
+    const copies = parts.length === 1 ? 0 : copied;
     for (const [at, shard] of parts.entries()) {
       const part = { part: at, parts: parts.length };
       held.get(shard)?.push({ table, part, bytes: partRows(table.rows, part) * heldRowBytes(table) + copies });

@@ -1,4 +1,4 @@
-import { byName, doesNotFit, fewestParts, type Placement, partBytes, type TableLoad } from './table-load.js';
+import { byName, doesNotFit, fewestParts, ownBytes, type Placement, partBytes, roomInParts, type TableLoad } from './table-load.js';
 
 /**
  * First fit decreasing: each table, the largest first, goes to the first shard with room (at most 11/9 of the fewest possible shards and one
@@ -17,7 +17,9 @@ export function packFirstFit(
   const tooLarge = order.find(({ parts }) => parts > maxShards);
   if (tooLarge !== undefined) {
     const { table } = tooLarge;
-    throw doesNotFit(table, maxShards * Math.floor(limitBytes / table.rowBytes) * table.rowBytes, where);
+    // Whole it needs no copies, and there may be no shard left.
+    const rooms = [Math.min(1, maxShards), maxShards].map((most) => roomInParts(table, most, limitBytes));
+    throw doesNotFit(table, Math.max(...rooms), where);
   }
   const shards = new FirstFit(
     // What does not fit on the shards lands on the one after them.
@@ -31,7 +33,7 @@ export function packFirstFit(
   for (const { table, parts } of order) {
     const taken = Array.from({ length: parts }, (_, part) => shards.put(partBytes(table, parts, part)));
     if (shards.used > maxShards) {
-      const placed = taken.reduce((sum, shard, part) => sum + (shard < maxShards ? partBytes(table, parts, part) : 0), 0);
+      const placed = taken.reduce((sum, shard, part) => sum + (shard < maxShards ? ownBytes(table, parts, part) : 0), 0);
       throw doesNotFit(table, Math.max(placed, shards.largestRoom(maxShards)), where);
     }
     placement.set(table, taken);

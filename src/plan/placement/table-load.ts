@@ -2,7 +2,7 @@ import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { partRows } from '../../tables/rows.js';
 import type { Profile } from '../profile/profile.js';
-import { heldRowBytes } from './bytes.js';
+import { copiedBytes, heldRowBytes } from './bytes.js';
 
 /** What a table asks of the shard that holds it. */
 export interface TableLoad {
@@ -11,6 +11,8 @@ export interface TableLoad {
   /** With the bytes of its key. */
   readonly rowBytes: number;
   readonly bytes: number;
+  /** What each part holds beside its own rows where the table is split. */
+  readonly copiedBytes: number;
   /** Ids per request. */
   readonly lookups: number;
 }
@@ -20,20 +22,33 @@ export type Placement = Map<TableLoad, readonly number[]>;
 
 /** Loads of the spec's tables, in its order, which is the profile's too. */
 export function tableLoads(spec: ModelSpec, profile: Profile): TableLoad[] {
+  const copied = copiedBytes(spec);
   return spec.tables.map((of, table) => {
     const { name, rows } = of;
     const bytes = heldRowBytes(of);
-    return { name, rows, rowBytes: bytes, bytes: rows * bytes, lookups: profile.tables[table]?.lookups ?? 0 };
+    const lookups = profile.tables[table]?.lookups ?? 0;
+    return { name, rows, rowBytes: bytes, bytes: rows * bytes, copiedBytes: copied[table] as number, lookups };
   });
 }
 
 export const totalBytes = (tables: readonly TableLoad[]): number => tables.reduce((sum, { bytes }) => sum + bytes, 0);
 
-export const partBytes = (table: TableLoad, parts: number, part: number): number => partRows(table.rows, { part, parts }) * table.rowBytes;
+const copiesIn = ({ copiedBytes: bytes }: TableLoad, parts: number): number => (parts === 1 ? 0 : bytes);
+
+/** Of the rows that are the part's own. */
+export const ownBytes = ({ rows, rowBytes }: TableLoad, parts: number, part: number): number => partRows(rows, { part, parts }) * rowBytes;
+
+export const partBytes = (table: TableLoad, parts: number, part: number): number => ownBytes(table, parts, part) + copiesIn(table, parts);
+
+/** Own rows that so many parts of at most so many bytes each have room for. */
+export function roomInParts(table: TableLoad, parts: number, bytes: number): number {
+  return parts * Math.floor(Math.max(0, bytes - copiesIn(table, parts)) / table.rowBytes) * table.rowBytes;
+}
 
 /** The fewest parts of at most so many bytes each; infinite when not even a row fits. */
 export function fewestParts(table: TableLoad, bytes: number): number {
-  return Math.max(1, Math.ceil(table.rows / Math.floor(bytes / table.rowBytes)));
+  if (table.bytes <= bytes) return 1;
+  return Math.ceil(table.rows / Math.floor(Math.max(0, bytes - table.copiedBytes) / table.rowBytes));
 }
 
 /** An order that does not depend on that of the spec. */

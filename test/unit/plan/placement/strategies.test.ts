@@ -159,6 +159,55 @@ test('a table above the limit is split into the fewest parts that fit; below it 
   );
 });
 
+test('parts of a keyed table have room for the copies of the rows that its rules name', () => {
+  const seen = { placed: 0, refused: 0, split: 0 };
+  const keyedTables = fc.array(
+    fc.record({ rows: fc.integer({ min: 20, max: 500 }), dim: fc.integer({ min: 1, max: 9 }), named: fc.integer({ min: 1, max: 20 }) }),
+    { minLength: 1, maxLength: 6 },
+  );
+  const spreading = fc.constantFrom<Strategy>('capacity-balanced', 'load-balanced', 'nsbp');
+  fc.assert(
+    fc.property(spreading, keyedTables, fc.integer({ min: 100, max: 8000 }), fc.boolean(), (strategy, tables, limit, packed) => {
+      const spec = specOf(
+        tables.map(({ rows, dim, named }, at) => ({
+          ...table(`t${at}`, rows, dim),
+          keys: { file: 'k.safetensors', tensor: `k${at}` },
+          unseen: { policy: 'hash', rows: named },
+        })),
+      );
+      const ofKey = 16;
+      const held = (at: number): number => (tables[at]!.dim * 4 + ofKey) * tables[at]!.rows;
+      let plan: Plan;
+      try {
+        plan = planBySpec(strategy, spec, { shards: 9, ...(packed ? { shardBytes: limit } : {}), memoryLimitBytes: limit });
+      } catch (error) {
+        const { code, details } = error as TerabagError;
+        expect(code).toBe('does_not_fit');
+        const { table: name, need, room } = details as { table: string; need: number; room: number };
+        expect(need).toBe(held(Number(name.slice(1))));
+        expect(room).toBeGreaterThanOrEqual(0);
+        expect(room).toBeLessThan(need);
+        seen.refused++;
+        return;
+      }
+      seen.placed++;
+      for (const { name } of plan.shards) {
+        const bytes = plan.tables.map(({ parts }, at) => {
+          const part = parts.indexOf(name);
+          if (part === -1) return 0;
+          const { rows, dim, named } = tables[at]!;
+          if (parts.length > 1) seen.split++;
+          const own = Array.from({ length: rows }, (_, row) => row).filter((row) => row % parts.length === part).length;
+          return own * (dim * 4 + ofKey) + (parts.length > 1 ? named * dim * 4 : 0);
+        });
+        expect(sum(bytes)).toBeLessThanOrEqual(limit);
+      }
+    }),
+    { numRuns: 1000 },
+  );
+  expect(Math.min(...Object.values(seen))).toBeGreaterThan(100);
+});
+
 test('a giant table is split over all shards before smaller, hotter ones take the room that it needs', () => {
   // By load alone, all cold tables would go to the shard without a hot one.
   const hot = ['hot0', 'hot1', 'hot2'].map((name) => table(name, 10));
