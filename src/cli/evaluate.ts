@@ -1,8 +1,7 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { decimal } from '../decimal.js';
-import { ACCURACIES, type Accuracy, lossesByRequest } from '../lab/evaluate/accuracy.js';
-import { relativeRise } from '../lab/evaluate/bootstrap.js';
-import { type Estimate, evaluate } from '../lab/evaluate/evaluate.js';
+import { ACCURACIES, type Accuracy } from '../lab/evaluate/accuracy.js';
+import { type Estimate, type Evaluation, evaluate, LEAST_REQUESTS, riseOver } from '../lab/evaluate/evaluate.js';
 import { scoreRequests } from '../lab/evaluate/evaluate-requests.js';
 import type { ScoredItems } from '../lab/evaluate/scored-items.js';
 import { formatCount, formatNumber } from '../lab/report/numbers.js';
@@ -105,7 +104,7 @@ Examples:
     const other = against === undefined ? null : await scoreFile(path, options, await openPredictor(locally(options, against)), signal);
     const resampling = { resamples, confidence, seed, signal };
     const evaluation = await withProgress('resampling', 'steps', (onProgress) => evaluate(items, { ...resampling, onProgress }));
-    const rise = other && (await relativeRise(lossesByRequest(other), lossesByRequest(items), resampling));
+    const rise = other && (await riseOver(other, items, resampling));
     const seconds = (performance.now() - startedAt) / 1000;
     if (options.json) {
       const compared = rise && { against: { bundle: against, neRise: rise } };
@@ -113,24 +112,34 @@ Examples:
       console.log(JSON.stringify({ bundle, requestFile: path, labelFile: labels, output, ...evaluation, ...compared, ...how }));
       return;
     }
-    const { requests, positives, baseRate, clipped, accuracy } = evaluation;
-    console.log(
-      `${formatCount(requests)} requests, ${formatCount(evaluation.items)} items with a label, ${formatCount(positives)} positive (${formatNumber(100 * baseRate)} %)`,
-    );
-    if (clipped > 0) warn(`scores of ${clipped} items are within 3e-8 of 0 or 1, where the log loss cuts them off`);
-    printTable<{ readonly name: keyof Accuracy; readonly estimate: Estimate }>(
-      ACCURACIES.map((name) => ({ name, estimate: accuracy[name] })),
-      [
-        text('accuracy', ({ name }) => TITLES[name]),
-        figure('value', ({ estimate }) => digits(estimate.value)),
-        figure(`${decimalPercent(confidence)} % from`, ({ estimate }) => digits(estimate.low)),
-        figure('to', ({ estimate }) => digits(estimate.high)),
-      ],
-    );
-    if (rise === null) return;
-    const interval = `${decimalPercent(confidence)} % from ${signedPercent(rise.low)} to ${signedPercent(rise.high)}`;
-    console.log(`normalized entropy, of that of ${against}: ${signedPercent(rise.value)} (${interval})`);
+    print(evaluation, confidence);
+    if (rise !== null)
+      console.log(`normalized entropy, of that of ${against}: ${signedPercent(rise.value)}${riseInterval(rise, confidence)}`);
   });
+
+function print(evaluation: Evaluation, confidence: number): void {
+  const { requests, positiveRequests, negativeRequests, items, positives, baseRate, clipped, accuracy } = evaluation;
+  console.log(
+    `${formatCount(requests)} requests, ${formatCount(items)} items with a label, ${formatCount(positives)} positive (${formatNumber(100 * baseRate)} %)`,
+  );
+  if (clipped > 0) warn(`scores of ${clipped} items are within 3e-8 of 0 or 1, where the log loss cuts them off`);
+  if (accuracy.ne.low === null)
+    warn(
+      `too few requests for intervals, which take ${LEAST_REQUESTS} of each class: ${positiveRequests} with a positive label, ${negativeRequests} with a negative one`,
+    );
+  printTable<{ readonly name: keyof Accuracy; readonly estimate: Estimate }>(
+    ACCURACIES.map((name) => ({ name, estimate: accuracy[name] })),
+    [
+      text('accuracy', ({ name }) => TITLES[name]),
+      figure('value', ({ estimate }) => digits(estimate.value)),
+      figure(`${decimalPercent(confidence)} % from`, ({ estimate }) => digits(estimate.low)),
+      figure('to', ({ estimate }) => digits(estimate.high)),
+    ],
+  );
+}
+
+const riseInterval = ({ low, high }: Estimate, confidence: number): string =>
+  low === null || high === null ? '' : ` (${decimalPercent(confidence)} % from ${signedPercent(low)} to ${signedPercent(high)})`;
 
 /** A bundle in this process, opened as the command says. */
 const locally = ({ verify, residency, precision }: PredictorCommandOptions, bundle: string): PredictorCommandOptions => ({
@@ -155,5 +164,5 @@ async function scoreFile(path: string, options: EvaluateCommandOptions, predicto
 }
 
 /** Differences that count are of the fourth digit. */
-const digits = (value: number): string => value.toPrecision(6);
+const digits = (value: number | null): string => value?.toPrecision(6) ?? '';
 const decimalPercent = (share: number): number => decimal((100 * share).toFixed(4));

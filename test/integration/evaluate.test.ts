@@ -104,6 +104,25 @@ test('labels of one class, and those of other requests, are refused', async () =
   expect(terabag('evaluate', 'requests.jsonl', '--bundle', model.dir, '--labels', 'few.txt', '--confidence', '1').status).toBe(2);
 });
 
+test('of few requests of a class no intervals are told, and a warning says why', async () => {
+  const [positive, negative] = [labels.indexOf(1), labels.indexOf(0)];
+  const two = labels.map((label, at) => (at === positive || at === negative ? label : null));
+  await writeFile(join(dir, 'two.txt'), two.map((label) => `${label}\n`).join(''));
+  const args = ['evaluate', 'requests.jsonl', '--bundle', model.dir, '--labels', 'two.txt', '--against', model.dir];
+  const told = terabag(...args);
+  expect(told.stderr).toBe(
+    'terabag: warning: too few requests for intervals, which take 10 of each class: 1 with a positive label, 1 with a negative one\n',
+  );
+  expect(told.stdout).toMatch(/^normalized entropy, of that of .*: \+0\.00 %$/m);
+  const { accuracy, against } = JSON.parse(terabag(...args, '--json').stdout);
+  expect([accuracy.auc.low, accuracy.auc.high, against.neRise.low]).toEqual([null, null, null]);
+});
+
+test('a file of labels that is not there is named', () => {
+  const { status, stderr } = terabag('evaluate', 'requests.jsonl', '--bundle', model.dir, '--labels', 'none.txt');
+  expect([status, stderr]).toEqual([1, expect.stringMatching(/labels cannot be read \(ENOENT\): none\.txt \(invalid_argument\)\n$/)]);
+});
+
 const LOG = 'bts-men';
 const missing = missingData();
 describe.skipIf(missing.length > 0)('the Open Bandit sample', () => {

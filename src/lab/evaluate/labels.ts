@@ -85,7 +85,7 @@ export class LabelReader {
 async function* parsedLines(path: string): AsyncGenerator<ParsedLine> {
   const refuse = (line: number, what: string): TerabagError =>
     new TerabagError('invalid_argument', `${path}: line ${line}: ${what}`, { path, line });
-  for await (const read of readLines(path)) {
+  for await (const read of readLines(path, { what: 'labels' })) {
     if ('error' in read) throw new TerabagError('invalid_argument', `${path}: ${read.error.message}`, { path, line: read.line });
     let value: unknown;
     try {

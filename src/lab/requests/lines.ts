@@ -7,6 +7,12 @@ import { decodeExactly } from '../../tables/json.js';
 /** A line of a text file, or what is wrong with it. */
 export type ReadLine = { readonly line: number; readonly text: string } | { readonly line: number; readonly error: TerabagError };
 
+export interface ReadLinesOptions {
+  /** What the file has, of which an error says that it cannot be read; default requests. */
+  readonly what?: string;
+  readonly onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+}
+
 /** Half of the longest string that Node has. */
 export const MAX_LINE_BYTES = 256 * 2 ** 20;
 const NEWLINE = 0x0a;
@@ -19,19 +25,18 @@ const BYTE_ORDER_MARK = '\uFEFF';
  */
 export async function* readLines(
   path: string,
-  onProgress: (doneBytes: number, totalBytes: number) => void = () => undefined,
-  maxLineBytes = MAX_LINE_BYTES,
+  { what = 'requests', onProgress = () => undefined }: ReadLinesOptions = {},
 ): AsyncGenerator<ReadLine> {
-  const { chunks, totalBytes } = await openChunks(path);
+  const { chunks, totalBytes } = await openChunks(path, what);
   let line = 0;
   let doneBytes = 0;
-  for await (const { bytes, length } of frame(chunks, maxLineBytes)) {
+  for await (const { bytes, length } of frame(chunks, MAX_LINE_BYTES)) {
     line++;
     doneBytes += length;
     if (totalBytes !== null) onProgress(Math.min(doneBytes, totalBytes), totalBytes);
     const bad = (what: string): ReadLine => ({ line, error: new TerabagError('invalid_argument', `line ${line}: ${what}`, { line }) });
     if (bytes === null) {
-      yield bad(`longer than ${maxLineBytes} bytes`);
+      yield bad(`longer than ${MAX_LINE_BYTES} bytes`);
       continue;
     }
     const decoded = decodeExactly(bytes);
@@ -47,8 +52,8 @@ interface Chunks {
   readonly totalBytes: number | null;
 }
 
-async function openChunks(path: string): Promise<Chunks> {
-  const unreadable = (error: unknown): TerabagError => fileError(error, 'requests cannot be read', path, 'invalid_argument');
+async function openChunks(path: string, what: string): Promise<Chunks> {
+  const unreadable = (error: unknown): TerabagError => fileError(error, `${what} cannot be read`, path, 'invalid_argument');
   async function* read(stream: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
     try {
       yield* stream;

@@ -93,7 +93,7 @@ function jsonLine(request: PredictRequest): string {
 
 /** Reads a JSONL file of requests as a stream; empty lines are passed over, bad ones are given as errors. "-" reads stdin. */
 async function* readJsonlRequests(path: string, onProgress?: (doneBytes: number, totalBytes: number) => void): AsyncGenerator<ReadRequest> {
-  for await (const read of readLines(path, onProgress)) yield parseLine(read);
+  for await (const read of readLines(path, { onProgress })) yield parseLine(read);
 }
 
 /** The request of a line. */

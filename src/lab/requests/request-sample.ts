@@ -62,7 +62,7 @@ interface FileRequest {
 }
 
 async function* lines(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {
-  for await (const read of readLines(path, onProgress)) yield { line: read.line, read: () => parseLine(read) };
+  for await (const read of readLines(path, { onProgress })) yield { line: read.line, read: () => parseLine(read) };
 }
 
 async function* archived(path: string, { onProgress }: SampleOptions): AsyncGenerator<FileRequest> {

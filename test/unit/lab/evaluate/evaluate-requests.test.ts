@@ -4,8 +4,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { TerabagError } from '../../../../src/errors.js';
-import { evaluate } from '../../../../src/lab/evaluate/evaluate.js';
+import { evaluate, LEAST_REQUESTS, riseOver } from '../../../../src/lab/evaluate/evaluate.js';
 import { type EvaluateOptions, type Scorer, scoreRequests } from '../../../../src/lab/evaluate/evaluate-requests.js';
+import type { ScoredItems } from '../../../../src/lab/evaluate/scored-items.js';
 import { writeRequests } from '../../../../src/lab/requests/request-file.js';
 import type { PredictRequest } from '../../../../src/predictor/predictor.js';
 
@@ -58,11 +59,41 @@ test.each(['requests.jsonl', 'requests.safetensors'])('scores stand beside their
   expect([...items.labels]).toEqual([1, 0, 1, 0, 1, 1, 0, 0]);
   expect([...items.requests]).toEqual([0, 0, 0, 1, 2, 3, 3, 3]);
   expect(most.inFlight).toBe(3);
-  const { requests: counted, positives, baseRate, accuracy } = await evaluate(items, { resamples: 200 });
-  expect({ counted, positives, baseRate }).toEqual({ counted: 4, positives: 4, baseRate: 0.5 });
-  for (const { value, low, high } of Object.values(accuracy)) {
-    expect(low).toBeLessThanOrEqual(value);
-    expect(high).toBeGreaterThanOrEqual(value);
+  const { requests: counted, positiveRequests, negativeRequests, positives, baseRate } = await evaluate(items, { resamples: 200 });
+  expect({ counted, positiveRequests, negativeRequests }).toEqual({ counted: 4, positiveRequests: 3, negativeRequests: 3 });
+  expect({ positives, baseRate }).toEqual({ positives: 4, baseRate: 0.5 });
+});
+
+/** Of as many requests with two positive items each, and with two negative ones. */
+function itemsOf(positiveRequests: number, negativeRequests: number): ScoredItems {
+  const numRequests = positiveRequests + negativeRequests;
+  const count = 2 * numRequests;
+  const requestOf = Uint32Array.from({ length: count }, (_, item) => Math.floor(item / 2));
+  return {
+    scores: Float64Array.from({ length: count }, (_, item) => (1 + ((item * 7) % 13)) / 15),
+    labels: Uint8Array.from(requestOf, (request) => (request < positiveRequests ? 1 : 0)),
+    requests: requestOf,
+    numRequests,
+  };
+}
+
+test.each([
+  [LEAST_REQUESTS, LEAST_REQUESTS, true],
+  [LEAST_REQUESTS - 1, 100, false],
+  [100, LEAST_REQUESTS - 1, false],
+  [1, 1, false],
+])('of %i requests with positive and %i with negative labels there are intervals: %s', async (positive, negative, intervals) => {
+  const items = itemsOf(positive, negative);
+  const other = { ...items, scores: items.scores.map((score) => score ** 2) };
+  const { accuracy, ...counts } = await evaluate(items, { resamples: 200 });
+  expect(counts).toMatchObject({ positiveRequests: positive, negativeRequests: negative });
+  for (const { value, low, high } of [...Object.values(accuracy), await riseOver(other, items, { resamples: 200 })]) {
+    expect(value).toBeTypeOf('number');
+    if (!intervals) expect([low, high]).toEqual([null, null]);
+    else {
+      expect(low).toBeLessThan(value);
+      expect(high).toBeGreaterThan(value);
+    }
   }
 });
 
