@@ -62,7 +62,8 @@ const LONGEST_FILE_NAME = 200;
 
 /**
  * Writes a bundle of a checkpoint into a directory that is empty or not there. Tables whose rows lie one after another are served where they are:
- * their file is cloned or linked into the bundle. Others, and dense weights, are written. model.json comes last; when it fails, nothing is left.
+ * their file is cloned or linked into the bundle. Others, and dense weights, are written. model.json comes last; when it fails, nothing is left; when it is
+ * killed, what is no bundle.
  */
 export async function importBundle(
   checkpoint: Checkpoint,

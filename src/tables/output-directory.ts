@@ -5,16 +5,19 @@ import { TerabagError } from '../errors.js';
 import { outputError } from './atomic.js';
 import { fileError } from './file-error.js';
 
-/** Refuses a directory that holds something. */
+/** Refuses a directory that holds something; of what may be left of a killed command it says so, since a bundle gets its model.json last. */
 export async function refuseUsed(directory: string): Promise<void> {
-  const entries = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
+  const entries = await readdir(directory).catch((error: NodeJS.ErrnoException): string[] => {
     if (error.code === 'ENOENT') return [];
     throw fileError(error, 'output has to be a directory', directory, 'invalid_argument');
   });
-  if (entries.length > 0)
-    throw new TerabagError('invalid_argument', `output has to be empty or not there: ${directory} holds ${entries.length} files`, {
-      path: directory,
-    });
+  if (entries.length === 0) return;
+  const next = entries.includes('model.json')
+    ? 'which are a bundle; name another directory'
+    : 'and no model.json; when a command that was killed left them, remove the directory and run it again; else name another one';
+  throw new TerabagError('invalid_argument', `output has to be empty or not there: ${directory} holds ${entries.length} files, ${next}`, {
+    path: directory,
+  });
 }
 
 /** Makes the directory and fills it; when that fails, nothing of it is left. It was empty or not there. */

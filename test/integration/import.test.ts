@@ -1,7 +1,9 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { cp, link, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { importBundle } from '../../src/import/import-bundle.js';
@@ -25,6 +27,7 @@ const expected = JSON.parse(await readFile(join(FIXTURES, 'expected.json'), 'utf
   readonly layouts: { readonly values: number[][]; readonly quantized: number[][]; readonly keys: string[] };
 };
 const ITEMS = 5;
+const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
 let dir: string;
 let bundle: string;
@@ -47,21 +50,17 @@ async function importLike(checkpoint: string, like: Like, options: { readonly co
   }
 }
 
-async function importSpec(checkpoint: string, tables: readonly object[]) {
+function specOfTables(tables: readonly object[]): object {
   const [table] = tables as [{ name: string }];
   const layers = [
     { type: 'embedding_bag', name: 'bag', table: table.name },
     { type: 'sum', name: 'out', inputs: ['bag'] },
   ];
-  const spec = checkImportSpec('spec', {
-    terabag: 1,
-    name: 'tables',
-    version: '1',
-    dense: [],
-    tables,
-    nets: [{ name: 'net', layers }],
-    output: 'out',
-  });
+  return { terabag: 1, name: 'tables', version: '1', dense: [], tables, nets: [{ name: 'net', layers }], output: 'out' };
+}
+
+async function importSpec(checkpoint: string, tables: readonly object[]) {
+  const spec = checkImportSpec('spec', specOfTables(tables));
   const files = new OpenFiles();
   try {
     return await importBundle(await openCheckpoint(files, checkpoint), files, spec, bundle);
@@ -297,10 +296,49 @@ test('a damaged record is not copied into a sound bundle', async () => {
   await expect(stat(bundle)).rejects.toMatchObject({ code: 'ENOENT' });
 });
 
+/** A table of zeros that takes a while to copy, and no room. */
+async function writeSparseTable(path: string): Promise<void> {
+  const [rows, dim] = [2 ** 20, 64];
+  const header = JSON.stringify({ table: { dtype: 'F32', shape: [rows, dim], data_offsets: [0, rows * dim * 4] } }).padEnd(128);
+  const file = await open(path, 'w');
+  await file.write(Buffer.from(BigUint64Array.of(BigInt(header.length)).buffer));
+  await file.write(header);
+  await file.truncate(8 + header.length + rows * dim * 4);
+  await file.close();
+}
+
+/** Ends the command while it copies a table. */
+async function endWhileCopying(args: readonly string[], signal: NodeJS.Signals): Promise<NodeJS.Signals | null> {
+  const running = spawn(process.execPath, args, { stdio: 'ignore' });
+  const ended = once(running, 'exit');
+  const begun = async (): Promise<boolean> => (await readdir(join(bundle, 'tables')).catch(() => [])).length > 0;
+  while (running.exitCode === null && !(await begun())) await sleep(1);
+  running.kill(signal);
+  await ended;
+  return running.signalCode;
+}
+
+test('an import that is interrupted leaves nothing; of one that was killed the next says what to do', async () => {
+  const [checkpoint, spec] = [join(dir, 'model.safetensors'), join(dir, 'spec.json')];
+  await writeSparseTable(checkpoint);
+  await writeFile(spec, JSON.stringify(specOfTables([{ name: 'table', tensor: 'table' }])));
+  const args = [main, 'import', checkpoint, '--spec', spec, '-o', bundle, '--copy'];
+  const run = () => spawnSync(process.execPath, args, { encoding: 'utf8' });
+  await endWhileCopying(args, 'SIGTERM');
+  await expect(stat(bundle)).rejects.toMatchObject({ code: 'ENOENT' });
+  expect(await endWhileCopying(args, 'SIGKILL')).toBe('SIGKILL');
+  await expect(readModelSpec(bundle)).rejects.toMatchObject({ code: 'bad_model', details: { reason: 'ENOENT' } });
+  expect(run().stderr).toMatch(
+    /holds \d+ files, and no model\.json; when a command that was killed left them, remove .* \(invalid_argument\)\n$/,
+  );
+  await rm(bundle, { recursive: true });
+  expect(run().status).toBe(0);
+  expect(run().stderr).toMatch(/holds 3 files, which are a bundle; name another directory \(invalid_argument\)\n$/);
+});
+
 test('the command imports, says what it did, and writes its spec; the spec alone gives the same model', async () => {
   const checkpoint = join(dir, 'model.pt');
   await link(join(FIXTURES, 'dlrm.pt'), checkpoint).catch(() => cp(join(FIXTURES, 'dlrm.pt'), checkpoint));
-  const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
   const terabag = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { encoding: 'utf8' });
   const spec = join(dir, 'spec.json');
   const dry = terabag('import', checkpoint, '--like', 'dlrm', '--dry-run', '--write-spec', spec);
