@@ -37,4 +37,8 @@ export const idFields = {
   paddingId: idSchema.optional(),
 };
 
+/**
+ * What model.json says of ids that a table does not have.
+ * @useDeclaredType
+ */
 export type UnseenSpec = z.output<typeof unseenSchema>;
