@@ -16,7 +16,7 @@ from .dense_inputs import read_features, read_placeholders
 from .errors import ExportError, UnknownOperation
 from .inputs import ExampleInputs, Leaf
 from .lookups import Lookup
-from .trace import DensePart, export_graph, traced_arguments, unpacked
+from .trace import DensePart, export_graph, random_vectors, traced_arguments, unpacked
 
 if TYPE_CHECKING:
     from .export import Feature, Parts
@@ -31,6 +31,7 @@ def onnx_of(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> tuple[dict
     lookups = parts.recording.lookups
     try:
         part = OnnxPart(model, inputs, parts, _read(model, inputs, parts))
+        _refuse_ids_as_numbers(model, inputs, parts, part.sequence_of)
         content = _export(part, list(parts.outputs))
     except UnknownOperation as unknown:
         raise ExportError(unknown.path or "model", str(unknown)) from unknown
@@ -88,7 +89,8 @@ class OnnxPart(nn.Module):
         self._arguments = traced_arguments(inputs, parts.recording)
         self._inputs = inputs
         self._lookups = parts.recording.lookups
-        self._sequence_of = {
+        # The sequences whose ids or lengths the inputs of these numbers are.
+        self.sequence_of = {
             number: self._sequence(leaf) for number, leaf in enumerate(inputs.leaves) if number in read.leaves and leaf.path not in read.features
         }
         self.given: list[Given] = []
@@ -97,7 +99,7 @@ class OnnxPart(nn.Module):
             if feature is not None:
                 self.given.append(Given(feature.name, feature.name, (leaf.tensor.shape[1] if leaf.tensor.dim() == 2 else 1,), leaf))
         for number, lookup in enumerate(self._lookups):
-            masked = number in read.lengths or number in self._sequence_of.values()
+            masked = number in read.lengths or number in self.sequence_of.values()
             if number in read.vectors or masked:
                 shape = (lookup.table.dim,) if lookup.max_length is None else (lookup.max_length, lookup.table.dim)
                 self.given.append(Given(lookup.name, lookup.name, shape, None, number, f"{lookup.name}.lengths" if masked else None))
@@ -135,7 +137,7 @@ class OnnxPart(nn.Module):
                 leaves[number] = (tensor if of_model.dim() == 2 else tensor.squeeze(1)).to(of_model.dtype)
             if given.lengths is not None and given.lookup is not None:
                 lengths[given.lookup] = next(remaining)
-        for number, sequence in self._sequence_of.items():
+        for number, sequence in self.sequence_of.items():
             if sequence is not None:
                 leaves[number] = _leaf_of(self._lookups[sequence], self._inputs.leaves[number], lengths[sequence])
         output = self._part(leaves, vectors, lengths)
@@ -149,6 +151,25 @@ def _leaf_of(lookup: Lookup, leaf: Leaf, lengths: torch.Tensor) -> torch.Tensor:
     padding = lookup.padding if lookup.padding is not None else 0
     here = torch.arange(leaf.tensor.shape[1]) < lengths.unsqueeze(1)
     return torch.where(here, 0 if padding else 1, padding).to(leaf.tensor.dtype)
+
+
+def _refuse_ids_as_numbers(model: nn.Module, inputs: ExampleInputs, parts: Parts, sequence_of: dict[int, int | None]) -> None:
+    """Refuses a dense part that reads more of a sequence's ids than where they are padding, which is all that ONNX is given of them."""
+    lookups = parts.recording.lookups
+    lengths = [lookup.lengths for lookup in lookups]
+    vectors = [random_vectors(lookup, of_lookup) for lookup, of_lookup in zip(lookups, lengths, strict=True)]
+    part, given = DensePart(model, inputs, parts.recording), [leaf.tensor for leaf in inputs.leaves]
+    for number, sequence in sequence_of.items():
+        if sequence is None:
+            continue
+        leaf = inputs.leaves[number]
+        again = [*given[:number], _leaf_of(lookups[sequence], leaf, lengths[sequence]), *given[number + 1 :]]
+        with torch.no_grad():
+            outputs = zip(*(torch.utils._pytree.tree_leaves(part(leaves, vectors, lengths)) for leaves in (given, again)), strict=True)
+        if not all(torch.allclose(a, b, equal_nan=True) for a, b in outputs):
+            raise ExportError(
+                leaf.path, "the dense part reads ids of a sequence as numbers: pass these once more, as floats, in an input of their own"
+            )
 
 
 def _read(model: nn.Module, inputs: ExampleInputs, parts: Parts) -> Read:

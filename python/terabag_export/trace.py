@@ -128,7 +128,7 @@ def refuse_mixed_rows(model: nn.Module, inputs: ExampleInputs, recording: Record
     leaves = [leaf.tensor[chosen] if leaf.tensor.dim() > 0 and leaf.tensor.shape[0] == rows else leaf.tensor for leaf in inputs.leaves]
     batched = [leaf.tensor.dim() > 0 and leaf.tensor.shape[0] == rows for leaf in inputs.leaves]
     lengths = [lookup.lengths[chosen] for lookup in recording.lookups]
-    vectors = [_random_vectors(lookup, of_lookup) for lookup, of_lookup in zip(recording.lookups, lengths, strict=True)]
+    vectors = [random_vectors(lookup, of_lookup) for lookup, of_lookup in zip(recording.lookups, lengths, strict=True)]
     part = DensePart(model, inputs, recording)
     first = [leaf[:_FIRST_ROWS] if of_rows else leaf for leaf, of_rows in zip(leaves, batched, strict=True)]
     try:
@@ -144,7 +144,7 @@ def refuse_mixed_rows(model: nn.Module, inputs: ExampleInputs, recording: Record
             raise ExportError("model", "what it gives for a row depends on the other rows of the batch, and requests have others")
 
 
-def _random_vectors(lookup: Lookup, lengths: torch.Tensor) -> torch.Tensor:
+def random_vectors(lookup: Lookup, lengths: torch.Tensor) -> torch.Tensor:
     """What a lookup may return: [B, dim], or [B, max_length, dim] with zeros beyond the lengths [B]."""
     generator = torch.Generator().manual_seed(0)
     if lookup.max_length is None:

@@ -108,6 +108,47 @@ def test_packed_sequences_are_refused_by_their_name(tmp_path):
         export(Packs(), (torch.tensor([[1, 2, 3, 0], [5, 0, 0, 0]]),), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("mask", "refused"),
+    [
+        (lambda history: history != 0, False),
+        (lambda history: history.bool(), False),
+        (lambda history: history > 3, True),
+        (lambda history: history, True),
+        (lambda history: history % 2, True),
+    ],
+    ids=["unequal", "bool", "greater", "numbers", "remainder"],
+)
+def test_of_the_ids_of_a_sequence_only_the_padding_is_read(as_onnx, mask, refused):
+    class History(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = nn.Embedding(12, 4, padding_idx=0)
+
+        def forward(self, history):
+            return (nn.functional.softplus(self.items(history)) * mask(history).unsqueeze(2)).sum(1)
+
+    history = torch.tensor([[1, 2, 3], [5, 0, 0], [4, 4, 0], [7, 8, 9]])
+    if not refused:
+        as_onnx(History(), (history,))
+        return
+    with pytest.raises(ExportError, match=r"^history: the dense part reads ids of a sequence as numbers: pass these once more"):
+        as_onnx(History(), (history,))
+
+
+def test_a_dense_feature_has_its_dtype_in_the_model(as_onnx):
+    class Double(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items, self.wide = nn.Embedding(12, 4), nn.Linear(3, 4).double()
+
+        def forward(self, item, x):
+            return nn.functional.softplus(self.items(item)) + self.wide(x).float()
+
+    done = as_onnx(Double(), (torch.randint(0, 12, (B,)), torch.rand(B, 3, dtype=torch.float64)))
+    assert done.model["dense"] == [{"name": "x", "dim": 3}]
+
+
 def test_ids_that_the_dense_part_reads_are_refused(tmp_path):
     class Reads(nn.Module):
         def __init__(self) -> None:
