@@ -33,7 +33,8 @@ export const PREDICTOR_COUNTERS = {
   lingering: { kind: 'gauge', description: 'Requests whose callers were told, while native threads still work for them.' },
   unseen: {
     kind: 'counters',
-    description: "Ids that a table did not have and its rule let pass, by the table's name: of tables in this process, and of split ones.",
+    description:
+      "Ids that a table did not have and its rule let pass, as looked up (in each batch), by the table's name: of tables in this process, and of split ones.",
   },
   ...RPC_COUNTERS,
   ...TABLE_COUNTERS,

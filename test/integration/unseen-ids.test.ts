@@ -169,6 +169,30 @@ function expected({ request, items, ids }: Given): number[] {
   return netsScores({ ...model, tables }, { ...request, sparse }, items);
 }
 
+interface Bag {
+  readonly ids: readonly bigint[];
+  readonly weights: readonly number[];
+}
+
+function bagsOf({ request, ids }: Given, name: string): Bag[] {
+  const { offsets, weights = [] } = request.sparse[name] as BagsInput;
+  const ends = Array.from(offsets, Number);
+  return ends.slice(1).map((end, bag) => ({
+    ids: (ids.get(name) ?? []).slice(ends[bag], end),
+    weights: Array.from(weights).slice(ends[bag], end),
+  }));
+}
+
+/** Bags that are looked up for each batch: its items', or the user's one. */
+const batches = (bags: readonly Bag[], items: number, batchItems: number): (readonly Bag[])[] =>
+  Array.from({ length: Math.ceil(items / batchItems) }, (_, batch) =>
+    bags.length === 1 ? bags : bags.slice(batch * batchItems, (batch + 1) * batchItems),
+  );
+
+const distinct = (bags: readonly Bag[]): Bag[] => [
+  ...new Map(bags.map((bag) => [`${bag.ids.join()} ${bag.weights.join()}`, bag])).values(),
+];
+
 function expectReference(scores: Float32Array, of: Given): void {
   expected(of).forEach((score, item) => expect(Math.abs((scores[item] as number) - score)).toBeLessThan(1e-5));
 }
@@ -200,27 +224,38 @@ describe('ids that tables do not have', () => {
     );
   });
 
-  test('are counted by table, here and on shards, whole and split', async () => {
-    const of = given(77, 9, 6, 9);
-    const wanted = new Map<string, number>();
-    for (const { name, table } of allBags(SHAPE)) {
-      const count = (of.ids.get(name) ?? []).filter((id) => isCounted(rules.get(name) as IdRule, id, SHAPE.rows)).length;
-      if (count > 0) wanted.set(table, (wanted.get(table) ?? 0) + count);
-    }
-    expect(wanted.size).toBeGreaterThan(8);
+  test('are counted by table as they are looked up, here and on shards, whole and split, in all modes', async () => {
+    const of = given(77, 9, 12, 3);
+    const wanted = ({ batchItems = of.items, dedup = false }: Mode): Map<string, number> => {
+      const counts = new Map<string, number>();
+      for (const { name, table } of allBags(SHAPE)) {
+        const ids = batches(bagsOf(of, name), of.items, batchItems).flatMap((bags) =>
+          (dedup ? distinct(bags) : bags).flatMap((bag) => bag.ids),
+        );
+        const count = ids.filter((id) => isCounted(rules.get(name) as IdRule, id, SHAPE.rows)).length;
+        if (count > 0) counts.set(table, (counts.get(table) ?? 0) + count);
+      }
+      return counts;
+    };
+    expect(wanted({}).size).toBeGreaterThan(8);
+    const sums = MODES.map((mode) => [...wanted(mode).values()].reduce((sum, count) => sum + count, 0));
+    expect(new Set(sums).size).toBe(MODES.length);
     const counted = async (predictor: Predictor & Partial<ShardedPredictor>): Promise<Map<string, number>> => {
       const sums = new Map<string, number>();
       const all = [predictor.stats().unseen, ...((await predictor.shardStats?.()) ?? []).map(({ unseen }) => unseen)];
       for (const [table, count] of all.flatMap((counts) => Object.entries(counts))) sums.set(table, (sums.get(table) ?? 0) + count);
       return sums;
     };
-    for (const predictor of [local, await open(plans.whole), await open(plans.main), await open(plans.split)]) {
+    const opened = await Promise.all(
+      [plans.whole, plans.main, plans.split].flatMap((plan) => MODES.map(async (mode) => ({ mode, predictor: await open(plan, mode) }))),
+    );
+    for (const { predictor, mode } of [{ predictor: local, mode: {} }, ...opened]) {
       const before = await counted(predictor);
       await predictor.predict(of.request);
       const after = await counted(predictor);
       const grown = new Map([...after].map(([table, count]) => [table, count - (before.get(table) ?? 0)]));
       for (const [table, count] of grown) if (count === 0) grown.delete(table);
-      expect(grown).toEqual(wanted);
+      expect(grown).toEqual(wanted(mode));
     }
   });
 
