@@ -1,3 +1,5 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { Command } from 'commander';
 import { TerabagError } from '../errors.js';
 import { parseQuerySizes, QuerySizeSequence } from '../lab/generate/query-sizes.js';
@@ -48,6 +50,8 @@ Examples:
   )
   .action(async (model: string, options: RequestsOptions, command: Command) => {
     if (options.scale !== undefined && !isShapeName(model)) command.error(`error: --scale is of shapes; the bundle has its own: ${model}`);
+    if (isShapeName(model) && options.scale === undefined && existsSync(join(model, 'model.json')))
+      command.error(`error: ${model} is a shape, and a bundle here: ./${model} for the bundle, --scale 1 for the shape`);
     const { count, seed, output, json } = options;
     await refuseUnwritable('--output', output);
     const interrupted = interruption();

@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statfsSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { shapeBytes } from '../../src/lab/generate/model-shape.js';
 import { shapeByName } from '../../src/lab/generate/shape-by-name.js';
+import type { PredictRequest } from '../../src/predictor/predictor.js';
 
 const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const dir = mkdtempSync(join(tmpdir(), 'terabag-synth-'));
@@ -89,4 +90,23 @@ test('wrong usage of synth and requests exits with 2', () => {
     stderr: expect.stringMatching(/items have to be/),
   });
   expect(existsSync(join(dir, 'x'))).toBe(false);
+});
+
+test('requests of a name that is a shape and a bundle have to say which', () => {
+  expect(terabag('synth', 'ncf', '--scale', '0.001', '-o', 'ncf').status).toBe(0);
+  expect(terabag('requests', 'ncf', '-n', '2', '-o', 'ncf.jsonl')).toMatchObject({
+    status: 2,
+    stderr: expect.stringContaining('./ncf for the bundle, --scale 1 for the shape'),
+  });
+  const mostOf = (model: string, ...more: string[]): number => {
+    expect(terabag('requests', model, ...more, '-n', '20', '-o', 'ncf.jsonl').status).toBe(0);
+    const lines = readFileSync(join(dir, 'ncf.jsonl'), 'utf8').trimEnd().split('\n');
+    return Math.max(
+      ...lines.flatMap((line) =>
+        Object.values((JSON.parse(line) as PredictRequest).sparse).flatMap(({ indices }) => Array.from(indices, Number)),
+      ),
+    );
+  };
+  expect(mostOf('./ncf')).toBeLessThan(1000);
+  expect(mostOf('ncf', '--scale', '1')).toBeGreaterThan(1000);
 });
