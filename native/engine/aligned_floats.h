@@ -9,7 +9,7 @@
 namespace terabag {
 
 // Starts on a cache line, so that a 64-byte load of a kernel never takes two; on a huge page where it fills one: weights are read in order
-// and whole, and of 4 KiB pages each has its walk of the page table (dense layers of 8 MB, batch 64: 108 GFLOP/s, and 153 on huge pages).
+// and whole, and of 4 KiB pages each has its walk of the page table.
 template <typename T>
 struct CacheLineAllocator {
   using value_type = T;

@@ -70,13 +70,13 @@ export function ruleOfPart(rule: IdRule): IdRule {
   return isRow ? REJECT : { ...rule, paddingId: null };
 }
 
-/** Rows of a keyed table that its rules give to ids without one: the first `buckets`, and further ones in ascending order. */
+/** Rows of a table that rules give to ids without one: the first `buckets`, and further ones in ascending order. */
 export interface NamedRows {
   readonly buckets: number;
   readonly others: readonly number[];
 }
 
-export function namedRows(rules: readonly IdRule[]): NamedRows {
+export function namedRows(rules: readonly Pick<IdRule, 'row' | 'buckets'>[]): NamedRows {
   const buckets = Math.max(0, ...rules.map((rule) => rule.buckets));
   const others = new Set(rules.flatMap(({ row }) => (row === null || row < buckets ? [] : [row])));
   return { buckets, others: [...others].sort((a, b) => a - b) };

@@ -2,6 +2,7 @@ import { dirname } from 'node:path';
 import { KeysByRow, type WrittenKeyIndex, writeKeyIndex } from '../engine/key-index.js';
 import { TerabagError } from '../errors.js';
 import type { OpenKeyIndex } from '../model/bundle.js';
+import { type NamedRows, namedRows } from '../model/id-rules.js';
 import type { ModelSpec, TableSpec } from '../model/spec.js';
 import type { UnseenSpec } from '../model/unseen.js';
 import type { KeptRows } from './kept-rows.js';
@@ -54,12 +55,10 @@ type ReadingLayer = Extract<Layer, { readonly table: string }>;
 export const readersOf = ({ nets }: Pick<ModelSpec, 'nets'>, table: string): ReadingLayer[] =>
   nets.flatMap(({ layers }) => layers).filter((layer): layer is ReadingLayer => 'table' in layer && layer.table === table);
 
-/** Rows that policies name, which have to be kept: the first ones, and single ones. */
-export function namedRows(spec: Pick<ModelSpec, 'nets'>, table: TableSpec): { readonly first: number; readonly rows: readonly number[] } {
+/** Rows that policies name, which have to be kept: also those of the table's own, when every layer that reads it has another. */
+export function rowsOfPolicies(spec: Pick<ModelSpec, 'nets'>, table: TableSpec): NamedRows {
   const policies = [table.unseen, ...readersOf(spec, table.name).map(({ unseen }) => unseen)].filter((each) => each !== undefined);
-  const rows = policies.flatMap(({ row }) => (row === undefined ? [] : [row]));
-  const first = Math.max(0, ...policies.map((each) => (each.policy === 'hash' ? (each.rows ?? table.rows) : 0)));
-  return { first, rows };
+  return namedRows(policies.map(({ policy, row = null, rows = table.rows }) => ({ row, buckets: policy === 'hash' ? rows : 0 })));
 }
 
 /** Tables and nets of a spec of which tables were pruned, as checkPrunings wants it; keys: of each of these its index. */
@@ -102,8 +101,8 @@ function checkPruning(spec: ModelSpec, table: TableSpec, kept: KeptRows): void {
   if (kept.rows !== table.rows)
     throw refuse(`reads have to be counted for each row of a table: ${table.name}, rows ${table.rows}, reads ${kept.rows}`);
   if (kept.count === 0) throw refuse(`a table needs at least one row that is kept: ${table.name}, rows ${table.rows}`);
-  const { first, rows } = namedRows(spec, table);
-  let missing = rows.find((row) => !kept.has(row));
-  for (let row = 0; row < first && missing === undefined; row++) if (!kept.has(row)) missing = row;
+  const { buckets, others } = rowsOfPolicies(spec, table);
+  let missing = others.find((row) => !kept.has(row));
+  for (let row = 0; row < buckets && missing === undefined; row++) if (!kept.has(row)) missing = row;
   if (missing !== undefined) throw refuse(`a row that a policy of unseen ids names has to be kept: ${table.name}, row ${missing}`);
 }

@@ -3,7 +3,7 @@ import { dtypeOf, rowBytes } from '../../model/formats.js';
 import type { ModelSpec, TableSpec } from '../../model/spec.js';
 import type { UnseenSpec } from '../../model/unseen.js';
 import { KeptRows, MOST_READS } from '../../pack/kept-rows.js';
-import { namedRows, type Pruning, readersOf } from '../../pack/prune-table.js';
+import { type Pruning, readersOf, rowsOfPolicies } from '../../pack/prune-table.js';
 import { openToRead, readBlocks, rowsInBlock } from '../../tables/blocks.js';
 import { type FloatDtype, toFloat32 } from '../../tables/float-tensors.js';
 import { BUCKET_BYTES, homesOf, MAX_KEYS } from '../../tables/key-index.js';
@@ -22,7 +22,7 @@ export function prunable(spec: ModelSpec, tables: readonly TableSpec[]): boolean
     // Who says so wants to be told of ids without a row.
     if (readers.some(({ unseen }) => unseen?.policy === 'reject')) return false;
     const sameKeys = table.keys?.file === first?.keys?.file && table.keys?.tensor === first?.keys?.tensor;
-    return sameKeys && namedRows(spec, table).first < table.rows;
+    return sameKeys && rowsOfPolicies(spec, table).buckets < table.rows;
   });
 }
 
@@ -44,9 +44,9 @@ export const pruningOf = (table: TableSpec, { kept, unseen }: Pruning): Pruning 
 /** Rows that are named by policies count as read often; of a table that is never read one row is kept. */
 export function keepNamed(spec: ModelSpec, tables: readonly TableSpec[], reads: Uint8Array): void {
   for (const table of tables) {
-    const { first, rows } = namedRows(spec, table);
-    reads.fill(MOST_READS, 0, first);
-    for (const row of rows) reads[row] = MOST_READS;
+    const { buckets, others } = rowsOfPolicies(spec, table);
+    reads.fill(MOST_READS, 0, buckets);
+    for (const row of others) reads[row] = MOST_READS;
   }
   if (reads.every((count) => count === 0)) reads[0] = MOST_READS;
 }
