@@ -15,7 +15,7 @@ import type { Indices, Predictor } from '../../../src/predictor/predictor.js';
 import { type CheckedBags, checkRequest } from '../../../src/predictor/request.js';
 import { roundOfPlan } from '../../../src/predictor/rounds.js';
 import { Scratch } from '../../../src/predictor/scratch.js';
-import { type CutSequences, SequenceCutter } from '../../../src/predictor/sequences.js';
+import { type CutSequences, expandSequence, SequenceCutter } from '../../../src/predictor/sequences.js';
 import { PLAIN_BAG } from '../../reference/plain-bag.js';
 import { keptOf, READERS, rowsOf, type SequenceModel, sequenceScores, writeSequenceModel } from '../../reference/sequence-model.js';
 import { type Given, requestOf, sequenceRequests } from '../../reference/sequence-requests.js';
@@ -235,4 +235,38 @@ describe('the ids of a sequence', () => {
       expect.objectContaining({ code: 'invalid_argument', message: expect.stringMatching(/at most 2\^28 numbers.*: 335539200, items 5$/) }),
     );
   });
+});
+
+test('rows are the positions that were not left out, and zeros behind the last, whatever the memory held', () => {
+  const shapes = fc.record({
+    dim: fc.integer({ min: 1, max: 4 }),
+    lengths: fc.array(fc.integer({ min: 0, max: 5 }), { maxLength: 6 }),
+    shared: fc.boolean(),
+    counted: fc.boolean(),
+    seed: fc.integer(),
+  });
+  fc.assert(
+    fc.property(shapes, ({ dim, lengths, shared, counted, seed }) => {
+      const maxLength = 5;
+      const count = lengths.reduce((sum, length) => sum + length, 0);
+      const values = Float32Array.from({ length: 1 + count * dim }, (_, at) => at + 1);
+      const vectors = shared ? Uint32Array.from({ length: count }, (_, at) => Math.abs(seed + 7 * at) % count) : null;
+      const counts = counted ? Float32Array.from({ length: count }, (_, at) => Math.abs(seed + 3 * at) % 3) : null;
+      const written = new Float32Array(2 + lengths.length * maxLength * dim).fill(Number.NaN);
+      const left = Uint32Array.from(lengths);
+      const bag = { ...PLAIN_BAG, dim, maxLength } as ResolvedBag;
+      expandSequence(bag, { vectors, lengths: left }, { values, start: 1, counts }, { values: written, start: 2 });
+      let position = 0;
+      for (const [row, length] of lengths.entries()) {
+        const places = Array.from({ length }, (_, at) => position + at);
+        position += length;
+        const asked = places.map((at) => vectors?.[at] ?? at).filter((vector) => counts?.[vector] !== 0);
+        const rows = asked.flatMap((vector) => [...values.slice(1 + vector * dim, 1 + (vector + 1) * dim)]);
+        const start = 2 + row * maxLength * dim;
+        expect([...written.slice(start, start + maxLength * dim)]).toEqual([...rows, ...Array(maxLength * dim - rows.length).fill(0)]);
+        expect(left[row]).toBe(asked.length);
+      }
+      expect([written[0], written[1]]).toEqual([Number.NaN, Number.NaN]);
+    }),
+  );
 });
