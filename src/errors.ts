@@ -10,6 +10,7 @@ export const ERROR_CODES = [
   'checksum_mismatch',
   'model_mismatch',
   'version_mismatch',
+  'version_skew',
   'does_not_fit',
   'deadline_exceeded',
   'aborted',

@@ -100,6 +100,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("precisions", define_precisions(env));
   exports.Set("DenseNet", define_dense_net(env));
   exports.Set("socketsAvailable", define_sockets_available(env));
+  exports.Set("answerChecksum", define_answer_checksum(env));
   exports.Set("Socket", define_socket(env));
   return exports;
 }

@@ -143,7 +143,8 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
       if (!(value >= 0)) throw argument_error(info.Env(), std::string(name) + " has to be a number, 0 or more");
       return value;
     };
-    service_.emplace(sparse_engine_of(info[0]), number(1, "nsPerIndex"), number(2, "budgetNs"), number(3, "busyBudgetNs"));
+    const std::span<uint8_t> stamp = bytes(info, 1, "stamp");
+    service_.emplace(sparse_engine_of(info[0]), stamp, number(2, "nsPerIndex"), number(3, "budgetNs"), number(4, "busyBudgetNs"));
   }
   void set_clock_offset(const Napi::CallbackInfo& info) {
     if (!info[1].IsNumber()) throw argument_error(info.Env(), "offsetMs has to be a number");
@@ -274,11 +275,18 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
   napi_async_cleanup_hook_handle hook_ = nullptr;
 };
 
+Napi::Value checksum_of_answer(const Napi::CallbackInfo& info) {
+  if (!info[0].IsNumber()) throw argument_error(info.Env(), "id has to be a number");
+  const double id = info[0].As<Napi::Number>().DoubleValue();
+  return Napi::Number::New(info.Env(), answer_checksum(id, bytes(info, 1, "stamp"), bytes(info, 2, "vectors")));
+}
+
 Napi::Value sockets_available(const Napi::CallbackInfo& info) { return Napi::Boolean::New(info.Env(), zeromq_api() != nullptr); }
 
 }  // namespace
 
 Napi::Function define_socket(Napi::Env env) { return SocketObject::define(env); }
+Napi::Function define_answer_checksum(Napi::Env env) { return Napi::Function::New(env, checksum_of_answer); }
 Napi::Function define_sockets_available(Napi::Env env) { return Napi::Function::New(env, sockets_available); }
 
 }  // namespace terabag

@@ -11,13 +11,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   PoolMessage message;
   if (!parse_pool_message({data, size}, &message)) return 0;
   const unsigned char* at = data;
-  for (const Bytes& field : {message.id, message.segments, message.indices, message.offsets, message.weights}) {
+  for (const Bytes& field : {message.id, message.stamp, message.segments, message.indices, message.offsets, message.weights}) {
     if (field.data() == nullptr) continue;
     if (field.data() < at || field.data() + field.size() > data + size) std::abort();
     at = field.data() + field.size();
   }
-  if (message.id.empty() || message.id.size() > 9 || !(message.remaining_ms >= 0)) std::abort();
-  const PooledMessage answer(message.id, message.indices.size() / 4 * 4, message.timed);
+  if (message.id.empty() || message.id.size() > 9 || message.stamp.size() != kStampBytes || !(message.remaining_ms >= 0)) std::abort();
+  const PooledMessage answer(message, message.indices.size() / 4 * 4);
   std::vector<unsigned char> bytes(answer.size());
   const double stages[kShardStages] = {};
   unsigned char* vectors = answer.vectors(bytes.data());

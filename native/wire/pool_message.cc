@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "wire/crc32c.h"
+
 namespace terabag {
 namespace {
 
@@ -80,10 +82,10 @@ class Reader {
     sound_ = sound_ && std::isfinite(value) && value >= 0;
     return value;
   }
-  Bytes id() {
+  Bytes id(double* value) {
     const Bytes before = left_;
-    const double value = number();
-    sound_ = sound_ && value <= kMaxId && value == std::floor(value);
+    *value = number();
+    sound_ = sound_ && *value <= kMaxId && *value == std::floor(*value);
     return before.first(before.size() - left_.size());
   }
   Bytes binary() { return binary(type()); }
@@ -118,18 +120,22 @@ class Reader {
 
 constexpr char kPooled[] = "pooled";
 constexpr size_t kPooledLength = sizeof kPooled - 1;
-constexpr uint64_t kFixedHead = 1 + 1 + 1 + kPooledLength + 9 + 5;  // array, version, kind, time, and what is in front of the vectors
+// Array, version, kind, stamp, time, and what is in front of the vectors.
+constexpr uint64_t kFixedHead = 1 + 1 + 1 + kPooledLength + 2 + kStampBytes + 9 + 5;
+constexpr uint64_t kChecksumBytes = 5;
 constexpr uint64_t kStagesBytes = kShardStages * sizeof(double);
 
 }  // namespace
 
 bool parse_pool_message(Bytes bytes, PoolMessage* message) {
   Reader reader(bytes);
-  reader.expect(static_cast<unsigned char>(kFixArray + 11));
+  reader.expect(static_cast<unsigned char>(kFixArray + 12));
   reader.expect(kWireVersion);
   if (!reader.sound() || bytes.size() < 8) return false;
   reader.expect("pool");
-  message->id = reader.id();
+  message->id = reader.id(&message->id_number);
+  message->stamp = reader.binary();
+  if (!reader.sound() || message->stamp.size() != kStampBytes) return false;
   message->sent_at_ms = reader.number();
   message->remaining_ms = reader.number();
   const double index_bytes = reader.number();
@@ -143,19 +149,25 @@ bool parse_pool_message(Bytes bytes, PoolMessage* message) {
   return reader.at_end();
 }
 
-PooledMessage::PooledMessage(Bytes id, uint64_t vector_bytes, bool timed)
-    : id_(id), vector_bytes_(vector_bytes), timed_(timed), padding_((4 - (kFixedHead + id.size()) % 4) % 4) {}
+uint32_t answer_checksum(double id, Bytes stamp, Bytes vectors) {
+  unsigned char id_bytes[sizeof id];
+  std::memcpy(id_bytes, &id, sizeof id);
+  return crc32c(crc32c(crc32c(0, id_bytes), stamp), vectors);
+}
 
-uint64_t PooledMessage::head_bytes() const { return kFixedHead + id_.size() + padding_; }
+PooledMessage::PooledMessage(const PoolMessage& asked, uint64_t vector_bytes)
+    : asked_(asked), vector_bytes_(vector_bytes), padding_((4 - (kFixedHead + asked.id.size()) % 4) % 4) {}
 
-uint64_t PooledMessage::size() const { return head_bytes() + vector_bytes_ + (timed_ ? 2 + kStagesBytes : 1); }
+uint64_t PooledMessage::head_bytes() const { return kFixedHead + asked_.id.size() + padding_; }
+
+uint64_t PooledMessage::size() const { return head_bytes() + vector_bytes_ + kChecksumBytes + (asked_.timed ? 2 + kStagesBytes : 1); }
 
 unsigned char* PooledMessage::vectors(unsigned char* data) const { return data + head_bytes(); }
 
 // Padding: the version as an integer of 8 or 16 bits takes one byte or two more than it has to, the word with its length apart one more.
 void PooledMessage::write(unsigned char* data, double service_us, const double* stages) const {
   unsigned char* at = data;
-  *at++ = kFixArray + 6;
+  *at++ = kFixArray + 8;
   if (padding_ == 1) *at++ = kUint8;
   if (padding_ >= 2) *at++ = kUint16, *at++ = 0;
   *at++ = kWireVersion;
@@ -165,15 +177,21 @@ void PooledMessage::write(unsigned char* data, double service_us, const double* 
     *at++ = kFixString | kPooledLength;
   std::memcpy(at, kPooled, kPooledLength);
   at += kPooledLength;
-  std::memcpy(at, id_.data(), id_.size());
-  at += id_.size();
+  std::memcpy(at, asked_.id.data(), asked_.id.size());
+  at += asked_.id.size();
+  *at++ = kBin8, *at++ = kStampBytes;
+  std::memcpy(at, asked_.stamp.data(), kStampBytes);
+  at += kStampBytes;
   *at++ = kFloat64;
   put_big_endian(at, 8, std::bit_cast<uint64_t>(service_us));
   at += 8;
   *at++ = kBin32;
   put_big_endian(at, 4, vector_bytes_);
   at += 4 + vector_bytes_;
-  if (!timed_) {
+  *at++ = kUint32;
+  put_big_endian(at, 4, answer_checksum(asked_.id_number, asked_.stamp, {vectors(data), vector_bytes_}));
+  at += 4;
+  if (!asked_.timed) {
     *at = kNil;
     return;
   }

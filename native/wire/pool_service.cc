@@ -1,5 +1,6 @@
 #include "wire/pool_service.h"
 
+#include <algorithm>
 #include <iterator>
 #include <optional>
 
@@ -24,8 +25,10 @@ double us_between(uint64_t from_ns, uint64_t to_ns) { return static_cast<double>
 
 }  // namespace
 
-PoolService::PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns)
+PoolService::PoolService(std::shared_ptr<const SparseEngine> engine, Bytes stamp, double ns_per_index, double budget_ns,
+                         double busy_budget_ns)
     : engine_(std::move(engine)),
+      stamp_(stamp.begin(), stamp.end()),
       ns_per_index_(ns_per_index),
       budget_ns_(budget_ns),
       busy_budget_ns_(busy_budget_ns),
@@ -61,10 +64,11 @@ bool PoolService::answer(ZeromqSocket& socket) {
   const uint64_t received_ns = steady_ns();
   PoolMessage message;
   if (!parse_pool_message(socket.body(), &message) || remaining_ms(message, socket.peer(), received_ns) < kLeastRemainingMs) return false;
+  if (!std::equal(stamp_.begin(), stamp_.end(), message.stamp.begin(), message.stamp.end())) return false;
   const uint64_t parsed_ns = steady_ns();
   const std::optional<uint64_t> floats = engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
   if (!floats || !worth(message, *floats, socket)) return false;
-  const PooledMessage answer(message.id, *floats * sizeof(float), message.timed);
+  const PooledMessage answer(message, *floats * sizeof(float));
   OutgoingMessage outgoing(socket, answer.size());
   if (outgoing.data() == nullptr) return false;
   const uint64_t dispatched_ns = steady_ns();

@@ -17,8 +17,8 @@ namespace terabag {
 class PoolService {
  public:
   // A request is worth ns_per_index for each of its indices. At most budget_ns are pooled in a row, and at most busy_budget_ns while other
-  // messages wait, which threads could pool meanwhile.
-  PoolService(std::shared_ptr<const SparseEngine> engine, double ns_per_index, double budget_ns, double busy_budget_ns);
+  // messages wait, which threads could pool meanwhile. stamp: of what the engine holds; requests with another are left to the caller.
+  PoolService(std::shared_ptr<const SparseEngine> engine, Bytes stamp, double ns_per_index, double budget_ns, double busy_budget_ns);
 
   // How far the steady clock here, ms, is ahead of the peer's, so that what a request waited in the socket counts against its deadline.
   void set_clock_offset(const std::string& peer, double offset_ms);
@@ -34,6 +34,7 @@ class PoolService {
   bool worth(const PoolMessage& message, uint64_t floats, const ZeromqSocket& socket) const;
 
   std::shared_ptr<const SparseEngine> engine_;
+  std::vector<unsigned char> stamp_;
   double ns_per_index_, budget_ns_, busy_budget_ns_;
   std::unordered_map<std::string, double> clock_offsets_;
   std::vector<uint64_t> counts_;

@@ -227,10 +227,10 @@ export interface NativeSocket {
   unbind(endpoint: string): void;
   /**
    * A ROUTER answers small requests to pool (src/rpc/codec.ts) where they are received, without a message to JavaScript; null: no more.
-   * nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
+   * stamp: of the version that the engine holds (src/rpc/version.ts), that of what it answers. nsPerIndex says what a request is worth. At most budgetNs are pooled in a row, and at most busyBudgetNs while other messages wait. What
    * cannot be pooled, for whatever reason, is received like any other message.
    */
-  serve(engine: NativeSparseEngine | null, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
+  serve(engine: NativeSparseEngine | null, stamp?: Uint8Array, nsPerIndex?: number, budgetNs?: number, busyBudgetNs?: number): void;
   /**
    * For the service of a ROUTER, which has to serve: how far the system's monotonic clock (process.hrtime), ms, is ahead of the peer's, so that a
    * request's wait in the socket counts against its deadline.
@@ -334,6 +334,8 @@ export interface NativeAddon {
   checkKeyIndex(path: string, byteOffset: number, buckets: number, numKeys: number, seed: number): Promise<NativeKeyIndexReport>;
   /** [sync] Whether a libzmq is loaded that Socket can use: zeromq.js's, once that is imported, on Linux. */
   socketsAvailable(): boolean;
+  /** [sync] CRC-32C (RFC 3720, appendix B.4) of an answer: of the id as a little-endian float64, the stamp and the vectors. */
+  answerChecksum(id: number, stamp: Uint8Array, vectors: Uint8Array): number;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later; of a ROUTER, that somebody came. */
   Socket: {
     new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;

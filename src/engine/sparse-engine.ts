@@ -200,9 +200,9 @@ export class SparseEngine {
     return undefined;
   }
 
-  /** Lets a socket answer small requests by itself; see NativeSocket.serve. */
-  serveOn(socket: NativeSocket): void {
-    socket.serve(this.#engine, this.#nsPerLookup, RECEIVER_BUDGET_NS, SYNC_BUDGET_NS);
+  /** Lets a socket answer small requests of this version by itself; see NativeSocket.serve. */
+  serveOn(socket: NativeSocket, stamp: Uint8Array): void {
+    socket.serve(this.#engine, stamp, this.#nsPerLookup, RECEIVER_BUDGET_NS, SYNC_BUDGET_NS);
   }
 
   close(): void {

@@ -110,6 +110,18 @@ export class Gathering {
   }
 }
 
+/** Bytes of the answer of a destination. */
+export function answerBytesOf(model: ResolvedModel, { assignments, numBags, split }: Partition): number {
+  let floats = 0;
+  for (let a = 0; a < assignments.length; a++) {
+    const { bag } = assignments[a] as Assignment;
+    const resolved = model.bags[bag] as ResolvedBag;
+    const asked = split[bag] === undefined ? wholePooling(resolved) : partsPooling(resolved);
+    floats += (numBags[a] as number) * (resolved.dim + (asked.divisor ? 1 : 0));
+  }
+  return floats * 4;
+}
+
 const NO_ANSWER = new Uint8Array(0);
 
 function rowWisePart({ bags, lengths, bagStarts }: SplitRows, part: number, rows: Uint8Array): RowWisePart {

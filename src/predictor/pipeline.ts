@@ -8,7 +8,16 @@ import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { Tracer } from '../observe/tracer.js';
 import { Admission, type Admitted } from './admission.js';
-import { type Expansion, expandPooled, Gathering, inputStarts, type PooledVectors, pooledLength, pooledStarts } from './gather.js';
+import {
+  answerBytesOf,
+  type Expansion,
+  expandPooled,
+  Gathering,
+  inputStarts,
+  type PooledVectors,
+  pooledLength,
+  pooledStarts,
+} from './gather.js';
 import { firstBadId } from './ids.js';
 import { copiedKeys, placeKeyError } from './key-errors.js';
 import { dropRepeatedBags } from './modes/dedup.js';
@@ -26,7 +35,12 @@ export interface PoolingShard {
   /** See ShardClient. */
   pool(
     batch: SparseBatch,
-    options: { readonly deadlineAt: number; readonly signal?: AbortSignal | null; readonly rpc?: RpcSpan | null },
+    options: {
+      readonly deadlineAt: number;
+      readonly answerBytes: number;
+      readonly signal?: AbortSignal | null;
+      readonly rpc?: RpcSpan | null;
+    },
   ): Promise<{ readonly pooled: Uint8Array; readonly message: { release(): void } }>;
 }
 
@@ -312,13 +326,16 @@ export class Pipeline {
     shard: number,
     asked: SparseBatch,
     gathering: Gathering,
-    { memory, number }: PreparedBatch,
+    { memory, number, partitions }: PreparedBatch,
     round: number,
     { admitted, stages }: Running,
   ): Promise<void> {
     const { deadlineAt } = admitted;
     const rpc = stages.startRpc(number, round, shard);
-    const answer = await (this.options.shards[shard] as PoolingShard).pool(asked, { deadlineAt, signal: memory.cancel.signal, rpc });
+    const answerBytes = answerBytesOf(this.options.model, partitions[round]?.[shard] as Partition);
+    const answer = await (this.options.shards[shard] as PoolingShard).pool(asked, {
+      ...{ deadlineAt, answerBytes, signal: memory.cancel.signal, rpc },
+    });
     try {
       if (admitted.over) return;
       stages.enter(KINDS.place, number, round);

@@ -4,7 +4,7 @@ import { engineTables, everyPart, openTables } from '../engine/tables.js';
 import { anObject, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
-import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan } from '../plan/file/plan.js';
+import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan, servedVersionOf } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, ShardClient } from '../rpc/client.js';
@@ -59,9 +59,9 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   let predictor: MainShard;
   try {
     way = await wayOf(plan, bundle, options);
-    const kernels = kernelFingerprint();
+    const [version, kernels] = [servedVersionOf(plan), kernelFingerprint()];
     for (const { name, endpoints } of plan.shards)
-      shards.push(new ShardClient({ name, endpoints, modelHash: bundle.hash, kernels }, options.transport ?? connectTo));
+      shards.push(new ShardClient({ name, endpoints, version, kernels }, options.transport ?? connectTo));
     predictor = new MainShard(bundle, shards, own, { ...options, ...way });
   } catch (error) {
     await way?.net.close();

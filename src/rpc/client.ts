@@ -1,5 +1,6 @@
 import { type Clock, systemClock } from '../clock.js';
 import { poolAlike } from '../engine/kernels.js';
+import { native } from '../engine/native.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
 import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
@@ -9,6 +10,7 @@ import type { ShardMessage } from './messages.js';
 import type { ShardStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
 import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from './transport/transport.js';
+import { type ServedVersion, sameStamp, sameVersion, shownStamp, shownVersion, stampOf } from './version.js';
 import { Waiters } from './waiters.js';
 
 /** A ready shard gets a heartbeat this often; one that is not (yet, or not any more) is greeted again this often. */
@@ -31,6 +33,7 @@ const SHARD_CODES: ReadonlySet<string> = new Set<ErrorCode>([
   'bad_message',
   'deadline_exceeded',
   'overloaded',
+  'version_skew',
   'closed',
   'internal',
 ]);
@@ -43,6 +46,7 @@ export interface Answer {
 
 interface Pending {
   readonly message: Lent;
+  readonly answerBytes: number;
   readonly deadlineAt: number;
   readonly cancelTimer: () => void;
   /** Stops listening to the signal. */
@@ -57,6 +61,8 @@ interface Pending {
 export interface PoolOptions {
   /** performance.now() time. */
   readonly deadlineAt: number;
+  /** What the vectors have to take: an answer of another length is none. */
+  readonly answerBytes: number;
   readonly signal?: AbortSignal | null;
   readonly rpc?: RpcSpan | null;
 }
@@ -69,7 +75,7 @@ export interface ExpectedShard {
   readonly name: string;
   /** Where it listens; the first is used. */
   readonly endpoints: readonly string[];
-  readonly modelHash: string;
+  readonly version: ServedVersion;
   /** Kernels of this process: bits depend on them. */
   readonly kernels: string;
 }
@@ -96,6 +102,7 @@ export class ShardClient {
   readonly #stats: Waiters<number, ShardStats>;
   readonly #readiness: Waiters<symbol, void>;
   readonly #cancelHeartbeat: () => void;
+  readonly #stamp: Uint8Array;
   readonly counts: Record<keyof RpcCounts, number>;
 
   /** Throws what connect throws: an endpoint that cannot be used at all. */
@@ -106,6 +113,7 @@ export class ShardClient {
   ) {
     this.name = expected.name;
     this.endpoint = expected.endpoints[0] ?? '';
+    this.#stamp = stampOf(expected.version);
     this.#stats = new Waiters(clock);
     this.#readiness = new Waiters(clock);
     this.counts = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;
@@ -128,7 +136,7 @@ export class ShardClient {
   /**
    * Asks for pooled vectors; settles by the deadline, or at once with code aborted when the signal is. The batch is encoded before it returns.
    */
-  pool(batch: SparseBatch, { deadlineAt, signal = null, rpc = null }: PoolOptions): Promise<Answer> {
+  pool(batch: SparseBatch, { deadlineAt, answerBytes, signal = null, rpc = null }: PoolOptions): Promise<Answer> {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       if (this.#state === 'closed') throw this.#why;
@@ -137,7 +145,7 @@ export class ShardClient {
       const remainingMs = deadlineAt - now;
       // A timer would be due after that of the whole request.
       if (remainingMs <= EARLY_MS) throw this.#unanswered(0);
-      const parts = clientMessageParts({ kind: 'pool', id, sentAtMs: now, remainingMs, batch, timed: rpc !== null });
+      const parts = clientMessageParts({ kind: 'pool', id, stamp: this.#stamp, sentAtMs: now, remainingMs, batch, timed: rpc !== null });
       const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
       // A peer closes the connection on a longer message, and with it every request in flight.
       if (bytes > MAX_MESSAGE_BYTES) {
@@ -154,7 +162,7 @@ export class ShardClient {
       const onAbort = (): void => this.#end(id, this.#aborted(signal));
       signal?.addEventListener('abort', onAbort, { once: true });
       const forget = (): void => signal?.removeEventListener('abort', onAbort);
-      this.#pending.set(id, { message, deadlineAt, cancelTimer, forget, resolve, reject, rpc, sent: false });
+      this.#pending.set(id, { message, deadlineAt, answerBytes, cancelTimer, forget, resolve, reject, rpc, sent: false });
       rpc?.hold();
       if (this.ready) this.#sendOrKeep(id);
     });
@@ -253,8 +261,8 @@ export class ShardClient {
   }
 
   #hello(): void {
-    const { modelHash, kernels } = this.expected;
-    this.#send(encodeClientMessage({ kind: 'hello', sentAtMs: this.clock.now(), modelHash, kernels }));
+    const { version, kernels } = this.expected;
+    this.#send(encodeClientMessage({ kind: 'hello', sentAtMs: this.clock.now(), version, kernels }));
   }
 
   #down(what: string): void {
@@ -331,7 +339,9 @@ export class ShardClient {
     if (message.kind === 'pooled') {
       this.counts.bytesReceived += received.bytes.byteLength;
       const pending = this.#take(message.id);
-      if (pending === undefined) received.release();
+      const unsound = pending === undefined ? null : this.#unsound(message, pending.answerBytes);
+      if (pending === undefined || unsound !== null) received.release();
+      if (unsound !== null) pending?.reject(unsound);
       pending?.rpc?.answered(receivedAt, message.stages);
       pending?.resolve({ pooled: message.pooled, message: received });
     } else {
@@ -339,6 +349,28 @@ export class ShardClient {
       this.#receiveControl(message);
     }
     if (this.#refused.size > 0) this.#retry();
+  }
+
+  /** Why an answer cannot be used. */
+  #unsound({ id, stamp, pooled, checksum }: Extract<ShardMessage, { kind: 'pooled' }>, answerBytes: number): TerabagError | null {
+    const at = `${this.name} at ${this.endpoint}`;
+    const where = { shard: this.name, endpoint: this.endpoint };
+    if (!sameStamp(stamp, this.#stamp)) return this.#skew(shownStamp(stamp));
+    if (pooled.byteLength !== answerBytes)
+      return new TerabagError(
+        'bad_message',
+        `answer of another length than the request asks for: ${at}, ${pooled.byteLength} bytes, expected ${answerBytes}`,
+        { ...where, bytes: pooled.byteLength, expected: answerBytes },
+      );
+    if (native.answerChecksum(id, stamp, pooled) === checksum) return null;
+    return new TerabagError('bad_message', `answer is not what its checksum says: ${at}`, where);
+  }
+
+  #skew(theirs: string): TerabagError {
+    const ours = shownVersion(this.expected.version);
+    return new TerabagError('version_skew', `shard serves another version: ${this.name} at ${this.endpoint}, ${theirs}; expected ${ours}`, {
+      ...{ shard: this.name, endpoint: this.endpoint, serves: theirs, asked: ours },
+    });
   }
 
   #receiveControl(message: Exclude<ShardMessage, { kind: 'pooled' }>): void {
@@ -378,12 +410,16 @@ export class ShardClient {
   }
 
   #welcome(message: Extract<ShardMessage, { kind: 'welcome' }>): void {
-    const { modelHash, kernels } = this.expected;
-    if (message.modelHash !== modelHash || message.shard !== this.name) {
+    const { version, kernels } = this.expected;
+    const { modelHash } = message.version;
+    if (modelHash !== version.modelHash || message.shard !== this.name) {
       this.#refuse(
-        `serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${message.modelHash.slice(0, 12)}, expected ${modelHash.slice(0, 12)}`,
-        { modelHash: message.modelHash },
+        `serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${modelHash.slice(0, 12)}, expected ${version.modelHash.slice(0, 12)}`,
+        { modelHash },
       );
+    } else if (!sameVersion(message.version, version)) {
+      this.#down('serves another version');
+      this.#why = this.#skew(shownVersion(message.version));
     } else if (!poolAlike(message.kernels, kernels)) {
       this.#refuse(
         `pools with kernels that give other bits (TERABAG_ISA chooses them): ${this.name} at ${this.endpoint} has ${message.kernels}, this process ${kernels}`,

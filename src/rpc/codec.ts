@@ -2,6 +2,7 @@ import { Packr } from 'msgpackr';
 import { TerabagError } from '../errors.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, STAGE_SLOTS, WIRE_VERSION } from './messages.js';
 import { type ShardStats, unsoundStat } from './shard-stats.js';
+import { type ServedVersion, STAMP_BYTES } from './version.js';
 
 /** No message has more fields; a longer array is refused before it is decoded, so that a lying length reserves nothing. */
 const MAX_FIELDS = 12;
@@ -47,6 +48,21 @@ class Fields {
   bytes(field: string): Uint8Array {
     const value = this.values[this.#at++];
     if (!(value instanceof Uint8Array)) throw malformed(field, 'a binary');
+    return value;
+  }
+  stamp(): Uint8Array {
+    const value = this.bytes('stamp');
+    if (value.byteLength !== STAMP_BYTES) throw malformed('stamp', `${STAMP_BYTES} bytes`);
+    return value;
+  }
+  version(): ServedVersion {
+    const [modelHash, planHash, epoch] = [this.text('modelHash'), this.text('planHash'), this.number('epoch')];
+    if (!Number.isSafeInteger(epoch)) throw malformed('epoch', 'a safe integer');
+    return { modelHash, planHash, epoch };
+  }
+  checksum(): number {
+    const value = this.number('checksum');
+    if (!Number.isInteger(value) || value > 0xffff_ffff) throw malformed('checksum', 'an integer of 32 bits');
     return value;
   }
   bytesOrNull(field: string): Uint8Array | null {
@@ -134,14 +150,48 @@ function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
   return { kind: values[1], fields: new Fields(values) };
 }
 
-/** The values as the first of an array of so many fields, of which others follow. */
-function packFirst(fields: number, values: readonly unknown[]): Buffer {
-  const packed = packr.pack(values);
-  packed[0] = FIXARRAY + fields;
-  return packed;
-}
+/** Type bytes of msgpack (github.com/msgpack/msgpack, spec.md). */
+const [FIXSTRING, BIN8, BIN32, FLOAT64, UINT32] = [0xa0, 0xc4, 0xc6, 0xcb, 0xce];
 
-const BIN32 = 0xc6;
+/** Packs the first fields of a message, every number in eight bytes: each field has its place, whatever it says. */
+class Head {
+  #at = 2;
+  readonly bytes: Buffer;
+  constructor(fields: number, kind: string, byteLength: number) {
+    this.bytes = Buffer.allocUnsafe(byteLength + 3 + kind.length);
+    this.bytes[0] = FIXARRAY + fields;
+    this.bytes[1] = WIRE_VERSION;
+    this.bytes[this.#at++] = FIXSTRING + kind.length;
+    this.#at += this.bytes.write(kind, this.#at, 'latin1');
+  }
+  stamp(value: Uint8Array): this {
+    this.bytes[this.#at] = BIN8;
+    this.bytes[this.#at + 1] = STAMP_BYTES;
+    this.bytes.set(value, this.#at + 2);
+    this.#at += PACKED_STAMP_BYTES;
+    return this;
+  }
+  double(value: number): this {
+    this.bytes[this.#at] = FLOAT64;
+    this.bytes.writeDoubleBE(value, this.#at + 1);
+    this.#at += DOUBLE_BYTES;
+    return this;
+  }
+  small(value: number): this {
+    this.bytes[this.#at++] = value;
+    return this;
+  }
+}
+const DOUBLE_BYTES = 9;
+const PACKED_STAMP_BYTES = 2 + STAMP_BYTES;
+
+const packedChecksum = (checksum: number): Buffer => {
+  const bytes = Buffer.allocUnsafe(5);
+  bytes[0] = UINT32;
+  bytes.writeUInt32BE(checksum, 1);
+  return bytes;
+};
+
 /** What stands in front of a binary's bytes. */
 function binaryHead(byteLength: number): Buffer {
   const head = Buffer.allocUnsafe(5);
@@ -152,15 +202,20 @@ function binaryHead(byteLength: number): Buffer {
 
 const NIL = Buffer.of(0xc0);
 
+const POOL_HEAD_BYTES = PACKED_STAMP_BYTES + 3 * DOUBLE_BYTES + 1;
+const POOLED_HEAD_BYTES = PACKED_STAMP_BYTES + 2 * DOUBLE_BYTES;
+const packedVersion = ({ modelHash, planHash, epoch }: ServedVersion): readonly [string, string, number] => [modelHash, planHash, epoch];
+
 /** A message in parts, in the order in which they are sent: binaries of the message are parts as they are. */
 export function clientMessageParts(message: ClientMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'hello':
-      return [packr.pack([WIRE_VERSION, 'hello', message.sentAtMs, message.modelHash, message.kernels])];
+      return [packr.pack([WIRE_VERSION, 'hello', message.sentAtMs, ...packedVersion(message.version), message.kernels])];
     case 'pool': {
+      const { id, stamp, sentAtMs, remainingMs } = message;
       const { segments, indexBytes, indices, offsets, weights } = message.batch;
       return [
-        packFirst(11, [WIRE_VERSION, 'pool', message.id, message.sentAtMs, message.remainingMs, indexBytes]),
+        new Head(12, 'pool', POOL_HEAD_BYTES).double(id).stamp(stamp).double(sentAtMs).double(remainingMs).small(indexBytes).bytes,
         ...[segments, indices, offsets].flatMap((bytes) => [binaryHead(bytes.byteLength), bytes]),
         ...(weights === null ? [NIL] : [binaryHead(weights.byteLength), weights]),
         packr.pack(message.timed),
@@ -185,9 +240,10 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
   const message = ((): ClientMessage => {
     switch (kind) {
       case 'hello':
-        return { kind, sentAtMs: fields.number('sentAtMs'), modelHash: fields.text('modelHash'), kernels: fields.text('kernels') };
+        return { kind, sentAtMs: fields.number('sentAtMs'), version: fields.version(), kernels: fields.text('kernels') };
       case 'pool': {
         const id = fields.id();
+        const stamp = fields.stamp();
         const sentAtMs = fields.number('sentAtMs');
         const remainingMs = fields.number('remainingMs');
         const indexBytes = fields.number('indexBytes');
@@ -195,6 +251,7 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
         return {
           kind,
           id,
+          stamp,
           sentAtMs,
           remainingMs,
           batch: {
@@ -224,21 +281,22 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
 export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'welcome':
-      return [packr.pack([WIRE_VERSION, 'welcome', message.shard, message.modelHash, message.kernels, message.state])];
+      return [packr.pack([WIRE_VERSION, 'welcome', message.shard, ...packedVersion(message.version), message.kernels, message.state])];
     case 'pooled':
       if (message.stages !== null) stages.set(message.stages);
       return [
-        packFirst(6, [WIRE_VERSION, 'pooled', message.id, message.serviceUs]),
+        new Head(8, 'pooled', POOLED_HEAD_BYTES).double(message.id).stamp(message.stamp).double(message.serviceUs).bytes,
         binaryHead(message.pooled.byteLength),
         message.pooled,
+        packedChecksum(message.checksum),
         packr.pack(message.stages === null ? null : stageBytes),
       ];
     case 'error':
       return [packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details])];
     case 'pong':
-      return [packr.pack([WIRE_VERSION, 'pong', message.id, message.state])];
+      return [packr.pack([WIRE_VERSION, 'pong', message.id, binary(message.stamp), message.state, message.inFlight])];
     case 'stats':
-      return [packr.pack([WIRE_VERSION, 'stats', message.id, message.stats])];
+      return [packr.pack([WIRE_VERSION, 'stats', message.id, binary(message.stamp), message.stats])];
   }
 }
 
@@ -259,7 +317,7 @@ export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
         return {
           kind,
           shard: fields.text('shard'),
-          modelHash: fields.text('modelHash'),
+          version: fields.version(),
           kernels: fields.text('kernels'),
           state: fields.oneOf('state', STATES),
         };
@@ -267,16 +325,18 @@ export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
         return {
           kind,
           id: fields.id(),
+          stamp: fields.stamp(),
           serviceUs: fields.number('serviceUs'),
           pooled: fields.bytes('pooled'),
+          checksum: fields.checksum(),
           stages: fields.stagesOrNull('stages'),
         };
       case 'error':
         return { kind, id: fields.id(), code: fields.text('code'), message: fields.text('message'), details: fields.details('details') };
       case 'pong':
-        return { kind, id: fields.id(), state: fields.oneOf('state', STATES) };
+        return { kind, id: fields.id(), stamp: fields.stamp(), state: fields.oneOf('state', STATES), inFlight: fields.number('inFlight') };
       case 'stats':
-        return { kind, id: fields.id(), stats: fields.stats() };
+        return { kind, id: fields.id(), stamp: fields.stamp(), stats: fields.stats() };
       default:
         throw malformed('kind', 'welcome, pooled, error, pong or stats');
     }

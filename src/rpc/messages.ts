@@ -1,22 +1,27 @@
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { ShardStats } from './shard-stats.js';
+import type { ServedVersion } from './version.js';
 
 /**
  * What travels between main shard and sparse shard: one msgpack array per message, [version, kind, ...fields].
  * Tensors are little-endian binaries of any alignment. No sockets here.
  */
-export const WIRE_VERSION = 4;
+export const WIRE_VERSION = 5;
 
 export type ShardState = 'ready' | 'draining';
 
 /** sentAtMs, of all that ask for something: main's monotonic clock when the message was sent, of which the shard knows only differences. */
 export type ClientMessage =
-  /** Opens a connection: which model the main shard serves, and the kernels that it runs, on which bits depend. */
-  | { readonly kind: 'hello'; readonly sentAtMs: number; readonly modelHash: string; readonly kernels: string }
-  /** remainingMs: what is left of the deadline when it was sent. timed: whether the answer is to say what its stages took. */
+  /** Opens a connection: what the main shard serves, and the kernels that it runs, on which bits depend. */
+  | { readonly kind: 'hello'; readonly sentAtMs: number; readonly version: ServedVersion; readonly kernels: string }
+  /**
+   * stamp: of the version that has to answer. remainingMs: what is left of the deadline when it was sent. timed: whether the answer is to say what its
+   * stages took.
+   */
   | {
       readonly kind: 'pool';
       readonly id: number;
+      readonly stamp: Uint8Array;
       readonly sentAtMs: number;
       readonly remainingMs: number;
       readonly batch: SparseBatch;
@@ -49,19 +54,21 @@ export type ShardMessage =
   | {
       readonly kind: 'welcome';
       readonly shard: string;
-      readonly modelHash: string;
+      readonly version: ServedVersion;
       readonly kernels: string;
       readonly state: ShardState;
     }
   /**
-   * pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the shard's clock. stages: in the order of
-   * SHARD_STAGES, when asked for.
+   * stamp: of the version that the rows are of. pooled: [bags, dim] float32 per segment, one after another. serviceUs: from receive to reply, on the
+   * shard's clock. checksum: answerChecksum of id, stamp and pooled. stages: in the order of SHARD_STAGES, when asked for.
    */
   | {
       readonly kind: 'pooled';
       readonly id: number;
+      readonly stamp: Uint8Array;
       readonly serviceUs: number;
       readonly pooled: Uint8Array;
+      readonly checksum: number;
       readonly stages: ArrayLike<number> | null;
     }
   /**
@@ -75,5 +82,6 @@ export type ShardMessage =
       readonly message: string;
       readonly details: Readonly<Record<string, string | number | boolean>>;
     }
-  | { readonly kind: 'pong'; readonly id: number; readonly state: ShardState }
-  | { readonly kind: 'stats'; readonly id: number; readonly stats: ShardStats };
+  /** inFlight: requests that wait on the shard or are pooled. */
+  | { readonly kind: 'pong'; readonly id: number; readonly stamp: Uint8Array; readonly state: ShardState; readonly inFlight: number }
+  | { readonly kind: 'stats'; readonly id: number; readonly stamp: Uint8Array; readonly stats: ShardStats };

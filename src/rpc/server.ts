@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { type Clock, systemClock } from '../clock.js';
+import { native } from '../engine/native.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { TerabagError } from '../errors.js';
 import { ServiceTimes } from '../observe/service-times.js';
@@ -10,6 +11,7 @@ import { PeerClocks } from './peer-clocks.js';
 import type { ShardStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
 import { MAX_POOLED_BYTES, type Peer, type ServerTransport } from './transport/transport.js';
+import { type ServedVersion, sameStamp, shownStamp, shownVersion, stampOf } from './version.js';
 
 type PoolMessage = Extract<ClientMessage, { kind: 'pool' }>;
 
@@ -23,7 +25,7 @@ export interface Pooling {
 
 export interface ServerOptions {
   readonly shard: string;
-  readonly modelHash: string;
+  readonly version: ServedVersion;
   readonly kernels: string;
   readonly pooling: Pooling;
   readonly stats: () => ShardStats;
@@ -72,12 +74,14 @@ export class ShardServer {
   readonly #idleTimes: ServiceTimes[] = [];
   readonly #counts: Record<keyof typeof NONE, number> = { ...NONE };
   readonly #clock: Clock;
+  readonly #stamp: Uint8Array;
   readonly #maxPooling: number;
   readonly #peers: PeerClocks;
   readonly #malformed: AggregatedLog;
 
   constructor(private readonly options: ServerOptions) {
     this.#clock = options.clock ?? systemClock;
+    this.#stamp = stampOf(options.version);
     this.#maxPooling = options.maxPooling ?? 2 * availableParallelism();
     this.#peers = new PeerClocks((peer, leastMs) => this.#transport?.setClockOffset(peer, leastMs));
     this.#malformed = new AggregatedLog(this.#clock, (fields) => options.log('warn', fields, 'malformed messages'));
@@ -129,17 +133,17 @@ export class ShardServer {
     received.release();
     switch (message.kind) {
       case 'hello': {
-        const { shard, modelHash, kernels } = this.options;
+        const { shard, version, kernels } = this.options;
         this.#peers.waited(peer, message.sentAtMs, receivedAt);
-        this.#reply(peer, { kind: 'welcome', shard, modelHash, kernels, state: this.state });
+        this.#reply(peer, { kind: 'welcome', shard, version, kernels, state: this.state });
         return;
       }
       case 'ping':
         this.#peers.waited(peer, message.sentAtMs, receivedAt);
-        this.#reply(peer, { kind: 'pong', id: message.id, state: this.state });
+        this.#reply(peer, { kind: 'pong', id: message.id, stamp: this.#stamp, state: this.state, inFlight: this.#inFlight });
         return;
       case 'stats':
-        this.#reply(peer, { kind: 'stats', id: message.id, stats: this.options.stats() });
+        this.#reply(peer, { kind: 'stats', id: message.id, stamp: this.#stamp, stats: this.options.stats() });
         return;
       case 'cancel':
         this.#cancel(peer, message.id);
@@ -172,7 +176,14 @@ export class ShardServer {
   }
 
   #check(job: Job): void {
-    const { shard, maxInFlight } = this.options;
+    const { shard, version, maxInFlight } = this.options;
+    const { stamp } = job.message;
+    if (!sameStamp(stamp, this.#stamp))
+      throw new TerabagError(
+        'version_skew',
+        `the request is of another version than the shard: ${shard} serves ${shownVersion(version)}; asked for ${shownStamp(stamp)}`,
+        { shard, serves: shownVersion(version), asked: shownStamp(stamp) },
+      );
     if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${shard}`);
     if (this.#inFlight > maxInFlight)
       throw new TerabagError('overloaded', `too many requests in flight on shard: ${shard}, ${this.#inFlight}`);
@@ -234,7 +245,9 @@ export class ShardServer {
       if (job.cancelled) return;
       this.#refuseExpired(job);
       const serviceUs = (this.#clock.now() - receivedAt) * 1000;
-      this.#reply(peer, { kind: 'pooled', id, serviceUs, pooled: answer.bytes, stages: times?.stages ?? null }, times);
+      const stamp = this.#stamp;
+      const checksum = native.answerChecksum(id, stamp, answer.bytes);
+      this.#reply(peer, { kind: 'pooled', id, stamp, serviceUs, pooled: answer.bytes, checksum, stages: times?.stages ?? null }, times);
     } finally {
       answer.release();
     }

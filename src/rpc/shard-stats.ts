@@ -11,6 +11,8 @@ export interface StatSpec {
 export const SHARD_STATS = {
   shard: { kind: 'text', description: 'Name of the shard in the plan.' },
   model: { kind: 'text', description: 'Hash of the model that it serves.' },
+  plan: { kind: 'text', description: 'Hash of what its plan places where.' },
+  epoch: { kind: 'gauge', description: 'Epoch of its plan.' },
   kernels: { kind: 'text', description: 'Kernels that it pools with.' },
   state: { kind: 'text', description: 'ready, or draining.' },
   uptimeMs: { kind: 'gauge', description: 'Milliseconds since it started to listen.' },

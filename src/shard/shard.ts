@@ -7,13 +7,14 @@ import { engineTables, openTables } from '../engine/tables.js';
 import { sumUnseen } from '../engine/unseen-counts.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { checkPlan, checkPlanShape, isListenEndpoint, type Plan } from '../plan/file/plan.js';
+import { checkPlan, checkPlanShape, isListenEndpoint, type Plan, servedVersionOf } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
 import { AggregatedLog } from '../rpc/aggregated-log.js';
 import { ShardServer } from '../rpc/server.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import { listenOn } from '../rpc/transport/sockets.js';
 import type { Listen, ServerTransport } from '../rpc/transport/transport.js';
+import { type ServedVersion, stampOf } from '../rpc/version.js';
 
 export interface ShardOptions {
   readonly plan: Plan;
@@ -63,7 +64,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   });
   const { engine, residency } = await openTables(bundle, parts, { ...options, onWarning: (message) => log.warn(message) });
   const running = new Shard({
-    ...{ name: shard, modelHash: bundle.hash, kernels: kernelFingerprint(), engine, residency, log },
+    ...{ name: shard, version: servedVersionOf(plan), kernels: kernelFingerprint(), engine, residency, log },
     maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
   });
   try {
@@ -91,7 +92,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
 /** What a shard serves; the engine is the shard's from here on, and closed by its drain. */
 export interface OpenShard {
   readonly name: string;
-  readonly modelHash: string;
+  readonly version: ServedVersion;
   readonly kernels: string;
   readonly engine: Pick<
     SparseEngine,
@@ -116,13 +117,13 @@ export class Shard {
   readonly #residencyLog: AggregatedLog;
 
   constructor(private readonly options: OpenShard) {
-    const { name, modelHash, kernels, engine, maxInFlight, log, clock = systemClock } = options;
+    const { name, version, kernels, engine, maxInFlight, log, clock = systemClock } = options;
     this.#clock = clock;
     this.#startedAt = this.#measuredAt = clock.now();
     this.#tableBytes = engine.tableBytes;
     this.#residencyLog = new AggregatedLog(clock, (fields) => log.warn(fields, 'residency cannot be measured'));
     this.server = new ShardServer({
-      ...{ shard: name, modelHash, kernels, maxInFlight, clock, pooling: engine, stats: () => this.stats() },
+      ...{ shard: name, version, kernels, maxInFlight, clock, pooling: engine, stats: () => this.stats() },
       log: (level, fields, message) => log[level](fields, message),
     });
   }
@@ -132,12 +133,13 @@ export class Shard {
   }
 
   async listen(endpoint: string): Promise<void> {
-    const { engine, listen = listenOn, log } = this.options;
+    const { engine, version, listen = listenOn, log } = this.options;
     const warn = (message: string): void => log.warn({ endpoint }, message);
     this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message), warn);
     this.server.attach(this.#transport);
     // With residency map, pooling may wait for the disk, which the event loop cannot.
-    if (engine.residency !== 'map') this.#transport.serve(engine);
+    const stamp = stampOf(version);
+    if (engine.residency !== 'map') this.#transport.serve({ serveOn: (socket) => engine.serveOn(socket, stamp) });
   }
 
   /** Refuses new requests, lets those in flight end (for at most ms), and closes. */
@@ -164,12 +166,14 @@ export class Shard {
 
   stats(): ShardStats {
     this.#refreshResidency();
-    const { name, modelHash, kernels, engine, residency } = this.options;
+    const { name, version, kernels, engine, residency } = this.options;
     const { residentBytes = null, hugePageBytes = null, lockedBytes = null } = residency ?? {};
     const { user, system } = process.cpuUsage();
     return {
       shard: name,
-      model: modelHash,
+      model: version.modelHash,
+      plan: version.planHash,
+      epoch: version.epoch,
       kernels,
       state: this.server.state,
       uptimeMs: this.#clock.now() - this.#startedAt,

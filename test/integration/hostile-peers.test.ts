@@ -8,15 +8,19 @@ import { kernelFingerprint } from '../../src/engine/kernels.js';
 import type { SparseBatch } from '../../src/engine/sparse-batch.js';
 import { type Cluster, connect, launchCluster, type Plan, type Predictor, TerabagError } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
+import { servedVersionOf } from '../../src/plan/file/plan.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage } from '../../src/rpc/codec.js';
 import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../src/rpc/messages.js';
-import { encodeShardMessage } from '../reference/messages.js';
+import { type ServedVersion, stampOf } from '../../src/rpc/version.js';
+import { encodeShardMessage, pooledAnswer } from '../reference/messages.js';
 import { capacityPlan, planBySpec } from '../reference/plans.js';
 import { settlesWithin } from '../reference/settles.js';
 import { DIM, ROWS, random, referenceScores, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
 
 let model: SmallModel;
 let plan: Plan;
+let version: ServedVersion;
+let stamp: Uint8Array;
 let cluster: Cluster;
 let predictor: Predictor;
 const exits: string[] = [];
@@ -25,6 +29,8 @@ beforeAll(async () => {
   model = await writeSmallModel(41);
   const spec = await readModelSpec(model.dir);
   plan = capacityPlan(spec, 1);
+  version = servedVersionOf(plan);
+  stamp = stampOf(version);
   // Silent, since it warns of every malformed message; without a restart, so that a crash cannot hide.
   cluster = await launchCluster(plan, {
     bundle: model.dir,
@@ -65,7 +71,7 @@ class RawClient {
   /** The next answer is the pong of this ping: nothing before it was answered, and the shard is alive. */
   async expectNothingBut(id: number): Promise<void> {
     await this.send(encodeClientMessage({ kind: 'ping', sentAtMs: performance.now(), id }));
-    expect(await this.answer()).toEqual({ kind: 'pong', id, state: 'ready' });
+    expect(await this.answer()).toEqual({ kind: 'pong', id, stamp: Buffer.from(stamp), state: 'ready', inFlight: 0 });
   }
 }
 
@@ -170,14 +176,14 @@ test('a sound message with a broken batch gets a typed error with its id, and th
       const { batch, codes } = breakIt(tensors);
       const broken = ++id;
       await client.send(
-        encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: broken, remainingMs: 5000, batch, timed: false }),
+        encodeClientMessage({ kind: 'pool', stamp, sentAtMs: performance.now(), id: broken, remainingMs: 5000, batch, timed: false }),
       );
       const answer = await client.answer();
       expect(answer).toMatchObject({ kind: 'error', id: broken });
       expect(codes).toContain((answer as Extract<ShardMessage, { kind: 'error' }>).code);
       const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
       await client.send(
-        encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: ++id, remainingMs: 5000, batch: right, timed: false }),
+        encodeClientMessage({ kind: 'pool', stamp, sentAtMs: performance.now(), id: ++id, remainingMs: 5000, batch: right, timed: false }),
       );
       const pooled = await client.answer();
       expect(pooled).toMatchObject({ kind: 'pooled', id });
@@ -210,6 +216,7 @@ test('requests that are answered where they are received get the vectors and sta
   };
   const { pooled: expected } = await ask({
     kind: 'pool',
+    stamp,
     sentAtMs: performance.now(),
     id: 1,
     remainingMs: 5000,
@@ -223,7 +230,7 @@ test('requests that are answered where they are received get the vectors and sta
       [small, false, 70_000.5],
       [large, true, 5000],
     ] as const) {
-      const { pooled, stages, serviceUs } = await ask({ kind: 'pool', sentAtMs: performance.now(), id, remainingMs, batch, timed });
+      const { pooled, stages, serviceUs } = await ask({ kind: 'pool', stamp, sentAtMs: performance.now(), id, remainingMs, batch, timed });
       expect(
         Buffer.from(expected)
           .subarray(0, 2 * DIM * 4)
@@ -251,7 +258,9 @@ test('an error of an id names table, bag and position through the wire', async (
     offsets: [0, 1, 2, 4],
     weights: null,
   });
-  await client.send(encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 9, remainingMs: 5000, batch, timed: false }));
+  await client.send(
+    encodeClientMessage({ kind: 'pool', stamp, sentAtMs: performance.now(), id: 9, remainingMs: 5000, batch, timed: false }),
+  );
   expect(await client.answer()).toMatchObject({
     kind: 'error',
     id: 9,
@@ -266,11 +275,13 @@ test('an answer that would reserve gigabytes, and a request that is already late
   const segments = Array.from({ length: 40 }, () => [0, 0, 1, 2 ** 32 - 1, 0]).flat();
   const huge = batchOf({ segments, indexBytes: 4, indices: [], offsets: [0], weights: null });
   await client.send(
-    encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 1, remainingMs: 5000, batch: huge, timed: false }),
+    encodeClientMessage({ kind: 'pool', stamp, sentAtMs: performance.now(), id: 1, remainingMs: 5000, batch: huge, timed: false }),
   );
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 1, code: 'bad_message' });
   const right = batchOf({ segments: [0, 0, 1, 1, 0], indexBytes: 4, indices: [3], offsets: [0, 1], weights: null });
-  await client.send(encodeClientMessage({ kind: 'pool', sentAtMs: performance.now(), id: 2, remainingMs: 0, batch: right, timed: false }));
+  await client.send(
+    encodeClientMessage({ kind: 'pool', stamp, sentAtMs: performance.now(), id: 2, remainingMs: 0, batch: right, timed: false }),
+  );
   expect(await client.answer()).toMatchObject({ kind: 'error', id: 2, code: 'deadline_exceeded' });
   client.socket.close();
 });
@@ -278,12 +289,13 @@ test('an answer that would reserve gigabytes, and a request that is already late
 test('arbitrary and mutated messages never crash a shard, and each is dropped or answered', async () => {
   const client = new RawClient(cluster.shards[0]!.endpoint);
   const valid: ClientMessage[] = [
-    { kind: 'hello', sentAtMs: performance.now(), kernels: kernelFingerprint(), modelHash: plan.model.hash },
+    { kind: 'hello', sentAtMs: performance.now(), kernels: kernelFingerprint(), version },
     { kind: 'ping', sentAtMs: performance.now(), id: 5 },
     { kind: 'stats', id: 6 },
     {
       kind: 'pool',
       id: 7,
+      stamp,
       sentAtMs: performance.now(),
       remainingMs: 1000,
       batch: batchOf({ segments: [2, 0, 1, 2, 2], indexBytes: 4, indices: [1, 2, 3], offsets: [0, 1, 3], weights: [1, 2, 3] }),
@@ -395,7 +407,7 @@ async function withFalseShard(
 }
 
 const welcome = (): Buffer =>
-  encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: plan.model.hash, state: 'ready' });
+  encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', version, state: 'ready' });
 
 test('malformed and foreign answers are dropped and counted, and the request ends typed by its deadline', async () => {
   const garbage = [
@@ -403,9 +415,9 @@ test('malformed and foreign answers are dropped and counted, and the request end
     Buffer.from('not msgpack'),
     Buffer.from('9301a4706f6f6cdd01ffffff', 'hex'),
     encodeClientMessage({ kind: 'ping', sentAtMs: performance.now(), id: 1 }),
-    Buffer.from(encodeShardMessage({ kind: 'pong', id: 1, state: 'ready' })).fill(WIRE_VERSION + 1, 1, 2),
+    Buffer.from(encodeShardMessage({ kind: 'pong', id: 1, stamp, state: 'ready', inFlight: 0 })).fill(WIRE_VERSION + 1, 1, 2),
     // Passes as another kind of message, but has nothing that stats have.
-    encodeShardMessage({ kind: 'stats', id: 3, stats: { shard: 1 } as never }),
+    encodeShardMessage({ kind: 'stats', id: 3, stamp, stats: { shard: 1 } as never }),
   ];
   await withFalseShard(
     async (message, say) => {
@@ -413,7 +425,7 @@ test('malformed and foreign answers are dropped and counted, and the request end
       if (message.kind !== 'pool') return;
       await say(
         ...garbage,
-        encodeShardMessage({ kind: 'pooled', id: message.id + 1000, serviceUs: 1, pooled: new Uint8Array(48), stages: null }),
+        encodeShardMessage(pooledAnswer({ id: message.id + 1000, stamp }, new Uint8Array(48))),
         encodeShardMessage({ kind: 'error', id: message.id + 1000, code: 'internal', message: 'foreign', details: {} }),
       );
     },
@@ -433,9 +445,11 @@ test('malformed and foreign answers are dropped and counted, and the request end
 
 test('answers of a wrong length, with an unknown code, or too late never become scores', async () => {
   const answers: ((id: number) => ShardMessage)[] = [
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(0), stages: null }),
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 - 1), stages: null }),
-    (id) => ({ kind: 'pooled', id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4 + 4), stages: null }),
+    (id) => pooledAnswer({ id, stamp }, new Uint8Array(0)),
+    (id) => pooledAnswer({ id, stamp }, new Uint8Array(5 * DIM * 4 - 1)),
+    (id) => pooledAnswer({ id, stamp }, new Uint8Array(5 * DIM * 4 + 4)),
+    (id) => ({ ...pooledAnswer({ id, stamp }, new Uint8Array(5 * DIM * 4)), checksum: 1 }),
+    (id) => pooledAnswer({ id, stamp: stampOf({ ...version, epoch: 7 }) }, new Uint8Array(5 * DIM * 4)),
     (id) => ({ kind: 'error', id, code: 'no such code', message: 'strange', details: {} }),
     (id) => ({ kind: 'error', id, code: 'overloaded', message: 'too much', details: { shard: 'another' } }),
   ];
@@ -449,7 +463,7 @@ test('answers of a wrong length, with an unknown code, or too late never become 
       if (make !== undefined) await say(encodeShardMessage(make(message.id)));
       else {
         await sleep(150);
-        late.push(encodeShardMessage({ kind: 'pooled', id: message.id, serviceUs: 1, pooled: new Uint8Array(5 * DIM * 4), stages: null }));
+        late.push(encodeShardMessage(pooledAnswer(message, new Uint8Array(5 * DIM * 4))));
         await say(late[0] as Uint8Array);
       }
     },
@@ -457,7 +471,7 @@ test('answers of a wrong length, with an unknown code, or too late never become 
       const victim = await connect(falsePlan, { bundle: model.dir });
       const codes: string[] = [];
       for (let n = 0; n <= answers.length; n++) {
-        // The sixth is answered after its deadline.
+        // The last is answered after its deadline.
         const error = await victim.predict(smallRequest(random(1), 2), { deadlineMs: n === answers.length ? 50 : 2000 }).then(
           () => expect.fail('scores from a false answer'),
           (thrown: unknown) => thrown as TerabagError,
@@ -465,7 +479,10 @@ test('answers of a wrong length, with an unknown code, or too late never become 
         expect(error).toBeInstanceOf(TerabagError);
         codes.push(error.code);
       }
-      expect(codes).toEqual(['bad_message', 'bad_message', 'bad_message', 'internal', 'overloaded', 'deadline_exceeded']);
+      expect(codes).toEqual([
+        ...['bad_message', 'bad_message', 'bad_message', 'bad_message', 'version_skew'],
+        ...['internal', 'overloaded', 'deadline_exceeded'],
+      ]);
       await expect.poll(() => victim.stats()['unmatched']).toBe(1);
       await victim.close();
     },
@@ -480,25 +497,33 @@ test('a shard of another name, of another model, or that never answers is refuse
       },
       (falsePlan) => expect(connect(falsePlan, { bundle: model.dir, readyMs: 400 })).rejects.toMatchObject(expected),
     );
-  const { hash } = plan.model;
   await says(
     () =>
-      encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: 'f'.repeat(64), state: 'ready' }),
+      encodeShardMessage({
+        kind: 'welcome',
+        kernels: kernelFingerprint(),
+        shard: 'shard-0',
+        version: { ...version, modelHash: 'f'.repeat(64) },
+        state: 'ready',
+      }),
     {
       code: 'model_mismatch',
       details: { shard: 'shard-0' },
     },
   );
+  await says(() => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-7', version, state: 'ready' }), {
+    code: 'model_mismatch',
+  });
   await says(
-    () => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-7', modelHash: hash, state: 'ready' }),
-    { code: 'model_mismatch' },
+    () =>
+      encodeShardMessage({
+        ...{ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', version: { ...version, epoch: 7 }, state: 'ready' },
+      }),
+    { code: 'version_skew', message: expect.stringMatching(/epoch 7.*epoch 0/) },
   );
-  await says(
-    () => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', modelHash: hash, state: 'draining' }),
-    {
-      code: 'shard_unavailable',
-    },
-  );
+  await says(() => encodeShardMessage({ kind: 'welcome', kernels: kernelFingerprint(), shard: 'shard-0', version, state: 'draining' }), {
+    code: 'shard_unavailable',
+  });
   await says(null, { code: 'shard_unavailable', details: { shard: 'shard-0' } });
 });
 

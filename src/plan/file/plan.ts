@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
@@ -27,6 +28,8 @@ export const MAIN_SHARD = 'main';
 const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
+  /** Its number among the plans of one deployment: a new one for each that replaces another while requests run. Default 0. */
+  epoch: z.int().min(0).optional(),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
   /** None when main holds all tables (singular). */
   shards: z.array(
@@ -42,6 +45,22 @@ const planSchema = z.strictObject({
 });
 /** @useDeclaredType */
 export type Plan = z.output<typeof planSchema>;
+
+/** SHA-256, in hexadecimal digits, of what a plan places where. Endpoints may move without it; strategy is how it was found. */
+export function planHashOf({ model, epoch = 0, shards, tables }: Plan): string {
+  const placed = {
+    model: [model.name, model.version, model.hash],
+    epoch,
+    shards: shards.map(({ name }) => name),
+    tables: tables.map(({ table, parts }) => [table, parts]),
+  };
+  return createHash('sha256').update(JSON.stringify(placed)).digest('hex');
+}
+
+/** What main and shards of a plan serve, and say in each message. */
+export const servedVersionOf = (plan: Plan): { readonly modelHash: string; readonly planHash: string; readonly epoch: number } => ({
+  ...{ modelHash: plan.model.hash, planHash: planHashOf(plan), epoch: plan.epoch ?? 0 },
+});
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 

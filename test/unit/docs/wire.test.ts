@@ -47,14 +47,17 @@ const sides: Side[] = [
     text: section(page, '## Messages of a main shard'),
     decode: (bytes) => {
       const message = decodeClientMessage(bytes);
-      return { ...message, ...(message.kind === 'pool' && message.batch) };
+      return { ...message, ...(message.kind === 'pool' && message.batch), ...(message.kind === 'hello' && message.version) };
     },
     recode: (bytes) => encodeClientMessage(decodeClientMessage(bytes)),
   },
   {
     kinds: Object.keys(SHARD_KINDS),
     text: section(page, '## Messages of a shard'),
-    decode: (bytes) => ({ ...decodeShardMessage(bytes) }),
+    decode: (bytes) => {
+      const message = decodeShardMessage(bytes);
+      return { ...message, ...(message.kind === 'welcome' && message.version) };
+    },
     recode: (bytes) => encodeShardMessage(decodeShardMessage(bytes)),
   },
 ];
@@ -99,7 +102,7 @@ test.each(messages)('docs/wire.md: $name is what is sent, with the fields of its
   expect(side.recode(bytes).toString('hex')).toBe(bytes.toString('hex'));
   const fields = table(section(side.text, `### ${heading}`));
   const values = packr.unpack(bytes) as unknown[];
-  const message: Record<string, unknown> = { version: WIRE_VERSION, ...side.decode(bytes) };
+  const message: Record<string, unknown> = { ...side.decode(bytes), version: WIRE_VERSION };
   expect(message['kind']).toBe(kindOf(heading));
   expect(fields).toHaveLength(values.length);
   for (const [at, [field = '', type = '', meaning]] of fields.entries()) {

@@ -4,6 +4,8 @@ import type { SparseBatch } from '../../../src/engine/sparse-batch.js';
 import { TerabagError } from '../../../src/errors.js';
 import { ShardClient } from '../../../src/rpc/client.js';
 import { type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
+import { stampOf } from '../../../src/rpc/version.js';
+import { pooledAnswer, SERVED, STAMP } from '../../reference/messages.js';
 import { FakeClock, FakeConnection } from './fakes.js';
 
 const batch: SparseBatch = {
@@ -13,8 +15,9 @@ const batch: SparseBatch = {
   offsets: new Uint8Array(8),
   weights: null,
 };
-const expected = { name: 'shard-0', endpoints: ['tcp://127.0.0.1:1'], modelHash: 'abc', kernels: 'avx2:1' };
-const welcome: ShardMessage = { kind: 'welcome', shard: 'shard-0', modelHash: 'abc', kernels: 'avx512:1', state: 'ready' };
+type Pooled = Extract<ShardMessage, { kind: 'pooled' }>;
+const expected = { name: 'shard-0', endpoints: ['tcp://127.0.0.1:1'], version: SERVED, kernels: 'avx2:1' };
+const welcome: ShardMessage = { kind: 'welcome', shard: 'shard-0', version: SERVED, kernels: 'avx512:1', state: 'ready' };
 
 let clients: ShardClient[] = [];
 afterEach(() => {
@@ -39,7 +42,7 @@ function ask(
   signal: AbortSignal | null = null,
 ): { outcome: Promise<unknown>; ended: () => boolean } {
   let over = false;
-  const outcome = client.pool(batch, { deadlineAt, signal }).then(
+  const outcome = client.pool(batch, { deadlineAt, answerBytes: 7, signal }).then(
     ({ pooled }) => Buffer.from(pooled).toString(),
     (error: unknown) => error,
   );
@@ -49,13 +52,7 @@ function ask(
   return { outcome, ended: () => over };
 }
 
-const pooled = (id: number, text = 'vectors'): ShardMessage => ({
-  kind: 'pooled',
-  id,
-  serviceUs: 1,
-  pooled: Buffer.from(text),
-  stages: null,
-});
+const pooled = (id: number, text = 'vectors'): ShardMessage => pooledAnswer({ id, stamp: STAMP }, Buffer.from(text));
 
 test('a request is sent when the shard is ready, and answered with its vectors', async () => {
   const { client, connection, clock } = opened(false);
@@ -175,7 +172,14 @@ test('what was in flight is sent again to a shard that comes back, with what is 
 });
 
 test.each<[string, Partial<Extract<ShardMessage, { kind: 'welcome' }>>, string, RegExp]>([
-  ['another model', { modelHash: 'xyz' }, 'model_mismatch', /another model/],
+  ['another model', { version: { ...SERVED, modelHash: 'ef'.repeat(32) } }, 'model_mismatch', /another model/],
+  [
+    'another plan',
+    { version: { ...SERVED, planHash: 'ef'.repeat(32) } },
+    'version_skew',
+    /plan efefefefefef; expected .* plan cdcdcdcdcdcd/,
+  ],
+  ['another epoch', { version: { ...SERVED, epoch: 4 } }, 'version_skew', /epoch 4, .* expected epoch 3/],
   ['another shard', { shard: 'shard-1' }, 'model_mismatch', /is shard-1/],
   ['kernels that give other bits', { kernels: 'scalar:2' }, 'model_mismatch', /scalar:2, this process avx2:1/],
 ])('a shard with %s is refused with both named', async (_, other, code, text) => {
@@ -260,4 +264,21 @@ test('a request whose deadline is there, or has passed, ends with the reason, an
   clock.pass(1);
   for (const { outcome } of asked) expect(await outcome).toMatchObject({ code: 'deadline_exceeded' });
   for (const [ms] of leastMs.mock.calls) expect(ms).toBeGreaterThanOrEqual(0);
+});
+
+test.each<[string, (id: number) => ShardMessage, string, RegExp]>([
+  [
+    'of another version',
+    (id) => pooledAnswer({ id, stamp: stampOf({ ...SERVED, epoch: 4 }) }, Buffer.from('vectors')),
+    'version_skew',
+    /epoch 4/,
+  ],
+  ['of another length', (id) => pooled(id, 'vector'), 'bad_message', /6 bytes, expected 7/],
+  ['with a flipped bit', (id) => ({ ...(pooled(id) as Pooled), pooled: Buffer.from('vectort') }), 'bad_message', /checksum/],
+  ['of another request', (id) => ({ ...(pooled(id + 1) as Pooled), id }), 'bad_message', /checksum/],
+])('an answer %s is not used', async (_, answer, code, text) => {
+  const { client, connection, clock } = opened();
+  const { outcome } = ask(client, clock.now() + 100);
+  connection.receive(answer(connection.sentOf('pool')[0]!.id));
+  expect(await outcome).toMatchObject({ code, message: expect.stringMatching(text) });
 });

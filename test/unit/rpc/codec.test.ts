@@ -5,7 +5,8 @@ import { TerabagError } from '../../../src/errors.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, setSerializeUs, shardMessageParts } from '../../../src/rpc/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
 import type { ShardStats } from '../../../src/rpc/shard-stats.js';
-import { encodeShardMessage } from '../../reference/messages.js';
+import { STAMP_BYTES } from '../../../src/rpc/version.js';
+import { encodeShardMessage, pooledAnswer, STAMP } from '../../reference/messages.js';
 
 const id = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 const binary = fc.uint8Array({ maxLength: 400 }).map((bytes) => Buffer.from(bytes));
@@ -16,13 +17,16 @@ const scalar = fc.oneof(
 );
 const key = fc.string().filter((name) => name !== '__proto__');
 const sentAtMs = fc.double({ min: 0, max: 1e12, noNaN: true });
+const stamp = fc.uint8Array({ minLength: STAMP_BYTES, maxLength: STAMP_BYTES }).map((bytes) => Buffer.from(bytes));
+const version = fc.record({ modelHash: fc.string(), planHash: fc.string(), epoch: id });
 const clientMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
-  fc.record({ kind: fc.constant('hello' as const), sentAtMs, modelHash: fc.string(), kernels: fc.string() }),
+  fc.record({ kind: fc.constant('hello' as const), sentAtMs, version, kernels: fc.string() }),
   fc.record({ kind: fc.constant('ping' as const), id, sentAtMs }),
   fc.record({ kind: fc.constantFrom('cancel' as const, 'stats' as const), id }),
   fc.record({
     kind: fc.constant('pool' as const),
     id,
+    stamp,
     sentAtMs,
     remainingMs: fc.double({ min: 0, max: 2 ** 31, noNaN: true }),
     batch: fc.record({
@@ -38,12 +42,14 @@ const clientMessage: fc.Arbitrary<ClientMessage> = fc.oneof(
 const microseconds = fc.double({ min: 0, max: 1e9, noNaN: true });
 const state = fc.constantFrom('ready' as const, 'draining' as const);
 const shardMessage: fc.Arbitrary<ShardMessage> = fc.oneof(
-  fc.record({ kind: fc.constant('welcome' as const), shard: fc.string(), modelHash: fc.string(), kernels: fc.string(), state }),
+  fc.record({ kind: fc.constant('welcome' as const), shard: fc.string(), version, kernels: fc.string(), state }),
   fc.record({
     kind: fc.constant('pooled' as const),
     id,
+    stamp,
     serviceUs: microseconds,
     pooled: binary,
+    checksum: fc.nat(0xffff_ffff),
     stages: fc.option(fc.array(microseconds, { minLength: SHARD_STAGES.length, maxLength: SHARD_STAGES.length })),
   }),
   fc.record({
@@ -53,7 +59,7 @@ const shardMessage: fc.Arbitrary<ShardMessage> = fc.oneof(
     message: fc.string(),
     details: fc.dictionary(key, scalar, { noNullPrototype: true }),
   }),
-  fc.record({ kind: fc.constant('pong' as const), id, state }),
+  fc.record({ kind: fc.constant('pong' as const), id, stamp, state, inFlight: id }),
 );
 
 test('every message is the same after a round trip, from a buffer of any alignment', () => {
@@ -121,15 +127,17 @@ test.each<[string, unknown[]]>([
   ['half an id', [WIRE_VERSION, 'ping', 0.5, 0]],
   ['an id beyond 2^53', [WIRE_VERSION, 'ping', 2 ** 60, 0]],
   ['an id that is text', [WIRE_VERSION, 'ping', '1', 0]],
-  ['a hash that is a number', [WIRE_VERSION, 'hello', 0, 1, '']],
-  ['a deadline that is not a number', [WIRE_VERSION, 'pool', 1, 0, Number.NaN, 4, bytes, bytes, bytes, null, false]],
-  ['a deadline without an end', [WIRE_VERSION, 'pool', 1, 0, Number.POSITIVE_INFINITY, 4, bytes, bytes, bytes, null, false]],
-  ['a negative deadline', [WIRE_VERSION, 'pool', 1, 0, -1, 4, bytes, bytes, bytes, null, false]],
-  ['indices of 3 bytes', [WIRE_VERSION, 'pool', 1, 0, 1, 3, bytes, bytes, bytes, null, false]],
-  ['indices that are a list', [WIRE_VERSION, 'pool', 1, 0, 1, 4, bytes, [1, 2], bytes, null, false]],
-  ['offsets that are text', [WIRE_VERSION, 'pool', 1, 0, 1, 4, bytes, bytes, 'abcd', null, false]],
-  ['a wish to be timed that is a number', [WIRE_VERSION, 'pool', 1, 0, 1, 4, bytes, bytes, bytes, null, 1]],
-  ['weights that are false', [WIRE_VERSION, 'pool', 1, 0, 1, 4, bytes, bytes, bytes, false, false]],
+  ['a hash that is a number', [WIRE_VERSION, 'hello', 0, 1, '', 0, '']],
+  ['an epoch that is half', [WIRE_VERSION, 'hello', 0, '', '', 0.5, '']],
+  ['a stamp of 23 bytes', [WIRE_VERSION, 'pool', 1, Buffer.alloc(23), 0, 1, 4, bytes, bytes, bytes, null, false]],
+  ['a deadline that is not a number', [WIRE_VERSION, 'pool', 1, STAMP, 0, Number.NaN, 4, bytes, bytes, bytes, null, false]],
+  ['a deadline without an end', [WIRE_VERSION, 'pool', 1, STAMP, 0, Number.POSITIVE_INFINITY, 4, bytes, bytes, bytes, null, false]],
+  ['a negative deadline', [WIRE_VERSION, 'pool', 1, STAMP, 0, -1, 4, bytes, bytes, bytes, null, false]],
+  ['indices of 3 bytes', [WIRE_VERSION, 'pool', 1, STAMP, 0, 1, 3, bytes, bytes, bytes, null, false]],
+  ['indices that are a list', [WIRE_VERSION, 'pool', 1, STAMP, 0, 1, 4, bytes, [1, 2], bytes, null, false]],
+  ['offsets that are text', [WIRE_VERSION, 'pool', 1, STAMP, 0, 1, 4, bytes, bytes, 'abcd', null, false]],
+  ['a wish to be timed that is a number', [WIRE_VERSION, 'pool', 1, STAMP, 0, 1, 4, bytes, bytes, bytes, null, 1]],
+  ['weights that are false', [WIRE_VERSION, 'pool', 1, STAMP, 0, 1, 4, bytes, bytes, bytes, false, false]],
 ])('a message with %s is refused as malformed', (_, message) => {
   expect(() => decodeClientMessage(packr.pack(message))).toThrow(expect.objectContaining({ code: 'bad_message' }));
 });
@@ -144,27 +152,23 @@ test.each<[string, unknown]>([
   ['one without an end', doubles(...sound.with(0, Number.POSITIVE_INFINITY))],
   ['a list', sound],
 ])('stages of a shard are refused as malformed: %s', (_, stages) => {
-  expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'pooled', 1, 1, bytes, stages]))).toThrow(
+  expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'pooled', 1, STAMP, 1, bytes, 0, stages]))).toThrow(
     expect.objectContaining({ code: 'bad_message', details: { field: 'stages' } }),
   );
 });
 
 test('what encoding took can be told in the message itself', () => {
   const stages = Float64Array.from(sound);
-  const parts = shardMessageParts({ kind: 'pooled', id: 7, serviceUs: 1, pooled: Buffer.from([1, 2, 3]), stages });
+  const parts = shardMessageParts(pooledAnswer({ id: 7, stamp: STAMP }, Buffer.from([1, 2, 3]), stages));
   setSerializeUs(parts, 12.5);
   const expected = sound.with(SHARD_STAGES.indexOf('serializeUs'), 12.5);
-  expect(decodeShardMessage(Buffer.concat(parts))).toEqual({
-    kind: 'pooled',
-    id: 7,
-    serviceUs: 1,
-    pooled: Buffer.from([1, 2, 3]),
-    stages: expected,
-  });
+  expect(decodeShardMessage(Buffer.concat(parts))).toEqual(
+    pooledAnswer({ id: 7, stamp: Buffer.from(STAMP) }, Buffer.from([1, 2, 3]), expected),
+  );
 });
 
 test('stages stay what they were when other messages are encoded and decoded', () => {
-  const message = (stages: number[]): ShardMessage => ({ kind: 'pooled', id: 7, serviceUs: 1, pooled: Buffer.from([1]), stages });
+  const message = (stages: number[]): ShardMessage => pooledAnswer({ id: 7, stamp: STAMP }, Buffer.from([1]), stages);
   const first = encodeShardMessage(message(sound));
   const second = encodeShardMessage(message(sound.map((us) => us + 100)));
   const decoded = decodeShardMessage(first);
@@ -173,13 +177,26 @@ test('stages stay what they were when other messages are encoded and decoded', (
 });
 
 const stats: ShardStats = {
-  ...{ shard: 'shard-0', model: 'abc', kernels: 'avx2:1', state: 'ready', uptimeMs: 1, requests: 2, errors: 0, malformed: 0, expired: 0 },
+  ...{
+    shard: 'shard-0',
+    model: 'abc',
+    plan: 'def',
+    epoch: 3,
+    kernels: 'avx2:1',
+    state: 'ready',
+    uptimeMs: 1,
+    requests: 2,
+    errors: 0,
+    malformed: 0,
+    expired: 0,
+  },
   ...{ cancelled: 0, undeliverable: 0, inFlight: 0, unseen: { items: 3 }, cpuUserUs: 5, cpuSystemUs: 6, rssBytes: 7, tableBytes: 0 },
   ...{ residentBytes: null, hugePageBytes: null, lockedBytes: null },
 };
 
 test('stats travel whole, also with a residency that is not known', () => {
-  expect(decodeShardMessage(encodeShardMessage({ kind: 'stats', id: 1, stats }))).toEqual({ kind: 'stats', id: 1, stats });
+  const message: ShardMessage = { kind: 'stats', id: 1, stamp: Buffer.from(STAMP), stats };
+  expect(decodeShardMessage(encodeShardMessage(message))).toEqual(message);
 });
 
 test.each<[string, unknown, string]>([
@@ -192,7 +209,7 @@ test.each<[string, unknown, string]>([
   ['a field that nobody knows', { ...stats, extra: 1 }, 'stats.extra'],
   ['only one field', { shard: 'shard-0' }, 'stats.model'],
 ])('stats with %s are refused with the field', (_, given, field) => {
-  expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'stats', 1, given]))).toThrow(
+  expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'stats', 1, STAMP, given]))).toThrow(
     expect.objectContaining({ code: 'bad_message', details: { field } }),
   );
 });

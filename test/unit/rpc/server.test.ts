@@ -5,6 +5,8 @@ import { decodeShardMessage, encodeClientMessage } from '../../../src/rpc/codec.
 import { type ClientMessage, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
 import { PeerClocks } from '../../../src/rpc/peer-clocks.js';
 import { ShardServer } from '../../../src/rpc/server.js';
+import { stampOf } from '../../../src/rpc/version.js';
+import { SERVED, STAMP } from '../../reference/messages.js';
 import { FakeClock, FakeServerTransport } from './fakes.js';
 
 /** A server whose poolings end when the test says so. */
@@ -14,7 +16,7 @@ function served(options: { maxInFlight?: number; maxPooling?: number } = {}) {
   const logged: Readonly<Record<string, unknown>>[] = [];
   let number = 0;
   const server = new ShardServer({
-    ...{ shard: 'shard-0', modelHash: 'abc', kernels: 'avx2:1', clock, maxInFlight: 100, maxPooling: 2, ...options },
+    ...{ shard: 'shard-0', version: SERVED, kernels: 'avx2:1', clock, maxInFlight: 100, maxPooling: 2, ...options },
     pooling: {
       outputLength: () => 1,
       pool: (_, into) =>
@@ -39,7 +41,7 @@ function served(options: { maxInFlight?: number; maxPooling?: number } = {}) {
 
 const empty = new Uint8Array(0);
 const pool = (id: number): Extract<ClientMessage, { kind: 'pool' }> => ({
-  ...{ kind: 'pool', id, sentAtMs: 0, remainingMs: 100, timed: false },
+  ...{ kind: 'pool', id, stamp: STAMP, sentAtMs: 0, remainingMs: 100, timed: false },
   batch: { segments: empty, indexBytes: 4, indices: empty, offsets: empty, weights: null },
 });
 const settled = async (): Promise<void> => {
@@ -207,4 +209,15 @@ test('strangers push out the clocks of those that were silent for longest, and t
   for (let peer = 0; peer < 10_000; peer++) clocks.waited(`stranger ${peer}`, 0, 5);
   expect(clocks.waited('stranger 9999', 0, 25)).toBe(20);
   expect(clocks.waited('stranger 0', 0, 25)).toBe(0);
+});
+
+test('a request of another version is refused with both named, and one of this version is pooled after it', async () => {
+  const { ask, pooling, answers } = served();
+  ask(1, { stamp: stampOf({ ...SERVED, epoch: SERVED.epoch + 1 }) });
+  expect(pooling).toHaveLength(0);
+  expect(answers()).toMatchObject([
+    { kind: 'error', id: 1, code: 'version_skew', message: expect.stringMatching(/serves epoch 3, .*asked for epoch 4, /) },
+  ]);
+  ask(2);
+  expect(pooling).toHaveLength(1);
 });
