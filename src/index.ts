@@ -1,4 +1,4 @@
-export { type Cluster, type LaunchOptions, launchCluster, type ShardHost, type ShardHosts } from './cluster/launch.js';
+export { type Cluster, type LaunchOptions, launchCluster, type RunningReplica, type ShardHost, type ShardHosts } from './cluster/launch.js';
 export type { LogLevel } from './cluster/shard-task.js';
 export type { ShardEvent } from './cluster/watch.js';
 export { type KeyBlock, type KeyIndexOptions, type WrittenKeyIndex, writeKeyIndex } from './engine/key-index.js';
@@ -25,7 +25,7 @@ export { Tracer, type TracerOptions } from './observe/tracer.js';
 export { KeptRows } from './pack/kept-rows.js';
 export { type PackBundleOptions, type PackedTable, packBundle } from './pack/pack-bundle.js';
 export type { Pruning } from './pack/prune-table.js';
-export { type Plan, readPlan, writePlan } from './plan/file/plan.js';
+export { type Plan, planHashOf, readPlan, writePlan } from './plan/file/plan.js';
 export { type PublishedShard, type PublishOptions, publish } from './plan/file/publish/publish.js';
 export { makePlan, type PlanOptions, STRATEGIES, type Strategy } from './plan/placement/strategies.js';
 export { type Costs, readCosts, writeCosts } from './plan/predict/costs.js';

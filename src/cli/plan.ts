@@ -215,7 +215,7 @@ function print(plan: Plan, profile: Profile, summary: readonly ShardSummary[], o
   console.log(`${strategy}: ${held}; ${describeProfile(profile)}`);
   printTable(summary, [
     text('shard', ({ shard }) => shard),
-    text('endpoint', ({ endpoint }) => endpoint),
+    text('endpoints', ({ endpoints }) => endpoints.join(', ')),
     numeric('tables', ({ tables }) => tables),
     numeric('parts', ({ parts }) => parts),
     bytes('size', (held) => held.bytes),

@@ -6,13 +6,14 @@ import { readModelSpec } from '../model/bundle.js';
 import { readPlan } from '../plan/file/plan.js';
 import { bundleOf } from '../plan/file/published.js';
 import { further } from './help.js';
-import { drainOption, logLevelOption, residencyOption, verifyOption } from './options.js';
+import { drainOption, logLevelOption, position, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
 import { wholeTablesWarning } from './whole-tables.js';
 
 interface ShardCommandOptions {
   readonly name: string;
   readonly bundle: string;
+  readonly replica?: number;
   readonly listen?: string;
   readonly logLevel: string;
   readonly verify: 'full' | 'size';
@@ -25,6 +26,7 @@ export const shardCommand = new Command('shard')
   .argument('<plan>', 'the plan file')
   .requiredOption('--name <shard>', 'which shard of the plan this is')
   .requiredOption('--bundle <dir>', 'directory of the model, or what it was published to')
+  .option('--replica <n>', "which of the shard's endpoints in the plan this is, from 0; needed where it has several", position)
   .option('--listen <endpoint>', "listen here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port")
   .addOption(logLevelOption('info'))
   .addOption(verifyOption())
@@ -37,11 +39,12 @@ On SIGTERM it refuses new requests, answers those in flight, and ends with exit 
 
 Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
+  terabag shard plan.json --name shard-0 --replica 1 --bundle ./published/shard-0
   terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size
   terabag shard plan.json --name shard-2 --bundle ./model --residency lock`),
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
-    const { name: shard, bundle, listen, logLevel, verify, residency, drain } = options;
+    const { name: shard, bundle, replica, listen, logLevel, verify, residency, drain } = options;
     const log = shardLog(shard, logLevel);
     const plan = await readPlan(planPath);
     const spec = await readModelSpec(await bundleOf(bundle, shard));
@@ -57,6 +60,7 @@ Examples:
         residency,
         drainMs: drain,
         onProgress,
+        ...(replica !== undefined && { replica }),
         ...(listen !== undefined && { endpoint: listen }),
       }),
     );

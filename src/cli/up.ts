@@ -5,7 +5,7 @@ import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
 import { launchOnHosts } from '../lab/hosts/hosts.js';
 import { readModelSpec } from '../model/bundle.js';
-import { readPlan, writePlan } from '../plan/file/plan.js';
+import { type Plan, readPlan, writePlan } from '../plan/file/plan.js';
 import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
@@ -23,6 +23,22 @@ interface UpOptions extends HostFlags {
   readonly ready: number;
   readonly drain: number;
   readonly json?: boolean;
+}
+
+/** A line of output. */
+interface Said {
+  /** all: of none in particular. */
+  readonly shard: string;
+  readonly replica?: number;
+  readonly what: string;
+  readonly detail: string;
+  readonly [field: string]: unknown;
+}
+
+/** As lines of text name it: by its number too where the shard has several. */
+function replicaName(plan: Plan, { name, replica }: { readonly name: string; readonly replica: number }): string {
+  const shard = plan.shards.find((candidate) => candidate.name === name);
+  return shard === undefined || shard.endpoints.length === 1 ? name : `${name} replica ${replica}`;
 }
 
 export const upCommand = addHostOptions(new Command('up'))
@@ -60,17 +76,18 @@ Examples:
     const hosts = hostsOf(options);
     const ended = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ended.abort(signal));
-    const say = (event: Record<string, unknown>): void => {
-      const { shard, what, detail } = event;
-      console.log(options.json ? JSON.stringify(event) : `${String(shard)}: ${String(what)}${detail ? `, ${String(detail)}` : ''}`);
-    };
     const plan = await readPlan(planPath);
+    const say = (event: Said): void => {
+      const { shard, replica, what, detail } = event;
+      const who = replica === undefined ? shard : replicaName(plan, { name: shard, replica });
+      console.log(options.json ? JSON.stringify(event) : `${who}: ${what}${detail ? `, ${detail}` : ''}`);
+    };
     // A directory that was published to holds no model.json of its own; what else is wrong with it, the shards say.
     const spec = await readModelSpec(options.bundle).catch(() => null);
     const served = { plan, planPath, dir: options.bundle, residency: options.residency };
     const warning = spec === null ? null : wholeTablesWarning({ ...served, spec });
     if (warning !== null) say({ shard: 'all', what: 'warning', detail: warning });
-    const running = new Set(plan.shards.map(({ name }) => name));
+    const running = new Set(plan.shards.flatMap(({ name, endpoints }) => endpoints.map((_, replica) => `${name} ${replica}`)));
     const deserted = new AbortController();
     const cluster = await launchOnHosts(plan, {
       bundle: options.bundle,
@@ -82,18 +99,18 @@ Examples:
       readyMs: options.ready,
       drainMs: options.drain,
       signal: ended.signal,
-      onEvent: ({ shard, what, detail, error }) => {
-        say({ shard, what, detail, ...(error && { code: error.code, details: error.details }) });
+      onEvent: ({ shard, replica, what, detail, error }) => {
+        say({ shard, replica, what, detail, ...(error && { code: error.code, details: error.details }) });
         const over = options.restart ? what === 'refused' : what === 'exited';
         if (!over) return;
-        running.delete(shard);
+        running.delete(`${shard} ${replica}`);
         if (running.size === 0) deserted.abort();
       },
       ...(hosts && { hosts }),
     });
     try {
       if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
-      const shards = cluster.shards.map(({ name, endpoint, pid }) => `${name} at ${endpoint} (pid ${pid})`);
+      const shards = cluster.shards.map((shard) => `${replicaName(plan, shard)} at ${shard.endpoint} (pid ${shard.pid})`);
       say({ shard: 'all', what: 'up', detail: shards.join('; ') || 'the plan has no sparse shards, main holds all tables' });
       const over = AbortSignal.any([ended.signal, deserted.signal]);
       if (shards.length > 0 && !over.aborted) await once(over, 'abort');

@@ -2,7 +2,7 @@ import { constants } from 'node:os';
 import { RESIDENCIES, type Residency } from '../engine/residency.js';
 import { anObject, aPath, oneOf, TerabagError } from '../errors.js';
 import { VERIFIES } from '../model/bundle-files.js';
-import { checkPlanShape, type Plan } from '../plan/file/plan.js';
+import { checkEndpoints, checkPlanShape, type Plan } from '../plan/file/plan.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
 import { type Spawn, spawnShard } from './spawn.js';
 import { type ShardEvent, ShardWatcher } from './watch.js';
@@ -14,7 +14,7 @@ export interface LaunchOptions {
   readonly logLevel?: LogLevel;
   /** Listen on free ports of loopback instead of the plan's endpoints. */
   readonly ephemeralPorts?: boolean;
-  /** Where the shards run, in the plan's order; closed when they have stopped. Default: as this process does, on loopback. */
+  /** Where the processes run, in the order of Cluster.shards; closed when they have stopped. Default: as this process does, on loopback. */
   readonly hosts?: ShardHosts;
   /** Start a shard that crashed again, after a growing pause; default true. One that refuses what it is given (ShardEvent) is not. */
   readonly restart?: boolean;
@@ -44,7 +44,8 @@ export interface ShardHost {
 export interface ShardHosts {
   /** Whether shards listen on free ports of addresses of their own, instead of the plan's endpoints. */
   readonly addressed: boolean;
-  host(shard: number): ShardHost;
+  /** Of the process of this number, in the order of Cluster.shards. */
+  host(process: number): ShardHost;
   /** The processes on them have ended. */
   close(): Promise<void>;
 }
@@ -52,11 +53,22 @@ export interface ShardHosts {
 const LOOPBACK: ShardHost = { address: '127.0.0.1', command: [], adopt: () => undefined };
 const HERE: ShardHosts = { addressed: false, host: () => LOOPBACK, close: async () => undefined };
 
+/** The process of one replica of a shard. */
+export interface RunningReplica {
+  readonly name: string;
+  /** Number among the shard's replicas, in the order of the plan's endpoints. */
+  readonly replica: number;
+  readonly pid: number;
+  readonly endpoint: string;
+}
+
 export interface Cluster {
   /** The plan with the endpoints that the shards listen on. */
   readonly plan: Plan;
-  readonly shards: readonly { readonly name: string; readonly pid: number; readonly endpoint: string }[];
-  kill(name: string, signal: NodeJS.Signals): void;
+  /** Every replica of every shard, in the plan's order. */
+  readonly shards: readonly RunningReplica[];
+  /** Sends a signal to a replica of the shard; default the first. */
+  kill(name: string, signal: NodeJS.Signals, replica?: number): void;
   /** Drains and ends all shards; those that do not end within drainMs and 2 s more are killed. Later calls end with the first. */
   stop(): Promise<void>;
 }
@@ -69,9 +81,9 @@ const EXIT_MS = 2_000;
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
- * Launches every shard of the plan as a process on this machine, and restarts those that crash.
+ * Launches every replica of every shard of the plan as a process on this machine, and restarts those that crash.
  * Rejects when one is not ready: with the shard's own error when it refuses what it is given (such as checksum_mismatch, model_mismatch,
- * does_not_fit; details.shard says which), with shard_unavailable when it crashes or takes too long, with invalid_argument for options that
+ * does_not_fit; details.shard and details.replica say which), with shard_unavailable when it crashes or takes too long, with invalid_argument for options that
  * cannot be. What was started is stopped then.
  */
 export const launchCluster = (plan: Plan, options: LaunchOptions): Promise<Cluster> => launchBy(spawnShard, plan, options);
@@ -80,15 +92,17 @@ export const launchCluster = (plan: Plan, options: LaunchOptions): Promise<Clust
 export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions): Promise<Cluster> {
   checkOptions(anObject('options', options));
   checkPlanShape(plan);
+  checkEndpoints(plan);
   aPath('bundle', options.bundle);
   const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
   const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
-  const shards = plan.shards.map(({ name, endpoints }, at) => {
+  const replicas = plan.shards.flatMap(({ name, endpoints }) => endpoints.map((endpoint, replica) => ({ name, endpoint, replica })));
+  const shards = replicas.map(({ name, endpoint, replica }, at) => {
     const host = hosts.host(at);
-    const endpoint = freePorts ? `tcp://${host.address}:*` : (endpoints[0] ?? '');
+    const listenOn = freePorts ? `tcp://${host.address}:*` : endpoint;
     return new ShardWatcher({
-      task: { plan, shard: name, bundle, endpoint, logLevel, verify, residency, drainMs },
+      task: { plan, shard: name, replica, bundle, endpoint: listenOn, logLevel, verify, residency, drainMs },
       ...{ spawn, command: host.command, restart, readyMs, stopMs: drainMs + EXIT_MS, onSpawned: (pid) => host.adopt(pid), onEvent },
     });
   });
@@ -108,22 +122,38 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
     throw error;
   }
   return {
-    plan: { ...plan, shards: shards.map(({ name, endpoint }) => ({ name, endpoints: [endpoint] })) },
+    plan: livePlan(plan, shards),
     get shards() {
-      return shards.map(({ name, pid, endpoint }) => ({ name, pid, endpoint }));
+      return shards.map(({ name, replica, pid, endpoint }) => ({ name, replica, pid, endpoint }));
     },
-    kill: (name, signal) => {
-      const shard = shards.find((candidate) => candidate.name === name);
-      if (shard === undefined)
-        throw new TerabagError(
-          'invalid_argument',
-          `no such shard: ${name}; the plan has ${shards.map((known) => known.name).join(', ') || 'none'}`,
-          { field: 'name', shard: name },
-        );
-      shard.kill(oneOf('signal', signal, Object.keys(constants.signals) as NodeJS.Signals[]));
+    kill: (name, signal, replica = 0) => {
+      replicaOf(shards, name, replica).kill(oneOf('signal', signal, Object.keys(constants.signals) as NodeJS.Signals[]));
     },
     stop,
   };
+}
+
+/** The plan with the endpoints that its replicas listen on. */
+const livePlan = (plan: Plan, replicas: readonly ShardWatcher[]): Plan => ({
+  ...plan,
+  shards: plan.shards.map(({ name }) => ({
+    name,
+    endpoints: replicas.filter((replica) => replica.name === name).map(({ endpoint }) => endpoint),
+  })),
+});
+
+function replicaOf(shards: readonly ShardWatcher[], name: string, replica: number): ShardWatcher {
+  const named = shards.filter((candidate) => candidate.name === name);
+  const found = named.find((candidate) => candidate.replica === replica);
+  if (found !== undefined) return found;
+  const known = [...new Set(shards.map((shard) => shard.name))].join(', ') || 'none';
+  throw new TerabagError(
+    'invalid_argument',
+    named.length === 0
+      ? `no such shard: ${name}; the plan has ${known}`
+      : `no such replica of shard ${name}, which has ${named.length}: ${replica}`,
+    { field: named.length === 0 ? 'name' : 'replica', shard: name, replica },
+  );
 }
 
 function checkOptions({ logLevel, verify, residency, readyMs, drainMs }: LaunchOptions): void {

@@ -6,6 +6,8 @@ import type { Plan } from '../plan/file/plan.js';
 export interface ShardTask {
   readonly plan: Plan;
   readonly shard: string;
+  /** Number among the shard's replicas, in the order of the plan's endpoints. */
+  readonly replica: number;
   readonly bundle: string;
   readonly endpoint: string;
   readonly logLevel: LogLevel;

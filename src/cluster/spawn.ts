@@ -40,8 +40,8 @@ export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
   const [execPath = process.execPath, ...execArgv] = [...command, process.execPath];
   let child: ChildProcess;
   try {
-    // The name is for those who list processes.
-    child = fork(compiledPath('cluster/shard-process.js'), [task.shard], {
+    // The names are for those who list processes.
+    child = fork(compiledPath('cluster/shard-process.js'), [task.shard, String(task.replica)], {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
       execPath,
       execArgv,

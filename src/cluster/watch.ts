@@ -5,6 +5,8 @@ import type { ShardChild, Spawn } from './spawn.js';
 
 export interface ShardEvent {
   readonly shard: string;
+  /** Number among the shard's replicas, in the order of the plan's endpoints. */
+  readonly replica: number;
   /** refused: the shard's process says that it cannot serve what it is given, and is not started again. */
   readonly what: 'ready' | 'exited' | 'restarting' | 'refused';
   readonly detail: string;
@@ -28,6 +30,7 @@ export interface WatchOptions {
 /** Starts a shard's process, and starts it again when it crashes. */
 export class ShardWatcher {
   readonly name: string;
+  readonly replica: number;
   #endpoint: string;
   #child: ShardChild | null = null;
   #lastPid = 0;
@@ -39,6 +42,7 @@ export class ShardWatcher {
 
   constructor(private readonly options: WatchOptions) {
     this.name = options.task.shard;
+    this.replica = options.task.replica;
     this.#endpoint = options.task.endpoint;
   }
 
@@ -59,11 +63,11 @@ export class ShardWatcher {
 
   #start(): Promise<void> {
     const { spawn, task, command, readyMs, onSpawned } = this.options;
-    const { name } = this;
+    const { name, replica } = this;
     const startedAt = performance.now();
     return new Promise((resolve, reject) => {
       let refused: TerabagError | null = null;
-      const unavailable = (what: string): TerabagError => new TerabagError('shard_unavailable', what, { shard: name });
+      const unavailable = (what: string): TerabagError => new TerabagError('shard_unavailable', what, { shard: name, replica });
       const timer = setTimeout(() => {
         reject(unavailable(`shard was not ready in ${readyMs} ms: ${name}`));
         this.#child?.kill('SIGKILL');
@@ -77,7 +81,7 @@ export class ShardWatcher {
           resolve();
           return;
         }
-        refused = new TerabagError(report.code, report.message, { ...report.details, shard: name });
+        refused = new TerabagError(report.code, report.message, { ...report.details, shard: name, replica });
         reject(refused);
       };
       const onExit = (reason: string): void => {
@@ -107,7 +111,7 @@ export class ShardWatcher {
   }
 
   #tell(what: ShardEvent['what'], detail: string, error?: TerabagError): void {
-    this.options.onEvent({ shard: this.name, what, detail, ...(error && { error }) });
+    this.options.onEvent({ shard: this.name, replica: this.replica, what, detail, ...(error && { error }) });
   }
 
   kill(signal: NodeJS.Signals): void {

@@ -22,7 +22,9 @@ export interface ShardOptions {
   readonly shard: string;
   /** The model's directory, the shard's published one, or the one that all shards were published to. */
   readonly bundle: string;
-  /** Listens here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port. */
+  /** Number among the shard's replicas, in the order of the plan's endpoints. Has to be given where it has several, and no endpoint is. */
+  readonly replica?: number;
+  /** Listens here instead of the replica's endpoint; tcp://127.0.0.1:* takes a free port. */
   readonly endpoint?: string;
   readonly log: Logger;
   readonly verify?: 'full' | 'size';
@@ -48,7 +50,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
       shard,
     });
   }
-  const endpoint = options.endpoint ?? placed.endpoints[0] ?? '';
+  const endpoint = options.endpoint ?? endpointOf(placed, options.replica);
   if (!isListenEndpoint(endpoint)) {
     const message = `a shard listens on tcp://host:port (* takes every interface, or a free port) or ipc://path: ${endpoint}`;
     throw new TerabagError('invalid_argument', message, { field: 'endpoint', endpoint });
@@ -87,6 +89,19 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     'ready',
   );
   return running;
+}
+
+function endpointOf({ name, endpoints }: Plan['shards'][number], replica: number | undefined): string {
+  const numbers = `0 to ${endpoints.length - 1}`;
+  if (replica === undefined && endpoints.length > 1)
+    throw new TerabagError('invalid_argument', `which replica this is has to be said of shard ${name}: ${numbers}`, {
+      field: 'replica',
+      shard: name,
+    });
+  const endpoint = endpoints[replica ?? 0];
+  if (endpoint !== undefined) return endpoint;
+  const message = `no such replica of shard ${name}, which has ${numbers}: ${replica}`;
+  throw new TerabagError('invalid_argument', message, { field: 'replica', shard: name, replica: replica ?? 0 });
 }
 
 /** What a shard serves; the engine is the shard's from here on, and closed by its drain. */

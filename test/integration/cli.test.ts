@@ -162,7 +162,7 @@ test('plan takes every strategy, and writes the profile that it used beside the 
   expect([3, 4]).toContain(packed.length);
   expect(Math.max(...packed.map((shard) => shard.bytes))).toBeLessThanOrEqual(bytes / 3 + 1);
   expect(plan('--strategy', 'nsbp', '--shards', '2', '--local', '0.1MiB').shards.at(-1)).toMatchObject({ shard: 'main' });
-  expect(plan('--endpoints', 'tcp://a:1,tcp://b:1').shards.map(({ endpoint }: { endpoint: string }) => endpoint)).toEqual([
+  expect(plan('--endpoints', 'tcp://a:1,tcp://b:1').shards.flatMap(({ endpoints }: { endpoints: string[] }) => endpoints)).toEqual([
     'tcp://a:1',
     'tcp://b:1',
   ]);
@@ -333,6 +333,17 @@ test('a shard listens on what an endpoint can be, and leaves a file that lies th
   writeFileSync(join(dir, 'precious'), 'data');
   expect(shard(`ipc://${join(dir, 'precious')}`)).toMatchObject({ status: 1, stderr: expect.stringMatching(/EEXIST.*not by a socket/) });
   expect(readFileSync(join(dir, 'precious'), 'utf8')).toBe('data');
+});
+
+test('a shard with several endpoints has to be told which of them it is', () => {
+  expect(terabag(['plan', bundle, '--shards', '2', '-o', 'replicas.json']).status).toBe(0);
+  const plan = readJson('replicas.json');
+  plan.shards[0].endpoints.push('ipc:///nowhere/at-all');
+  writeFileSync(join(dir, 'replicas.json'), JSON.stringify(plan));
+  const shard = (...args: string[]) => terabag(['shard', 'replicas.json', '--name', 'shard-0', '--bundle', bundle, ...args]);
+  expect(shard()).toMatchObject({ status: 1, stderr: expect.stringMatching(/which replica .* shard-0: 0 to 1 \(invalid_argument\)/) });
+  expect(shard('--replica', '2')).toMatchObject({ status: 1, stderr: expect.stringMatching(/no such replica of shard shard-0.*: 2 \(/) });
+  expect(shard('--replica', '1')).toMatchObject({ status: 1, stderr: expect.stringContaining('ipc:///nowhere/at-all') });
 });
 
 test('a command that cannot open its own files says which limit to raise', () => {

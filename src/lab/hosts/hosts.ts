@@ -4,7 +4,7 @@ import type { Plan } from '../../plan/file/plan.js';
 import { CpuLimits } from './cpu-limit.js';
 import { HostNetwork, type NetworkCounters, type NetworkOptions } from './host-network.js';
 
-/** Hosts of this machine that behave like machines of their own, one a shard. */
+/** Hosts of this machine that behave like machines of their own, one for each replica of a shard. */
 export interface HostOptions {
   /** CPU of each shard, in percent of one core: 50 is half a core, 200 two. In shares of 10 ms, so that a shard over its share waits less. */
   readonly cpuPercent?: number;
@@ -122,14 +122,14 @@ export interface EmulatedCluster extends Cluster {
 
 /** Launches the shards of a plan on emulated hosts of this machine. */
 export async function launchOnHosts(plan: Plan, { hosts: wanted = {}, ...options }: EmulatedLaunchOptions): Promise<EmulatedCluster> {
-  const hosts = await EmulatedHosts.open(plan.shards.length, wanted);
+  const hosts = await EmulatedHosts.open(plan.shards.flatMap(({ endpoints }) => endpoints).length, wanted);
   const cluster = await launchCluster(plan, { ...options, hosts });
   return {
     plan: cluster.plan,
     get shards() {
       return cluster.shards;
     },
-    kill: (name, signal) => cluster.kill(name, signal),
+    kill: (name, signal, replica) => cluster.kill(name, signal, replica),
     stop: () => cluster.stop(),
     networkCounters: () => hosts.networkCounters(),
   };

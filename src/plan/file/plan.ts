@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
+import { hashOfJson } from '../../model/hash.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { writeFileAtomic } from '../../tables/atomic.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
@@ -31,13 +32,16 @@ const planSchema = z.strictObject({
   /** Its number among the plans of one deployment: a new one for each that replaces another while requests run. Default 0. */
   epoch: z.int().min(0).optional(),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
+  /** Tells versions of one model apart that are served one after the other; none is 0. Requests of one epoch are answered by shards of that alone. */
+  epoch: z.int().nonnegative().optional(),
   /** None when main holds all tables (singular). */
   shards: z.array(
     z.strictObject({
       name: name
         .refine(isShardName, 'has to be at most 128 letters, digits, dots, dashes and underscores, the first a letter or a digit')
         .refine((given) => given !== MAIN_SHARD, `no sparse shard may be called ${MAIN_SHARD}`),
-      endpoints: z.array(endpoint).length(1, 'exactly one endpoint per shard: replicas are not served yet'),
+      /** Of its replicas: each holds all that the shard holds. */
+      endpoints: z.array(endpoint).min(1, 'a shard needs an endpoint'),
     }),
   ),
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
@@ -78,6 +82,25 @@ export function checkPlanShape(plan: Plan): void {
   checkJson(null, plan, KIND, planSchema);
 }
 
+/**
+ * Sha-256 of what requests to shards depend on: the model, the epoch, the shards' names and where tables lie. Not of endpoints, since shards may
+ * move and replicas come and go, and not of how the plan was made.
+ */
+export const planHashOf = ({ model, epoch = 0, shards, tables }: Plan): string =>
+  hashOfJson({ model, epoch, shards: shards.map((shard) => shard.name), tables });
+
+/** Refuses a plan that has an endpoint twice: one process cannot be two replicas. */
+export function checkEndpoints(plan: Plan): void {
+  const seen = new Map<string, string>();
+  for (const { name: shard, endpoints } of plan.shards) {
+    for (const given of endpoints) {
+      const other = seen.get(given);
+      if (other !== undefined) throw bad(`plan: endpoints have to differ, those of ${other} and ${shard} do not: ${given}`);
+      seen.set(given, shard);
+    }
+  }
+}
+
 /** Refuses a plan of another model, and one that does not place every table exactly once. */
 export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
   if (plan.model.hash !== hash) {
@@ -88,7 +111,7 @@ export function checkPlan(plan: Plan, spec: ModelSpec, hash: string): void {
   }
   const shards = new Set(plan.shards.map((shard) => shard.name));
   if (shards.size !== plan.shards.length) throw bad('plan: shard names have to differ');
-  if (new Set(plan.shards.flatMap(({ endpoints }) => endpoints)).size !== plan.shards.length) throw bad('plan: endpoints have to differ');
+  checkEndpoints(plan);
   const placed = new Set<string>();
   const tables = new Map(spec.tables.map((table) => [table.name, table]));
   for (const { table, parts } of plan.tables) {

@@ -45,8 +45,8 @@ export function heldByShards(
 /** What a shard holds, and what a request asks of it. */
 export interface ShardSummary {
   readonly shard: string;
-  /** Empty for main. */
-  readonly endpoint: string;
+  /** Of its replicas; none for main. */
+  readonly endpoints: readonly string[];
   /** Tables that it holds whole or a part of. */
   readonly tables: number;
   /** Those among them that are parts of row-wise tables. */
@@ -59,7 +59,7 @@ export interface ShardSummary {
 /** What each shard of a plan holds, main after the last when it holds anything; a part of a row-wise table counts its own rows. */
 export function planSummary(plan: Plan, spec: ModelSpec, profile?: Profile): ShardSummary[] {
   const lookups = new Map(spec.tables.map(({ name }, at) => [name, profile?.tables[at]?.lookups ?? 0]));
-  const endpoints = new Map(plan.shards.map(({ name, endpoints: [first = ''] }) => [name, first]));
+  const endpoints = new Map(plan.shards.map((shard) => [shard.name, shard.endpoints]));
   return [...heldByShards(plan, spec)].flatMap(([shard, held]): ShardSummary[] => {
     if (shard === MAIN_SHARD && held.length === 0) return [];
     const sum = { bytes: 0, rows: 0 };
@@ -69,7 +69,7 @@ export function planSummary(plan: Plan, spec: ModelSpec, profile?: Profile): Sha
     }
     return [
       {
-        ...{ shard, endpoint: endpoints.get(shard) ?? '', tables: held.length, parts: held.filter(({ part }) => part.parts > 1).length },
+        ...{ shard, endpoints: endpoints.get(shard) ?? [], tables: held.length, parts: held.filter(({ part }) => part.parts > 1).length },
         ...{ bytes: sum.bytes, rows: profile === undefined ? null : sum.rows },
       },
     ];

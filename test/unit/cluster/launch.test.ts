@@ -88,7 +88,7 @@ test('a launch gives each process its whole task, and resolves with the endpoint
     plan.shards.map(({ name }) => ({
       command: [],
       task: {
-        ...{ plan, shard: name, bundle: './model', endpoint: 'tcp://127.0.0.1:*' },
+        ...{ plan, shard: name, replica: 0, bundle: './model', endpoint: 'tcp://127.0.0.1:*' },
         ...{ logLevel: 'warn', verify: 'size', residency: 'populate', drainMs: 7 },
       },
     })),
@@ -99,12 +99,65 @@ test('a launch gives each process its whole task, and resolves with the endpoint
   processes[0]?.ready();
   const cluster = await launching;
   expect(cluster.shards).toEqual([
-    { name: 'constructor', pid: 1, endpoint: 'tcp://127.0.0.1:50001' },
-    { name: 's1', pid: 2, endpoint: 'tcp://127.0.0.1:50002' },
+    { name: 'constructor', replica: 0, pid: 1, endpoint: 'tcp://127.0.0.1:50001' },
+    { name: 's1', replica: 0, pid: 2, endpoint: 'tcp://127.0.0.1:50002' },
   ]);
   expect(cluster.plan.shards.map(({ endpoints }) => endpoints)).toEqual([['tcp://127.0.0.1:50001'], ['tcp://127.0.0.1:50002']]);
   await cluster.stop();
   expect(processes.map(({ signals }) => signals)).toEqual([['SIGTERM'], ['SIGTERM']]);
+});
+
+test('each endpoint of a shard is a process, that is told, signalled and started again by its number', async () => {
+  const replicated: Plan = {
+    ...plan,
+    shards: [
+      { name: 'constructor', endpoints: ['tcp://127.0.0.1:7400'] },
+      { name: 's1', endpoints: ['tcp://127.0.0.1:7401', 'ipc:///run/s1'] },
+    ],
+  };
+  const launching = launch({}, replicated);
+  expect(processes.map(({ spawned: { task } }) => [task.shard, task.replica, task.endpoint])).toEqual([
+    ['constructor', 0, 'tcp://127.0.0.1:7400'],
+    ['s1', 0, 'tcp://127.0.0.1:7401'],
+    ['s1', 1, 'ipc:///run/s1'],
+  ]);
+  for (const process of processes) process.ready();
+  const cluster = await launching;
+  expect(cluster.plan).toEqual(replicated);
+  expect(cluster.shards.map(({ name, replica, pid }) => [name, replica, pid])).toEqual([
+    ['constructor', 0, 1],
+    ['s1', 0, 2],
+    ['s1', 1, 3],
+  ]);
+  cluster.kill('s1', 'SIGKILL', 1);
+  expect(processes.map(({ signals }) => signals)).toEqual([[], [], ['SIGKILL']]);
+  await vi.advanceTimersByTimeAsync(100);
+  expect(latest().spawned.task).toEqual(processes[2]?.spawned.task);
+  latest().ready();
+  expect(cluster.shards.map(({ pid }) => pid)).toEqual([1, 2, 4]);
+  expect(events.filter(({ replica }) => replica === 1).map(({ shard, what }) => [shard, what])).toEqual(
+    ['ready', 'exited', 'restarting', 'ready'].map((what) => ['s1', what]),
+  );
+  for (const replica of [2, -1, 0.5, '0' as never])
+    expect(() => cluster.kill('s1', 'SIGKILL', replica)).toThrow(
+      expect.objectContaining({ code: 'invalid_argument', message: `no such replica of shard s1, which has 2: ${replica}` }),
+    );
+  await cluster.stop();
+});
+
+test('free ports are those of each replica, and the live plan has them all', async () => {
+  const replicated: Plan = { ...plan, shards: [{ name: 's', endpoints: ['tcp://a:1', 'tcp://b:1'] }] };
+  const launching = launch({ ephemeralPorts: true }, replicated);
+  for (const process of processes) process.ready();
+  const cluster = await launching;
+  expect(cluster.plan).toEqual({ ...plan, shards: [{ name: 's', endpoints: ['tcp://127.0.0.1:50001', 'tcp://127.0.0.1:50002'] }] });
+  await cluster.stop();
+});
+
+test('a plan with an endpoint twice is refused before anything is started', async () => {
+  const twice: Plan = { ...plan, shards: [{ name: 's', endpoints: ['tcp://a:1', 'tcp://a:1'] }] };
+  await expect(launch({}, twice)).rejects.toMatchObject({ code: 'bad_plan' });
+  expect(processes).toEqual([]);
 });
 
 test('a crashed process is started again with its whole task on the port that it had, after growing pauses', async () => {
@@ -140,7 +193,7 @@ test('a launch rejects with the error of the shard that refuses, and starts noth
     name: 'TerabagError',
     code: 'checksum_mismatch',
     message: 'no: checksum_mismatch',
-    details: { shard: 's1', file: 'tables/t.safetensors', chunk: 3 },
+    details: { shard: 's1', replica: 0, file: 'tables/t.safetensors', chunk: 3 },
   });
   await vi.advanceTimersByTimeAsync(60_000);
   expect(processes.map(({ signals }) => signals)).toEqual([['SIGTERM'], []]);
@@ -156,7 +209,7 @@ test.each(['checksum_mismatch', 'model_mismatch', 'bad_model', 'bad_table', 'bad
     await vi.advanceTimersByTimeAsync(600_000);
     expect(processes.length).toBe(2);
     expect(told().slice(-2)).toEqual(['constructor exited code 1', `constructor refused no: ${code} (${code})`]);
-    expect(events.at(-1)?.error).toMatchObject({ code, details: { shard: 'constructor' } });
+    expect(events.at(-1)?.error).toMatchObject({ code, details: { shard: 'constructor', replica: 0 } });
     await cluster.stop();
     expect(latest().signals).toEqual([]);
   },

@@ -13,6 +13,7 @@ const plan = {
 const task = {
   plan,
   shard: 's',
+  replica: 0,
   bundle: './none',
   endpoint: 'tcp://127.0.0.1:*',
   logLevel: 'silent',

@@ -1,10 +1,11 @@
+import { createHash } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { connect, launchCluster, publish } from '../../../../src/index.js';
 import { modelHash } from '../../../../src/model/hash.js';
-import { checkPlan, type Plan, readPlan, writePlan } from '../../../../src/plan/file/plan.js';
+import { checkPlan, type Plan, planHashOf, readPlan, writePlan } from '../../../../src/plan/file/plan.js';
 import { capacityPlan } from '../../../reference/plans.js';
 import { specOf, table } from '../../../reference/specs.js';
 
@@ -31,7 +32,12 @@ test.each<[string, Plan, RegExp]>([
   [
     'shards of one endpoint',
     { ...plan, shards: plan.shards.map((shard) => ({ ...shard, endpoints: ['tcp://x:1'] })) },
-    /endpoints have to differ/,
+    /endpoints have to differ, those of shard-0 and shard-1 do not: tcp:\/\/x:1$/,
+  ],
+  [
+    'two replicas of one endpoint',
+    { ...plan, shards: [...plan.shards, { name: 'd', endpoints: ['tcp://x:1', 'tcp://y:1', 'tcp://x:1'] }] },
+    /endpoints have to differ, those of d and d do not: tcp:\/\/x:1$/,
   ],
 ])('refuses %s', (_, broken, reason) => {
   expect(() => checkPlan(broken, spec, HASH)).toThrow(reason);
@@ -48,14 +54,15 @@ test('a plan file reads back, and a broken one names where it is broken', async 
   await writePlan(path, plan);
   expect(await readPlan(path)).toEqual(plan);
   const named = ['shard-0', 'a', '9.x_Y', 's'.repeat(128)].map((name, at) => ({ name, endpoints: [`tcp://[::${at + 1}]:65535`] }));
-  const odd = { ...plan, shards: [...named, { name: 'b', endpoints: ['ipc:///run/b'] }] };
+  const odd = { ...plan, epoch: 7, shards: [...named, { name: 'b', endpoints: ['ipc:///run/b', 'ipc:///run/c', 'tcp://d:1'] }] };
   await writePlan(path, odd);
   expect(await readPlan(path)).toEqual(odd);
   const broken: [unknown, RegExp][] = [
     [{ ...plan, shards: {} }, /plan: shards/],
     [{ ...plan, shards: [{ name: 'main', endpoints: ['tcp://x:1'] }] }, /no sparse shard may be called main/],
     [{ ...plan, shards: [{ name: 's', endpoints: ['http://x'] }] }, /plan: shards\.0\.endpoints\.0: has to be tcp/],
-    [{ ...plan, shards: [{ name: 's', endpoints: ['tcp://x:1', 'tcp://y:1'] }] }, /exactly one endpoint/],
+    [{ ...plan, shards: [{ name: 's', endpoints: [] }] }, /plan: shards\.0\.endpoints: a shard needs an endpoint/],
+    ...[-1, 0.5, 2 ** 53, '1', null].map((epoch): [unknown, RegExp] => [{ ...plan, epoch }, /plan: epoch/]),
     ...['tcp://x', 'tcp://x:', 'tcp://:1', 'tcp://x:0', 'tcp://x:65536', 'tcp://x:1:2', 'tcp://x:*', 'ipc://', 'x:1', ''].map(
       (endpoint): [unknown, RegExp] => [{ ...plan, shards: [{ name: 's', endpoints: [endpoint] }] }, /endpoints\.0: has to be tcp/],
     ),
@@ -84,6 +91,33 @@ test('a plan file reads back, and a broken one names where it is broken', async 
   await expect(readPlan(path)).rejects.toMatchObject({ code: 'bad_plan', details: { path } });
   await expect(readPlan(join(dir, 'none'))).rejects.toMatchObject({ code: 'bad_plan' });
   await rm(dir, { recursive: true });
+});
+
+test('the hash of a plan is that of its model, epoch, shard names and tables, whatever order the file has', () => {
+  const small: Plan = {
+    ...{ terabagPlan: 1, strategy: 'by hand', model: { hash: 'c'.repeat(64), version: '2', name: 'm' } },
+    shards: ['s', 'r'].map((name, at) => ({ name, endpoints: [`tcp://${name}:${at + 1}`] })),
+    tables: [{ parts: ['r', 's'], table: 't' }],
+  };
+  const canonical = (epoch: number): string =>
+    `{"epoch":${epoch},"model":{"hash":"${'c'.repeat(64)}","name":"m","version":"2"},"shards":["s","r"],"tables":[{"parts":["r","s"],"table":"t"}]}`;
+  const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
+  expect(planHashOf(small)).toBe(sha256(canonical(0)));
+  expect(planHashOf({ ...small, epoch: 0 })).toBe(sha256(canonical(0)));
+  expect(planHashOf({ ...small, epoch: 2 ** 53 - 1 })).toBe(sha256(canonical(2 ** 53 - 1)));
+  const moved = {
+    ...small,
+    strategy: 'auto',
+    shards: small.shards.map(({ name }) => ({ name, endpoints: ['tcp://a:1', `ipc://${name}`] })),
+  };
+  expect(planHashOf(moved)).toBe(planHashOf(small));
+  const others: Plan[] = [
+    { ...small, model: { ...small.model, hash: 'd'.repeat(64) } },
+    { ...small, shards: small.shards.toReversed() },
+    { ...small, tables: [{ table: 't', parts: ['s', 'r'] }] },
+    { ...small, epoch: 1 },
+  ];
+  expect(new Set([small, ...others].map(planHashOf)).size).toBe(5);
 });
 
 test('a plan of 10,000 tables over 1,000 shards passes the check, and misses are found in it', () => {

@@ -416,10 +416,10 @@ test('what a shard is said to hold is its rows of each table, of a split one tho
   checkPlan(plan, spec, modelHash(spec));
   // Rows 0 3 6 9 of a, then 1 4 7, then 2 5 8; 16 bytes a row.
   expect(planSummary(plan, spec, profile)).toEqual([
-    { shard: 's0', endpoint: 'tcp://x:1', tables: 1, parts: 1, bytes: 48, rows: 6 },
-    { shard: 's1', endpoint: 'tcp://x:2', tables: 2, parts: 1, bytes: 64 + 112, rows: 8 + 14 },
-    { shard: 's2', endpoint: 'tcp://x:3', tables: 1, parts: 1, bytes: 48, rows: 6 },
-    { shard: 'main', endpoint: '', tables: 1, parts: 0, bytes: 48, rows: 5 },
+    { shard: 's0', endpoints: ['tcp://x:1'], tables: 1, parts: 1, bytes: 48, rows: 6 },
+    { shard: 's1', endpoints: ['tcp://x:2'], tables: 2, parts: 1, bytes: 64 + 112, rows: 8 + 14 },
+    { shard: 's2', endpoints: ['tcp://x:3'], tables: 1, parts: 1, bytes: 48, rows: 6 },
+    { shard: 'main', endpoints: [], tables: 1, parts: 0, bytes: 48, rows: 5 },
   ]);
   expect(planSummary(plan, spec).map(({ rows }) => rows)).toEqual([null, null, null, null]);
   expect(chartLoads(plan, spec)).toEqual([
