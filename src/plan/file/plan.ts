@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import { hashOfJson } from '../../model/hash.js';
@@ -29,8 +28,6 @@ export const MAIN_SHARD = 'main';
 const planSchema = z.strictObject({
   terabagPlan: z.literal(1),
   strategy: z.string().min(1),
-  /** Its number among the plans of one deployment: a new one for each that replaces another while requests run. Default 0. */
-  epoch: z.int().min(0).optional(),
   model: z.strictObject({ name, version: z.string().min(1), hash: z.string().regex(/^[0-9a-f]{64}$/) }),
   /** Tells versions of one model apart that are served one after the other; none is 0. Requests of one epoch are answered by shards of that alone. */
   epoch: z.int().nonnegative().optional(),
@@ -49,22 +46,6 @@ const planSchema = z.strictObject({
 });
 /** @useDeclaredType */
 export type Plan = z.output<typeof planSchema>;
-
-/** SHA-256, in hexadecimal digits, of what a plan places where. Endpoints may move without it; strategy is how it was found. */
-export function planHashOf({ model, epoch = 0, shards, tables }: Plan): string {
-  const placed = {
-    model: [model.name, model.version, model.hash],
-    epoch,
-    shards: shards.map(({ name }) => name),
-    tables: tables.map(({ table, parts }) => [table, parts]),
-  };
-  return createHash('sha256').update(JSON.stringify(placed)).digest('hex');
-}
-
-/** What main and shards of a plan serve, and say in each message. */
-export const servedVersionOf = (plan: Plan): { readonly modelHash: string; readonly planHash: string; readonly epoch: number } => ({
-  ...{ modelHash: plan.model.hash, planHash: planHashOf(plan), epoch: plan.epoch ?? 0 },
-});
 
 const bad = (what: string): TerabagError => new TerabagError('bad_plan', what);
 
@@ -88,6 +69,11 @@ export function checkPlanShape(plan: Plan): void {
  */
 export const planHashOf = ({ model, epoch = 0, shards, tables }: Plan): string =>
   hashOfJson({ model, epoch, shards: shards.map((shard) => shard.name), tables });
+
+/** What main and shards of a plan serve, and say in each message. */
+export const servedVersionOf = (plan: Plan): { readonly modelHash: string; readonly planHash: string; readonly epoch: number } => ({
+  ...{ modelHash: plan.model.hash, planHash: planHashOf(plan), epoch: plan.epoch ?? 0 },
+});
 
 /** Refuses a plan that has an endpoint twice: one process cannot be two replicas. */
 export function checkEndpoints(plan: Plan): void {

@@ -1,7 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { native } from '../../../src/engine/native.js';
-import { planHashOf } from '../../../src/plan/file/plan.js';
 import { sameStamp, sameVersion, shownStamp, shownVersion, stampOf } from '../../../src/rpc/version.js';
 import { SERVED } from '../../reference/messages.js';
 
@@ -54,24 +53,4 @@ test('versions are told apart by their stamps', () => {
   }
   expect(sameStamp(stampOf(SERVED).subarray(1), stampOf(SERVED))).toBe(false);
   expect(sameStamp(new Uint8Array(0), new Uint8Array(0))).toBe(false);
-});
-
-test('the hash of a plan is of what it places where: not of endpoints, nor of the strategy', () => {
-  const plan = {
-    terabagPlan: 1 as const,
-    strategy: 'capacity-balanced',
-    model: { name: 'm', version: '1', hash: 'a'.repeat(64) },
-    shards: [{ name: 'shard-0', endpoints: ['tcp://127.0.0.1:7400'] }],
-    tables: [{ table: 't', parts: ['shard-0'] }],
-  };
-  const hash = planHashOf(plan);
-  expect(hash).toMatch(/^[0-9a-f]{64}$/);
-  expect(planHashOf({ ...plan, epoch: 0, strategy: 'auto', shards: [{ name: 'shard-0', endpoints: ['ipc://elsewhere'] }] })).toBe(hash);
-  for (const other of [
-    { ...plan, epoch: 1 },
-    { ...plan, model: { ...plan.model, hash: 'b'.repeat(64) } },
-    { ...plan, shards: [{ name: 'shard-1', endpoints: ['tcp://127.0.0.1:7400'] }] },
-    { ...plan, tables: [{ table: 't', parts: ['main'] }] },
-  ])
-    expect(planHashOf(other)).not.toBe(hash);
 });
