@@ -47,8 +47,19 @@ export { ProfileBuilder, type ProfiledBags, type ProfiledRequest } from './plan/
 export { profileFromSpec } from './plan/profile/profile-from-spec.js';
 export { type Alternative, type AutoOptions, type AutoPlan, OBJECTIVES, type Objective, planAuto } from './plan/search/auto.js';
 export { type LocalOptions, openLocal } from './predictor/local.js';
-export type { BagsInput, Indices, Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest } from './predictor/predictor.js';
+export type { ShardFailurePolicy } from './predictor/pipeline.js';
+export type {
+  BagsInput,
+  Indices,
+  Prediction,
+  PredictOptions,
+  Predictor,
+  PredictorOptions,
+  PredictRequest,
+  Readiness,
+} from './predictor/predictor.js';
 export { requestFromJson } from './predictor/request-json.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
 export type { ShardState } from './rpc/messages.js';
 export { SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';
+export type { ServedVersion } from './rpc/version.js';

@@ -4,6 +4,7 @@ import { decimal } from '../decimal.js';
 import { RESIDENCIES } from '../engine/residency.js';
 import { HIGHEST_QPS } from '../lab/load/arrivals.js';
 import { RPC_MODES } from '../plan/predict/rpc-mode.js';
+import { SHARD_FAILURE_POLICIES } from '../predictor/pipeline.js';
 
 /** Parsers of option values; a bad value is a usage error that names the option. */
 
@@ -120,6 +121,12 @@ export const rpcOption = (): Option =>
   new Option('--rpc <mode>', 'with --plan: one RPC per request and shard, or, as the paper does, one per batch, net and shard')
     .choices(RPC_MODES)
     .default('coalesced');
+
+export const shardFailureOption = (): Option =>
+  new Option(
+    '--on-shard-failure <what>',
+    'with --plan: fail a request, or take the bags of a shard that is away for empty and say so (default: error)',
+  ).choices(SHARD_FAILURE_POLICIES);
 
 export const residencyOption = (): Option =>
   new Option('--residency <how>', 'how tables are held in memory: pages as touched, read ahead, locked, or copied to huge pages')

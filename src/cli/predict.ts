@@ -17,6 +17,7 @@ import {
   renamedOption,
   residencyOption,
   rpcOption,
+  shardFailureOption,
   verifyOption,
 } from './options.js';
 import { refuseSameFile } from './output-files.js';
@@ -45,6 +46,7 @@ export const predictCommand = new Command('predict')
   .addOption(rpcOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
+  .addOption(shardFailureOption())
   .option('-o, --output <file>', 'where scores go (default: stdout, but for a safetensors file of one request)')
   .addOption(quantityOption('--deadline <time>', 'of each request', positiveDurationMs, '10s'))
   .addOption(renamedOption('--deadline-ms <ms>', (value) => `--deadline ${value}ms`))
@@ -59,7 +61,8 @@ export const predictCommand = new Command('predict')
     'after',
     further(`
 A line in gives a line out, in order: {"scores": [...]} or {"error": {"code", "message", "line"}}, whose message begins with "line N:", or with
-"request N:" of a safetensors file. A model with further outputs gives them beside the scores: "outputs": {NAME: [...]}. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
+"request N:" of a safetensors file. A model with further outputs gives them beside the scores: "outputs": {NAME: [...]}. With --on-shard-failure
+default-embedding, an answer without a shard has "degraded": true and "missingTables": [...]. Exits with 1 when a request failed. Scores that are not finite, which JSON has no numbers for, are an error
 of their request (unsupported), with the item.
 
 Lines end with \\n or \\r\\n. A request, in which ids of 2^53 and beyond are strings of their decimal digits ("9007199254740993"):
@@ -277,7 +280,12 @@ async function answerLines(
 }
 
 /** Scores are [items, scoreDim] row-major; scoreDim is told when it is not 1. Further outputs, if the model has some, likewise by name. */
-function scoresOf({ scores, scoreDim, outputs }: Prediction): object {
+function scoresOf({ scores, scoreDim, outputs, degraded, missingTables }: Prediction): object {
   const further = outputs && Object.fromEntries(Object.entries(outputs).map(([name, values]) => [name, Array.from(values)]));
-  return { ...(scoreDim > 1 && { scoreDim }), scores: Array.from(scores), ...(further && { outputs: further }) };
+  return {
+    ...(scoreDim > 1 && { scoreDim }),
+    scores: Array.from(scores),
+    ...(further && { outputs: further }),
+    ...(degraded && { degraded, missingTables }),
+  };
 }

@@ -31,6 +31,8 @@ export const PREDICTOR_COUNTERS = {
   errors: { kind: 'counter', description: 'Calls of predict that ended with an error.' },
   inFlight: { kind: 'gauge', description: 'Requests whose callers wait.' },
   lingering: { kind: 'gauge', description: 'Requests whose callers were told, while native threads still work for them.' },
+  degraded: { kind: 'counter', description: 'Answers that were made without the vectors of a shard, and say so.' },
+  nonFinite: { kind: 'counter', description: 'Answers in which a score is not finite.' },
   unseen: {
     kind: 'counters',
     description:

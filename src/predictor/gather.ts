@@ -50,6 +50,8 @@ export function pooledStarts(model: ResolvedModel, request: CheckedRequest): num
 export class Gathering {
   readonly #bytes: Uint8Array;
   readonly #partsOf: ReadonlyMap<number, RowWisePart[]>;
+  /** Bag layers whose vectors did not all come. */
+  readonly #missing = new Set<number>();
 
   constructor(
     private readonly model: ResolvedModel,
@@ -88,6 +90,17 @@ export class Gathering {
     if (batch !== null && at !== given.byteLength) throw answerLength(given.byteLength, at);
   }
 
+  /**
+   * The answer of a destination that will not come: every vector that it has a part in becomes that of an empty bag, zeros. Returns the bag layers.
+   * Once for each, in place of place().
+   */
+  placeDefaults(destination: number): readonly number[] {
+    const { assignments, numBags } = this.partitions[destination] as Partition;
+    const layers = assignments.flatMap(({ bag }, a) => (numBags[a] === 0 ? [] : [bag]));
+    for (const layer of layers) this.#missing.add(layer);
+    return layers;
+  }
+
   /** Vectors of a whole table that are each followed by a divisor. */
   #placeCounted(bag: number, answer: Uint8Array): void {
     const { values, starts, counts } = this.pooled;
@@ -96,14 +109,19 @@ export class Gathering {
     const found = counts?.[bag] as Float32Array;
     for (let row = 0, from = 0, at = starts[bag] as number; from < rows.length; row++, from += dim + 1, at += dim) {
       for (let d = 0; d < dim; d++) values[at + d] = rows[from + d] as number;
-      found[row] = rows[from + dim] as number;
+      found[row] = soundDivisor(rows[from + dim] as number);
     }
   }
 
   /** When the answers of all destinations are placed. */
   finish(): void {
     const { values, starts, counts } = this.pooled;
+    for (const layer of this.#missing) {
+      values.fill(0, starts[layer], starts[layer + 1]);
+      counts?.[layer]?.fill(0);
+    }
     for (const [bag, parts] of this.#partsOf) {
+      if (this.#missing.has(bag)) continue;
       parts.sort((a, b) => a.part - b.part);
       combineParts(this.model.bags[bag] as ResolvedBag, values.subarray(starts[bag], starts[bag + 1]), parts, counts?.[bag] ?? null);
     }
@@ -139,6 +157,12 @@ function answerLength(bytes: number, expected: number): TerabagError {
   });
 }
 
+/** A number of rows, or a sum of weights, which are finite: no shard that pools right sends anything else. */
+function soundDivisor(value: number): number {
+  if (Number.isFinite(value)) return value;
+  throw new TerabagError('bad_message', `answer has a divisor that is not finite: ${value}`, { value: String(value) });
+}
+
 /** A place of the combined vector, and that of a part's. */
 const COMBINE: Readonly<Record<PartsPooling['combine'], (combined: number, value: number) => number>> = {
   add: (combined, value) => combined + value,
@@ -159,7 +183,7 @@ function combineParts(bag: ResolvedBag, pooled: Float32Array, parts: readonly Ro
   for (const { bags, lengths, rows } of parts) {
     bags.forEach((target, row) => {
       const from = row * floats;
-      const counted = divisor ? (rows[from + dim] as number) : (lengths[row] as number);
+      const counted = divisor ? soundDivisor(rows[from + dim] as number) : (lengths[row] as number);
       // All zeros, which are no values of a maximum.
       if (counted === 0 && combine === 'max') return;
       const first = divisors[target] === 0 && combine === 'max';

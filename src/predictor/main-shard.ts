@@ -5,39 +5,54 @@ import type { ResolvedModel } from '../model/graph.js';
 import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
 import type { ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
+import type { ServedVersion } from '../rpc/version.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
-import type { Prediction, PredictOptions, Predictor, PredictRequest } from './predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from './predictor.js';
 
 const STATS_MS = 2000;
 
 /** How requests go through the dense net and to where their tables are. */
 export type Way = Pick<PipelineOptions, 'net' | 'rounds' | 'onMain'>;
 
+/** One shard of a plan, as main asks it. */
+export interface AskedShard {
+  readonly client: ShardClient;
+  /** Names of tables that it holds, or parts of. */
+  readonly tables: readonly string[];
+}
+
 /** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
 export class MainShard implements Predictor {
   readonly modelHash: string;
+  /** planHash is empty without a plan. */
+  readonly version: ServedVersion;
   readonly #pipeline: Pipeline;
   readonly #rounds: Way['rounds'];
   readonly #net: Way['net'];
 
   constructor(
     bundle: Bundle,
-    private readonly shards: readonly ShardClient[],
+    private readonly shards: readonly AskedShard[],
     /** Main's own tables; none of most plans. */
     private readonly own: OpenedTables,
-    options: Way & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'maxInFlight' | 'trace'>,
+    options: Way & { readonly version: ServedVersion | null } & Pick<
+        PipelineOptions,
+        'batchItems' | 'dedup' | 'maxInFlight' | 'onShardFailure' | 'trace'
+      >,
   ) {
     this.modelHash = bundle.hash;
+    this.version = options.version ?? { modelHash: bundle.hash, planHash: '', epoch: 0 };
     this.#net = options.net;
     const model = bundle.model as ResolvedModel;
     this.#rounds = options.rounds;
-    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards, engine: own.engine });
-    options.trace?.watch(shards.map(({ name }) => name));
+    const clients = shards.map(({ client }) => client);
+    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
+    options.trace?.watch(clients.map(({ name }) => name));
   }
 
   /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */
   async whenReady(ms: number): Promise<void> {
-    const ready = this.shards.map((shard) => shard.whenReady(ms));
+    const ready = this.shards.map(({ client }) => client.whenReady(ms));
     // Marked as handled: later ones may reject while the first is awaited.
     for (const each of ready) each.catch(() => undefined);
     for (const each of ready) await each;
@@ -47,23 +62,31 @@ export class MainShard implements Predictor {
     return this.#pipeline.predict(request, options);
   }
 
+  readiness(): Readiness {
+    const missing = this.shards.flatMap(({ client, tables }) => {
+      const why = client.unavailability;
+      return why === null ? [] : [{ shard: client.name, tables, reason: why.message }];
+    });
+    return { ready: missing.length === 0, missing };
+  }
+
   stats(): PredictorStats {
     const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
       unseen: sumUnseen([this.own.engine, ...this.#rounds.map(({ partitioner }) => partitioner)]),
-      ...sumRpcCounts(this.shards.map(({ counts }) => counts)),
+      ...sumRpcCounts(this.shards.map(({ client }) => client.counts)),
       ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };
   }
 
   shardStats(): Promise<ShardStats[]> {
-    return Promise.all(this.shards.map((shard) => shard.stats(STATS_MS)));
+    return Promise.all(this.shards.map(({ client }) => client.stats(STATS_MS)));
   }
 
   async close(): Promise<void> {
     const drained = this.#pipeline.close();
-    for (const shard of this.shards) shard.close();
+    for (const { client } of this.shards) client.close();
     await drained;
     await this.#net.close();
     this.own.engine.close();

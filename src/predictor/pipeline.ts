@@ -1,8 +1,8 @@
 import type { DensePart } from '../engine/dense-part.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
-import type { TerabagError } from '../errors.js';
-import { type ResolvedModel, returnedDim } from '../model/graph.js';
+import { type ErrorCode, TerabagError } from '../errors.js';
+import { type ResolvedBag, type ResolvedModel, returnedDim } from '../model/graph.js';
 import { KINDS } from '../observe/layout.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
@@ -61,8 +61,22 @@ export interface PipelineOptions {
   /** Sends and pools bags that are alike once; default false. */
   readonly dedup?: boolean | undefined;
   readonly maxInFlight?: number | undefined;
+  /** Default error. */
+  readonly onShardFailure?: ShardFailurePolicy | undefined;
   readonly trace?: Tracer | undefined;
 }
+
+/** What becomes of a request when a shard gives no vectors: it fails, or their bags are taken for empty. */
+export const SHARD_FAILURE_POLICIES = ['error', 'default-embedding'] as const;
+/** @useDeclaredType */
+export type ShardFailurePolicy = (typeof SHARD_FAILURE_POLICIES)[number];
+
+/** Failures of the request itself, or of nobody: a degraded answer would hide them. */
+const REQUESTS_OWN: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  ...(['invalid_argument', 'index_out_of_range', 'bad_offsets', 'aborted', 'closed'] as const),
+]);
+/** Of the time to the deadline, what is left to the dense layers when a shard may be done without. */
+const KEPT_FOR_LAYERS = 0.1;
 
 const DEFAULT_MAX_IN_FLIGHT = 1024;
 const NO_VECTORS = new Float32Array(0);
@@ -71,6 +85,10 @@ const NO_VECTORS = new Float32Array(0);
 interface Running {
   readonly admitted: Admitted<RequestMemory>;
   readonly stages: Stages;
+  /** performance.now() time by which shards have to answer. */
+  readonly shardsBy: number;
+  /** Names of tables whose vectors were done without, by their index in the model. */
+  readonly missing: Map<number, string>;
 }
 
 /** A batch whose ids are copied: nothing of the caller's is read any more. */
@@ -100,6 +118,7 @@ export class Pipeline {
   readonly #admission: Admission<RequestMemory>;
   readonly #batchItems: number;
   readonly #cutter: SequenceCutter;
+  readonly #counts = { degraded: 0, nonFinite: 0 };
 
   constructor(private readonly options: PipelineOptions) {
     this.#cutter = new SequenceCutter(options.model, { repeated: options.onMain ? 'each' : 'once' });
@@ -109,11 +128,17 @@ export class Pipeline {
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
     const stages = this.options.trace?.open() ?? NO_STAGES;
-    return this.#admission.run(options, (admitted) => this.#predict(request, { admitted, stages }), stages);
+    return this.#admission.run(options, (admitted) => this.#predict(request, this.#running(admitted, stages)), stages);
   }
 
-  get counts(): Admission<RequestMemory>['counts'] {
-    return this.#admission.counts;
+  #running(admitted: Admitted<RequestMemory>, stages: Stages): Running {
+    const { deadlineAt } = admitted;
+    const kept = this.options.onShardFailure === 'default-embedding' ? (deadlineAt - performance.now()) * KEPT_FOR_LAYERS : 0;
+    return { admitted, stages, shardsBy: deadlineAt - kept, missing: new Map() };
+  }
+
+  get counts(): Admission<RequestMemory>['counts'] & Readonly<Record<'degraded' | 'nonFinite', number>> {
+    return { ...this.#admission.counts, ...this.#counts };
   }
 
   /** Refuses new requests and waits until no work reads tables or memory any more. */
@@ -133,11 +158,20 @@ export class Pipeline {
     const returned = new Float32Array(items * returnedDim(model));
     const end = (): Prediction => {
       stages.enter(KINDS.finish);
-      return { ...returnedValues(model, returned, items), items, scoreDim: model.outputDim, modelHash };
+      const values = returnedValues(model, returned, items);
+      if (!values.scores.every(Number.isFinite)) this.#counts.nonFinite++;
+      return { ...values, items, scoreDim: model.outputDim, modelHash, ...this.#degradation(running.missing) };
     };
     const batches = this.#prepare(checked, returned, admitted.memory);
     const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, running) : this.#runBatches(batches, running);
     return work === undefined ? end() : work.then(end);
+  }
+
+  #degradation(missing: ReadonlyMap<number, string>): Pick<Prediction, 'degraded' | 'missingTables'> {
+    if (missing.size === 0) return NOT_DEGRADED;
+    this.#counts.degraded++;
+    const inOrderOfModel = [...missing].sort(([one], [other]) => one - other);
+    return { degraded: true, missingTables: inOrderOfModel.map(([, name]) => name) };
   }
 
   /** Cuts a request into batches and their ids by shards, before predict returns its promise. */
@@ -286,7 +320,7 @@ export class Pipeline {
         const partitions = batch.partitions[r] ?? [];
         const gathering = new Gathering(model, rowWise, partitions, pooled);
         stages.leave();
-        const asked = this.#ask(gathering, batch, r, running);
+        const asked = this.#ask({ gathering, batch, round: r, running, search: failures.search });
         started(asked, failures);
         const [own, answer] = this.#poolOwn(partitions.at(-1)?.batch ?? null, batch, r, stages);
         const outcomes = own === undefined ? asked : [own, ...asked];
@@ -311,31 +345,32 @@ export class Pipeline {
   }
 
   /** Asks the shards, and places what they answer as it comes. */
-  #ask(gathering: Gathering, batch: PreparedBatch, round: number, running: Running): Promise<void>[] {
-    const { shards } = this.options;
+  #ask(asking: Asking): Promise<void>[] {
+    const { gathering, batch, round } = asking;
     const asked: Promise<void>[] = [];
-    for (let shard = 0; shard < shards.length; shard++) {
+    for (let shard = 0; shard < this.options.shards.length; shard++) {
       const sent = batch.partitions[round]?.[shard]?.batch ?? null;
       if (sent === null) gathering.place(shard, null);
-      else asked.push(this.#askShard(shard, sent, gathering, batch, round, running));
+      else asked.push(this.#askShard(shard, sent, asking));
     }
     return asked;
   }
 
-  async #askShard(
-    shard: number,
-    asked: SparseBatch,
-    gathering: Gathering,
-    { memory, number, partitions }: PreparedBatch,
-    round: number,
-    { admitted, stages }: Running,
-  ): Promise<void> {
-    const { deadlineAt } = admitted;
+  async #askShard(shard: number, asked: SparseBatch, asking: Asking): Promise<void> {
+    const { gathering, round, running } = asking;
+    const { memory, number, partitions } = asking.batch;
+    const { admitted, stages, shardsBy: deadlineAt } = running;
     const rpc = stages.startRpc(number, round, shard);
     const answerBytes = answerBytesOf(this.options.model, partitions[round]?.[shard] as Partition);
-    const answer = await (this.options.shards[shard] as PoolingShard).pool(asked, {
-      ...{ deadlineAt, answerBytes, signal: memory.cancel.signal, rpc },
-    });
+    let answer: Awaited<ReturnType<PoolingShard['pool']>>;
+    try {
+      answer = await (this.options.shards[shard] as PoolingShard).pool(asked, {
+        ...{ deadlineAt, answerBytes, signal: memory.cancel.signal, rpc },
+      });
+    } catch (error) {
+      this.#doWithout(shard, error, asking);
+      return;
+    }
     try {
       if (admitted.over) return;
       stages.enter(KINDS.place, number, round);
@@ -343,6 +378,20 @@ export class Pipeline {
       stages.leave();
     } finally {
       answer.message.release();
+    }
+  }
+
+  /** Takes the bags of a shard that gave no vectors for empty, or throws why it gave none. */
+  #doWithout(shard: number, error: unknown, { gathering, running, search }: Asking): void {
+    const { model, onShardFailure } = this.options;
+    const { admitted, missing } = running;
+    if (onShardFailure !== 'default-embedding' || REQUESTS_OWN.has(TerabagError.from(error).code)) throw error;
+    // A bad id is the request's fault, whichever shard would have found it.
+    search();
+    if (admitted.over) throw error;
+    for (const layer of gathering.placeDefaults(shard)) {
+      const { table, tableName } = model.bags[layer] as ResolvedBag;
+      missing.set(table, tableName);
     }
   }
 
@@ -391,6 +440,18 @@ function returnedValues(model: ResolvedModel, returned: Float32Array, items: num
   });
   return { scores: columns(0, model.outputDim), outputs: Object.fromEntries(outputs) };
 }
+
+/** What is asked of shards together. */
+interface Asking {
+  readonly gathering: Gathering;
+  readonly batch: PreparedBatch;
+  readonly round: number;
+  readonly running: Running;
+  /** Looks for a fault of the request itself, which ends it. */
+  readonly search: () => void;
+}
+
+const NOT_DEGRADED = {};
 
 /** What happens to a batch that fails. */
 interface Failures {

@@ -54,6 +54,8 @@ export interface PredictorOptions {
   readonly onWarning?: (message: string) => void;
   /** Requests beyond are refused as overloaded; default 1024. */
   readonly maxInFlight?: number;
+  /** Ends the opening (code aborted). Of no effect once the predictor is there. */
+  readonly signal?: AbortSignal;
   /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */
   readonly trace?: Tracer;
 }
@@ -66,6 +68,20 @@ export interface Prediction {
   /** Values of the further outputs that model.json names, by their names: [items, dim of the layer] each. Only where it names some. */
   readonly outputs?: Readonly<Record<string, Float32Array>>;
   readonly modelHash: string;
+  /**
+   * Only with onShardFailure 'default-embedding', and only when a shard gave no vectors: bags of missingTables, all or those of some
+   * batches, were taken for empty, so that the scores are not those of the request.
+   */
+  readonly degraded?: true;
+  /** By name, in the model's order; with degraded. */
+  readonly missingTables?: readonly string[];
+}
+
+/** Whether requests can be answered now. */
+export interface Readiness {
+  readonly ready: boolean;
+  /** Shards without a replica that serves this predictor's version, with the tables that they hold, or parts of; and why. */
+  readonly missing: readonly { readonly shard: string; readonly tables: readonly string[]; readonly reason: string }[];
 }
 
 /**
@@ -78,6 +94,8 @@ export interface Prediction {
 export interface Predictor {
   readonly modelHash: string;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
+  /** A predictor that is not ready stays usable: requests wait for what is missing until their deadline. */
+  readiness(): Readiness;
   /** Counts since it was opened; PREDICTOR_COUNTERS describes each. */
   stats(): PredictorStats;
   /**

@@ -1,7 +1,7 @@
 import { kernelFingerprint } from '../engine/kernels.js';
 import { openDensePart } from '../engine/open-dense-part.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
-import { anObject, TerabagError } from '../errors.js';
+import { anObject, oneOf, TerabagError } from '../errors.js';
 import { type Bundle, openBundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan, servedVersionOf } from '../plan/file/plan.js';
@@ -10,9 +10,12 @@ import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import { connectTo } from '../rpc/transport/sockets.js';
+import type { ServedVersion } from '../rpc/version.js';
 import { wayOnMain } from './local.js';
-import { MainShard, type Way } from './main-shard.js';
+import { type AskedShard, MainShard, type Way } from './main-shard.js';
 import { roundsOfNets } from './modes/paper.js';
+import { openUnlessAborted } from './opening.js';
+import { SHARD_FAILURE_POLICIES, type ShardFailurePolicy } from './pipeline.js';
 import type { Predictor, PredictorOptions } from './predictor.js';
 import { roundOfPlan } from './rounds.js';
 import { shown } from './shown.js';
@@ -33,11 +36,18 @@ export interface ConnectOptions extends PredictorOptions, RpcOptions {
    * more P50 and CPU; with no two alike, as much for nothing. For networks that are slower than a loopback.
    */
   readonly dedup?: boolean;
+  /**
+   * What becomes of a request when a shard gives no vectors by a tenth of the deadline before it. error (default): it fails. default-embedding: the
+   * bags of that shard's tables are taken for empty, and the answer says so: degraded and missingTables of Prediction.
+   */
+  readonly onShardFailure?: ShardFailurePolicy;
   /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
 
 export interface ShardedPredictor extends Predictor {
+  /** What it serves, and every shard that it asks: shardStats() tells what each process holds. */
+  readonly version: ServedVersion;
   /** What each shard says of itself, in the plan's order. */
   shardStats(): Promise<ShardStats[]>;
 }
@@ -48,24 +58,31 @@ const DEFAULT_READY_MS = 10_000;
 export async function connect(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   checkOptions(anObject('options', options));
   checkPlanShape(plan);
+  return openUnlessAborted(options, (watched) => open(plan, { ...options, ...watched }));
+}
+
+async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredictor> {
   const tables = new Set(plan.tables.flatMap(({ table, parts }) => (parts.includes(MAIN_SHARD) ? [table] : [])));
   const bundle = await openBundle(await bundleOf(options.bundle, MAIN_SHARD), { tables, verify: 'later' });
   checkPlan(plan, bundle.spec, bundle.hash);
   checkPublishedFor(plan, MAIN_SHARD, bundle.spec, bundle.dir);
   // Without tables of its own, too: the dense weights are checked there.
   const own = await openTables(bundle, engineTables(bundle, everyPart(bundle)), options);
-  const shards: ShardClient[] = [];
+  const shards: AskedShard[] = [];
   let way: Way | null = null;
   let predictor: MainShard;
+  const version = servedVersionOf(plan);
   try {
     way = await wayOf(plan, bundle, options);
-    const [version, kernels] = [servedVersionOf(plan), kernelFingerprint()];
-    for (const { name, endpoints } of plan.shards)
-      shards.push(new ShardClient({ name, endpoints, version, kernels }, options.transport ?? connectTo));
-    predictor = new MainShard(bundle, shards, own, { ...options, ...way });
+    const kernels = kernelFingerprint();
+    for (const { name, endpoints } of plan.shards) {
+      const client = new ShardClient({ name, endpoints, version, kernels }, options.transport ?? connectTo);
+      shards.push({ client, tables: tablesOf(plan, name) });
+    }
+    predictor = new MainShard(bundle, shards, own, { ...options, ...way, version });
   } catch (error) {
     await way?.net.close();
-    for (const shard of shards) shard.close();
+    for (const { client } of shards) client.close();
     own.engine.close();
     throw error;
   }
@@ -78,8 +95,11 @@ export async function connect(plan: Plan, options: ConnectOptions): Promise<Shar
   return predictor;
 }
 
+const tablesOf = (plan: Plan, shard: string): string[] => plan.tables.flatMap(({ table, parts }) => (parts.includes(shard) ? [table] : []));
+
 function checkOptions(options: ConnectOptions): void {
-  const { readyMs = DEFAULT_READY_MS } = options;
+  const { readyMs = DEFAULT_READY_MS, onShardFailure = 'error' } = options;
+  oneOf('onShardFailure', onShardFailure, SHARD_FAILURE_POLICIES);
   if (typeof readyMs !== 'number' || !(readyMs > 0) || readyMs > 2 ** 31 - 1)
     throw new TerabagError('invalid_argument', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`, {
       field: 'readyMs',

@@ -127,6 +127,11 @@ export class ShardClient {
     return this.#state === 'ready';
   }
 
+  /** Why no replica serves; null while one does. */
+  get unavailability(): TerabagError | null {
+    return this.ready ? null : this.#why;
+  }
+
   /** Resolves when the shard is ready, rejects with the reason after ms. */
   async whenReady(ms: number): Promise<void> {
     if (this.#state === 'closed') throw this.#why;

@@ -21,6 +21,7 @@ import {
 } from '../../src/index.js';
 import { readModelSpec } from '../../src/model/bundle.js';
 import { modelHash } from '../../src/model/hash.js';
+import type { ModelSpec } from '../../src/model/spec.js';
 import { capacityPlan } from '../reference/plans.js';
 import { settlesWithin } from '../reference/settles.js';
 import { random, type SmallModel, smallRequest, writeSmallModel } from '../reference/small-model.js';
@@ -273,6 +274,64 @@ test('a model that differs from the plan is refused on both sides', async () => 
     details: { shard: expect.stringMatching(/^shard-[01]$/) },
   });
   await rm(other.dir, { recursive: true });
+});
+
+test('a predictor tells what is missing and stays usable: answers without a shard are degraded where that is allowed, and counted', async () => {
+  await running(false, async ({ cluster, predictor, events }) => {
+    expect(predictor.readiness()).toEqual({ ready: true, missing: [] });
+    expect(predictor.version).toMatchObject({ modelHash: plan.model.hash, epoch: 0 });
+    const stats = await predictor.shardStats();
+    expect(stats.map(({ model: hash, plan: placed, epoch }) => [hash, placed, epoch])).toEqual(
+      stats.map(() => [predictor.version.modelHash, predictor.version.planHash, 0]),
+    );
+    const lenient = await connect(cluster.plan, { bundle: model.dir, onShardFailure: 'default-embedding' });
+    try {
+      const whole = await lenient.predict(small());
+      expect(whole.scores).toEqual((await local.predict(small())).scores);
+      expect(whole.degraded).toBeUndefined();
+      cluster.kill('shard-1', 'SIGKILL');
+      await expect.poll(() => events.some((event) => event.startsWith('shard-1 exited'))).toBe(true);
+      await expect.poll(() => lenient.readiness().ready).toBe(false);
+      const lost = plan.tables.filter(({ parts }) => parts.includes('shard-1')).map(({ table }) => table);
+      expect(lenient.readiness().missing).toMatchObject([{ shard: 'shard-1', tables: lost, reason: expect.stringContaining('shard-1') }]);
+      const answer = lenient.predict(small(), { deadlineMs: 300 });
+      expect(await settlesWithin(300, answer)).toBe(true);
+      const { scores, degraded, missingTables } = await answer;
+      expect({ degraded, missingTables }).toEqual({ degraded: true, missingTables: lost });
+      const spec = await readModelSpec(model.dir);
+      expect(scores).toEqual((await local.predict(withoutTables(spec, small(), lost))).scores);
+      expect(lenient.stats()).toMatchObject({ degraded: 1, errors: 0 });
+      // Nobody allowed that here.
+      expect((await rejection(predictor.predict(small(), { deadlineMs: 300 }))).details['shard']).toBe('shard-1');
+    } finally {
+      await lenient.close();
+    }
+  });
+});
+
+function withoutTables(spec: ModelSpec, request: PredictRequest, tables: readonly string[]): PredictRequest {
+  const sparse = Object.entries(request.sparse).map(([bag, given]) => {
+    const layer = spec.nets.flatMap(({ layers }) => layers as readonly { name: string; table?: string }[]).find(({ name }) => name === bag);
+    const empty = { indices: [], offsets: Array.from(given.offsets, () => 0), ...(given.weights && { weights: [] }) };
+    return [bag, tables.includes(layer?.table ?? '') ? empty : given] as const;
+  });
+  return { ...request, sparse: Object.fromEntries(sparse) };
+}
+
+test('the opening of a predictor ends with its signal, and leaves no connection behind', async () => {
+  await running(false, async ({ cluster }) => {
+    const signal = AbortSignal.abort('no more');
+    await expect(openLocal(model.dir, { signal })).rejects.toMatchObject({ code: 'aborted', cause: 'no more' });
+    const nobody = {
+      ...cluster.plan,
+      shards: cluster.plan.shards.map((shard, at) => ({ ...shard, endpoints: [`tcp://127.0.0.1:${at + 1}`] })),
+    };
+    const ending = new AbortController();
+    const opening = connect(nobody, { bundle: model.dir, readyMs: 60_000, signal: ending.signal });
+    setTimeout(() => ending.abort('over'), 50);
+    await expect(opening).rejects.toMatchObject({ code: 'aborted', cause: 'over' });
+    expect(getEventListeners(ending.signal, 'abort')).toHaveLength(0);
+  });
 });
 
 test('a main shard that has another plan of the model than its shards, or another epoch, is told so with both, and gets no answer', async () => {

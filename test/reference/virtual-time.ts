@@ -1,7 +1,7 @@
 import { TerabagError } from '../../src/errors.js';
 import type { Pacer } from '../../src/lab/load/pacer.js';
 import type { PredictorStats } from '../../src/observe/counters.js';
-import type { Prediction, PredictOptions, Predictor } from '../../src/predictor/predictor.js';
+import type { Prediction, PredictOptions, Predictor, Readiness } from '../../src/predictor/predictor.js';
 import { NO_STATS } from './no-stats.js';
 
 /**
@@ -85,6 +85,10 @@ export class QueueingServer implements Predictor {
     }
     await time.at(now + deadlineMs);
     throw new TerabagError('deadline_exceeded', 'the simulated server was too late');
+  }
+
+  readiness(): Readiness {
+    return { ready: true, missing: [] };
   }
 
   stats(): PredictorStats {

@@ -1,6 +1,6 @@
 import { type ErrorCode, TerabagError } from '../../errors.js';
 import type { PredictorStats } from '../../observe/counters.js';
-import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from '../../predictor/predictor.js';
 import { writeRequestArchive } from './request-archive.js';
 import { type CopiedRequest, copyRequest, isFiniteRequest, requestBytes } from './request-copy.js';
 import { writeRequests } from './request-file.js';
@@ -70,6 +70,10 @@ export class RequestRecorder implements Predictor {
   }
 
   /** Those of the predictor, and recordedRequests, recordedBytes, unrecordedRequests (sampled, but malformed, or answered after the end). */
+  readiness(): Readiness {
+    return this.predictor.readiness();
+  }
+
   stats(): PredictorStats & Readonly<Record<'recordedRequests' | 'recordedBytes' | 'unrecordedRequests', number>> {
     return {
       ...this.predictor.stats(),

@@ -1,5 +1,5 @@
 import type { PredictorStats } from '../../observe/counters.js';
-import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest } from '../../predictor/predictor.js';
+import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from '../../predictor/predictor.js';
 
 /** Dims of the spec: a request alone does not tell one long row from several. */
 export type DenseFeatures = readonly { readonly name: string; readonly dim: number }[];
@@ -75,7 +75,13 @@ export class SplittingPredictor implements Predictor {
       scores.set(answer.scores, at);
       at += answer.scores.length;
     }
-    return { ...first, scores, items: answers.reduce((sum, answer) => sum + answer.items, 0) };
+    const missing = [...new Set(answers.flatMap(({ missingTables = [] }) => missingTables))];
+    const degraded = missing.length === 0 ? {} : { degraded: true as const, missingTables: missing };
+    return { ...first, ...degraded, scores, items: answers.reduce((sum, answer) => sum + answer.items, 0) };
+  }
+
+  readiness(): Readiness {
+    return this.predictor.readiness();
   }
 
   stats(): PredictorStats {

@@ -14,8 +14,8 @@ import { inStages, type ResolvedModel } from '../../../src/model/graph.js';
 import { MAIN_SHARD, type Plan } from '../../../src/plan/file/plan.js';
 import { openLocal } from '../../../src/predictor/local.js';
 import { roundsOfNets } from '../../../src/predictor/modes/paper.js';
-import { Pipeline, type PoolingShard } from '../../../src/predictor/pipeline.js';
-import type { Predictor, PredictRequest } from '../../../src/predictor/predictor.js';
+import { Pipeline, type PoolingShard, type ShardFailurePolicy } from '../../../src/predictor/pipeline.js';
+import type { Prediction, Predictor, PredictRequest } from '../../../src/predictor/predictor.js';
 import { roundOfPlan } from '../../../src/predictor/rounds.js';
 import { allBags, netsRequest, writeNetsModel } from '../../reference/nets-model.js';
 import { ROWS, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
@@ -116,6 +116,7 @@ const scheduled =
     });
 
 interface Mode {
+  readonly onShardFailure?: ShardFailurePolicy;
   readonly batchItems?: number;
   readonly dedup?: boolean;
   readonly paper?: boolean;
@@ -220,6 +221,77 @@ test('faults of a request come before failures of shards, and the first of these
       },
     ),
     { numRuns: 600 },
+  );
+  expect(Math.min(...Object.values(seen))).toBeGreaterThan(10);
+});
+
+/** The request as it is with empty bags where these tables are read. */
+function without(request: PredictRequest, tables: readonly string[]): PredictRequest {
+  const sparse = { ...request.sparse };
+  for (const { name, tableName } of (bundle.model as ResolvedModel).bags) {
+    const given = sparse[name];
+    if (given === undefined || !tables.includes(tableName)) continue;
+    sparse[name] = { indices: [], offsets: Array.from(given.offsets, () => 0), ...(given.weights && { weights: [] }) };
+  }
+  return { ...request, sparse };
+}
+
+test('where that is allowed, a shard that fails is done without: the scores are those of empty bags, and say which tables were missing', async () => {
+  const seen = { degraded: 0, whole: 0, refused: 0 };
+  const away = fc.constantFrom<Failing>(
+    null,
+    null,
+    null,
+    null,
+    null,
+    'shard_unavailable',
+    'deadline_exceeded',
+    'overloaded',
+    'version_skew',
+    'internal',
+  );
+  const any = fc.oneof(
+    validRequest({ minItems: 1, minIds: 1 }).map(({ request }) => ({ request, valid: true })),
+    brokenInSeveralLayers.map(({ request }) => ({ request, valid: false })),
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      any,
+      fc.tuple(away, away, away),
+      anyWhere,
+      anyMode,
+      fc.scheduler(),
+      async ({ request, valid }, how, where, mode, one) => {
+        const place = served[where] as Served;
+        const asked: Promise<Prediction>[] = [];
+        const shards = SHARDS.map((_, s) => shard(s, place.engines[s] ?? null, scheduled(one), how[s] ?? null));
+        const running = pipeline(place, shards, { ...mode, onShardFailure: 'default-embedding' });
+        asked.push(running.predict(request, { deadlineMs: 60_000 }));
+        const ended = await one.waitFor(Promise.allSettled(asked));
+        await one.waitFor(running.close());
+        const [result] = ended as [PromiseSettledResult<Prediction>];
+        if (!valid) {
+          seen.refused++;
+          const known = await local.predict(request).catch((error: TerabagError) => error);
+          expect(result).toMatchObject({ status: 'rejected', reason: { code: (known as TerabagError).code } });
+          return;
+        }
+        if (result.status === 'rejected') throw result.reason;
+        const { scores, degraded, missingTables = [] } = result.value;
+        const failed = SHARDS.filter((_, s) => how[s] !== null);
+        const lost = place.plan.tables.filter(({ parts }) => parts.some((part) => failed.includes(part))).map(({ table }) => table);
+        // Of a table that is split, a part may be asked for nothing.
+        if (where === 2) expect(lost).toEqual(expect.arrayContaining([...missingTables]));
+        else expect(missingTables).toEqual(lost);
+        expect(degraded).toBe(missingTables.length > 0 ? true : undefined);
+        expect(running.counts.degraded).toBe(missingTables.length > 0 ? 1 : 0);
+        // A batch that asked a lost part for nothing has its vectors.
+        if (where !== 2 || mode.batchItems === undefined)
+          expect(scores).toEqual((await local.predict(without(request, missingTables))).scores);
+        seen[missingTables.length > 0 ? 'degraded' : 'whole']++;
+      },
+    ),
+    { numRuns: 500 },
   );
   expect(Math.min(...Object.values(seen))).toBeGreaterThan(10);
 });

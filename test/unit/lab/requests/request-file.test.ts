@@ -6,7 +6,7 @@ import { afterAll, expect, test } from 'vitest';
 import { type ErrorCode, TerabagError } from '../../../../src/errors.js';
 import { readRequests, writeRequests } from '../../../../src/lab/requests/request-file.js';
 import { recordRequests } from '../../../../src/lab/requests/request-recorder.js';
-import type { Prediction, Predictor, PredictRequest } from '../../../../src/predictor/predictor.js';
+import type { Prediction, Predictor, PredictRequest, Readiness } from '../../../../src/predictor/predictor.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../../../src/tables/safetensors.js';
 import { NO_STATS } from '../../../reference/no-stats.js';
 
@@ -454,6 +454,9 @@ class Answering implements Predictor {
   async predict({ items = 0 }: PredictRequest): Promise<Prediction> {
     if (this.fails !== null) throw new TerabagError(this.fails, 'as told');
     return { scores: new Float32Array(items), items, scoreDim: 1, modelHash: this.modelHash };
+  }
+  readiness(): Readiness {
+    return { ready: true, missing: [] };
   }
   stats(): typeof NO_STATS {
     return { ...NO_STATS, requests: 1 };
