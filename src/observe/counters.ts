@@ -6,10 +6,27 @@ interface CounterSpec {
 
 /** What is counted of the main shard's RPCs, summed over the shards; bytes are those of whole messages, without what the transport adds. */
 export const RPC_COUNTERS = {
-  sent: { kind: 'counter', description: 'Requests to pool sent to shards, resent ones included.' },
-  resent: { kind: 'counter', description: 'Requests to pool sent again, since their shard came back before their deadline.' },
+  sent: { kind: 'counter', description: 'Requests to pool sent to shards, resent, retried and hedged ones included.' },
+  resent: {
+    kind: 'counter',
+    description: 'Requests to pool sent again, since their shard, of which no replica was left, came back before their deadline.',
+  },
+  retries: {
+    kind: 'counter',
+    description:
+      'Requests to pool sent to another replica, since the one that had them was lost, drained, refused them or gave no sound answer.',
+  },
+  hedges: { kind: 'counter', description: 'Requests to pool sent to another replica as well, since the first took longer than the P95.' },
+  hedgesWon: { kind: 'counter', description: 'Requests that the other replica answered first.' },
+  overBudget: { kind: 'counter', description: 'Retries and hedges that were not made at once, since the retry budget was used up.' },
+  skew: { kind: 'counter', description: 'Answers and refusals of shards that serve another version than was asked for.' },
+  corrupt: { kind: 'counter', description: 'Answers whose length or checksum was wrong.' },
+  ejections: { kind: 'counter', description: 'Times that a replica was given no requests for a while, since its answers failed.' },
   refused: { kind: 'counter', description: 'Requests that waited, since the queue to their shard was full.' },
-  cancelled: { kind: 'counter', description: 'Requests cancelled on their shard: aborted, failed elsewhere, or past their deadline.' },
+  cancelled: {
+    kind: 'counter',
+    description: 'Requests cancelled on their shard: aborted, failed elsewhere, past their deadline, or answered by another replica.',
+  },
   bytesSent: { kind: 'counter', description: 'Bytes of requests to pool.' },
   bytesReceived: { kind: 'counter', description: 'Bytes of their answers.' },
   unmatched: { kind: 'counter', description: 'Answers that nothing waited for any more.' },

@@ -8,6 +8,7 @@ import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan, servedVersionOf } fro
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, ShardClient } from '../rpc/client.js';
+import { constantEndpoints } from '../rpc/replicas/endpoint-source.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import { connectTo } from '../rpc/transport/sockets.js';
 import type { ServedVersion } from '../rpc/version.js';
@@ -76,7 +77,8 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
     way = await wayOf(plan, bundle, options);
     const kernels = kernelFingerprint();
     for (const { name, endpoints } of plan.shards) {
-      const client = new ShardClient({ name, endpoints, version, kernels }, options.transport ?? connectTo);
+      const expected = { name, endpoints: constantEndpoints(endpoints), version, kernels };
+      const client = new ShardClient(expected, options.transport ?? connectTo);
       shards.push({ client, tables: tablesOf(plan, name) });
     }
     predictor = new MainShard(bundle, shards, own, { ...options, ...way, version });

@@ -1,62 +1,30 @@
 import { type Clock, systemClock } from '../clock.js';
-import { poolAlike } from '../engine/kernels.js';
-import { native } from '../engine/native.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
-import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
+import { type ErrorCode, TerabagError } from '../errors.js';
 import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
 import type { RpcSpan } from '../observe/spans.js';
-import { clientMessageParts, decodeClientMessage, decodeShardMessage, encodeClientMessage } from './codec.js';
-import type { ShardMessage } from './messages.js';
+import { type Random, systemRandom } from '../random.js';
+import { clientMessageParts, renewPool } from './codec.js';
+import { DueList } from './due-list.js';
+import type { Connect, ExpectedPeer, PooledMessage } from './link.js';
+import { type Answer, Attempt, Call } from './replicas/call.js';
+import type { EndpointSource } from './replicas/endpoint-source.js';
+import { Hedging } from './replicas/hedging.js';
+import type { Replica } from './replicas/replica.js';
+import { ReplicaSet } from './replicas/replica-set.js';
+import { RetryBudget } from './replicas/retry-budget.js';
 import type { ShardStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
-import { type ClientHandlers, type ClientTransport, MAX_MESSAGE_BYTES } from './transport/transport.js';
-import { type ServedVersion, sameStamp, sameVersion, shownStamp, shownVersion, stampOf } from './version.js';
+import { MAX_MESSAGE_BYTES } from './transport/transport.js';
+import { stampOf } from './version.js';
 import { Waiters } from './waiters.js';
 
-/** A ready shard gets a heartbeat this often; one that is not (yet, or not any more) is greeted again this often. */
-const BEAT_MS = 250;
-/** After so many heartbeats without a message the shard counts as gone. Heartbeats, not time: in a blocked event loop nobody is heard. */
-const SILENT_BEATS = 6;
-/** A message that the transport refused (its queue is full) is offered again after so long, and when the shard sends something. */
-const RETRY_MS = 2;
 /** Requests to shards end a moment before the whole request does, whose error would not name the shard. */
 const EARLY_MS = 1;
 /** Less than that, a timer is late on any machine. */
 const LATE_MS = 5;
-/** How long what the system says of an endpoint is waited for between two attempts to find it out. */
-const EXPLAIN_MS = 2000;
-/** Why a shard may refuse a request; another word in an error message is not passed on to programs that test for codes. */
-const SHARD_CODES: ReadonlySet<string> = new Set<ErrorCode>([
-  'invalid_argument',
-  'index_out_of_range',
-  'bad_offsets',
-  'bad_message',
-  'deadline_exceeded',
-  'overloaded',
-  'version_skew',
-  'closed',
-  'internal',
-]);
 
-/** Pooled vectors, in the message that brought them: to be released when they are read. */
-export interface Answer {
-  readonly pooled: Uint8Array;
-  readonly message: Lent;
-}
-
-interface Pending {
-  readonly message: Lent;
-  readonly answerBytes: number;
-  readonly deadlineAt: number;
-  readonly cancelTimer: () => void;
-  /** Stops listening to the signal. */
-  readonly forget: () => void;
-  readonly resolve: (answer: Answer) => void;
-  readonly reject: (error: TerabagError) => void;
-  readonly rpc: RpcSpan | null;
-  /** Whether the transport of now has it. */
-  sent: boolean;
-}
+export type { Connect } from './link.js';
 
 export interface PoolOptions {
   /** performance.now() time. */
@@ -67,260 +35,308 @@ export interface PoolOptions {
   readonly rpc?: RpcSpan | null;
 }
 
-/** Opens a transport to an endpoint; throws a TerabagError when the endpoint cannot be used. */
-export type Connect = (endpoint: string, handlers: ClientHandlers) => ClientTransport;
+/** What a failure of an attempt is owed to, and so what helps. replica: another may do better, and this one is to blame. */
+type Fault = 'request' | 'drain' | 'load' | 'replica';
 
-/** What a client expects of the shard behind an endpoint. */
-export interface ExpectedShard {
-  readonly name: string;
-  /** Where it listens; the first is used. */
-  readonly endpoints: readonly string[];
-  readonly version: ServedVersion;
-  /** Kernels of this process: bits depend on them. */
-  readonly kernels: string;
+/** That of an error of a shard; of codes that are not here it is the replica. */
+const FAULTS: Partial<Record<ErrorCode, Fault>> = {
+  // Every replica would say the same.
+  invalid_argument: 'request',
+  index_out_of_range: 'request',
+  bad_offsets: 'request',
+  bad_message: 'request',
+  // Nothing was done for it.
+  draining: 'drain',
+  closed: 'drain',
+  overloaded: 'load',
+  deadline_exceeded: 'load',
+};
+
+/** beaten: another attempt ended the call. */
+type Ending = 'beaten' | 'late' | 'aborted';
+
+/** What a client expects of a shard, whichever replica answers. */
+export interface ExpectedShard extends ExpectedPeer {
+  /** Closed with the client. */
+  readonly endpoints: EndpointSource;
+}
+
+export interface ClientOptions {
+  readonly clock?: Clock;
+  readonly random?: Random;
+  /** Default true: a request that is not answered in time is sent to another replica as well. */
+  readonly hedging?: boolean;
 }
 
 /**
- * The main shard's end of one sparse shard. A request is sent when the shard is ready and, since pooling changes nothing, sent again when
- * the shard comes back before the deadline; at the deadline it fails with the reason. A request that ends otherwise is cancelled on the shard.
+ * The main shard's end of one sparse shard, whose replicas all give the same answer. A request goes to one of them; when that is lost, refuses it or
+ * gives no sound answer, to another; and to another as well when it takes its time. Pooling changes nothing, so that it may be done twice. A request
+ * that no replica can take waits for one until its deadline, and fails then with the reason of each. One that ends otherwise is cancelled.
  */
 export class ShardClient {
   readonly name: string;
-  readonly endpoint: string;
-  /** Null while the transport cannot be opened, which each heartbeat tries again. */
-  #transport: ClientTransport | null;
-  #state: 'connecting' | 'ready' | 'closed' = 'connecting';
-  #why: TerabagError;
-  #nextId = 1 + Math.floor(Math.random() * 2 ** 40);
-  #silentBeats = 0;
-  #explainedAt = Number.NEGATIVE_INFINITY;
-  readonly #pending = new Map<number, Pending>();
-  /** Requests that the transport refused, in their order; offered again while the shard is ready. */
-  readonly #refused = new Set<number>();
-  #cancelRetry: (() => void) | null = null;
-  /** By the id of their message. */
-  readonly #stats: Waiters<number, ShardStats>;
-  readonly #readiness: Waiters<symbol, void>;
-  readonly #cancelHeartbeat: () => void;
-  readonly #stamp: Uint8Array;
   readonly counts: Record<keyof RpcCounts, number>;
+  #nextId: number;
+  #closed: TerabagError | null = null;
+  readonly #clock: Clock;
+  readonly #stamp: Uint8Array;
+  readonly #replicas: ReplicaSet;
+  readonly #calls: DueList<Call>;
+  /** Calls that wait for a replica, in their order. */
+  readonly #parked = new Set<Call>();
+  readonly #budget: RetryBudget;
+  readonly #hedging: Hedging<Attempt> | null;
+  readonly #readiness: Waiters<symbol, void>;
 
   /** Throws what connect throws: an endpoint that cannot be used at all. */
-  constructor(
-    private readonly expected: ExpectedShard,
-    private readonly connect: Connect,
-    private readonly clock: Clock = systemClock,
-  ) {
+  constructor(expected: ExpectedShard, connect: Connect, options: ClientOptions = {}) {
+    const { clock = systemClock, random = systemRandom, hedging = true } = options;
     this.name = expected.name;
-    this.endpoint = expected.endpoints[0] ?? '';
-    this.#stamp = stampOf(expected.version);
-    this.#stats = new Waiters(clock);
-    this.#readiness = new Waiters(clock);
     this.counts = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;
-    this.#why = this.#unavailable('has not answered yet');
-    this.#transport = this.#open();
-    // What waits for an answer has a timer of its own: a process without other work ends.
-    this.#cancelHeartbeat = clock.every(BEAT_MS, () => this.#beat());
+    this.#clock = clock;
+    this.#stamp = stampOf(expected.version);
+    this.#nextId = 1 + Math.floor(random() * 2 ** 40);
+    this.#calls = new DueList(clock, () => this.#due());
+    this.#budget = new RetryBudget(clock.now());
+    this.#hedging = hedging ? new Hedging(clock, (attempt, now) => this.#hedge(attempt, now)) : null;
+    this.#readiness = new Waiters(clock);
+    this.#replicas = new ReplicaSet({
+      ...{ peer: expected, endpoints: expected.endpoints, connect, clock, random, counts: this.counts },
+      nextId: () => this.#nextId++,
+      events: {
+        ready: () => this.#ready(),
+        down: (replica, lost) => this.#down(replica, lost),
+        answered: (attempt, answer, message, receivedAt) => this.#answered(attempt, answer, message, receivedAt),
+        failed: (attempt, error) => this.#failed(attempt, error, FAULTS[error.code] ?? 'replica'),
+        unsound: (attempt, error) => this.#failed(attempt, error, 'replica'),
+        malformed: (replica) => this.#malformed(replica),
+      },
+    });
   }
 
+  /** Whether some replica takes requests. */
   get ready(): boolean {
-    return this.#state === 'ready';
+    return this.#replicas.ready;
   }
 
-  /** Why no replica serves; null while one does. */
+  /** Why no replica takes requests; null while one does. */
   get unavailability(): TerabagError | null {
-    return this.ready ? null : this.#why;
+    if (this.ready) return null;
+    return this.#closed ?? this.#replicas.why();
   }
 
-  /** Resolves when the shard is ready, rejects with the reason after ms. */
+  /** Resolves when some replica takes requests, rejects with the reason after ms. */
   async whenReady(ms: number): Promise<void> {
-    if (this.#state === 'closed') throw this.#why;
-    if (!this.ready) await this.#readiness.wait(Symbol(), ms, () => this.#why);
+    if (this.#closed !== null) throw this.#closed;
+    if (!this.ready) await this.#readiness.wait(Symbol(), ms, () => this.#replicas.why());
   }
 
   /**
    * Asks for pooled vectors; settles by the deadline, or at once with code aborted when the signal is. The batch is encoded before it returns.
    */
   pool(batch: SparseBatch, { deadlineAt, answerBytes, signal = null, rpc = null }: PoolOptions): Promise<Answer> {
-    const id = this.#nextId++;
     return new Promise((resolve, reject) => {
-      if (this.#state === 'closed') throw this.#why;
+      if (this.#closed !== null) throw this.#closed;
       if (signal?.aborted) throw this.#aborted(signal);
-      const now = this.clock.now();
+      const now = this.#clock.now();
       const remainingMs = deadlineAt - now;
       // A timer would be due after that of the whole request.
-      if (remainingMs <= EARLY_MS) throw this.#unanswered(0);
-      const parts = clientMessageParts({ kind: 'pool', id, stamp: this.#stamp, sentAtMs: now, remainingMs, batch, timed: rpc !== null });
-      const bytes = parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
-      // A peer closes the connection on a longer message, and with it every request in flight.
-      if (bytes > MAX_MESSAGE_BYTES) {
-        throw new TerabagError(
-          'invalid_argument',
-          `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
-          { shard: this.name, bytes },
-        );
-      }
-      const message = messageBuffers.take(bytes);
-      copyParts(parts, message.bytes);
+      if (remainingMs <= EARLY_MS) throw this.#unanswered([], 0);
+      const id = this.#nextId++;
+      const message = this.#encoded(
+        clientMessageParts({ kind: 'pool', id, stamp: this.#stamp, sentAtMs: now, remainingMs, batch, timed: rpc !== null }),
+      );
       rpc?.serialized();
-      const cancelTimer = this.clock.after(Math.max(0, remainingMs - EARLY_MS), () => this.#due(id));
-      const onAbort = (): void => this.#end(id, this.#aborted(signal));
-      signal?.addEventListener('abort', onAbort, { once: true });
-      const forget = (): void => signal?.removeEventListener('abort', onAbort);
-      this.#pending.set(id, { message, deadlineAt, answerBytes, cancelTimer, forget, resolve, reject, rpc, sent: false });
-      rpc?.hold();
-      if (this.ready) this.#sendOrKeep(id);
+      const call = new Call({ message, answerBytes, deadlineAt, signal, rpc, resolve, reject, onAbort: this.#onAbort });
+      this.#calls.add(call, deadlineAt - EARLY_MS);
+      this.#budget.deposit(now);
+      const replica = this.#replicas.choose(now);
+      if (replica === null) this.#parked.add(call);
+      else this.#send(new Attempt(id, call, replica, now, null), now);
+      if (this.#parked.size > 0) this.#unpark(now, 'retries');
     });
   }
 
-  /** What the shard says of itself; rejects at once with the reason when it is away, or goes. */
+  /** What the shard says of itself, by a replica that is ready; rejects at once with the reason when none is. */
   async stats(ms: number): Promise<ShardStats> {
-    if (!this.ready) throw this.#why;
-    const id = this.#nextId++;
-    if (!this.#send(encodeClientMessage({ kind: 'stats', id })))
-      throw new TerabagError('overloaded', `too many messages wait for the shard: ${this.name}`, { shard: this.name });
-    return this.#stats.wait(id, ms, () => new TerabagError('deadline_exceeded', `shard sent no stats: ${this.name}`, { shard: this.name }));
+    if (this.#closed !== null) throw this.#closed;
+    const replica = this.#replicas.all.find(({ link }) => link.ready);
+    if (replica === undefined) throw this.#replicas.why();
+    return replica.link.stats(ms);
   }
 
   close(): void {
-    this.#state = 'closed';
-    this.#why = new TerabagError('closed', 'the predictor is closed');
-    this.#cancelHeartbeat();
-    this.#cancelRetry?.();
-    for (const id of [...this.#pending.keys()]) this.#end(id, this.#why);
-    this.#stats.rejectAll(this.#why);
-    this.#readiness.rejectAll(this.#why);
-    this.#transport?.close();
+    const closed = new TerabagError('closed', 'the predictor is closed');
+    this.#closed = closed;
+    for (let call = this.#calls.first; call !== null; call = this.#calls.first) this.#end(call, closed, 'aborted');
+    this.#calls.close();
+    this.#hedging?.close();
+    this.#readiness.rejectAll(closed);
+    this.#replicas.close(closed);
   }
 
-  #open(): ClientTransport {
-    // Events of a transport that was replaced are not of interest.
-    const current = (): boolean => this.#state !== 'closed' && this.#transport === transport;
-    const transport = this.connect(this.endpoint, {
-      up: () => current() && this.#hello(),
-      down: () => current() && this.#down('closed the connection'),
-      unreachable: () => current() && this.#explain(transport),
-      message: (message) => (current() ? this.#receive(message) : message.release()),
-    });
-    return transport;
-  }
-
-  #unavailable(what: string, details: ErrorDetails = {}): TerabagError {
-    return new TerabagError('shard_unavailable', `shard ${what}: ${this.name} at ${this.endpoint}`, {
-      ...details,
-      shard: this.name,
-      endpoint: this.endpoint,
-    });
-  }
+  readonly #onAbort = (call: Call, signal: AbortSignal | null): void => this.#end(call, this.#aborted(signal), 'aborted');
 
   #aborted(signal: AbortSignal | null): TerabagError {
     return new TerabagError('aborted', `the request was aborted: ${this.name}`, { shard: this.name }, { cause: signal?.reason });
   }
 
-  /** Finds out why nobody is there, for the errors of requests until somebody is. */
-  #explain(transport: ClientTransport): void {
-    const now = this.clock.now();
-    if (this.ready || now - this.#explainedAt < EXPLAIN_MS) return;
-    this.#explainedAt = now;
-    void transport.explain().then((reason) => {
-      if (reason === null || this.#state !== 'connecting' || this.#transport !== transport || this.#why.code !== 'shard_unavailable')
-        return;
-      this.#why = this.#unavailable(`cannot be reached (${reason})`, { reason });
-    });
-  }
-
-  #send(message: Uint8Array): boolean {
-    return this.#transport?.send(message) ?? false;
-  }
-
-  /** Sends a request, or keeps it for later when the transport's queue is full, behind those that were kept before. */
-  #sendOrKeep(id: number): void {
-    if (this.#refused.size === 0 && this.#sendPool(id)) return;
-    this.#refused.add(id);
-    this.counts.refused++;
-    this.#cancelRetry ??= this.clock.after(RETRY_MS, () => this.#retry());
-  }
-
-  /** False when the transport refuses it. */
-  #sendPool(id: number): boolean {
-    const pending = this.#pending.get(id);
-    if (pending === undefined) return true;
-    const { message, rpc } = pending;
-    if (!this.#send(message.bytes)) return false;
-    pending.sent = true;
-    this.counts.sent++;
-    this.counts.bytesSent += message.bytes.byteLength;
-    rpc?.sent();
-    return true;
-  }
-
-  #retry(): void {
-    this.#cancelRetry?.();
-    this.#cancelRetry = null;
-    if (!this.ready) return;
-    for (const id of this.#refused) {
-      if (!this.#sendPool(id)) break;
-      this.#refused.delete(id);
+  #encoded(parts: readonly Uint8Array[]): Lent {
+    let bytes = 0;
+    for (const { byteLength } of parts) bytes += byteLength;
+    // A peer closes the connection on a longer message, and with it every request in flight.
+    if (bytes > MAX_MESSAGE_BYTES) {
+      throw new TerabagError(
+        'invalid_argument',
+        `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
+        { shard: this.name, bytes },
+      );
     }
-    if (this.#refused.size > 0) this.#cancelRetry = this.clock.after(RETRY_MS, () => this.#retry());
+    const encoded = messageBuffers.take(bytes);
+    let at = 0;
+    for (const part of parts) {
+      encoded.bytes.set(part, at);
+      at += part.byteLength;
+    }
+    return encoded;
   }
 
-  #hello(): void {
-    const { version, kernels } = this.expected;
-    this.#send(encodeClientMessage({ kind: 'hello', sentAtMs: this.clock.now(), version, kernels }));
+  #send(attempt: Attempt, now: number): void {
+    const { call, replica } = attempt;
+    if (call.outstanding === null) call.attempt = attempt;
+    else call.hedge = attempt;
+    if (!replica.ejection.sound) replica.ejection.probe();
+    if (!call.hedged && this.#replicas.all.length > 1) this.#hedging?.watch(attempt, now);
+    replica.link.send(attempt, now);
   }
 
-  #down(what: string): void {
-    if (this.#state === 'closed') return;
-    if (this.#state === 'ready') this.counts.lost++;
-    this.#state = 'connecting';
-    this.#refused.clear();
-    for (const pending of this.#pending.values()) pending.sent = false;
-    this.#why = this.#unavailable(what);
-    this.#stats.rejectAll(this.#why);
+  /** Sends a call again, or at last. What is left of its deadline has shrunk, and no answer to what was sent before is one to this. */
+  #sendAnew(call: Call, replica: Replica<Attempt>, now: number): void {
+    const id = this.#nextId++;
+    const own = this.#encoded([call.message.bytes]);
+    renewPool(own.bytes, { id, sentAtMs: now, remainingMs: Math.max(0, call.deadlineAt - now) });
+    this.#send(new Attempt(id, call, replica, now, own), now);
   }
 
-  /** Called by a timer: nothing may be thrown. */
-  #beat(): void {
-    if (this.#transport === null) {
-      this.#reopen();
-    } else if (!this.ready) {
-      this.#hello();
-    } else if (this.#silentBeats++ >= SILENT_BEATS) {
-      this.#down('fell silent');
-      this.#transport.close();
-      this.#transport = null;
-      this.#reopen();
+  #ready(): void {
+    this.#readiness.resolveAll();
+    if (this.#parked.size > 0) this.#unpark(this.#clock.now(), 'resent');
+  }
+
+  /** Sends calls that wait. What waited for a replica to come back is not charged to the budget: nothing else could help it. */
+  #unpark(now: number, counter: 'retries' | 'resent'): void {
+    for (const call of this.#parked) {
+      const replica = this.#replicas.choose(now);
+      if (replica === null) return;
+      if (counter === 'retries' && call.wasSent && !this.#budget.take(now)) return;
+      this.#parked.delete(call);
+      if (call.wasSent) this.counts[counter]++;
+      this.#sendAnew(call, replica, now);
+    }
+  }
+
+  /** A replica is lost or drains; these attempts will not be answered. */
+  #down(replica: Replica<Attempt>, lost: readonly Attempt[]): void {
+    const now = this.#clock.now();
+    if (replica.link.draining) replica.ejection.probeWithdrawn();
+    else if (lost.length > 0) this.#blame(replica, now);
+    for (const attempt of lost) {
+      this.#detach(attempt);
+      this.#elsewhere(attempt.call, now, { isCharged: attempt.sent, mayWait: true });
+    }
+  }
+
+  #answered(attempt: Attempt, answer: PooledMessage, message: Lent, receivedAt: number): void {
+    const { call, replica } = attempt;
+    const tookMs = receivedAt - attempt.startedAt;
+    if (attempt === call.hedge) this.counts.hedgesWon++;
+    replica.answered(tookMs, receivedAt);
+    this.#hedging?.answered(tookMs);
+    call.rpc?.answered(receivedAt, answer.stages);
+    this.#detach(attempt);
+    this.#finish(call, 'beaten', receivedAt);
+    call.resolve({ pooled: answer.pooled, message });
+  }
+
+  #failed(attempt: Attempt, error: TerabagError, fault: Fault): void {
+    const now = this.#clock.now();
+    const { call, replica } = attempt;
+    this.#detach(attempt);
+    if (fault === 'request') {
+      replica.ejection.succeeded(now);
+      this.#end(call, error, 'beaten');
+    } else if (fault === 'drain') {
+      this.#elsewhere(call, now, { isCharged: false, mayWait: true });
     } else {
-      // Refused while its queue is full: then the shard is asked for much else.
-      this.#send(encodeClientMessage({ kind: 'ping', id: this.#nextId++, sentAtMs: this.clock.now() }));
+      if (fault === 'load' && replica.ejection.sound) replica.overloaded(now);
+      else this.#blame(replica, now);
+      call.failedOn(replica, error);
+      this.#elsewhere(call, now, { isCharged: true, mayWait: false });
     }
   }
 
-  #reopen(): void {
-    try {
-      this.#transport = this.#open();
-    } catch (error) {
-      // The next heartbeat tries again: file descriptors, say, may be free then.
-      const { message, details } = TerabagError.from(error);
-      this.#why = this.#unavailable(`cannot be connected to (${message})`, details);
-    }
+  /** After an attempt has failed: unless another one is out, makes one at another replica, waits for one, or ends the call with all errors. */
+  #elsewhere(call: Call, now: number, { isCharged, mayWait }: { readonly isCharged: boolean; readonly mayWait: boolean }): void {
+    if (call.outstanding !== null) return;
+    const replica = this.#replicas.choose(now, call.failures);
+    if (replica !== null && (!isCharged || this.#afford('take', now))) {
+      this.counts.retries++;
+      this.#sendAnew(call, replica, now);
+    } else if (mayWait) this.#parked.add(call);
+    else this.#end(call, this.#replicas.why(call.failures), 'beaten');
   }
 
-  /** The deadline of a request, which may have come while this event loop stood still: what has arrived meanwhile is read first. */
-  #due(id: number): void {
-    this.#transport?.readWaiting();
-    if (!this.#pending.has(id)) return;
-    this.clock.afterPolling(() => {
-      const pending = this.#pending.get(id);
-      if (pending === undefined) return;
-      const lateMs = Math.round(this.clock.now() - pending.deadlineAt);
-      this.#end(id, this.ready ? this.#unanswered(lateMs) : this.#why);
+  /** An attempt has been out for longer than most. */
+  #hedge(attempt: Attempt, now: number): void {
+    const { call, startedAt } = attempt;
+    if (call.hedged || call.outstanding !== attempt) return;
+    const replica = this.#replicas.choose(now, new Map([...call.failures, [attempt.replica, null]]));
+    // One that owes a sign for as long is no better off.
+    const isWorse = replica === null || !replica.isSound(now) || replica.link.unheardMs(now) >= now - startedAt;
+    if (isWorse || !this.#afford('takeHedge', now)) {
+      this.#hedging?.watchOn(attempt, now);
+      return;
+    }
+    call.hedged = true;
+    this.counts.hedges++;
+    this.#sendAnew(call, replica, now);
+  }
+
+  #malformed(replica: Replica<Attempt>): void {
+    const now = this.#clock.now();
+    this.#blame(replica, now);
+    // It may have been the answer to any of them.
+    for (const attempt of [...replica.link.attempts]) this.#hedge(attempt, now);
+  }
+
+  #afford(how: 'take' | 'takeHedge', now: number): boolean {
+    if (this.#budget[how](now)) return true;
+    this.counts.overBudget++;
+    return false;
+  }
+
+  #blame(replica: Replica<Attempt>, now: number): void {
+    if (replica.ejection.failed(now)) this.counts.ejections++;
+  }
+
+  /** The deadline of some calls, which may have come while this event loop stood still: what has arrived meanwhile is read first. */
+  #due(): void {
+    for (const { link } of this.#replicas.all) link.readWaiting();
+    this.#clock.afterPolling(() => {
+      const now = this.#clock.now();
+      for (let call = this.#calls.takeDue(now); call !== null; call = this.#calls.takeDue(now)) this.#endLate(call, now);
     });
   }
 
-  #unanswered(lateMs: number): TerabagError {
-    const late = `shard did not answer by the deadline: ${this.name} at ${this.endpoint}`;
+  #endLate(call: Call, now: number): void {
+    const asked = [call.attempt, call.hedge].flatMap((attempt) => (attempt === null ? [] : [attempt.replica.link.endpoint]));
+    const late = asked.length > 0 ? this.#unanswered(asked, Math.round(now - call.deadlineAt)) : this.#replicas.why(call.failures);
+    this.#end(call, late, 'late');
+  }
+
+  #unanswered(endpoints: readonly string[], lateMs: number): TerabagError {
+    const where = endpoints.length === 0 ? '' : ` at ${endpoints.join(' and ')}`;
+    const late = `shard did not answer by the deadline: ${this.name}${where}`;
     if (lateMs < LATE_MS) return new TerabagError('deadline_exceeded', late, { shard: this.name });
     return new TerabagError('deadline_exceeded', `${late}; this process's event loop was itself late by ${lateMs} ms`, {
       shard: this.name,
@@ -328,167 +344,37 @@ export class ShardClient {
     });
   }
 
-  #receive(received: Lent): void {
-    const receivedAt = this.clock.now();
-    let message: ShardMessage;
-    try {
-      message = decodeShardMessage(received.bytes);
-    } catch (error) {
-      received.release();
-      this.counts.malformed++;
-      const known = TerabagError.from(error);
-      if (known.code === 'version_mismatch') this.#mismatched(known.message, known.details);
-      return;
-    }
-    this.#silentBeats = 0;
-    if (message.kind === 'pooled') {
-      this.counts.bytesReceived += received.bytes.byteLength;
-      const pending = this.#take(message.id);
-      const unsound = pending === undefined ? null : this.#unsound(message, pending.answerBytes);
-      if (pending === undefined || unsound !== null) received.release();
-      if (unsound !== null) pending?.reject(unsound);
-      pending?.rpc?.answered(receivedAt, message.stages);
-      pending?.resolve({ pooled: message.pooled, message: received });
-    } else {
-      received.release();
-      this.#receiveControl(message);
-    }
-    if (this.#refused.size > 0) this.#retry();
+  #end(call: Call, error: TerabagError, how: Ending): void {
+    this.#finish(call, how, this.#clock.now());
+    call.reject(error);
   }
 
-  /** Why an answer cannot be used. */
-  #unsound({ id, stamp, pooled, checksum }: Extract<ShardMessage, { kind: 'pooled' }>, answerBytes: number): TerabagError | null {
-    const at = `${this.name} at ${this.endpoint}`;
-    const where = { shard: this.name, endpoint: this.endpoint };
-    if (!sameStamp(stamp, this.#stamp)) return this.#skew(shownStamp(stamp));
-    if (pooled.byteLength !== answerBytes)
-      return new TerabagError(
-        'bad_message',
-        `answer of another length than the request asks for: ${at}, ${pooled.byteLength} bytes, expected ${answerBytes}`,
-        { ...where, bytes: pooled.byteLength, expected: answerBytes },
-      );
-    if (native.answerChecksum(id, stamp, pooled) === checksum) return null;
-    return new TerabagError('bad_message', `answer is not what its checksum says: ${at}`, where);
+  /** Nothing is done for the call any more: shards are spared what nobody waits for. */
+  #finish(call: Call, how: Ending, now: number): void {
+    this.#calls.remove(call);
+    this.#parked.delete(call);
+    if (call.attempt !== null) this.#giveUp(call.attempt, how, now);
+    if (call.hedge !== null) this.#giveUp(call.hedge, how, now);
   }
 
-  #skew(theirs: string): TerabagError {
-    const ours = shownVersion(this.expected.version);
-    return new TerabagError('version_skew', `shard serves another version: ${this.name} at ${this.endpoint}, ${theirs}; expected ${ours}`, {
-      ...{ shard: this.name, endpoint: this.endpoint, serves: theirs, asked: ours },
-    });
+  #giveUp(attempt: Attempt, how: Ending, now: number): void {
+    const { replica, startedAt } = attempt;
+    replica.link.cancel(attempt);
+    this.#detach(attempt);
+    const outMs = now - startedAt;
+    replica.givenUp(outMs, now);
+    if (how === 'aborted') replica.ejection.probeWithdrawn();
+    // A request may be larger than its deadline allows; a replica that says nothing at all meanwhile is at fault.
+    else if (replica.ejection.isProbed || (how === 'late' && replica.link.unheardMs(now) >= outMs)) this.#blame(replica, now);
   }
 
-  #receiveControl(message: Exclude<ShardMessage, { kind: 'pooled' }>): void {
-    switch (message.kind) {
-      case 'welcome':
-        this.#welcome(message);
-        return;
-      case 'error':
-        if (message.code === 'version_mismatch') this.#mismatched(message.message, message.details);
-        // The request stays pending: the shard that takes its place may answer in time.
-        else if (message.code === 'draining') this.#down('drains');
-        else {
-          const code = SHARD_CODES.has(message.code) ? (message.code as ErrorCode) : 'internal';
-          const details: ErrorDetails = { ...message.details, shard: this.name };
-          const failure = new TerabagError(code, message.message, details);
-          if (!this.#stats.reject(message.id, failure)) this.#take(message.id)?.reject(failure);
-        }
-        return;
-      case 'stats':
-        if (!this.#stats.resolve(message.id, message.stats)) this.counts.unmatched++;
-        return;
-      case 'pong':
-        if (message.state === 'draining') this.#down('drains');
-    }
-  }
-
-  /** The other side speaks another version: nothing it says can be taken for an answer. */
-  #mismatched(what: string, details: ErrorDetails): void {
-    // A shard that was greeted speaks this version: whatever this message is, it says nothing of the shard.
-    if (this.ready) return;
-    this.#down('speaks another version');
-    this.#why = new TerabagError('version_mismatch', `${what}: ${this.name} at ${this.endpoint}`, {
-      ...details,
-      shard: this.name,
-      endpoint: this.endpoint,
-    });
-  }
-
-  #welcome(message: Extract<ShardMessage, { kind: 'welcome' }>): void {
-    const { version, kernels } = this.expected;
-    const { modelHash } = message.version;
-    if (modelHash !== version.modelHash || message.shard !== this.name) {
-      this.#refuse(
-        `serves another model or is another shard than the plan says: ${this.name} at ${this.endpoint} is ${message.shard}, model ${modelHash.slice(0, 12)}, expected ${version.modelHash.slice(0, 12)}`,
-        { modelHash },
-      );
-    } else if (!sameVersion(message.version, version)) {
-      this.#down('serves another version');
-      this.#why = this.#skew(shownVersion(message.version));
-    } else if (!poolAlike(message.kernels, kernels)) {
-      this.#refuse(
-        `pools with kernels that give other bits (TERABAG_ISA chooses them): ${this.name} at ${this.endpoint} has ${message.kernels}, this process ${kernels}`,
-        { kernels: message.kernels, expected: kernels },
-      );
-    } else if (message.state === 'draining') {
-      this.#down('drains');
-    } else if (!this.ready) {
-      // A second greeting may have crossed the first answer: what was sent since is not sent again.
-      this.#state = 'ready';
-      this.#readiness.resolveAll();
-      this.#resend();
-    }
-  }
-
-  #refuse(what: string, details: ErrorDetails): void {
-    this.#down('serves something else');
-    this.#why = new TerabagError('model_mismatch', `shard ${what}`, { ...details, shard: this.name, endpoint: this.endpoint });
-  }
-
-  /** Sends all that waits. The deadline shrinks meanwhile, so that requests are encoded anew. */
-  #resend(): void {
-    const now = this.clock.now();
-    for (const [id, pending] of this.#pending) {
-      const first = decodeClientMessage(pending.message.bytes);
-      if (first.kind !== 'pool') continue;
-      const anew = encodeClientMessage({ ...first, sentAtMs: now, remainingMs: Math.max(0, pending.deadlineAt - now) });
-      const message = messageBuffers.take(anew.byteLength);
-      message.bytes.set(anew);
-      pending.message.release();
-      this.#pending.set(id, { ...pending, message });
-      this.counts.resent++;
-      this.#sendOrKeep(id);
-    }
-  }
-
-  #take(id: number): Pending | undefined {
-    const pending = this.#pending.get(id);
-    if (pending === undefined) {
-      this.counts.unmatched++;
-      return undefined;
-    }
-    this.#pending.delete(id);
-    this.#refused.delete(id);
-    pending.cancelTimer();
-    pending.forget();
-    pending.message.release();
-    pending.rpc?.letGo();
-    return pending;
-  }
-
-  /** Ends a request that the shard has not answered, and spares the shard what nobody waits for. */
-  #end(id: number, error: TerabagError): void {
-    const pending = this.#take(id);
-    if (pending === undefined) return;
-    if (pending.sent && this.#send(encodeClientMessage({ kind: 'cancel', id }))) this.counts.cancelled++;
-    pending.reject(error);
-  }
-}
-
-function copyParts(parts: readonly Uint8Array[], into: Uint8Array): void {
-  let at = 0;
-  for (const part of parts) {
-    into.set(part, at);
-    at += part.byteLength;
+  /** The attempt is over. */
+  #detach(attempt: Attempt): void {
+    const { call, replica } = attempt;
+    this.#hedging?.unwatch(attempt);
+    attempt.drop();
+    if (call.attempt === attempt) call.attempt = null;
+    else call.hedge = null;
+    if (!replica.listed) this.#replicas.closeRetired();
   }
 }

@@ -40,6 +40,11 @@ class Fields {
     if (typeof value !== 'number' || !Number.isFinite(value) || value < 0) throw malformed(field, 'a number, 0 or more');
     return value;
   }
+  /** The id, wherever reading stands; null when there is none. */
+  get answers(): number | null {
+    const [, , id] = this.values;
+    return typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 ? id : null;
+  }
   id(): number {
     const value = this.number('id');
     if (!Number.isSafeInteger(value)) throw malformed('id', 'a safe integer');
@@ -229,6 +234,22 @@ export function clientMessageParts(message: ClientMessage): readonly Uint8Array[
   }
 }
 
+/** Where these fields of a request to pool stand. */
+const POOL_ID_AT = 3 + 'pool'.length + 1;
+const POOL_SENT_AT = POOL_ID_AT + DOUBLE_BYTES + PACKED_STAMP_BYTES;
+const POOL_REMAINING_AT = POOL_SENT_AT + DOUBLE_BYTES;
+
+/** Makes an encoded request to pool another attempt at the same. */
+export function renewPool(
+  message: Uint8Array,
+  { id, sentAtMs, remainingMs }: Pick<Extract<ClientMessage, { kind: 'pool' }>, 'id' | 'sentAtMs' | 'remainingMs'>,
+): void {
+  const bytes = binary(message);
+  bytes.writeDoubleBE(id, POOL_ID_AT);
+  bytes.writeDoubleBE(sentAtMs, POOL_SENT_AT);
+  bytes.writeDoubleBE(remainingMs, POOL_REMAINING_AT);
+}
+
 export const encodeClientMessage = (message: ClientMessage): Buffer => Buffer.concat(clientMessageParts(message));
 
 /**
@@ -308,9 +329,22 @@ export function setSerializeUs(parts: readonly Uint8Array[], us: number): void {
 
 const STATES = ['ready', 'draining'] as const;
 
-/** Binaries of the result alias the given bytes. */
+/**
+ * Binaries of the result alias the given bytes. Throws as decodeClientMessage; details.id of what would answer a request says which, as far as it
+ * can be read.
+ */
 export function decodeShardMessage(bytes: Uint8Array): ShardMessage {
   const { kind, fields } = open(bytes);
+  try {
+    return shardMessage(kind, fields);
+  } catch (error) {
+    const { code, message, details } = TerabagError.from(error);
+    const id = kind === 'pooled' || kind === 'error' ? fields.answers : null;
+    throw id === null ? error : new TerabagError(code, message, { ...details, id });
+  }
+}
+
+function shardMessage(kind: unknown, fields: Fields): ShardMessage {
   const message = ((): ShardMessage => {
     switch (kind) {
       case 'welcome':

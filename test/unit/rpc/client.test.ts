@@ -4,6 +4,7 @@ import type { SparseBatch } from '../../../src/engine/sparse-batch.js';
 import { TerabagError } from '../../../src/errors.js';
 import { ShardClient } from '../../../src/rpc/client.js';
 import { type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
+import { constantEndpoints } from '../../../src/rpc/replicas/endpoint-source.js';
 import { stampOf } from '../../../src/rpc/version.js';
 import { pooledAnswer, SERVED, STAMP } from '../../reference/messages.js';
 import { FakeClock, FakeConnection } from './fakes.js';
@@ -16,7 +17,7 @@ const batch: SparseBatch = {
   weights: null,
 };
 type Pooled = Extract<ShardMessage, { kind: 'pooled' }>;
-const expected = { name: 'shard-0', endpoints: ['tcp://127.0.0.1:1'], version: SERVED, kernels: 'avx2:1' };
+const expected = { name: 'shard-0', endpoints: constantEndpoints(['tcp://127.0.0.1:1']), version: SERVED, kernels: 'avx2:1' };
 const welcome: ShardMessage = { kind: 'welcome', shard: 'shard-0', version: SERVED, kernels: 'avx512:1', state: 'ready' };
 
 let clients: ShardClient[] = [];
@@ -28,7 +29,7 @@ afterEach(() => {
 function opened(greeted = true): { client: ShardClient; connection: FakeConnection; clock: FakeClock } {
   const [clock, connection] = [new FakeClock(), new FakeConnection()];
   clock.onPoll = () => connection.deliver();
-  const client = new ShardClient(expected, connection.connect, clock);
+  const client = new ShardClient(expected, connection.connect, { clock });
   clients.push(client);
   connection.handlers.up();
   if (greeted) connection.receive(welcome);
@@ -166,8 +167,10 @@ test('what was in flight is sent again to a shard that comes back, with what is 
   connection.handlers.up();
   connection.receive(welcome);
   const [first, second] = connection.sentOf('pool');
-  expect(second).toMatchObject({ id: first!.id, remainingMs: 900, sentAtMs: clock.now() });
-  connection.receive(pooled(first!.id));
+  expect(second).toMatchObject({ batch: first!.batch, remainingMs: 900, sentAtMs: clock.now() });
+  // Not by what comes late of the session that is over.
+  connection.receive(pooled(first!.id, 'earlier'));
+  connection.receive(pooled(second!.id));
   expect(await outcome).toBe('vectors');
 });
 

@@ -153,7 +153,7 @@ test.each<[string, unknown]>([
   ['a list', sound],
 ])('stages of a shard are refused as malformed: %s', (_, stages) => {
   expect(() => decodeShardMessage(packr.pack([WIRE_VERSION, 'pooled', 1, STAMP, 1, bytes, 0, stages]))).toThrow(
-    expect.objectContaining({ code: 'bad_message', details: { field: 'stages' } }),
+    expect.objectContaining({ code: 'bad_message', details: { field: 'stages', id: 1 } }),
   );
 });
 
