@@ -4,7 +4,7 @@ const levels = [
   ['lab'],
   ['cluster', 'pack', 'import'],
   ['predictor', 'shard'],
-  ['observe', 'rpc', 'plan', 'engine'],
+  ['observe', 'rpc', 'endpoints', 'plan', 'engine'],
   ['model'],
   ['tables'],
 ];

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino';
 import { type Clock, systemClock } from '../clock.js';
+import { isListenEndpoint } from '../endpoints/endpoint.js';
 import { kernelFingerprint } from '../engine/kernels.js';
 import type { Residency, ResidencyReport } from '../engine/residency.js';
 import type { SparseEngine } from '../engine/sparse-engine.js';
@@ -7,7 +8,7 @@ import { engineTables, openTables } from '../engine/tables.js';
 import { sumUnseen } from '../engine/unseen-counts.js';
 import { TerabagError } from '../errors.js';
 import { openBundle } from '../model/bundle.js';
-import { checkPlan, checkPlanShape, isListenEndpoint, type Plan, servedVersionOf } from '../plan/file/plan.js';
+import { checkPlan, checkPlanShape, type Plan, servedVersionOf } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
 import { AggregatedLog } from '../rpc/aggregated-log.js';
 import { ShardServer } from '../rpc/server.js';

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { parseEndpoint } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import { hashOfJson } from '../../model/hash.js';
 import type { ModelSpec } from '../../model/spec.js';
@@ -6,17 +7,9 @@ import { writeFileAtomic } from '../../tables/atomic.js';
 import { checkJson, type JsonFileKind, readJsonFile } from '../../tables/json-file.js';
 
 const name = z.string().min(1).max(256);
-export const MAX_PORT = 65_535;
-
-/** tcp://host:port, of which the host may be an IPv6 address in brackets, or ipc://path. */
-export function isEndpoint(text: string): boolean {
-  if (/^ipc:\/\/./.test(text)) return true;
-  const [, port] = /^tcp:\/\/(?:\[[^\]\s]+\]|[^:\s]+):(\d{1,5})$/.exec(text) ?? [];
-  return port !== undefined && Number(port) >= 1 && Number(port) <= MAX_PORT;
-}
-/** An endpoint that a server can listen on: the host may be an interface or *, and the port * or 0 for a free one. */
-export const isListenEndpoint = (text: string): boolean => isEndpoint(text.replace(/^(tcp:\/\/.+):(?:\*|0)$/, '$1:1'));
-const endpoint = z.string().refine(isEndpoint, 'has to be tcp://host:port or ipc://path');
+const endpoint = z
+  .string()
+  .refine((given) => parseEndpoint(given) !== null, 'has to be tcp://host:port, ipc://path, srv://name or file:///path');
 
 /** A shard's name is that of its directory too, when the plan is published, and stands in lists. */
 export const isShardName = (text: string): boolean => /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(text);

@@ -1,6 +1,7 @@
+import { isEndpoint, MAX_PORT } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
-import { isEndpoint, MAIN_SHARD, MAX_PORT, type Plan } from '../file/plan.js';
+import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { checkProfile, type Profile } from '../profile/profile.js';
 import { balance } from './balance.js';
 import { groupByNet, packNets, spreadNets } from './net-packing.js';
