@@ -3,20 +3,27 @@ import { type Shard, type ShardOptions, startShard } from '../shard/shard.js';
 export interface DaemonOptions extends ShardOptions {
   /** The longest that requests in flight are waited for at the end. */
   readonly drainMs: number;
+  /** Awaited when a signal asks a shard that serves to end, before it drains; a second signal does not wait. */
+  readonly leave?: () => Promise<void>;
+  /** Drains the shard at once, as the end of its launcher does. */
+  readonly ended?: AbortSignal;
 }
+
+/** How often a shard looks whether its launcher is still its parent, should the end of their channel not be told. */
+const PARENT_MS = 1_000;
 
 /**
  * Starts a shard that this process is for: SIGTERM, SIGINT and the end of the process that launched this one (over whose IPC channel it was
  * started) drain the shard and exit with 0.
  */
-export async function runDaemon({ drainMs, ...options }: DaemonOptions): Promise<Shard> {
+export async function runDaemon({ drainMs, leave, ended, ...options }: DaemonOptions): Promise<Shard> {
   // Before it serves, a shard has nothing to drain.
-  let drain = async (): Promise<void> => undefined;
+  let shard: Shard | null = null;
   let ending = false;
   const end = (): void => {
     if (ending) return;
     ending = true;
-    drain().then(
+    Promise.resolve(shard?.drain(drainMs)).then(
       () => process.exit(0),
       (error: unknown) => {
         options.log.error(error);
@@ -24,13 +31,29 @@ export async function runDaemon({ drainMs, ...options }: DaemonOptions): Promise
       },
     );
   };
-  process.on('SIGTERM', end);
-  process.on('SIGINT', end);
-  // A launcher that died must not leave shards behind.
-  process.on('disconnect', end);
-  // Listening keeps the channel open, and with it a shard that failed to start.
-  process.channel?.unref();
-  const shard = await startShard(options);
-  drain = () => shard.drain(drainMs);
+  let leaving = false;
+  const asked = (): void => {
+    if (leave === undefined || shard === null || leaving) {
+      end();
+      return;
+    }
+    leaving = true;
+    void leave().then(end, end);
+  };
+  process.on('SIGTERM', asked);
+  process.on('SIGINT', asked);
+  ended?.addEventListener('abort', end);
+  endWithLauncher(end);
+  shard = await startShard(options);
   return shard;
+}
+
+/** A launcher that died must not leave shards behind. */
+function endWithLauncher(end: () => void): void {
+  if (process.channel === undefined) return;
+  process.on('disconnect', end);
+  const launcher = process.ppid;
+  setInterval(() => process.ppid !== launcher && end(), PARENT_MS).unref();
+  // Listening keeps the channel open, and with it a shard that failed to start.
+  process.channel.unref();
 }

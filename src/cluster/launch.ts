@@ -69,7 +69,13 @@ export interface Cluster {
   readonly shards: readonly RunningReplica[];
   /** Sends a signal to a replica of the shard; default the first. */
   kill(name: string, signal: NodeJS.Signals, replica?: number): void;
-  /** Drains and ends all shards; those that do not end within drainMs and 2 s more are killed. Later calls end with the first. */
+  /**
+   * Replaces every process by another, one after the other, each when the one before is ready: for new keys, or a new version in the same place, of
+   * which the plan may be given. While tables are in memory that processes share (not with residency lock or hugepages), the new one has read
+   * them before the old one drains. Rejects with the first refusal: what was not replaced by then goes on as it is.
+   */
+  restart(plan?: Plan): Promise<void>;
+  /** Drains and ends all processes, the last replicas of all shards first; those that do not end within drainMs and 2 s more are killed. Later calls end with the first. */
   stop(): Promise<void>;
 }
 
@@ -97,17 +103,30 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
   const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
   const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
+  const overlap = residency === 'map' || residency === 'populate';
   const replicas = plan.shards.flatMap(({ name, endpoints }) => endpoints.map((endpoint, replica) => ({ name, endpoint, replica })));
   const shards = replicas.map(({ name, endpoint, replica }, at) => {
     const host = hosts.host(at);
     const listenOn = freePorts ? `tcp://${host.address}:*` : endpoint;
     return new ShardWatcher({
       task: { plan, shard: name, replica, bundle, endpoint: listenOn, logLevel, verify, residency, drainMs },
-      ...{ spawn, command: host.command, restart, readyMs, stopMs: drainMs + EXIT_MS, onSpawned: (pid) => host.adopt(pid), onEvent },
+      ...{
+        spawn,
+        command: host.command,
+        restart,
+        overlap,
+        readyMs,
+        stopMs: drainMs + EXIT_MS,
+        onSpawned: (pid) => host.adopt(pid),
+        onEvent,
+      },
     });
   });
   const stopAll = async (): Promise<void> => {
-    await Promise.all(shards.map((shard) => shard.stop()));
+    for (const shard of shards) shard.startNoMore();
+    // Requests are answered until the last replicas end, which those of all shards do together: they need all shards.
+    for (let replica = Math.max(0, ...shards.map((shard) => shard.replica)); replica >= 0; replica--)
+      await Promise.all(shards.filter((shard) => shard.replica === replica).map((shard) => shard.stop()));
     await hosts.close();
   };
   let stopped: Promise<void> | null = null;
@@ -121,16 +140,34 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
     await stop();
     throw error;
   }
+  let current = plan;
   return {
-    plan: livePlan(plan, shards),
+    get plan() {
+      return livePlan(current, shards);
+    },
     get shards() {
       return shards.map(({ name, replica, pid, endpoint }) => ({ name, replica, pid, endpoint }));
     },
     kill: (name, signal, replica = 0) => {
       replicaOf(shards, name, replica).kill(oneOf('signal', signal, Object.keys(constants.signals) as NodeJS.Signals[]));
     },
+    async restart(next = current) {
+      checkSamePlaces(plan, next);
+      for (const shard of shards) await shard.replace(next);
+      current = next;
+    },
     stop,
   };
+}
+
+/** Another plan of the same processes. */
+function checkSamePlaces(plan: Plan, next: Plan): void {
+  checkPlanShape(next);
+  const places = ({ shards }: Plan): string => JSON.stringify(shards.map(({ name, endpoints }) => [name, endpoints]));
+  if (places(plan) !== places(next))
+    throw new TerabagError('bad_plan', 'a restart cannot change which shards there are, and where: the plan has other names or endpoints', {
+      field: 'shards',
+    });
 }
 
 /** The plan with the endpoints that its replicas listen on. */

@@ -14,10 +14,23 @@ export interface ShardTask {
   readonly verify: 'full' | 'size';
   readonly residency: Residency;
   readonly drainMs: number;
+  /** Listens only when it is told: another process of this replica serves until then. */
+  readonly standby: boolean;
+  /** How long a shard that was asked to end, by others than its launcher, serves on at most until its successor can. */
+  readonly successorMs: number;
 }
+
+/** What a launcher tells a shard's process once it has its task. */
+export type ShardCommand =
+  /** Of one on standby. */
+  'listen' | 'drain';
 
 /** What a shard's process tells its launcher: that it serves, or why it does not. */
 export type ShardReport =
+  /** On standby, it has read and checked its tables. */
+  | { readonly kind: 'loaded' }
+  /** It was asked to end by others, and serves until it is told to drain. */
+  | { readonly kind: 'leaving' }
   | { readonly kind: 'ready'; readonly endpoint: string }
   | { readonly kind: 'refused'; readonly code: ErrorCode; readonly message: string; readonly details: ErrorDetails };
 

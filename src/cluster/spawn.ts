@@ -1,13 +1,15 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { compiledPath } from '../compiled-path.js';
 import { fileError } from '../tables/file-error.js';
-import type { ShardReport, ShardTask } from './shard-task.js';
+import type { ShardCommand, ShardReport, ShardTask } from './shard-task.js';
 
 /** A shard's process, as its watcher sees it. */
 export interface ShardChild {
   readonly pid: number;
   /** Does nothing once it has ended. */
   kill(signal: NodeJS.Signals): void;
+  /** Likewise. */
+  tell(command: ShardCommand): void;
 }
 
 export interface ChildHandlers {
@@ -48,7 +50,7 @@ export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
     });
   } catch (error) {
     process.nextTick(notStarted, error);
-    return { pid: 0, kill: () => undefined };
+    return { pid: 0, kill: () => undefined, tell: () => undefined };
   }
   child.on('message', (report) => onReport(report as ShardReport));
   child.once('exit', (code, signal) => onExit(signal ?? `code ${code}`));
@@ -57,6 +59,9 @@ export const spawnShard: Spawn = ({ task, command }, { onReport, onExit }) => {
     if (child.pid === undefined) notStarted(error);
   });
   // What was not started has no channel; why not comes as an error.
-  if (child.pid !== undefined) child.send(task, () => undefined);
-  return { pid: child.pid ?? 0, kill: (signal) => void child.kill(signal) };
+  const send = (message: ShardTask | ShardCommand): void => {
+    if (child.pid !== undefined && child.connected) child.send(message, () => undefined);
+  };
+  send(task);
+  return { pid: child.pid ?? 0, kill: (signal) => void child.kill(signal), tell: send };
 };

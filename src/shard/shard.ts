@@ -28,6 +28,8 @@ export interface ShardOptions {
   /** Listens here instead of the replica's endpoint; tcp://127.0.0.1:* takes a free port. */
   readonly endpoint?: string;
   readonly log: Logger;
+  /** Awaited when the tables are there, before it listens: where another process serves until then. */
+  readonly beforeListening?: () => Promise<void>;
   readonly verify?: 'full' | 'size';
   /** How the tables are held in memory; default populate. */
   readonly residency?: Residency;
@@ -71,6 +73,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
   });
   try {
+    await options.beforeListening?.();
     await running.listen(endpoint);
   } catch (error) {
     engine.close();
@@ -80,6 +83,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   log.info(
     {
       shard,
+      ...(options.replica !== undefined && { replica: options.replica }),
       endpoint: running.endpoint,
       tables: tables.size,
       model: bundle.spec.name,

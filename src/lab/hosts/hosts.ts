@@ -125,11 +125,14 @@ export async function launchOnHosts(plan: Plan, { hosts: wanted = {}, ...options
   const hosts = await EmulatedHosts.open(plan.shards.flatMap(({ endpoints }) => endpoints).length, wanted);
   const cluster = await launchCluster(plan, { ...options, hosts });
   return {
-    plan: cluster.plan,
+    get plan() {
+      return cluster.plan;
+    },
     get shards() {
       return cluster.shards;
     },
     kill: (name, signal, replica) => cluster.kill(name, signal, replica),
+    restart: (next) => cluster.restart(next),
     stop: () => cluster.stop(),
     networkCounters: () => hosts.networkCounters(),
   };

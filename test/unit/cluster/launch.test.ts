@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { type LaunchOptions, launchBy, type ShardHosts } from '../../../src/cluster/launch.js';
+import type { ShardCommand } from '../../../src/cluster/shard-task.js';
 import type { ChildHandlers, Spawn, Spawned } from '../../../src/cluster/spawn.js';
 import type { ShardEvent } from '../../../src/cluster/watch.js';
 import type { ErrorCode } from '../../../src/errors.js';
@@ -8,6 +9,7 @@ import type { Plan } from '../../../src/plan/file/plan.js';
 /** A shard's process that does what the test says. */
 class FakeProcess {
   readonly signals: NodeJS.Signals[] = [];
+  readonly commands: ShardCommand[] = [];
   /** What SIGTERM does; others are obeyed at once. */
   onTerm: () => void = () => this.exit('SIGTERM');
 
@@ -33,6 +35,18 @@ class FakeProcess {
   exit(reason: string): void {
     this.handlers.onExit(reason);
   }
+
+  /** On standby: it has its tables. */
+  loaded(): void {
+    this.handlers.onReport({ kind: 'loaded' });
+  }
+
+  /** It was asked to end, by others than its launcher. */
+  leaving(): void {
+    this.handlers.onReport({ kind: 'leaving' });
+  }
+
+  tell = (command: ShardCommand): void => void this.commands.push(command);
 
   kill = (signal: NodeJS.Signals): void => {
     this.signals.push(signal);
@@ -89,7 +103,7 @@ test('a launch gives each process its whole task, and resolves with the endpoint
       command: [],
       task: {
         ...{ plan, shard: name, replica: 0, bundle: './model', endpoint: 'tcp://127.0.0.1:*' },
-        ...{ logLevel: 'warn', verify: 'size', residency: 'populate', drainMs: 7 },
+        ...{ logLevel: 'warn', verify: 'size', residency: 'populate', drainMs: 7, standby: false, successorMs: 300_000 },
       },
     })),
   );
@@ -162,25 +176,25 @@ test('a plan with an endpoint twice is refused before anything is started', asyn
 
 test('a crashed process is started again with its whole task on the port that it had, after growing pauses', async () => {
   const cluster = await launched({ ephemeralPorts: true });
-  for (const pauseMs of [100, 200, 400]) {
+  for (const pauseMs of [0, 100, 200, 400]) {
     const before = processes.length;
     latest().exit('SIGSEGV');
-    await vi.advanceTimersByTimeAsync(pauseMs - 1);
+    if (pauseMs > 0) await vi.advanceTimersByTimeAsync(pauseMs - 1);
     expect(processes.length).toBe(before);
     await vi.advanceTimersByTimeAsync(1);
     expect(processes.length).toBe(before + 1);
     expect(latest().spawned.task).toEqual({ ...processes[0]?.spawned.task, endpoint: 'tcp://127.0.0.1:50001' });
   }
   latest().ready();
-  expect(cluster.shards[0]?.pid).toBe(4);
+  expect(cluster.shards[0]?.pid).toBe(5);
   await vi.advanceTimersByTimeAsync(10_001);
   latest().exit('code 7');
   expect(told()).toEqual([
     'constructor ready tcp://127.0.0.1:50001',
-    ...['100', '200', '400'].flatMap((ms) => ['constructor exited SIGSEGV', `constructor restarting in ${ms} ms`]),
+    ...['0', '100', '200', '400'].flatMap((ms) => ['constructor exited SIGSEGV', `constructor restarting in ${ms} ms`]),
     'constructor ready tcp://127.0.0.1:50001',
     'constructor exited code 7',
-    'constructor restarting in 100 ms',
+    'constructor restarting in 0 ms',
   ]);
   await cluster.stop();
 });
@@ -369,4 +383,229 @@ test('stopping twice at once ends both calls, and closes the hosts once', async 
   await cluster.stop();
   expect(closed).toBe(1);
   expect(latest().signals).toEqual(['SIGTERM']);
+});
+
+/** All promises that can go on have gone on. */
+const settled = async (): Promise<void> => {
+  for (let turn = 0; turn < 20; turn++) await Promise.resolve();
+};
+
+test('a process that others ask to end serves until its successor has its tables, which listens when it has ended', async () => {
+  const cluster = await launched({ ephemeralPorts: true });
+  const [old] = processes as [FakeProcess];
+  old.onTerm = () => undefined;
+  old.leaving();
+  const next = latest();
+  expect(next.spawned.task).toEqual({ ...old.spawned.task, endpoint: 'tcp://127.0.0.1:50001', standby: true });
+  await settled();
+  expect([old.commands, old.signals, cluster.shards[0]?.pid]).toEqual([[], [], 1]);
+  next.loaded();
+  await settled();
+  expect([old.commands, next.commands]).toEqual([['drain'], []]);
+  old.exit('code 0');
+  expect([next.commands, cluster.shards[0]?.pid]).toEqual([['listen'], 2]);
+  next.ready();
+  expect(told().slice(1)).toEqual([
+    'constructor replacing it was asked to end',
+    'constructor exited code 0',
+    'constructor ready tcp://127.0.0.1:50001',
+  ]);
+  await cluster.stop();
+  expect(processes.length).toBe(2);
+});
+
+test('a process that others ask to end drains when its successor refuses, which is told', async () => {
+  const cluster = await launched();
+  const [old] = processes as [FakeProcess];
+  old.onTerm = () => undefined;
+  old.leaving();
+  latest().refuse('checksum_mismatch');
+  await settled();
+  expect(old.commands).toEqual(['drain']);
+  old.exit('code 0');
+  // Its restart says what the matter is.
+  await vi.advanceTimersByTimeAsync(1);
+  latest().refuse('checksum_mismatch');
+  expect(processes.length).toBe(3);
+  expect(events.at(-1)).toMatchObject({ what: 'refused', error: { code: 'checksum_mismatch' } });
+  await cluster.stop();
+});
+
+test.each([
+  ['memory is not shared', { residency: 'lock' }, 1],
+  ['memory is not shared (huge pages)', { residency: 'hugepages' }, 1],
+  ['nothing is started again', { restart: false }, 0],
+] as const)('where %s, a process that others ask to end drains at once', async (_, options, successors) => {
+  const cluster = await launched(options);
+  const [old] = processes as [FakeProcess];
+  old.onTerm = () => undefined;
+  old.leaving();
+  expect([old.commands, processes.length]).toEqual([['drain'], 1]);
+  old.exit('code 0');
+  await vi.advanceTimersByTimeAsync(1);
+  expect(processes.length).toBe(1 + successors);
+  await cluster.stop();
+});
+
+test('a process that crashes while its successor loads is followed by that', async () => {
+  const cluster = await launched();
+  processes[0]?.leaving();
+  processes[0]?.exit('SIGSEGV');
+  expect(latest().commands).toEqual(['listen']);
+  latest().loaded();
+  latest().ready();
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(processes.length).toBe(2);
+  await cluster.stop();
+});
+
+test('a successor that does not listen in readyMs is killed, and followed by another', async () => {
+  const cluster = await launched({ readyMs: 50 });
+  processes[0]?.leaving();
+  latest().loaded();
+  await settled();
+  expect(processes[0]?.signals).toEqual(['SIGTERM']);
+  await vi.advanceTimersByTimeAsync(49);
+  expect(processes[1]?.signals).toEqual([]);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(processes[1]?.signals).toEqual(['SIGKILL']);
+  await vi.advanceTimersByTimeAsync(1);
+  expect(processes.length).toBe(3);
+  await cluster.stop();
+});
+
+/** Launches both shards, which are ready. */
+async function launchedBoth(options: Partial<LaunchOptions> = {}) {
+  const launching = launch(options);
+  for (const process of processes) process.ready();
+  return launching;
+}
+
+test('a restart replaces one process after the other, each when the one before is ready', async () => {
+  const cluster = await launchedBoth();
+  const version: Plan = { ...plan, epoch: 1 };
+  let isOver = false;
+  const restarting = cluster.restart(version).finally(() => {
+    isOver = true;
+  });
+  await settled();
+  expect(processes.map(({ spawned: { task } }) => [task.shard, task.plan.epoch, task.standby])).toEqual([
+    ['constructor', undefined, false],
+    ['s1', undefined, false],
+    ['constructor', 1, true],
+  ]);
+  processes[2]?.loaded();
+  await settled();
+  expect(processes.map(({ commands }) => commands)).toEqual([['drain'], [], ['listen']]);
+  expect(processes.length).toBe(3);
+  processes[2]?.ready();
+  await settled();
+  expect(processes[3]?.spawned.task).toMatchObject({ shard: 's1', plan: version, standby: true });
+  processes[3]?.loaded();
+  await settled();
+  expect([isOver, cluster.plan]).toEqual([false, plan]);
+  processes[3]?.ready();
+  await restarting;
+  expect(cluster.plan).toEqual(version);
+  // What crashes afterwards is started with the new plan.
+  processes[2]?.exit('SIGKILL');
+  await vi.advanceTimersByTimeAsync(1);
+  expect(latest().spawned.task).toMatchObject({ shard: 'constructor', plan: version, standby: false });
+  await cluster.stop();
+});
+
+test('a restart that is refused leaves everything as it was', async () => {
+  const cluster = await launchedBoth();
+  const restarting = cluster.restart({ ...plan, epoch: 1 });
+  await settled();
+  latest().refuse('model_mismatch');
+  await expect(restarting).rejects.toMatchObject({ code: 'model_mismatch', details: { shard: 'constructor', replica: 0 } });
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(processes.map(({ commands, signals }) => [...commands, ...signals])).toEqual([[], [], []]);
+  processes[0]?.exit('SIGKILL');
+  await vi.advanceTimersByTimeAsync(1);
+  expect(latest().spawned.task).toMatchObject({ shard: 'constructor', plan });
+  await cluster.stop();
+});
+
+test('where memory is not shared, a restart drains each process before its successor starts', async () => {
+  const cluster = await launchedBoth({ residency: 'hugepages' });
+  const [old] = processes as [FakeProcess];
+  old.onTerm = () => undefined;
+  const restarting = cluster.restart();
+  await settled();
+  expect([old.commands, processes.length]).toEqual([['drain'], 2]);
+  old.exit('code 0');
+  await settled();
+  expect(latest().spawned.task).toMatchObject({ shard: 'constructor', standby: false });
+  latest().ready();
+  await settled();
+  latest().ready();
+  await restarting;
+  await vi.advanceTimersByTimeAsync(600_000);
+  expect(processes.length).toBe(4);
+  await cluster.stop();
+});
+
+test('a restart of a shard that refused starts it again', async () => {
+  const cluster = await launched();
+  latest().exit('SIGKILL');
+  await vi.advanceTimersByTimeAsync(1);
+  latest().refuse('checksum_mismatch');
+  const restarting = cluster.restart();
+  await settled();
+  expect(processes.length).toBe(3);
+  latest().ready();
+  await restarting;
+  await cluster.stop();
+});
+
+test('a restart with a plan of other names or endpoints, or of none, is refused', async () => {
+  const cluster = await launchedBoth();
+  for (const shards of [plan.shards.slice(1), plan.shards.map((shard) => ({ ...shard, endpoints: [...shard.endpoints, 'tcp://x:1'] })), []])
+    await expect(cluster.restart({ ...plan, shards })).rejects.toMatchObject({ code: 'bad_plan', details: { field: 'shards' } });
+  await expect(cluster.restart({} as Plan)).rejects.toMatchObject({ code: 'bad_plan' });
+  expect(processes.length).toBe(2);
+  await cluster.stop();
+});
+
+test('stop ends a successor too, and a restart under way', async () => {
+  const cluster = await launchedBoth();
+  const restarting = cluster.restart();
+  await settled();
+  await Promise.all([expect(restarting).rejects.toMatchObject({ code: 'shard_unavailable' }), cluster.stop()]);
+  expect(processes.map(({ signals }) => signals)).toEqual([['SIGTERM'], ['SIGTERM'], ['SIGTERM']]);
+  await expect(cluster.restart()).rejects.toMatchObject({ code: 'closed' });
+});
+
+test('stop drains the last replicas of all shards first, and restarts nothing meanwhile', async () => {
+  const replicated: Plan = {
+    ...plan,
+    shards: [
+      { name: 'a', endpoints: ['tcp://a:1', 'tcp://a:2'] },
+      { name: 'b', endpoints: ['tcp://b:1', 'tcp://b:2', 'tcp://b:3'] },
+    ],
+  };
+  const launching = launch({}, replicated);
+  for (const process of processes) process.ready();
+  const cluster = await launching;
+  for (const process of processes) process.onTerm = () => undefined;
+  const stopping = cluster.stop();
+  const termed = (): string[] =>
+    processes.filter(({ signals }) => signals.length > 0).map(({ spawned: { task } }) => `${task.shard}${task.replica}`);
+  const end = async (...at: number[]): Promise<void> => {
+    for (const process of at) processes[process]?.exit('code 0');
+    await settled();
+  };
+  expect(termed()).toEqual(['b2']);
+  await end(4);
+  expect(termed()).toEqual(['a1', 'b1', 'b2']);
+  // A crash of one that is still to serve.
+  await end(0);
+  await vi.advanceTimersByTimeAsync(1);
+  await end(1, 3);
+  expect(termed()).toEqual(['a1', 'b0', 'b1', 'b2']);
+  await end(2);
+  await stopping;
+  expect(processes.length).toBe(5);
 });

@@ -20,6 +20,8 @@ const task = {
   verify: 'full',
   residency: 'map',
   drainMs: 10,
+  standby: false,
+  successorMs: 1_000,
 };
 
 test('a process that cannot be started is told with the reason of the system, once', async () => {
