@@ -7,6 +7,7 @@ import { KINDS } from '../observe/layout.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { Tracer } from '../observe/tracer.js';
+import { isFinite32 } from '../tables/finite.js';
 import { Admission, type Admitted } from './admission.js';
 import {
   answerBytesOf,
@@ -159,7 +160,7 @@ export class Pipeline {
     const end = (): Prediction => {
       stages.enter(KINDS.finish);
       const values = returnedValues(model, returned, items);
-      if (!values.scores.every(Number.isFinite)) this.#counts.nonFinite++;
+      if (!isFinite32(values.scores)) this.#counts.nonFinite++;
       return { ...values, items, scoreDim: model.outputDim, modelHash, ...this.#degradation(running.missing) };
     };
     const batches = this.#prepare(checked, returned, admitted.memory);

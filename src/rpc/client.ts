@@ -4,7 +4,7 @@ import { type ErrorCode, TerabagError } from '../errors.js';
 import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { type Random, systemRandom } from '../random.js';
-import { clientMessageParts, renewPool } from './codec.js';
+import { poolMessageBytes, renewPool, writePoolMessage } from './codec.js';
 import { DueList } from './due-list.js';
 import type { Connect, ExpectedPeer, PooledMessage } from './link.js';
 import { type Answer, Attempt, Call } from './replicas/call.js';
@@ -143,9 +143,8 @@ export class ShardClient {
       // A timer would be due after that of the whole request.
       if (remainingMs <= EARLY_MS) throw this.#unanswered([], 0);
       const id = this.#nextId++;
-      const message = this.#encoded(
-        clientMessageParts({ kind: 'pool', id, stamp: this.#stamp, sentAtMs: now, remainingMs, batch, timed: rpc !== null }),
-      );
+      const message = this.#room(poolMessageBytes(batch));
+      writePoolMessage({ kind: 'pool', id, stamp: this.#stamp, sentAtMs: now, remainingMs, batch, timed: rpc !== null }, message.bytes);
       rpc?.serialized();
       const call = new Call({ message, answerBytes, deadlineAt, signal, rpc, resolve, reject, onAbort: this.#onAbort });
       this.#calls.add(call, deadlineAt - EARLY_MS);
@@ -181,24 +180,14 @@ export class ShardClient {
     return new TerabagError('aborted', `the request was aborted: ${this.name}`, { shard: this.name }, { cause: signal?.reason });
   }
 
-  #encoded(parts: readonly Uint8Array[]): Lent {
-    let bytes = 0;
-    for (const { byteLength } of parts) bytes += byteLength;
+  /** Memory of a request. */
+  #room(bytes: number): Lent {
+    if (bytes <= MAX_MESSAGE_BYTES) return messageBuffers.take(bytes);
     // A peer closes the connection on a longer message, and with it every request in flight.
-    if (bytes > MAX_MESSAGE_BYTES) {
-      throw new TerabagError(
-        'invalid_argument',
-        `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`,
-        { shard: this.name, bytes },
-      );
-    }
-    const encoded = messageBuffers.take(bytes);
-    let at = 0;
-    for (const part of parts) {
-      encoded.bytes.set(part, at);
-      at += part.byteLength;
-    }
-    return encoded;
+    throw new TerabagError('invalid_argument', `request is too long for shard: ${this.name}, ${bytes} bytes, limit ${MAX_MESSAGE_BYTES}`, {
+      shard: this.name,
+      bytes,
+    });
   }
 
   #send(attempt: Attempt, now: number): void {
@@ -213,7 +202,8 @@ export class ShardClient {
   /** Sends a call again, or at last. What is left of its deadline has shrunk, and no answer to what was sent before is one to this. */
   #sendAnew(call: Call, replica: Replica<Attempt>, now: number): void {
     const id = this.#nextId++;
-    const own = this.#encoded([call.message.bytes]);
+    const own = messageBuffers.take(call.message.bytes.byteLength);
+    own.bytes.set(call.message.bytes);
     renewPool(own.bytes, { id, sentAtMs: now, remainingMs: Math.max(0, call.deadlineAt - now) });
     this.#send(new Attempt(id, call, replica, now, own), now);
   }

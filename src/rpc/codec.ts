@@ -1,4 +1,5 @@
 import { Packr } from 'msgpackr';
+import type { SparseBatch } from '../engine/sparse-batch.js';
 import { TerabagError } from '../errors.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, STAGE_SLOTS, WIRE_VERSION } from './messages.js';
 import { type ShardStats, unsoundStat } from './shard-stats.js';
@@ -156,101 +157,116 @@ function open(bytes: Uint8Array): { kind: unknown; fields: Fields } {
 }
 
 /** Type bytes of msgpack (github.com/msgpack/msgpack, spec.md). */
-const [FIXSTRING, BIN8, BIN32, FLOAT64, UINT32] = [0xa0, 0xc4, 0xc6, 0xcb, 0xce];
+const [FIXSTRING, NIL, FALSE, TRUE, BIN8, BIN32, FLOAT64, UINT32] = [0xa0, 0xc0, 0xc2, 0xc3, 0xc4, 0xc6, 0xcb, 0xce];
 
-/** Packs the first fields of a message, every number in eight bytes: each field has its place, whatever it says. */
-class Head {
-  #at = 2;
-  readonly bytes: Buffer;
-  constructor(fields: number, kind: string, byteLength: number) {
-    this.bytes = Buffer.allocUnsafe(byteLength + 3 + kind.length);
-    this.bytes[0] = FIXARRAY + fields;
-    this.bytes[1] = WIRE_VERSION;
-    this.bytes[this.#at++] = FIXSTRING + kind.length;
-    this.#at += this.bytes.write(kind, this.#at, 'latin1');
+const DOUBLE_BYTES = 9;
+const PACKED_STAMP_BYTES = 2 + STAMP_BYTES;
+const CHECKSUM_BYTES = 5;
+const BINARY_HEAD_BYTES = 5;
+const packedBytes = (bytes: Uint8Array | null): number => (bytes === null ? 1 : BINARY_HEAD_BYTES + bytes.byteLength);
+
+/** What a message of this kind and so many fields starts with. */
+const startOf = (fields: number, kind: string): Uint8Array =>
+  Buffer.concat([Buffer.of(FIXARRAY + fields, WIRE_VERSION, FIXSTRING + kind.length), Buffer.from(kind)]);
+
+const double = new Float64Array(1);
+const doubleBytes = new Uint8Array(double.buffer);
+
+/** Packs fields one after another into memory of the right length, numbers in eight bytes each: every field has its place, whatever it says. */
+class Writer {
+  constructor(
+    private readonly bytes: Uint8Array,
+    private at = 0,
+  ) {}
+
+  raw(bytes: Uint8Array): this {
+    this.bytes.set(bytes, this.at);
+    this.at += bytes.byteLength;
+    return this;
   }
-  stamp(value: Uint8Array): this {
-    this.bytes[this.#at] = BIN8;
-    this.bytes[this.#at + 1] = STAMP_BYTES;
-    this.bytes.set(value, this.#at + 2);
-    this.#at += PACKED_STAMP_BYTES;
+  byte(value: number): this {
+    this.bytes[this.at++] = value;
     return this;
   }
   double(value: number): this {
-    this.bytes[this.#at] = FLOAT64;
-    this.bytes.writeDoubleBE(value, this.#at + 1);
-    this.#at += DOUBLE_BYTES;
+    const { bytes, at } = this;
+    double[0] = value;
+    bytes[at] = FLOAT64;
+    for (let byte = 0; byte < 8; byte++) bytes[at + 1 + byte] = doubleBytes[7 - byte] as number;
+    this.at = at + DOUBLE_BYTES;
     return this;
   }
-  small(value: number): this {
-    this.bytes[this.#at++] = value;
+  uint32(type: number, value: number): this {
+    const { bytes, at } = this;
+    bytes[at] = type;
+    bytes[at + 1] = value >>> 24;
+    bytes[at + 2] = value >>> 16;
+    bytes[at + 3] = value >>> 8;
+    bytes[at + 4] = value;
+    this.at = at + 5;
     return this;
   }
-}
-const DOUBLE_BYTES = 9;
-const PACKED_STAMP_BYTES = 2 + STAMP_BYTES;
-
-const packedChecksum = (checksum: number): Buffer => {
-  const bytes = Buffer.allocUnsafe(5);
-  bytes[0] = UINT32;
-  bytes.writeUInt32BE(checksum, 1);
-  return bytes;
-};
-
-/** What stands in front of a binary's bytes. */
-function binaryHead(byteLength: number): Buffer {
-  const head = Buffer.allocUnsafe(5);
-  head[0] = BIN32;
-  head.writeUInt32BE(byteLength, 1);
-  return head;
-}
-
-const NIL = Buffer.of(0xc0);
-
-const POOL_HEAD_BYTES = PACKED_STAMP_BYTES + 3 * DOUBLE_BYTES + 1;
-const POOLED_HEAD_BYTES = PACKED_STAMP_BYTES + 2 * DOUBLE_BYTES;
-const packedVersion = ({ modelHash, planHash, epoch }: ServedVersion): readonly [string, string, number] => [modelHash, planHash, epoch];
-
-/** A message in parts, in the order in which they are sent: binaries of the message are parts as they are. */
-export function clientMessageParts(message: ClientMessage): readonly Uint8Array[] {
-  switch (message.kind) {
-    case 'hello':
-      return [packr.pack([WIRE_VERSION, 'hello', message.sentAtMs, ...packedVersion(message.version), message.kernels])];
-    case 'pool': {
-      const { id, stamp, sentAtMs, remainingMs } = message;
-      const { segments, indexBytes, indices, offsets, weights } = message.batch;
-      return [
-        new Head(12, 'pool', POOL_HEAD_BYTES).double(id).stamp(stamp).double(sentAtMs).double(remainingMs).small(indexBytes).bytes,
-        ...[segments, indices, offsets].flatMap((bytes) => [binaryHead(bytes.byteLength), bytes]),
-        ...(weights === null ? [NIL] : [binaryHead(weights.byteLength), weights]),
-        packr.pack(message.timed),
-      ];
-    }
-    case 'ping':
-      return [packr.pack([WIRE_VERSION, 'ping', message.id, message.sentAtMs])];
-    case 'cancel':
-    case 'stats':
-      return [packr.pack([WIRE_VERSION, message.kind, message.id])];
+  stamp(value: Uint8Array): this {
+    return this.byte(BIN8).byte(STAMP_BYTES).raw(value);
+  }
+  binary(value: Uint8Array | null): this {
+    return value === null ? this.byte(NIL) : this.uint32(BIN32, value.byteLength).raw(value);
   }
 }
 
+type PoolMessage = Extract<ClientMessage, { kind: 'pool' }>;
+const POOL_START = startOf(12, 'pool');
+const POOL_HEAD_BYTES = POOL_START.byteLength + PACKED_STAMP_BYTES + 3 * DOUBLE_BYTES + 1;
 /** Where these fields of a request to pool stand. */
-const POOL_ID_AT = 3 + 'pool'.length + 1;
+const POOL_ID_AT = POOL_START.byteLength;
 const POOL_SENT_AT = POOL_ID_AT + DOUBLE_BYTES + PACKED_STAMP_BYTES;
-const POOL_REMAINING_AT = POOL_SENT_AT + DOUBLE_BYTES;
+
+/** Bytes of a request to pool. */
+export function poolMessageBytes({ segments, indices, offsets, weights }: SparseBatch): number {
+  return POOL_HEAD_BYTES + packedBytes(segments) + packedBytes(indices) + packedBytes(offsets) + packedBytes(weights) + 1;
+}
+
+/** Encodes a request to pool into memory of poolMessageBytes. */
+export function writePoolMessage({ id, stamp, sentAtMs, remainingMs, batch, timed }: PoolMessage, into: Uint8Array): void {
+  const { segments, indexBytes, indices, offsets, weights } = batch;
+  new Writer(into)
+    .raw(POOL_START)
+    .double(id)
+    .stamp(stamp)
+    .double(sentAtMs)
+    .double(remainingMs)
+    .byte(indexBytes)
+    .binary(segments)
+    .binary(indices)
+    .binary(offsets)
+    .binary(weights)
+    .byte(timed ? TRUE : FALSE);
+}
 
 /** Makes an encoded request to pool another attempt at the same. */
-export function renewPool(
-  message: Uint8Array,
-  { id, sentAtMs, remainingMs }: Pick<Extract<ClientMessage, { kind: 'pool' }>, 'id' | 'sentAtMs' | 'remainingMs'>,
-): void {
-  const bytes = binary(message);
-  bytes.writeDoubleBE(id, POOL_ID_AT);
-  bytes.writeDoubleBE(sentAtMs, POOL_SENT_AT);
-  bytes.writeDoubleBE(remainingMs, POOL_REMAINING_AT);
+export function renewPool(message: Uint8Array, { id, sentAtMs, remainingMs }: Pick<PoolMessage, 'id' | 'sentAtMs' | 'remainingMs'>): void {
+  new Writer(message, POOL_ID_AT).double(id);
+  new Writer(message, POOL_SENT_AT).double(sentAtMs).double(remainingMs);
 }
 
-export const encodeClientMessage = (message: ClientMessage): Buffer => Buffer.concat(clientMessageParts(message));
+const packedVersion = ({ modelHash, planHash, epoch }: ServedVersion): readonly [string, string, number] => [modelHash, planHash, epoch];
+
+export function encodeClientMessage(message: ClientMessage): Buffer {
+  switch (message.kind) {
+    case 'hello':
+      return packr.pack([WIRE_VERSION, 'hello', message.sentAtMs, ...packedVersion(message.version), message.kernels]);
+    case 'pool': {
+      const bytes = Buffer.alloc(poolMessageBytes(message.batch));
+      writePoolMessage(message, bytes);
+      return bytes;
+    }
+    case 'ping':
+      return packr.pack([WIRE_VERSION, 'ping', message.id, message.sentAtMs]);
+    case 'cancel':
+    case 'stats':
+      return packr.pack([WIRE_VERSION, message.kind, message.id]);
+  }
+}
 
 /**
  * Binaries of the result alias the given bytes. Throws bad_message, or version_mismatch with the versions of both and the message's id (0 when it
@@ -298,20 +314,39 @@ export function decodeClientMessage(bytes: Uint8Array): ClientMessage {
   return message;
 }
 
-/** As clientMessageParts. */
+const POOLED_START = startOf(8, 'pooled');
+const POOLED_HEAD_BYTES = POOLED_START.byteLength + PACKED_STAMP_BYTES + 2 * DOUBLE_BYTES + BINARY_HEAD_BYTES;
+
+/** What stands before the vectors of an answer, and behind them. */
+function aroundVectors({
+  id,
+  stamp,
+  serviceUs,
+  pooled,
+  checksum,
+  stages: given,
+}: Extract<ShardMessage, { kind: 'pooled' }>): [Buffer, Buffer] {
+  const head = Buffer.allocUnsafe(POOLED_HEAD_BYTES);
+  new Writer(head).raw(POOLED_START).double(id).stamp(stamp).double(serviceUs).uint32(BIN32, pooled.byteLength);
+  const tail = Buffer.allocUnsafe(CHECKSUM_BYTES + (given === null ? 1 : 2 + stageBytes.byteLength));
+  const behind = new Writer(tail).uint32(UINT32, checksum);
+  if (given === null) behind.byte(NIL);
+  else {
+    stages.set(given);
+    behind.byte(BIN8).byte(stageBytes.byteLength).raw(stageBytes);
+  }
+  return [head, tail];
+}
+
+/** A message in parts, in the order in which they are sent: the vectors of an answer are a part as they are. */
 export function shardMessageParts(message: ShardMessage): readonly Uint8Array[] {
   switch (message.kind) {
     case 'welcome':
       return [packr.pack([WIRE_VERSION, 'welcome', message.shard, ...packedVersion(message.version), message.kernels, message.state])];
-    case 'pooled':
-      if (message.stages !== null) stages.set(message.stages);
-      return [
-        new Head(8, 'pooled', POOLED_HEAD_BYTES).double(message.id).stamp(message.stamp).double(message.serviceUs).bytes,
-        binaryHead(message.pooled.byteLength),
-        message.pooled,
-        packedChecksum(message.checksum),
-        packr.pack(message.stages === null ? null : stageBytes),
-      ];
+    case 'pooled': {
+      const [head, tail] = aroundVectors(message);
+      return [head, message.pooled, tail];
+    }
     case 'error':
       return [packr.pack([WIRE_VERSION, 'error', message.id, message.code, message.message, message.details])];
     case 'pong':
