@@ -1,9 +1,10 @@
 import { Command } from 'commander';
 import { runDaemon } from '../cluster/daemon.js';
+import { whenFree } from '../cluster/launch-lock.js';
 import { shardLog } from '../cluster/shard-log.js';
 import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
-import { readPlan } from '../plan/file/plan.js';
+import { type Plan, readPlan } from '../plan/file/plan.js';
 import { bundleOf } from '../plan/file/published.js';
 import { further } from './help.js';
 import { drainOption, logLevelOption, position, residencyOption, verifyOption } from './options.js';
@@ -50,6 +51,9 @@ Examples:
     const spec = await readModelSpec(await bundleOf(bundle, shard));
     const warning = wholeTablesWarning({ plan, spec, dir: bundle, planPath, residency }, shard);
     if (warning !== null) log.warn(warning);
+    const endpoint = endpointOf(plan, options);
+    // Before a table is read for it.
+    if (endpoint !== null) await whenFree([endpoint], 0);
     await withProgress('reading tables', 'bytes', (onProgress) =>
       runDaemon({
         plan,
@@ -65,3 +69,9 @@ Examples:
       }),
     );
   });
+
+/** Where it is to listen; null where that is not said yet. */
+function endpointOf(plan: Plan, { name, replica, listen }: ShardCommandOptions): string | null {
+  const { endpoints = [] } = plan.shards.find((shard) => shard.name === name) ?? {};
+  return listen ?? (replica === undefined && endpoints.length > 1 ? null : (endpoints[replica ?? 0] ?? null));
+}

@@ -1,5 +1,7 @@
 import { once } from 'node:events';
+import { resolve } from 'node:path';
 import { Command } from 'commander';
+import { endpointsOf, LaunchLock, whenFree } from '../cluster/launch-lock.js';
 import type { LogLevel } from '../cluster/shard-task.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
@@ -12,6 +14,9 @@ import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-opt
 import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
 import { refuseSameFile } from './output-files.js';
 import { wholeTablesWarning } from './whole-tables.js';
+
+/** Beside its drain, what a shard needs to end. */
+const EXIT_MS = 2_000;
 
 interface UpOptions extends HostFlags {
   readonly bundle: string;
@@ -59,6 +64,11 @@ export const upCommand = addHostOptions(new Command('up'))
 With --network-delay, --network-jitter or --network-loss, each shard has an address of its own that only this machine reaches. Frames are
 up to 1500 bytes; a delay counts once each way. --free-ports says where the shards are.
 
+It launches the same shards once: while it runs, another for the same endpoints (or the same file of --free-ports) is refused; shards that a killed one
+left are waited for. SIGINT and SIGTERM drain the shards, the last replicas first. SIGHUP reads the plan again and replaces the processes one after the
+other (new keys, a new version of the model in the same place); a process that refuses what it is given ends that, and the one before serves on. In a terminal,
+SIGHUP is the terminal's end, and its own.
+
 Of a table that the plan splits by rows, each shard maps the whole file (with --residency lock, locks it), unless the plan was published: rows of other
 parts lie between its own. On one machine the shards share that memory.
 
@@ -66,6 +76,7 @@ Examples:
   terabag up plan.json --bundle ./model
   terabag up plan.json --bundle ./model --free-ports live-plan.json &
   terabag predict requests.jsonl --bundle ./model --plan live-plan.json
+  kill -HUP $(pgrep -f 'terabag up')
   terabag up plan.json --bundle ./model --free-ports live-plan.json --host-cpu 50 --network-delay 1ms --network-loss 0.1`),
   )
   .action(async (planPath: string, options: UpOptions, command: Command) => {
@@ -76,7 +87,13 @@ Examples:
     const hosts = hostsOf(options);
     const ended = new AbortController();
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => ended.abort(signal));
+    let onHangup = (): void => undefined;
+    // Its default is the end, which the end of a terminal is to be.
+    if (!process.stdin.isTTY && !process.stdout.isTTY) process.on('SIGHUP', () => onHangup());
     const plan = await readPlan(planPath);
+    const { freePorts } = options;
+    const lock = await LaunchLock.take(freePorts === undefined ? endpointsOf(plan) : [resolve(freePorts)]);
+    if (freePorts === undefined) await whenFree(endpointsOf(plan), options.drain + EXIT_MS);
     const say = (event: Said): void => {
       const { shard, replica, what, detail } = event;
       const who = replica === undefined ? shard : replicaName(plan, { name: shard, replica });
@@ -101,6 +118,7 @@ Examples:
       signal: ended.signal,
       onEvent: ({ shard, replica, what, detail, error }) => {
         say({ shard, replica, what, detail, ...(error && { code: error.code, details: error.details }) });
+        if (what === 'ready') running.add(`${shard} ${replica}`);
         const over = options.restart ? what === 'refused' : what === 'exited';
         if (!over) return;
         running.delete(`${shard} ${replica}`);
@@ -108,8 +126,17 @@ Examples:
       },
       ...(hosts && { hosts }),
     });
+    const writeLive = async (): Promise<void> => {
+      if (freePorts !== undefined) await writePlan(freePorts, cluster.plan);
+    };
     try {
-      if (options.freePorts !== undefined) await writePlan(options.freePorts, cluster.plan);
+      await writeLive();
+      const restart = async (): Promise<void> => {
+        await cluster.restart(await readPlan(planPath));
+        await writeLive();
+        say({ shard: 'all', what: 'restarted', detail: '' });
+      };
+      if (options.restart) onHangup = oneAtATime(restart, say);
       const shards = cluster.shards.map((shard) => `${replicaName(plan, shard)} at ${shard.endpoint} (pid ${shard.pid})`);
       say({ shard: 'all', what: 'up', detail: shards.join('; ') || 'the plan has no sparse shards, main holds all tables' });
       const over = AbortSignal.any([ended.signal, deserted.signal]);
@@ -118,6 +145,28 @@ Examples:
         throw new TerabagError('shard_unavailable', 'every shard has ended, and with --no-restart none is started again');
     } finally {
       await cluster.stop();
+      lock.release();
     }
     say({ shard: 'all', what: 'stopped', detail: '' });
   });
+
+/** One restart after the other; those that are asked for during one are one. */
+function oneAtATime(restart: () => Promise<void>, say: (said: Said) => void): () => void {
+  let running = false;
+  let again = false;
+  const run = (): void => {
+    again = running;
+    if (running) return;
+    running = true;
+    restart()
+      .catch((error: unknown) => {
+        const { code, message, details } = TerabagError.from(error);
+        say({ shard: 'all', what: 'restart refused', detail: `${message} (${code})`, code, details });
+      })
+      .finally(() => {
+        running = false;
+        if (again) run();
+      });
+  };
+  return run;
+}
