@@ -4,6 +4,7 @@
 #include <string>
 
 #include "tables/failure.h"
+#include "tables/mapping_faults.h"
 
 namespace terabag {
 
@@ -18,7 +19,7 @@ struct FileIdentity {
 };
 
 // A file mapped read-only. Unmapped when the last owner lets go. Reading rows of a file that somebody shortens while it is mapped ends the
-// process with SIGBUS; bundles are replaced by renaming, never rewritten.
+// process with SIGBUS, whose last line names the file; bundles are replaced by renaming, never rewritten.
 class MappedFile {
  public:
   // Null, and the reason in *failure, when it cannot be opened or mapped.
@@ -42,9 +43,11 @@ class MappedFile {
   uint64_t size() const { return identity_.size; }
 
  private:
-  MappedFile(const unsigned char* data, FileIdentity identity) : data_(data), identity_(std::move(identity)) {}
+  MappedFile(const unsigned char* data, FileIdentity identity)
+      : data_(data), identity_(std::move(identity)), faults_(data, identity_.size, identity_.path) {}
   const unsigned char* data_;
   FileIdentity identity_;
+  MappingFaults faults_;
 };
 
 }  // namespace terabag

@@ -44,7 +44,8 @@ export async function runDaemon({ drainMs, leave, ended, ...options }: DaemonOpt
   process.on('SIGINT', asked);
   ended?.addEventListener('abort', end);
   endWithLauncher(end);
-  shard = await startShard(options);
+  // Not drained: what it would still answer may be wrong.
+  shard = await startShard({ ...options, onUnservable: () => process.exit(1) });
   return shard;
 }
 

@@ -35,6 +35,17 @@ export async function fileIdentity(path: string, file: string): Promise<string> 
   return `${dev} ${ino} ${size} ${mtimeNs}`;
 }
 
+/** written: to where the file lay; replaced: another file has its name, or none. */
+export type FileChangeKind = 'written' | 'replaced';
+
+/** What has become of a file since it had this identity; null when nothing has. */
+export async function fileChange(path: string, identity: string): Promise<FileChangeKind | null> {
+  const now = await fileIdentity(path, path).catch(() => '');
+  if (now === identity) return null;
+  const inode = (of: string): string => of.split(' ', 2).join(' ');
+  return inode(now) === inode(identity) ? 'written' : 'replaced';
+}
+
 function cannotStat(error: unknown, path: string, file: string): TerabagError {
   const { code, message, details, cause } = fileError(error, 'file of the bundle is missing', path, 'bad_table');
   return new TerabagError(code, message, { ...details, file }, { cause });

@@ -14,6 +14,8 @@ import {
   checkedBytes,
   checkFiles,
   checkLength,
+  type FileChangeKind,
+  fileChange,
   fileIdentity,
   type ListedFile,
   pathInside,
@@ -155,6 +157,24 @@ export async function checkOpened(bundle: Bundle, verify: Verify, onProgress?: O
     if ((await fileIdentity(path, file)) !== bundle.openedAs.get(file))
       throw new TerabagError('bad_table', `file was changed while the bundle was opened; open it again: ${path}`, { file, path });
   }
+}
+
+export interface FileChange {
+  /** Within the bundle. */
+  readonly file: string;
+  readonly path: string;
+  readonly what: FileChangeKind;
+}
+
+/** What has become of the files that a bundle was opened of. */
+export async function fileChanges(bundle: Bundle): Promise<FileChange[]> {
+  const changes: FileChange[] = [];
+  // One after another: threads that read files have other work.
+  for (const { path, file } of openedFiles(bundle)) {
+    const what = await fileChange(path, bundle.openedAs.get(file) ?? '');
+    if (what !== null) changes.push({ file, path, what });
+  }
+  return changes;
 }
 
 const openedFiles = ({ dir, spec, openedAs }: Bundle): ListedFile[] => listedFiles(dir, spec, [...openedAs.keys()]);

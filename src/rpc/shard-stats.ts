@@ -27,6 +27,10 @@ export const SHARD_STATS = {
   cpuUserUs: { kind: 'counter', description: 'User CPU time of the process, us.' },
   cpuSystemUs: { kind: 'counter', description: 'System CPU time of the process, us.' },
   rssBytes: { kind: 'gauge', description: 'Resident memory of the process.' },
+  replacedFiles: {
+    kind: 'gauge',
+    description: 'Files of its tables under whose names others lie by now: it serves the old ones.',
+  },
   tableBytes: { kind: 'gauge', description: "Bytes of the shard's rows." },
   residentBytes: { kind: 'optional', description: 'Bytes of these in memory, as measured in the seconds before.' },
   hugePageBytes: { kind: 'optional', description: 'Bytes of these mapped by 2 MiB pages.' },

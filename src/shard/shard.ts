@@ -7,7 +7,7 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { engineTables, openTables } from '../engine/tables.js';
 import { sumUnseen } from '../engine/unseen-counts.js';
 import { TerabagError } from '../errors.js';
-import { openBundle } from '../model/bundle.js';
+import { type Bundle, openBundle } from '../model/bundle.js';
 import { checkPlan, checkPlanShape, type Plan, servedVersionOf } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published.js';
 import { AggregatedLog } from '../rpc/aggregated-log.js';
@@ -16,8 +16,11 @@ import type { ShardStats } from '../rpc/shard-stats.js';
 import { listenOn } from '../rpc/transport/sockets.js';
 import type { Listen, ServerTransport } from '../rpc/transport/transport.js';
 import { type ServedVersion, stampOf } from '../rpc/version.js';
+import { TableFiles } from './table-files.js';
 
 export interface ShardOptions {
+  /** The shard must not go on serving, and is not drained: its rows may be wrong. Default: nothing happens but a line in the log. */
+  readonly onUnservable?: (error: TerabagError) => void;
   readonly plan: Plan;
   /** Name of the shard in the plan. */
   readonly shard: string;
@@ -72,10 +75,16 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
     ...{ name: shard, version: servedVersionOf(plan), kernels: kernelFingerprint(), engine, residency, log },
     maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
   });
+  const { onUnservable = () => undefined } = options;
+  running.watch(bundle, (error) => {
+    log.fatal({ code: error.code, ...error.details }, error.message);
+    onUnservable(error);
+  });
   try {
     await options.beforeListening?.();
     await running.listen(endpoint);
   } catch (error) {
+    running.unwatch();
     engine.close();
     throw error;
   }
@@ -130,6 +139,7 @@ export interface OpenShard {
 export class Shard {
   readonly server: ShardServer;
   #transport: ServerTransport | null = null;
+  #files: TableFiles | null = null;
   readonly #clock: Clock;
   readonly #startedAt: number;
   #measuredAt: number;
@@ -146,6 +156,17 @@ export class Shard {
       ...{ shard: name, version, kernels, maxInFlight, clock, pooling: engine, stats: () => this.stats() },
       log: (level, fields, message) => log[level](fields, message),
     });
+  }
+
+  /** Looks after the files that its tables are mapped from, until it is drained; see TableFiles. */
+  watch(bundle: Bundle, onChanged: (error: TerabagError) => void): void {
+    const { engine, log } = this.options;
+    const warn = (fields: Readonly<Record<string, unknown>>, message: string): void => log.warn(fields, message);
+    this.#files = new TableFiles({ bundle, clock: this.#clock, mapped: engine.residency !== 'hugepages', onChanged, warn });
+  }
+
+  unwatch(): void {
+    this.#files?.close();
   }
 
   get endpoint(): string {
@@ -166,6 +187,7 @@ export class Shard {
   async drain(ms: number): Promise<void> {
     const { engine, log } = this.options;
     log.info({ inFlight: this.server.counts.inFlight }, 'draining');
+    this.unwatch();
     await this.server.drain(ms);
     await this.#transport?.close();
     engine.close();
@@ -202,6 +224,7 @@ export class Shard {
       cpuUserUs: user,
       cpuSystemUs: system,
       rssBytes: process.memoryUsage.rss(),
+      replacedFiles: this.#files?.replaced ?? 0,
       tableBytes: this.#tableBytes,
       residentBytes,
       hugePageBytes,

@@ -190,7 +190,17 @@ const stats: ShardStats = {
     malformed: 0,
     expired: 0,
   },
-  ...{ cancelled: 0, undeliverable: 0, inFlight: 0, unseen: { items: 3 }, cpuUserUs: 5, cpuSystemUs: 6, rssBytes: 7, tableBytes: 0 },
+  ...{
+    cancelled: 0,
+    undeliverable: 0,
+    inFlight: 0,
+    unseen: { items: 3 },
+    cpuUserUs: 5,
+    cpuSystemUs: 6,
+    rssBytes: 7,
+    replacedFiles: 0,
+    tableBytes: 0,
+  },
   ...{ residentBytes: null, hugePageBytes: null, lockedBytes: null },
 };
 
