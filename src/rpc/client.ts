@@ -150,8 +150,11 @@ export class ShardClient {
       this.#calls.add(call, deadlineAt - EARLY_MS);
       this.#budget.deposit(now);
       const replica = this.#replicas.choose(now);
-      if (replica === null) this.#parked.add(call);
-      else this.#send(new Attempt(id, call, replica, now, null), now);
+      if (replica === null) {
+        this.#parked.add(call);
+        return;
+      }
+      this.#send(new Attempt(id, call, replica, now, null), now);
       if (this.#parked.size > 0) this.#unpark(now, 'retries');
     });
   }
@@ -216,8 +219,8 @@ export class ShardClient {
   /** Sends calls that wait. What waited for a replica to come back is not charged to the budget: nothing else could help it. */
   #unpark(now: number, counter: 'retries' | 'resent'): void {
     for (const call of this.#parked) {
-      const replica = this.#replicas.choose(now);
-      if (replica === null) return;
+      const replica = this.#replicas.choose(now, call.failures);
+      if (replica === null) continue;
       if (counter === 'retries' && call.wasSent && !this.#budget.take(now)) return;
       this.#parked.delete(call);
       if (call.wasSent) this.counts[counter]++;

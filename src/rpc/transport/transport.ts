@@ -69,8 +69,9 @@ export const SOCKET_LIMITS = {
   highWaterMark: 4096,
   handshakeMs: 2000,
   tcpMaxRetransmitMs: 1500,
-  reconnectMs: 50,
-  reconnectMaxMs: 400,
+  reconnectMs: 20,
+  /** A shard that is started again is found so soon, while attempts at one that is away cost next to nothing. */
+  reconnectMaxMs: 100,
   connectMs: 1000,
   /** How long a server that closes goes on sending. */
   lingerMs: 500,

@@ -1,7 +1,9 @@
 import type { Clock } from '../../../src/clock.js';
+import type { TerabagError } from '../../../src/errors.js';
 import type { Connect } from '../../../src/rpc/client.js';
 import { decodeClientMessage } from '../../../src/rpc/codec.js';
 import type { ClientMessage, ShardMessage } from '../../../src/rpc/messages.js';
+import type { EndpointSource } from '../../../src/rpc/replicas/endpoint-source.js';
 import type { ClientHandlers, ServerTransport } from '../../../src/rpc/transport/transport.js';
 import { encodeShardMessage } from '../../reference/messages.js';
 
@@ -125,6 +127,52 @@ export class FakeConnection {
   /** Takes what was sent of a kind. */
   sentOf<K extends ClientMessage['kind']>(kind: K): Extract<ClientMessage, { kind: K }>[] {
     return this.sent.filter((message) => message.kind === kind) as Extract<ClientMessage, { kind: K }>[];
+  }
+}
+
+/** Transports to several endpoints, whose other ends are the test. */
+export class FakeConnections {
+  readonly #connections = new Map<string, FakeConnection>();
+
+  readonly connect: Connect = (endpoint, handlers) => this.to(endpoint).connect(endpoint, handlers);
+
+  to(endpoint: string): FakeConnection {
+    let connection = this.#connections.get(endpoint);
+    if (connection === undefined) {
+      connection = new FakeConnection();
+      this.#connections.set(endpoint, connection);
+    }
+    return connection;
+  }
+
+  deliver(): void {
+    for (const connection of this.#connections.values()) connection.deliver();
+  }
+}
+
+/** Endpoints that the test changes. */
+export class FakeEndpoints implements EndpointSource {
+  addresses: readonly string[];
+  problem: TerabagError | null = null;
+  refreshes = 0;
+  closed = 0;
+  #changed: () => void = () => undefined;
+
+  constructor(addresses: readonly string[]) {
+    this.addresses = addresses;
+  }
+  watch(changed: () => void): void {
+    this.#changed = changed;
+  }
+  change(addresses: readonly string[]): void {
+    this.addresses = addresses;
+    this.#changed();
+  }
+  refresh(): void {
+    this.refreshes++;
+  }
+  close(): void {
+    this.closed++;
   }
 }
 
