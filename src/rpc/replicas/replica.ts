@@ -48,7 +48,7 @@ export class Replica<A extends LinkAttempt> implements Candidate {
     if (now < this.#overloadedUntil) return Number.POSITIVE_INFINITY;
     const { inFlight, othersInFlight } = this.link;
     // Who has not answered yet gets one request to be known by, and others when there is nobody else.
-    if (this.#latencyMs === null) return inFlight === 0 ? 0 : Number.MAX_VALUE;
+    if (this.#latencyMs === null) return inFlight === 0 ? this.link.unheardMs(now) : Number.MAX_VALUE;
     const expectedMs = this.#latencyMs * this.#remembered(now);
     return (inFlight + othersInFlight + 1) * Math.max(expectedMs, this.link.unheardMs(now));
   }
@@ -59,9 +59,9 @@ export class Replica<A extends LinkAttempt> implements Candidate {
     this.#observe(ms, now);
   }
 
-  /** An attempt that is out for so long has no answer yet, and nobody waits for it any more. */
+  /** An attempt that is out for so long has no answer yet, and nobody waits for it any more: what one takes is at least that. */
   givenUp(ms: number, now: number): void {
-    if (this.#latencyMs !== null && ms > this.#latencyMs) this.#observe(ms, now);
+    if (this.#latencyMs === null || ms > this.#latencyMs) this.#observe(ms, now);
   }
 
   overloaded(now: number): void {
