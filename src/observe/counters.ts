@@ -32,6 +32,10 @@ export const RPC_COUNTERS = {
   unmatched: { kind: 'counter', description: 'Answers that nothing waited for any more.' },
   malformed: { kind: 'counter', description: 'Messages that could not be read.' },
   lost: { kind: 'counter', description: 'Times that a ready shard was lost.' },
+  unresolved: {
+    kind: 'counter',
+    description: 'Times that an endpoint could not be resolved to addresses: those that were known of it stay in use.',
+  },
 } as const satisfies Record<string, CounterSpec>;
 
 /** The tables in this process, as they were after opening; left out where the system does not tell. */

@@ -1,3 +1,5 @@
+import { type Names, namesOf, systemNames } from '../endpoints/names.js';
+import { resolveEndpoints } from '../endpoints/resolve.js';
 import { kernelFingerprint } from '../engine/kernels.js';
 import { openDensePart } from '../engine/open-dense-part.js';
 import { engineTables, everyPart, openTables } from '../engine/tables.js';
@@ -7,8 +9,7 @@ import type { ResolvedModel } from '../model/graph.js';
 import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan, servedVersionOf } from '../plan/file/plan.js';
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
-import { type Connect, ShardClient } from '../rpc/client.js';
-import { constantEndpoints } from '../rpc/replicas/endpoint-source.js';
+import { type Connect, type ExpectedShard, ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import { connectTo } from '../rpc/transport/sockets.js';
 import type { ServedVersion } from '../rpc/version.js';
@@ -24,7 +25,7 @@ import { shown } from './shown.js';
 /**
  * Scores have the bits of the local predictor while each table is whole on one shard (or on main), with every option but precision. A table that is
  * split by rows gives other bits, though the same ones every time: the rows of a bag are added in the order of its ids on each part, and then the
- * sums of the parts in their order. residency, verify, onProgress and onWarning are about main's own tables.
+ * sums of the parts in their order. residency, verify and onProgress are about main's own tables.
  */
 export interface ConnectOptions extends PredictorOptions, RpcOptions {
   /** The bundle's directory, or what was published of it: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
@@ -42,6 +43,11 @@ export interface ConnectOptions extends PredictorOptions, RpcOptions {
    * bags of that shard's tables are taken for empty, and the answer says so: degraded and missingTables of Prediction.
    */
   readonly onShardFailure?: ShardFailurePolicy;
+  /**
+   * DNS servers that the plan's endpoints are resolved with, IP or IP:PORT. Default: as other programs of this machine do, with its file of hosts. What
+   * cannot be resolved is told by onWarning.
+   */
+  readonly nameServers?: readonly string[];
   /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
@@ -76,10 +82,10 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
   try {
     way = await wayOf(plan, bundle, options);
     const kernels = kernelFingerprint();
-    for (const { name, endpoints } of plan.shards) {
-      const expected = { name, endpoints: constantEndpoints(endpoints), version, kernels };
-      const client = new ShardClient(expected, options.transport ?? connectTo);
-      shards.push({ client, tables: tablesOf(plan, name) });
+    const names = options.nameServers === undefined ? systemNames : namesOf(options.nameServers);
+    for (const shard of plan.shards) {
+      const client = clientOf(shard, { version, kernels }, { ...options, names });
+      shards.push({ client, tables: tablesOf(plan, shard.name) });
     }
     predictor = new MainShard(bundle, shards, own, { ...options, ...way, version });
   } catch (error) {
@@ -95,6 +101,29 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
     throw error;
   }
   return predictor;
+}
+
+function clientOf(
+  { name, endpoints: given }: Plan['shards'][number],
+  expected: { readonly version: ServedVersion; readonly kernels: string },
+  { names, transport, onWarning }: ConnectOptions & { readonly names: Names },
+): ShardClient {
+  const endpoints = resolveEndpoints(given, {
+    names,
+    onFailure: () => void client.counts.unresolved++,
+    onProblem: ({ message }) => onWarning?.(`shard ${name}: ${message}`),
+  });
+  const client = openClient({ name, endpoints, ...expected }, transport ?? connectTo);
+  return client;
+}
+
+function openClient(expected: ExpectedShard, connect: Connect): ShardClient {
+  try {
+    return new ShardClient(expected, connect);
+  } catch (error) {
+    expected.endpoints.close();
+    throw error;
+  }
 }
 
 const tablesOf = (plan: Plan, shard: string): string[] => plan.tables.flatMap(({ table, parts }) => (parts.includes(shard) ? [table] : []));
