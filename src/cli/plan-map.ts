@@ -25,7 +25,7 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
   const { p50Us, p99Us, cpuUs, boundingShard } = prediction;
   const page = renderPage({
     title: `Plan of ${spec.name}`,
-    lead: `${spec.tables.length} tables on ${plan.shards.length} sparse shards.`,
+    lead: `${spec.tables.length} tables on ${plan.shards.length} sparse shards${replicasOf(plan)}.`,
     ranOn,
     sections: [
       {
@@ -60,6 +60,11 @@ export async function writePlanMap(path: string, spec: ModelSpec, { plan, predic
     ],
   });
   return writeFileAtomic(path, page);
+}
+
+function replicasOf({ shards }: Plan): string {
+  const most = Math.max(1, ...shards.map(({ endpoints }) => endpoints.length));
+  return most === 1 ? '' : `, of which each has up to ${most} replicas`;
 }
 
 /** The tables and parts of each shard for a chart, the largest first; main after the last when it holds any. */

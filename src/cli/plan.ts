@@ -1,4 +1,4 @@
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { modelHash } from '../model/hash.js';
 import { openModel } from '../model/open-model.js';
 import type { ModelSpec } from '../model/spec.js';
@@ -14,7 +14,7 @@ import { OBJECTIVES, type Objective } from '../plan/search/auto.js';
 import { type ComparedStrategy, changed, compareStrategies, planScenario, predictorOf, type Scenario } from '../plan/search/scenario.js';
 import { refuseUnwritable } from '../tables/atomic.js';
 import { further } from './help.js';
-import { byteSize, commaSeparated, positiveByteSize, positiveInteger, renamedOption } from './options.js';
+import { byteSize, commaSeparated, position, positiveByteSize, positiveInteger, renamedOption } from './options.js';
 import { refuseSameFile } from './output-files.js';
 import { printShards, printStrategies, printWhatIf } from './plan-explain.js';
 import { writePlanMap } from './plan-map.js';
@@ -32,6 +32,10 @@ interface PlanCommandOptions {
   readonly output: string;
   readonly shards?: number;
   readonly endpoints?: string[];
+  readonly replicas?: number;
+  readonly spread?: Readonly<Record<string, readonly string[]>>;
+  readonly hostMemory?: number;
+  readonly epoch?: number;
   readonly memoryLimit?: number;
   readonly shardSize?: number;
   readonly local?: number;
@@ -54,7 +58,20 @@ export const planCommand = new Command('plan')
   .addOption(new Option('--objective <what>', 'what auto makes small').choices(OBJECTIVES).default('p99'))
   .option('--shards <n>', 'number of sparse shards; with auto or --shard-size at most so many', positiveInteger)
   .requiredOption('-o, --output <file>', 'the plan file to write')
-  .option('--endpoints <list>', 'endpoints, comma-separated, one per shard (default: loopback from port 7400)', commaSeparated)
+  .option(
+    '--endpoints <list>',
+    'endpoints, comma-separated, one for each replica of each shard (default: loopback from port 7400)',
+    commaSeparated,
+  )
+  .option('--replicas <n>', 'of each shard, on hosts that differ (but on loopback) (default: 1)', positiveInteger)
+  .addOption(
+    new Option(
+      '--spread <name=list>',
+      'what each endpoint has of a name, such as zone=a,a,b,b: replicas of a shard differ in it',
+    ).argParser(spreadOf),
+  )
+  .option('--host-memory <size>', 'tables that all replicas on one host may hold together, such as 64GiB', positiveByteSize)
+  .option('--epoch <n>', 'of the plan: requests of one epoch are answered by shards of it alone (default: 0)', position)
   .option('--memory-limit <size>', 'tables that a shard may hold, such as 64GiB; larger tables are split by rows', positiveByteSize)
   .option('--shard-size <size>', 'nsbp: tables per shard, such as 48GiB, from which the number of shards follows', positiveByteSize)
   .option('--local <size>', 'tables that main keeps itself, such as 64MiB: those with the most lookups per byte', byteSize)
@@ -74,6 +91,10 @@ auto takes the plan with the least predicted P99 or CPU that keeps --memory-limi
 all, since no RPC is cheaper than one; with --local 0B, none. Predictions are of requests one at a time; P50 and P99 are those of the median and the 99th percentile of
 items.
 
+Every replica of a shard holds all that the shard holds; --memory-limit is of each, --host-memory of all replicas on one host together. Replicas of a shard
+are on hosts that differ, but on loopback, and where an endpoint is resolved later (srv://, file://), of which the hosts are not known. What cannot be is refused with by how
+much. Predictions are of one replica a shard.
+
 The profile that was used is written beside the plan (plan.json: plan.profile.json). Without --profile and --requests it is made of the figures
 that model.json has of its bags (poolingFactor, side), or of one id per bag and item.
 
@@ -83,7 +104,9 @@ Examples:
   terabag plan ./model --strategy nsbp --shard-size 48GiB -o plan.json
   terabag plan ./model --strategy auto --shards 8 --memory-limit 48GiB --profile profile.json --explain --map plan.html -o plan.json
   terabag plan ./model --shards 8 --what-if shards=16,format=int8 -o plan.json
-  terabag plan ./model --shards 2 --memory-limit 64GiB --endpoints tcp://10.0.0.1:7400,tcp://10.0.0.2:7400 -o plan.json`),
+  terabag plan ./model --shards 2 --memory-limit 64GiB --endpoints tcp://10.0.0.1:7400,tcp://10.0.0.2:7400 -o plan.json
+  terabag plan ./model --shards 1 --replicas 2 --endpoints tcp://a:7400,tcp://b:7400 --spread zone=1,2 --epoch 3 -o plan.json
+  terabag plan ./model --shards 2 --endpoints srv://_s0._tcp.example.com,file:///run/s1.txt -o plan.json`),
   )
   .action(async (bundle: string, options: PlanCommandOptions, command: Command) => {
     const shards = numShards(options);
@@ -154,18 +177,32 @@ function printPrediction(
   );
 }
 
+/** zone=a,a,b,b, once or for several names. */
+function spreadOf(text: string, before: Readonly<Record<string, readonly string[]>> = {}): Readonly<Record<string, readonly string[]>> {
+  const [, name = '', list = ''] = /^([^=,\s]+)=(.+)$/.exec(text) ?? [];
+  if (name === '')
+    throw new InvalidArgumentError('It has to be NAME=VALUE,VALUE,... with a value for each endpoint, such as zone=a,a,b,b.');
+  if (name === 'host') throw new InvalidArgumentError('Hosts are those of the endpoints.');
+  return { ...before, [name]: commaSeparated(list) };
+}
+
 /** Null where the strategy needs to be told. */
-function numShards({ strategy, shards, endpoints, shardSize }: PlanCommandOptions): number | null {
+function numShards({ strategy, shards, endpoints, replicas = 1, shardSize }: PlanCommandOptions): number | null {
   if (shards !== undefined) return shards;
-  if (endpoints !== undefined) return endpoints.length;
+  if (endpoints !== undefined) return Math.ceil(endpoints.length / replicas);
   if (strategy === 'singular' || strategy === 'one-shard') return 1;
   return strategy === 'nsbp' && shardSize !== undefined ? MAX_SHARDS : null;
 }
 
-function planOptions(shards: number, { endpoints, memoryLimit, shardSize, local }: PlanCommandOptions): PlanOptions {
+function planOptions(shards: number, options: PlanCommandOptions): PlanOptions {
+  const { endpoints, memoryLimit, shardSize, local, replicas, spread, hostMemory, epoch } = options;
   return {
     shards,
     ...(endpoints && { endpoints }),
+    ...(replicas && { replicas }),
+    ...(spread && { spread }),
+    ...(hostMemory && { hostLimitBytes: hostMemory }),
+    ...(epoch !== undefined && { epoch }),
     ...(memoryLimit && { memoryLimitBytes: memoryLimit }),
     ...(shardSize && { shardBytes: shardSize }),
     ...(local !== undefined && { localBytes: local }),

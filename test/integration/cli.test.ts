@@ -335,6 +335,33 @@ test('a shard listens on what an endpoint can be, and leaves a file that lies th
   expect(readFileSync(join(dir, 'precious'), 'utf8')).toBe('data');
 });
 
+test('plan places replicas apart, and says of an epoch', () => {
+  const hosts = ['a', 'a', 'b', 'b'].map((host, at) => `tcp://${host}:${at + 1}`).join(',');
+  const plan = (...args: string[]) => terabag(['plan', bundle, '--shards', '2', '--replicas', '2', '-o', 'apart.json', ...args]);
+  expect(plan('--endpoints', hosts, '--spread', 'rack=1,2,3,4', '--spread', 'zone=x,x,y,y', '--epoch', '7').status).toBe(0);
+  expect(readJson('apart.json')).toMatchObject({
+    epoch: 7,
+    shards: [{ endpoints: ['tcp://a:1', 'tcp://b:3'] }, { endpoints: ['tcp://a:2', 'tcp://b:4'] }],
+  });
+  expect(plan('--endpoints', hosts, '--spread', 'zone=x,x,x,y')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/3 of 4 endpoints are in zone x, of which 2 shards can use 2, short by 1 \(does_not_fit\)\n$/),
+  });
+  expect(plan('--endpoints', hosts, '--spread', 'zone=x')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/which zone it is in: 1 of 4/),
+  });
+  expect(plan('--endpoints', hosts, '--spread', 'zone')).toMatchObject({ status: 2, stderr: expect.stringContaining('NAME=VALUE') });
+  expect(plan('--endpoints', hosts, '--host-memory', '1KiB')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/room for 1024, short by/),
+  });
+  expect(plan('--endpoints', 'tcp://a:1')).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/2 endpoints per shard.*: 1 endpoints, 2 shards/),
+  });
+});
+
 test('a shard with several endpoints has to be told which of them it is', () => {
   expect(terabag(['plan', bundle, '--shards', '2', '-o', 'replicas.json']).status).toBe(0);
   const plan = readJson('replicas.json');

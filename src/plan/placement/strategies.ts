@@ -1,10 +1,11 @@
-import { isEndpoint, MAX_PORT } from '../../endpoints/endpoint.js';
+import { parseEndpoint } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { checkProfile, type Profile } from '../profile/profile.js';
 import { balance } from './balance.js';
 import { groupByNet, packNets, spreadNets } from './net-packing.js';
+import { MAX_REPLICAS, MOST_DEFAULTS, placeReplicas, type ReplicaOptions } from './replicas.js';
 import { byName, doesNotFit, type Placement, type TableLoad, tableLoads } from './table-load.js';
 
 /**
@@ -21,11 +22,13 @@ export type Strategy = (typeof STRATEGIES)[number];
 /** Those that spread tables over as many shards as they are given. */
 export const SPREADING_STRATEGIES = STRATEGIES.filter((strategy) => strategy !== 'singular' && strategy !== 'one-shard');
 
-export interface PlanOptions {
+export interface PlanOptions extends ReplicaOptions {
   /** Sparse shards; singular has none and one-shard one, whatever is given; the most, for nsbp with shardBytes. */
   readonly shards: number;
-  /** One per shard; default loopback from port 7400 up. Those of shards that the plan does not have are left out. */
+  /** One for each replica of each shard; default loopback from port 7400 up. Those of shards that the plan does not have are left out. */
   readonly endpoints?: readonly string[];
+  /** Of the plan; default none, which is 0. */
+  readonly epoch?: number;
   /** Bytes of tables that any shard, main included, may hold. */
   readonly memoryLimitBytes?: number;
   /** Bytes of tables that main keeps: those with the most lookups per byte; default 0. */
@@ -36,7 +39,6 @@ export interface PlanOptions {
 
 /** A plan is a list of processes to run; more is a mistake. */
 export const MAX_SHARDS = 2 ** 16;
-const FIRST_PORT = 7400;
 
 /**
  * Places every table of the model once. Tables above the memory limit are split by rows into the fewest parts that fit. What does not fit is
@@ -53,30 +55,34 @@ export function makePlan(strategy: Strategy, spec: ModelSpec, hash: string, prof
     tables.filter((table) => !kept.has(table)),
     options,
   );
-  return placedPlan(strategy, spec, hash, placement, { tables, shards, ...(options.endpoints && { endpoints: options.endpoints }) });
+  return withReplicas(placedPlan(strategy, spec, hash, placement, { tables, shards }), spec, options);
 }
 
-/** The plan of a placement on shards 0 and up; tables that it does not name stay on main. */
+/** The plan with its epoch, and with endpoints of all its replicas. */
+export function withReplicas(plan: Plan, spec: ModelSpec, options: ReplicaOptions & Pick<PlanOptions, 'epoch'>): Plan {
+  const { replicas = 1, endpoints, epoch } = options;
+  const count = plan.shards.length * replicas;
+  if (endpoints === undefined && count > MOST_DEFAULTS)
+    throw new TerabagError('invalid_argument', `so many shards have no default endpoints, give them theirs: ${count}`, {
+      field: 'endpoints',
+    });
+  return placeReplicas(epoch === undefined ? plan : { ...plan, epoch }, spec, options);
+}
+
+/** The plan of a placement on shards 0 and up, without endpoints; tables that it does not name stay on main. */
 export function placedPlan(
   strategy: string,
   { name, version }: ModelSpec,
   hash: string,
   placement: Placement,
-  { tables, shards, endpoints }: { readonly tables: readonly TableLoad[]; readonly shards: number; readonly endpoints?: readonly string[] },
+  { tables, shards }: { readonly tables: readonly TableLoad[]; readonly shards: number },
 ): Plan {
-  if (endpoints === undefined && shards > MAX_PORT - FIRST_PORT + 1)
-    throw new TerabagError('invalid_argument', `so many shards have no default endpoints, give them theirs: ${shards}`, {
-      field: 'endpoints',
-    });
   const names = Array.from({ length: shards }, (_, shard) => `shard-${shard}`);
   return {
     terabagPlan: 1,
     strategy,
     model: { name, version, hash },
-    shards: names.map((shardName, shard) => ({
-      name: shardName,
-      endpoints: [endpoints?.[shard] ?? `tcp://127.0.0.1:${FIRST_PORT + shard}`],
-    })),
+    shards: names.map((shardName) => ({ name: shardName, endpoints: [] })),
     tables: tables.map((table) => ({
       table: table.name,
       parts: placement.get(table)?.map((shard) => names[shard] as string) ?? [MAIN_SHARD],
@@ -139,19 +145,33 @@ function allOnMain(tables: readonly TableLoad[], { memoryLimitBytes = Number.POS
 function checkOptions(strategy: Strategy, options: PlanOptions): void {
   if (!STRATEGIES.includes(strategy))
     throw new TerabagError('invalid_argument', `strategy has to be one of ${STRATEGIES.join(', ')}: ${strategy}`, { field: 'strategy' });
-  const { shards, endpoints } = options;
+  checkPlanOptions(options);
+}
+
+/** Of any strategy, auto too. */
+export function checkPlanOptions(options: PlanOptions): void {
+  const { shards, endpoints, replicas = 1, spread = {}, epoch = 0 } = options;
   if (!Number.isInteger(shards) || shards < 1 || shards > MAX_SHARDS)
     throw new TerabagError('invalid_argument', `shards has to be an integer between 1 and ${MAX_SHARDS}: ${shards}`, { field: 'shards' });
-  if (endpoints !== undefined && endpoints.length !== shards)
-    throw new TerabagError('invalid_argument', `one endpoint per shard: ${endpoints.length} endpoints, ${shards} shards`, {
-      field: 'endpoints',
-    });
-  const strange = endpoints?.find((endpoint, at) => !isEndpoint(endpoint) || endpoints.indexOf(endpoint) !== at);
-  if (strange !== undefined)
-    throw new TerabagError('invalid_argument', `endpoints have to be tcp://host:port or ipc://path, and to differ: ${strange}`, {
-      field: 'endpoints',
-    });
-  for (const field of ['memoryLimitBytes', 'localBytes', 'shardBytes'] as const) {
+  const refuse = (field: string, message: string): TerabagError => new TerabagError('invalid_argument', message, { field });
+  if (!Number.isInteger(replicas) || replicas < 1 || replicas > MAX_REPLICAS)
+    throw refuse('replicas', `replicas has to be an integer between 1 and ${MAX_REPLICAS}: ${replicas}`);
+  if (!Number.isSafeInteger(epoch) || epoch < 0) throw refuse('epoch', `epoch has to be an integer, 0 or more: ${epoch}`);
+  const each = replicas === 1 ? 'one endpoint per shard' : `${replicas} endpoints per shard, one for each replica`;
+  if (endpoints !== undefined && endpoints.length !== shards * replicas)
+    throw refuse('endpoints', `${each}: ${endpoints.length} endpoints, ${shards} shards`);
+  const seen = new Set<string>();
+  for (const endpoint of endpoints ?? []) {
+    if (parseEndpoint(endpoint) === null || seen.has(endpoint))
+      throw refuse('endpoints', `endpoints have to be tcp://host:port, ipc://path, srv://name or file:///path, and to differ: ${endpoint}`);
+    seen.add(endpoint);
+  }
+  for (const [name, values] of Object.entries(spread)) {
+    if (endpoints === undefined) throw refuse('spread', `spread says of each endpoint what it has, and there are none: ${name}`);
+    if (values.length !== endpoints.length)
+      throw refuse(`spread.${name}`, `spread has to say of each endpoint which ${name} it is in: ${values.length} of ${endpoints.length}`);
+  }
+  for (const field of ['memoryLimitBytes', 'hostLimitBytes', 'localBytes', 'shardBytes'] as const) {
     const bytes = options[field];
     if (bytes !== undefined && !(bytes >= 0))
       throw new TerabagError('invalid_argument', `${field} has to be a number of bytes, 0 or more: ${bytes}`, { field });

@@ -80,7 +80,7 @@ export class Arrangement {
     return predictRequest({ batches, rounds, denseUs }, this.predictor.costs);
   }
 
-  /** The plan as it is now, without the shards that hold nothing: the endpoints of the first are used. */
+  /** The plan as it is now, without the shards that hold nothing. */
   toPlan(): Plan {
     const { plan } = this;
     const used = plan.shards.flatMap((_, shard) => ((this.held[shard] as Set<Piece>).size > 0 ? [shard] : []));

@@ -3,7 +3,16 @@ import { MAIN_SHARD, type Plan } from '../file/plan.js';
 import { balance } from '../placement/balance.js';
 import { planSummary } from '../placement/bytes.js';
 import { packFirstFit } from '../placement/first-fit.js';
-import { makePlan, type PlanOptions, placedPlan, SPREADING_STRATEGIES, STRATEGIES, type Strategy } from '../placement/strategies.js';
+import {
+  checkPlanOptions,
+  makePlan,
+  type PlanOptions,
+  placedPlan,
+  SPREADING_STRATEGIES,
+  STRATEGIES,
+  type Strategy,
+  withReplicas,
+} from '../placement/strategies.js';
 import { type Placement, type TableLoad, tableLoads } from '../placement/table-load.js';
 import type { PlanPrediction, PlanPredictor, RequestShape } from '../predict/predict-plan.js';
 import { poolUs } from '../predict/request-cost.js';
@@ -46,6 +55,7 @@ const EVALUATED_SHARDS = 30_000;
  */
 export function planAuto(predictor: PlanPredictor, hash: string, options: AutoOptions): AutoPlan {
   oneOf('objective', options.objective, OBJECTIVES);
+  checkPlanOptions(options);
   const search = new AutoSearch(predictor, hash, options);
   const alternatives = STRATEGIES.map((strategy) => search.alternative(strategy));
   const starts = search.starts().map((plan) => ({ plan, score: search.scoreOf(plan) }));
@@ -55,7 +65,7 @@ export function planAuto(predictor: PlanPredictor, hash: string, options: AutoOp
   const improved = starts.slice(0, IMPROVED).map(({ plan }) => search.improved(plan));
   // Sums that moves left differ from fresh ones by roundings: they are made anew.
   const best = improved.map((plan) => ({ plan, score: search.scoreOf(plan) })).reduce((a, b) => (b.score < a.score ? b : a), first);
-  const plan = { ...best.plan, strategy: 'auto' };
+  const plan = withReplicas({ ...best.plan, strategy: 'auto' }, predictor.planned.spec, options);
   return { plan, prediction: predictor.predict(plan), alternatives };
 }
 
@@ -141,9 +151,10 @@ class AutoSearch {
   }
 
   #fixed(strategy: Strategy, shards: number): Plan {
-    const { objective: _, endpoints, ...options } = this.options;
+    // Where replicas are is said of the plan that is taken.
+    const { objective: _, endpoints, spread, replicas, hostLimitBytes, ...options } = this.options;
     const { spec } = this.predictor.planned;
-    const plan = makePlan(strategy, spec, this.hash, this.predictor.profile, { ...options, ...endpointsOf(endpoints, shards), shards });
+    const plan = makePlan(strategy, spec, this.hash, this.predictor.profile, { ...options, shards });
     const main = planSummary(plan, spec).find(({ shard }) => shard === MAIN_SHARD);
     if (main !== undefined && main.bytes > this.#mainBytes)
       throw new TerabagError(
@@ -169,13 +180,9 @@ class AutoSearch {
   }
 
   #placed(placement: Placement, shards: number): Plan {
-    const placed = { tables: this.#tables, shards, ...endpointsOf(this.options.endpoints, shards) };
-    return placedPlan('auto', this.predictor.planned.spec, this.hash, placement, placed);
+    return placedPlan('auto', this.predictor.planned.spec, this.hash, placement, { tables: this.#tables, shards });
   }
 }
-
-const endpointsOf = (endpoints: readonly string[] | undefined, shards: number) =>
-  endpoints === undefined ? {} : { endpoints: endpoints.slice(0, shards) };
 
 /** The error when it says that something does not fit; anything else goes on. */
 function refusal(error: unknown): TerabagError {

@@ -74,7 +74,7 @@ export interface Change {
 export function changed(scenario: Scenario, change: Change): Scenario {
   const { strategy, objective, format, items, cores, shards, memoryLimitBytes, localBytes, rpc, batchItems } = change;
   const { planned, profile, costs, options, asking } = scenario;
-  const { endpoints, ...withoutEndpoints } = options;
+  const { endpoints, spread, hostLimitBytes, ...withoutEndpoints } = options;
   return {
     ...scenario,
     ...(strategy && { strategy }),
