@@ -61,7 +61,7 @@ async function* runCase(bundle: string, shape: ModelShape, batch: number, option
 /** The compiled package, as applications have it. */
 async function open(bundle: string): Promise<Predictor> {
   const { openLocal } = (await import(compiledPath('index.js'))) as typeof import('../src/index.js');
-  return openLocal(bundle, { verify: 'size' });
+  return openLocal(bundle, { verify: 'size', deadlineMs: 10_000 });
 }
 
 function ours(predictor: Predictor, requests: readonly PredictRequest[]): Contender {

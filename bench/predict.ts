@@ -100,7 +100,7 @@ async function* runCase(bundle: string, shape: ModelShape, batch: number, option
 /** The compiled package, as applications have it: the bench's transpiler names closures as they are made, for 7 % of a request of one item. */
 async function ours(bundle: string, shape: ModelShape, batch: number): Promise<Contender> {
   const { openLocal } = (await import(compiledPath('index.js'))) as typeof import('../src/index.js');
-  const predictor = await openLocal(bundle, { verify: 'size' });
+  const predictor = await openLocal(bundle, { verify: 'size', deadlineMs: 10_000 });
   const generator = new RequestGenerator(requestShape(shape), batch);
   const requests: PredictRequest[] = Array.from({ length: TURNS }, () => generator.next(batch));
   let turn = 0;

@@ -10,6 +10,7 @@ import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
 import { modelsSuite } from './models.js';
+import { overloadSuite } from './overload.js';
 import { pinTo } from './peers/process.js';
 import { planSuite } from './plan.js';
 import { plannerSuite } from './planner.js';
@@ -31,12 +32,13 @@ const suites: readonly Suite[] = [
   shardsSuite,
   rpcSuite,
   stagesSuite,
+  overloadSuite,
   planSuite,
   plannerSuite,
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

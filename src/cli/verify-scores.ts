@@ -14,6 +14,7 @@ const SCORES = 'scores';
 const FURTHER = 'outputs.';
 /** Of a score, relative to the root mean square of all: below it, what is lost in the additions before is more than the score. */
 const FLOOR = 0.1;
+const DEADLINE_MS = 10_000;
 
 /** How far scores are from those that are expected. */
 export interface ScoreDifference {
@@ -81,7 +82,7 @@ async function predictAll(bundle: string, requests: string, names: readonly stri
   const predictor = await openLocal(bundle, { onWarning: warn });
   const predictions: Prediction[] = [];
   try {
-    for await (const request of requestsOfFile(requests)) predictions.push(await predictor.predict(request));
+    for await (const request of requestsOfFile(requests)) predictions.push(await predictor.predict(request, { deadlineMs: DEADLINE_MS }));
   } finally {
     await predictor.close();
   }

@@ -29,3 +29,7 @@ export const segmentFlags = (pooling: Pooling, { weighted, divisor, rule }: Segm
 
 /** Floats of a bag in an answer. */
 export const floatsPerBag = (dim: number, flags: number): number => dim + ((flags & SEGMENT_DIVISOR) === 0 ? 0 : 1);
+
+/** As it travels, but for what the message adds. */
+export const batchBytes = ({ segments, indices, offsets, weights }: SparseBatch): number =>
+  segments.byteLength + indices.byteLength + offsets.byteLength + (weights?.byteLength ?? 0);

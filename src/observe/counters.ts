@@ -50,7 +50,13 @@ export const TABLE_COUNTERS = {
 export const PREDICTOR_COUNTERS = {
   requests: { kind: 'counter', description: 'Calls of predict.' },
   errors: { kind: 'counter', description: 'Calls of predict that ended with an error.' },
+  overloaded: { kind: 'counter', description: 'Calls of predict that were refused as overloaded, here or by a shard; part of errors.' },
   inFlight: { kind: 'gauge', description: 'Requests whose callers wait.' },
+  inFlightBytes: { kind: 'gauge', description: 'Bytes of ids, vectors, dense rows and scores of requests in flight or lingering.' },
+  concurrencyLimit: {
+    kind: 'gauge',
+    description: 'Requests in flight beyond which others are refused, since they would miss their deadlines.',
+  },
   lingering: { kind: 'gauge', description: 'Requests whose callers were told, while native threads still work for them.' },
   degraded: { kind: 'counter', description: 'Answers that were made without the vectors of a shard, and say so.' },
   nonFinite: { kind: 'counter', description: 'Answers in which a score is not finite.' },

@@ -1,11 +1,16 @@
-import { anObject, TerabagError } from '../errors.js';
+import { ByteBudget } from '../byte-budget.js';
+import { type Clock, systemClock } from '../clock.js';
+import { ConcurrencyLimit } from '../concurrency-limit.js';
+import { anObject, type ErrorDetails, TerabagError } from '../errors.js';
 import { IdlePool } from '../idle-pool.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { PredictOptions } from './predictor.js';
 import { shown } from './shown.js';
 
-const DEFAULT_DEADLINE_MS = 1000;
+const DEFAULT_DEADLINE_MS = 100;
 const MOST_DEADLINE_MS = 2 ** 31 - 1;
+const DEFAULT_MAX_IN_FLIGHT = 1024;
+const DEFAULT_MAX_IN_FLIGHT_BYTES = 2 ** 30;
 /** Memory is lent to at most so many requests for each that may be in flight: callers that give up at once are not served without bound. */
 const LENT_PER_REQUEST = 2;
 
@@ -16,13 +21,31 @@ export class Admitted<M> {
   #onFail: ((error: TerabagError) => void) | null = null;
   /** Called once, when the request fails while its work still runs. */
   onOver: (() => void) | null = null;
+  #bytes = 0;
+  readonly deadlineAt: number;
 
   constructor(
     /** Lent until the work has ended. */
     readonly memory: M,
-    /** performance.now() time. */
-    readonly deadlineAt: number,
-  ) {}
+    /** Of the clock of the admission. */
+    readonly startedAt: number,
+    readonly deadlineMs: number,
+    /** Others that were in flight when it was let in. */
+    readonly beside: number,
+    private readonly budget: ByteBudget,
+  ) {
+    this.deadlineAt = startedAt + deadlineMs;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Says what the request holds, once; throws overloaded when that is too much beside the others. */
+  hold(bytes: number): void {
+    if (!this.budget.take(bytes)) throw tooManyBytes(this.budget, bytes);
+    this.#bytes = bytes;
+  }
 
   /** The caller was told: nobody wants what the work would give. */
   get over(): boolean {
@@ -56,31 +79,64 @@ type Work<M, R> = (admitted: Admitted<M>) => R | Promise<R>;
 const aborted = (signal: AbortSignal | null): TerabagError =>
   new TerabagError('aborted', 'the request was aborted', {}, { cause: signal?.reason });
 
+const refusal = (message: string, details: ErrorDetails): TerabagError => TerabagError.withoutStack('overloaded', message, details);
+
+const tooManyBytes = ({ held, most }: ByteBudget, bytes: number): TerabagError =>
+  refusal(
+    `requests in flight hold too many bytes: ${held}, and this one ${bytes}, of ${most}; raise maxInFlightBytes, or send fewer or smaller ones`,
+    { inFlightBytes: held, bytes, maxInFlightBytes: most },
+  );
+
+/** When the caller listens: a rejected promise that nobody listens to yet costs Node several times as much. */
+const rejectedSoon = (error: TerabagError): Promise<never> => new Promise((_, reject) => queueMicrotask(() => reject(error)));
+
 /** Memory that says at times whether it is worth keeping. */
 interface Memory {
   endPeriod(): boolean;
 }
 
+/** See PredictorOptions. */
+export interface AdmissionOptions {
+  readonly maxInFlight?: number | undefined;
+  readonly maxInFlightBytes?: number | undefined;
+  readonly deadlineMs?: number | undefined;
+  readonly clock?: Clock | undefined;
+}
+
 /**
- * Lets a bounded number of requests in, lends each its memory, and ends each by its deadline. A request counts as in flight until its caller is told;
- * its memory returns when its work has ended, since native threads may still read it, and is bounded apart.
+ * Lets as many requests in as can be answered by their deadlines (ConcurrencyLimit), lends each its memory, and ends each by its deadline. A request
+ * counts as in flight until its caller is told; its memory returns when its work has ended, since native threads may still read it, and is bounded
+ * apart.
  */
 export class Admission<M extends Memory> {
   readonly #idle = new IdlePool<M>({ keeps: (memory) => memory.endPeriod() });
   #inFlight = 0;
   #lent = 0;
   #closed = false;
+  /** When a shard was last away. */
+  #disturbedAt = Number.NEGATIVE_INFINITY;
   readonly #drained: (() => void)[] = [];
-  readonly #counts = { requests: 0, errors: 0 };
+  readonly #counts = { requests: 0, errors: 0, overloaded: 0 };
+  readonly #clock: Clock;
+  readonly #deadlineMs: number;
+  readonly #maxInFlight: number;
+  readonly #limit: ConcurrencyLimit;
+  readonly #bytes: ByteBudget;
 
   constructor(
-    private readonly maxInFlight: number,
     private readonly makeMemory: () => M,
+    options: AdmissionOptions = {},
   ) {
-    if (!Number.isInteger(maxInFlight) || maxInFlight < 1)
-      throw new TerabagError('invalid_argument', `maxInFlight has to be an integer, 1 or more: ${shown(maxInFlight)}`, {
-        field: 'maxInFlight',
-      });
+    const { deadlineMs = DEFAULT_DEADLINE_MS, clock = systemClock } = options;
+    const { maxInFlight = DEFAULT_MAX_IN_FLIGHT, maxInFlightBytes = DEFAULT_MAX_IN_FLIGHT_BYTES } = options;
+    checkAtLeastOne('maxInFlight', maxInFlight);
+    checkAtLeastOne('maxInFlightBytes', maxInFlightBytes);
+    checkDeadline(deadlineMs);
+    this.#clock = clock;
+    this.#deadlineMs = deadlineMs;
+    this.#maxInFlight = maxInFlight;
+    this.#limit = new ConcurrencyLimit(maxInFlight);
+    this.#bytes = new ByteBudget(maxInFlightBytes);
   }
 
   /**
@@ -90,9 +146,12 @@ export class Admission<M extends Memory> {
   run<R>(options: PredictOptions, work: Work<M, R>, stages: Stages = NO_STAGES): Promise<R> {
     this.#counts.requests++;
     try {
-      const { deadlineMs = DEFAULT_DEADLINE_MS, signal = null } = anObject('options', options);
+      const { deadlineMs = this.#deadlineMs, signal = null } = anObject('options', options);
       this.#check(deadlineMs, signal);
-      const admitted = new Admitted(this.#idle.take() ?? this.makeMemory(), performance.now() + deadlineMs);
+      const refused = this.#overload(deadlineMs);
+      if (refused !== null) return rejectedSoon(this.#failed(refused, stages));
+      const memory = this.#idle.take() ?? this.makeMemory();
+      const admitted = new Admitted(memory, this.#clock.now(), deadlineMs, this.#inFlight, this.#bytes);
       this.#inFlight++;
       this.#lent++;
       stages.hold();
@@ -101,12 +160,12 @@ export class Admission<M extends Memory> {
         outcome = work(admitted);
       } catch (error) {
         this.#inFlight--;
-        this.#return(admitted.memory, stages);
+        this.#return(admitted, stages);
         throw error;
       }
-      if (outcome instanceof Promise) return this.#bounded(deadlineMs, signal, outcome, admitted, stages);
+      if (outcome instanceof Promise) return this.#bounded(signal, outcome, admitted, stages);
       this.#inFlight--;
-      this.#return(admitted.memory, stages);
+      this.#return(admitted, stages);
       stages.close(null);
       return Promise.resolve(outcome);
     } catch (error) {
@@ -116,39 +175,48 @@ export class Admission<M extends Memory> {
 
   #check(deadlineMs: number, signal: AbortSignal | null): void {
     if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
-    if (typeof deadlineMs !== 'number' || !(deadlineMs > 0) || deadlineMs > MOST_DEADLINE_MS)
-      throw new TerabagError('invalid_argument', `deadlineMs has to be a number above 0 and below 2^31: ${shown(deadlineMs)}`, {
-        field: 'deadlineMs',
-      });
+    checkDeadline(deadlineMs);
     // Not instanceof: a signal may come from another realm.
     if (signal !== null && typeof signal.addEventListener !== 'function')
       throw new TerabagError('invalid_argument', `signal has to be an AbortSignal: ${shown(signal)}`, { field: 'signal' });
     if (signal?.aborted) throw aborted(signal);
-    const [inFlight, lent] = [this.#inFlight, this.#lent];
-    if (inFlight >= this.maxInFlight)
-      throw new TerabagError('overloaded', `too many requests in flight: ${inFlight}; raise maxInFlight or send fewer`, { inFlight });
-    if (lent >= LENT_PER_REQUEST * this.maxInFlight) {
-      const lingering = lent - inFlight;
-      throw new TerabagError(
-        'overloaded',
+  }
+
+  /** Before anything is done for the request: under overload most requests end here. */
+  #overload(deadlineMs: number): TerabagError | null {
+    const [inFlight, maxInFlight, lingering] = [this.#inFlight, this.#maxInFlight, this.#lent - this.#inFlight];
+    if (inFlight >= maxInFlight)
+      return refusal(`too many requests in flight: ${inFlight}; raise maxInFlight or send fewer`, { inFlight, maxInFlight });
+    if (this.#lent >= LENT_PER_REQUEST * maxInFlight) {
+      return refusal(
         `native threads still work for too many requests that were given up: ${lingering}, in flight ${inFlight}; raise maxInFlight or send fewer`,
         { inFlight, lingering },
       );
     }
+    if (this.#bytes.held >= this.#bytes.most) return tooManyBytes(this.#bytes, 0);
+    if (this.#limit.admits(inFlight, deadlineMs)) return null;
+    const { limit } = this.#limit;
+    return refusal(
+      `too many requests in flight for one more to be answered by its deadline, ${deadlineMs} ms: ${inFlight}, limit ${limit}; send fewer, or add capacity`,
+      { inFlight, limit, deadlineMs },
+    );
   }
 
   #failed(thrown: unknown, stages: Stages): TerabagError {
     this.#counts.errors++;
     const error = TerabagError.from(thrown);
+    if (error.code === 'overloaded') this.#counts.overloaded++;
     stages.close(error.code);
     return error;
   }
 
-  #bounded<R>(deadlineMs: number, signal: AbortSignal | null, outcome: Promise<R>, admitted: Admitted<M>, stages: Stages): Promise<R> {
+  #bounded<R>(signal: AbortSignal | null, outcome: Promise<R>, admitted: Admitted<M>, stages: Stages): Promise<R> {
+    const { deadlineMs, deadlineAt } = admitted;
+    const clock = this.#clock;
     return new Promise<R>((resolve, reject) => {
       const told = (): void => {
         this.#inFlight--;
-        clearTimeout(timer);
+        cancelTimer();
         signal?.removeEventListener('abort', onAbort);
       };
       const onAbort = (): void => admitted.fail(aborted(signal));
@@ -158,37 +226,50 @@ export class Admission<M extends Memory> {
         admitted.fail(new TerabagError('deadline_exceeded', `the deadline passed: ${deadlineMs} ms`, { deadlineMs }));
       // Node's timers count whole milliseconds, and can be early by one.
       const due = (): void => {
-        const leftMs = admitted.deadlineAt - performance.now();
-        if (leftMs > 0) timer = setTimeout(due, leftMs);
-        else setImmediate(() => setImmediate(late));
+        const leftMs = deadlineAt - clock.now();
+        if (leftMs > 0) cancelTimer = clock.after(leftMs, due);
+        else clock.afterPolling(() => clock.afterPolling(late));
       };
-      let timer = setTimeout(due, deadlineMs);
+      let cancelTimer = clock.after(deadlineMs, due);
       signal?.addEventListener('abort', onAbort, { once: true });
       admitted.whenFailed((error) => {
         told();
+        if (error.code === 'deadline_exceeded') this.#learn(admitted);
+        else if (error.code === 'shard_unavailable') this.#disturbedAt = clock.now();
         reject(this.#failed(error, stages));
       });
       outcome.then(
         (result) => {
           if (admitted.settle()) {
             told();
+            this.#learn(admitted);
             stages.close(null);
             resolve(result);
           }
-          this.#return(admitted.memory, stages);
+          this.#return(admitted, stages);
         },
         (error: unknown) => {
           admitted.fail(error);
-          this.#return(admitted.memory, stages);
+          this.#return(admitted, stages);
         },
       );
       if (signal?.aborted) onAbort();
     });
   }
 
-  #return(memory: M, stages: Stages): void {
+  /**
+   * From what was answered, or too slow for its deadline. What fails otherwise says nothing of the load, nor does what may have waited for a shard that
+   * was away.
+   */
+  #learn({ startedAt, deadlineMs, beside, bytes }: Admitted<M>): void {
+    if (startedAt < this.#disturbedAt) return;
+    this.#limit.ended({ startedAt, endedAt: this.#clock.now(), deadlineMs, beside, size: bytes });
+  }
+
+  #return({ memory, bytes }: Admitted<M>, stages: Stages): void {
     stages.letGo();
     this.#lent--;
+    this.#bytes.giveBack(bytes);
     if (!this.#closed) this.#idle.giveBack(memory);
     if (this.#lent === 0 && this.#drained.length > 0) for (const drained of this.#drained.splice(0)) drained();
   }
@@ -204,7 +285,25 @@ export class Admission<M extends Memory> {
     }
   }
 
-  get counts(): { readonly requests: number; readonly errors: number; readonly inFlight: number; readonly lingering: number } {
-    return { ...this.#counts, inFlight: this.#inFlight, lingering: this.#lent - this.#inFlight };
+  get counts(): AdmissionCounts {
+    const [inFlight, lingering] = [this.#inFlight, this.#lent - this.#inFlight];
+    return { ...this.#counts, inFlight, lingering, inFlightBytes: this.#bytes.held, concurrencyLimit: this.#limit.limit };
   }
+}
+
+/** See PREDICTOR_COUNTERS. */
+type AdmissionCounts = Readonly<
+  Record<'requests' | 'errors' | 'overloaded' | 'inFlight' | 'lingering' | 'inFlightBytes' | 'concurrencyLimit', number>
+>;
+
+function checkAtLeastOne(field: string, value: number): void {
+  if (Number.isInteger(value) && value >= 1) return;
+  throw new TerabagError('invalid_argument', `${field} has to be an integer, 1 or more: ${shown(value)}`, { field });
+}
+
+function checkDeadline(deadlineMs: number): void {
+  if (typeof deadlineMs === 'number' && deadlineMs > 0 && deadlineMs <= MOST_DEADLINE_MS) return;
+  throw new TerabagError('invalid_argument', `deadlineMs has to be a number above 0 and below 2^31: ${shown(deadlineMs)}`, {
+    field: 'deadlineMs',
+  });
 }

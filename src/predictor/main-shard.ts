@@ -7,7 +7,7 @@ import type { ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
-import type { Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from './predictor.js';
+import type { Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest, Readiness } from './predictor.js';
 
 const STATS_MS = 2000;
 
@@ -35,10 +35,8 @@ export class MainShard implements Predictor {
     private readonly shards: readonly AskedShard[],
     /** Main's own tables; none of most plans. */
     private readonly own: OpenedTables,
-    options: Way & { readonly version: ServedVersion | null } & Pick<
-        PipelineOptions,
-        'batchItems' | 'dedup' | 'maxInFlight' | 'onShardFailure' | 'trace'
-      >,
+    options: Way & { readonly version: ServedVersion | null } & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'onShardFailure' | 'trace'> &
+      Pick<PredictorOptions, 'deadlineMs' | 'maxInFlight' | 'maxInFlightBytes'>,
   ) {
     this.modelHash = bundle.hash;
     this.version = options.version ?? { modelHash: bundle.hash, planHash: '', epoch: 0 };
@@ -46,7 +44,7 @@ export class MainShard implements Predictor {
     const model = bundle.model as ResolvedModel;
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
-    this.#pipeline = new Pipeline({ ...options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
+    this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
     options.trace?.watch(clients.map(({ name }) => name));
   }
 

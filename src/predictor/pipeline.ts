@@ -8,7 +8,7 @@ import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { Tracer } from '../observe/tracer.js';
 import { isFinite32 } from '../tables/finite.js';
-import { Admission, type Admitted } from './admission.js';
+import { Admission, type AdmissionOptions, type Admitted } from './admission.js';
 import {
   answerBytesOf,
   type Expansion,
@@ -26,6 +26,7 @@ import { numBatches } from './modes/paper.js';
 import { type BadId, firstBadCopy, type Partition } from './partition.js';
 import type { Prediction, PredictOptions, PredictRequest } from './predictor.js';
 import { type CheckedRequest, checkRequest, sliceItems } from './request.js';
+import { requestBytes } from './request-bytes.js';
 import { type BatchMemory, RequestMemory } from './request-memory.js';
 import type { Round } from './rounds.js';
 import { bytesOf, type Scratch } from './scratch.js';
@@ -61,7 +62,7 @@ export interface PipelineOptions {
   readonly batchItems?: number | undefined;
   /** Sends and pools bags that are alike once; default false. */
   readonly dedup?: boolean | undefined;
-  readonly maxInFlight?: number | undefined;
+  readonly admission?: AdmissionOptions | undefined;
   /** Default error. */
   readonly onShardFailure?: ShardFailurePolicy | undefined;
   readonly trace?: Tracer | undefined;
@@ -79,7 +80,6 @@ const REQUESTS_OWN: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 /** Of the time to the deadline, what is left to the dense layers when a shard may be done without. */
 const KEPT_FOR_LAYERS = 0.1;
 
-const DEFAULT_MAX_IN_FLIGHT = 1024;
 const NO_VECTORS = new Float32Array(0);
 
 /** One request that runs. */
@@ -124,7 +124,7 @@ export class Pipeline {
   constructor(private readonly options: PipelineOptions) {
     this.#cutter = new SequenceCutter(options.model, { repeated: options.onMain ? 'each' : 'once' });
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
-    this.#admission = new Admission(options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT, () => new RequestMemory(options.net));
+    this.#admission = new Admission(() => new RequestMemory(options.net), options.admission);
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
@@ -164,6 +164,7 @@ export class Pipeline {
       return { ...values, items, scoreDim: model.outputDim, modelHash, ...this.#degradation(running.missing) };
     };
     const batches = this.#prepare(checked, returned, admitted.memory);
+    admitted.hold(requestBytes(model, batches));
     const work = onMain ? this.#runOnMain(batches[0] as PreparedBatch, running) : this.#runBatches(batches, running);
     return work === undefined ? end() : work.then(end);
   }

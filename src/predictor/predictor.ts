@@ -32,7 +32,7 @@ export interface PredictRequest {
 }
 
 export interface PredictOptions {
-  /** Milliseconds from the call, above 0 and below 2^31; default 1000. */
+  /** Milliseconds from the call, above 0 and below 2^31; default that of the predictor. */
   readonly deadlineMs?: number;
   /** Aborting ends the request at once (code aborted), and cancels what was asked of shards. */
   readonly signal?: AbortSignal | null;
@@ -52,8 +52,15 @@ export interface PredictorOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Told when tables lie on small memory pages, which slows lookups, and what to do about it; default process.emitWarning. */
   readonly onWarning?: (message: string) => void;
-  /** Requests beyond are refused as overloaded; default 1024. */
+  /** Of requests that name none, ms above 0 and below 2^31; default 100. */
+  readonly deadlineMs?: number;
+  /**
+   * Requests beyond are refused as overloaded; default 1024. So are those beyond what can be answered by their deadlines, which is learnt from the
+   * requests before: stats().concurrencyLimit.
+   */
   readonly maxInFlight?: number;
+  /** Bytes of the ids, vectors, dense rows and scores of all requests in flight, beyond which others are refused as overloaded; default 1 GiB. */
+  readonly maxInFlightBytes?: number;
   /** Ends the opening (code aborted). Of no effect once the predictor is there. */
   readonly signal?: AbortSignal;
   /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */

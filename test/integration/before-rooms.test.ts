@@ -82,7 +82,7 @@ test('a bundle has the hash that it had, is sound, and scores recorded requests 
   for (const file of ['requests.jsonl', 'requests.safetensors']) {
     const requests = await requestsOf(file);
     expect(requests).toHaveLength(8);
-    const predictor = await openLocal(at('model'));
+    const predictor = await openLocal(at('model'), { deadlineMs: 10_000 });
     await expectScores(predictor, 'local', requests);
     await predictor.close();
   }
@@ -108,7 +108,7 @@ test.each(['model', 'published'])(
   async (bundle) => {
     const cluster = await launchCluster(plan, { bundle: at(bundle), ephemeralPorts: true, logLevel: 'error' });
     try {
-      const predictor = await connect(cluster.plan, { bundle: bundle === 'model' ? at(bundle) : at(bundle, 'main') });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: bundle === 'model' ? at(bundle) : at(bundle, 'main') });
       await expectScores(predictor, 'sharded', await requestsOf('requests.safetensors'));
       await predictor.close();
     } finally {

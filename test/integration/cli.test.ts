@@ -229,7 +229,7 @@ test('verify names a damaged file and exits with 1', async () => {
 test('predict gives a line of scores for each line, in order, as the API does', async () => {
   const { status, stdout, stderr } = terabag(['predict', 'requests.jsonl', '--bundle', 'model']);
   expect([status, stderr]).toEqual([0, '']);
-  const local = await openLocal(bundle);
+  const local = await openLocal(bundle, { deadlineMs: 10_000 });
   const lines = stdout.trimEnd().split('\n');
   expect(lines.length).toBe(requests.length);
   for (const [n, request] of requests.entries()) {
@@ -294,7 +294,7 @@ test('predict takes a safetensors request and writes its scores', async () => {
   const header = await readSafetensorsHeader(join(dir, 'scores.safetensors'));
   const tensor = header.tensors.get('scores');
   expect(tensor?.shape).toEqual([7, 1]);
-  const local = await openLocal(bundle);
+  const local = await openLocal(bundle, { deadlineMs: 10_000 });
   expect(new Float32Array((await readTensor(header, tensor as NonNullable<typeof tensor>)).buffer)).toEqual(
     (await local.predict(request)).scores,
   );

@@ -65,13 +65,16 @@ const log = pino({ level: 'silent' });
 /** What reads each file; an opener that does not read a file does not refuse it. */
 const OPENERS: Readonly<Record<string, { reads: readonly string[]; open: (bundle: string, verify: 'full' | 'size') => Promise<unknown> }>> =
   {
-    openLocal: { reads: [DENSE, TABLE], open: async (bundle, verify) => (await openLocal(bundle, { verify })).close() },
-    'connect, main with no table': { reads: [DENSE], open: (bundle, verify) => connect(plan, { bundle, verify, readyMs: 200 }) },
+    openLocal: { reads: [DENSE, TABLE], open: async (bundle, verify) => (await openLocal(bundle, { deadlineMs: 10_000, verify })).close() },
+    'connect, main with no table': {
+      reads: [DENSE],
+      open: (bundle, verify) => connect(plan, { deadlineMs: 10_000, bundle, verify, readyMs: 200 }),
+    },
     'connect, main with all tables': {
       reads: [DENSE, TABLE],
       open: async (bundle, verify) => {
         const own = { ...plan, shards: [], tables: plan.tables.map(({ table }) => ({ table, parts: [MAIN_SHARD] })) };
-        return (await connect(own, { bundle, verify })).close();
+        return (await connect(own, { deadlineMs: 10_000, bundle, verify })).close();
       },
     },
     startShard: {

@@ -42,7 +42,7 @@ test('a model of the shape of MLPerf DLRM-DCNv2 gives the scores of the referenc
   const tensors = await read(join(dir, 'dense.safetensors'));
   const tables = await Promise.all(tableShapes.map(({ name }) => read(join(dir, `tables/${name}.safetensors`))));
   const requests = new RequestGenerator(requestShape(shape), 4);
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   const items = 5;
   const request = requests.next(items);
   const { scores } = await predictor.predict(request);
@@ -115,7 +115,7 @@ test('cross layers of full rank, layer norms and products give the scores of the
   const out = { type: 'fc', name: 'out', input: 'product', weight: 'out.weight' };
   const product = { type: 'product', name: 'product', inputs: ['cross', 'a'] };
   await write([norm, cross, product, out]);
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   for (let n = 0; n < 20; n++) {
     const [a, b] = [0, 1].map(() => Float32Array.from({ length: 6 }, () => next() * 2 - 1));
     const { scores } = await predictor.predict({ items: 1, dense: { a: a!, b: b! }, sparse: {} });

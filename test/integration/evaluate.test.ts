@@ -25,7 +25,7 @@ beforeAll(async () => {
   const next = random(6);
   const requests = Array.from({ length: 30 }, (_, at): PredictRequest => smallRequest(next, 1 + (at % 5)));
   for (const file of ['requests.jsonl', 'requests.safetensors']) await writeRequests(join(dir, file), requests);
-  const predictor = await openLocal(model.dir);
+  const predictor = await openLocal(model.dir, { deadlineMs: 10_000 });
   for (const request of requests) scores.push(...(await predictor.predict(request)).scores);
   await predictor.close();
   // Likelier where the score is higher.

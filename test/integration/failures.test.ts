@@ -34,7 +34,7 @@ let plan: Plan;
 let local: Predictor;
 beforeAll(async () => {
   model = await writeSmallModel(51);
-  local = await openLocal(model.dir);
+  local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const spec = await readModelSpec(model.dir);
   plan = capacityPlan(spec, 2);
 });
@@ -59,7 +59,7 @@ async function running(restart: boolean, use: (running: Running) => Promise<void
     onEvent: ({ shard, what, detail }) => events.push(`${shard} ${what} ${detail}`),
   });
   try {
-    const predictor = await connect(cluster.plan, { bundle: model.dir });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
     try {
       await use({ cluster, predictor, events });
     } finally {
@@ -158,7 +158,7 @@ test('a shard that is restarted for an update costs requests nothing but time', 
 
 test('two predictors share a cluster, and one may close while the other serves', async () => {
   await running(false, async ({ cluster, predictor }) => {
-    const other = await connect(cluster.plan, { bundle: model.dir });
+    const other = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
     const expected = (await local.predict(small())).scores;
     const answers = Array.from({ length: 200 }, (_, n) => (n % 2 === 0 ? predictor : other).predict(small()));
     for (const { scores } of await Promise.all(answers)) expect(scores).toEqual(expected);
@@ -191,7 +191,7 @@ test('an abort ends a request at once, and the scratch of one that still runs is
 
 test('aborted requests to a stalled shard free their slots at once, and hold no memory', async () => {
   await running(false, async ({ cluster }) => {
-    const narrow = await connect(cluster.plan, { bundle: model.dir, maxInFlight: 2 });
+    const narrow = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir, maxInFlight: 2 });
     try {
       const expected = (await local.predict(small())).scores;
       cluster.kill('shard-1', 'SIGSTOP');
@@ -217,7 +217,7 @@ test('aborted requests to a stalled shard free their slots at once, and hold no 
 test('close during requests ends each right or as closed, also when it is called twice', async () => {
   await running(false, async ({ predictor }) => {
     const expected = (await local.predict(small())).scores;
-    const another = await openLocal(model.dir);
+    const another = await openLocal(model.dir, { deadlineMs: 10_000 });
     for (const target of [another, predictor]) {
       const requests = Array.from({ length: 20 }, (_, n) =>
         target.predict(n === 0 ? large() : small(), { deadlineMs: 20_000 }).then(
@@ -236,7 +236,7 @@ test('close during requests ends each right or as closed, also when it is called
 });
 
 test('requests beyond maxInFlight are refused as overloaded, and deadlines that are none as invalid', async () => {
-  const narrow = await openLocal(model.dir, { maxInFlight: 2 });
+  const narrow = await openLocal(model.dir, { deadlineMs: 10_000, maxInFlight: 2 });
   const outcomes = await Promise.allSettled(Array.from({ length: 4 }, () => narrow.predict(large(), { deadlineMs: 20_000 })));
   expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'rejected']);
   expect((outcomes[2] as PromiseRejectedResult).reason).toMatchObject({ code: 'overloaded' });
@@ -284,7 +284,7 @@ test('a predictor tells what is missing and stays usable: answers without a shar
     expect(stats.map(({ model: hash, plan: placed, epoch }) => [hash, placed, epoch])).toEqual(
       stats.map(() => [predictor.version.modelHash, predictor.version.planHash, 0]),
     );
-    const lenient = await connect(cluster.plan, { bundle: model.dir, onShardFailure: 'default-embedding' });
+    const lenient = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir, onShardFailure: 'default-embedding' });
     try {
       const whole = await lenient.predict(small());
       expect(whole.scores).toEqual((await local.predict(small())).scores);

@@ -15,9 +15,9 @@ test.each(['fp32', 'fp16', 'bf16'] as const)('tables of %s give the scores of th
   const plan = capacityPlan(spec, 2);
   const names = plan.shards.map(({ name }) => name);
   const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
-  const local = await openLocal(model.dir);
+  const local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const cluster = await launchCluster(split, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
-  const sharded = await connect(cluster.plan, { bundle: model.dir });
+  const sharded = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
   const next = random(17);
   for (let n = 0; n < 50; n++) {
     const items = 1 + (n % 6);
@@ -92,9 +92,9 @@ test.runIf(process.env['TERABAG_TEST_LARGE'] === '1')(
       dense: {},
       sparse: { ids: { indices, offsets: [0, 1, 3, 3] } },
     });
-    const local = await openLocal(dir, { verify: 'size' });
+    const local = await openLocal(dir, { deadlineMs: 10_000, verify: 'size' });
     const cluster = await launchCluster(split, { bundle: dir, ephemeralPorts: true, logLevel: 'error', verify: 'size' });
-    const sharded = await connect(cluster.plan, { bundle: dir });
+    const sharded = await connect(cluster.plan, { deadlineMs: 10_000, bundle: dir });
     const ids = [rows - 1, 0, 2 ** 31];
     for (const predictor of [local, sharded]) {
       for (const indices of [ids, ids.map(BigInt), BigInt64Array.from(ids, BigInt)])

@@ -39,7 +39,7 @@ beforeAll(async () => {
     restart: false,
     onEvent: ({ what, detail }) => what === 'exited' && exits.push(detail),
   });
-  predictor = await connect(cluster.plan, { bundle: model.dir });
+  predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
 });
 afterAll(async () => {
   await predictor?.close();
@@ -430,7 +430,7 @@ test('malformed and foreign answers are dropped and counted, and the request end
       );
     },
     async (falsePlan) => {
-      const victim = await connect(falsePlan, { bundle: model.dir });
+      const victim = await connect(falsePlan, { deadlineMs: 10_000, bundle: model.dir });
       const asked = victim.predict(smallRequest(random(1), 2), { deadlineMs: 300 });
       expect(await settlesWithin(300 + 100, asked)).toBe(true);
       await expect(asked).rejects.toMatchObject({
@@ -468,7 +468,7 @@ test('answers of a wrong length, with an unknown code, or too late never become 
       }
     },
     async (falsePlan) => {
-      const victim = await connect(falsePlan, { bundle: model.dir });
+      const victim = await connect(falsePlan, { deadlineMs: 10_000, bundle: model.dir });
       const codes: string[] = [];
       for (let n = 0; n <= answers.length; n++) {
         // The last is answered after its deadline.
@@ -534,7 +534,7 @@ test('a shard whose first greeting was lost is greeted again', async () => {
       if (message.kind === 'hello' && ++greetings > 1) await say(welcome());
     },
     async (falsePlan) => {
-      const patient = await connect(falsePlan, { bundle: model.dir });
+      const patient = await connect(falsePlan, { deadlineMs: 10_000, bundle: model.dir });
       expect(greetings).toBeGreaterThan(1);
       await patient.close();
     },

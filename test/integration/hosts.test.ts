@@ -193,10 +193,10 @@ describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on 
   }
 
   test('answers the same bits, each request by its deadline, through delay and loss', async () => {
-    const local = await openLocal(model.dir);
+    const local = await openLocal(model.dir, { deadlineMs: 10_000 });
     await launched(async (cluster) => {
       for (const { endpoint } of cluster.shards) expect(endpoint).toMatch(/^tcp:\/\/198\.1[89]\.\d+\.\d+:\d+$/);
-      const predictor = await connect(cluster.plan, { bundle: model.dir });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
       const next = random(3);
       let answered = 0;
       for (let number = 0; number < 100; number++) {
@@ -223,7 +223,7 @@ describe.skipIf(support.cpu !== null || support.network !== null)('a cluster on 
 
   test('starts a shard that died again on its host', async () => {
     await launched(async (cluster) => {
-      const predictor = await connect(cluster.plan, { bundle: model.dir });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
       const before = cluster.shards[1] as EmulatedCluster['shards'][number];
       const namespace = namespaceOf(before.pid);
       cluster.kill('shard-1', 'SIGKILL');

@@ -87,7 +87,7 @@ test.each(SOURCES)('%s: rows of %s are found by the keys of %s', async (path, te
   expect(table?.keys).toEqual({ file: 'tables/table.keys.safetensors', tensor: 'keys' });
   const wanted = new Map(layouts.keys.map((key, row) => [BigInt(key), layouts[right][row] as number[]]));
   const asked = [...wanted.keys(), UNKNOWN, ...[...wanted.keys()].reverse()];
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const found = await rowsOf(predictor, 'table_bag', asked);
   await predictor.close();
   for (const [at, key] of asked.entries())
@@ -187,7 +187,7 @@ test('any keys find the rows that a Map finds, and a key of two rows is refused 
         return;
       }
       await importing;
-      const predictor = await openLocal(bundle);
+      const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
       const asked = [...keys, ...others];
       const given = unsigned ? asked.map((key) => BigInt.asUintN(64, key)) : asked;
       const found = await rowsOf(predictor, 't_bag', given);
@@ -302,7 +302,7 @@ test('a million keys are indexed with progress that grows to all of the work', a
   expect(told.at(-1)).toBe(1);
   const { tables } = await openBundle(bundle);
   expect((tables[0]?.index?.bytes ?? Number.NaN) / rows).toBeLessThanOrEqual(16);
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const asked = [0, 1, 2, 77, 524_287, rows - 1];
   const found = await rowsOf(
     predictor,

@@ -79,7 +79,7 @@ function request(prefix: string): PredictRequest {
 }
 
 async function scoresOf(path: string, prefix: string): Promise<number[]> {
-  const predictor = await openLocal(path);
+  const predictor = await openLocal(path, { deadlineMs: 10_000 });
   const { scores } = await predictor.predict(request(prefix));
   await predictor.close();
   return [...scores];
@@ -176,7 +176,7 @@ test('an imported bundle is published row by row, packed, and copied, and each g
 
 /** Rows of the bundle's tables as the engine pools them: a bag of one id each. */
 async function rowsOf(rows: number): Promise<number[][]> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const offsets = Array.from({ length: rows + 1 }, (_, n) => n);
   const { scores } = await predictor.predict({ items: rows, dense: {}, sparse: { bag: { indices: offsets.slice(0, rows), offsets } } });
   await predictor.close();

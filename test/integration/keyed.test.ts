@@ -46,7 +46,7 @@ async function scoresOf(predictor: Predictor, keyed: boolean): Promise<Uint32Arr
 }
 
 async function localScores(bundle: string, keyed: boolean): Promise<Uint32Array[]> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   try {
     return await scoresOf(predictor, keyed);
   } finally {
@@ -68,7 +68,7 @@ function splitPlan(shards: number, keyedModel = true): Plan {
 async function shardedScores(plan: Plan, bundle: string, mainBundle: string, options = {}): Promise<Uint32Array[]> {
   const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error' });
   try {
-    const predictor = await connect(cluster.plan, { bundle: mainBundle, ...options });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: mainBundle, ...options });
     try {
       return await scoresOf(predictor, true);
     } finally {
@@ -159,7 +159,7 @@ describe('a key that its table does not have', () => {
   test('is told with its place in the request, local, on shards and where bags were left out', async () => {
     const { request, table, position } = withUnknown(123_456_789_012_345n);
     const details = { table, bag: 2, position, key: '123456789012345' };
-    const local = await openLocal(keyedDir);
+    const local = await openLocal(keyedDir, { deadlineMs: 10_000 });
     await expect(local.predict(request)).rejects.toMatchObject({
       ...wanted,
       details,
@@ -173,7 +173,7 @@ describe('a key that its table does not have', () => {
       [splitPlan(2), { rpc: 'paper', batchItems: 2 }],
     ] as const) {
       const cluster = await launchCluster(plan, { bundle: keyedDir, ephemeralPorts: true, logLevel: 'error' });
-      const predictor = await connect(cluster.plan, { bundle: keyedDir, ...options });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: keyedDir, ...options });
       await expect(predictor.predict(request)).rejects.toMatchObject({ ...wanted, details });
       await predictor.close();
       await cluster.stop();
@@ -181,7 +181,7 @@ describe('a key that its table does not have', () => {
   });
 
   test('that is no integer of 64 bits is refused with its place', async () => {
-    const local = await openLocal(keyedDir);
+    const local = await openLocal(keyedDir, { deadlineMs: 10_000 });
     for (const key of [2n ** 64n, -(2n ** 63n) - 1n, '18446744073709551616', '1e3', 1.5, 2 ** 53, null, `${'9'.repeat(1_000_000)}`]) {
       const { request, table } = withUnknown(key as bigint);
       await expect(local.predict(request)).rejects.toMatchObject({ code: 'invalid_argument', details: { table, bag: 2, position: 4 } });
@@ -200,7 +200,7 @@ test('pack keeps the keys, and the bits of the rows that they find', async () =>
 });
 
 test('bytes of keyed tables are planned with their keys, counted in memory, and shown', async () => {
-  const predictor = await openLocal(keyedDir);
+  const predictor = await openLocal(keyedDir, { deadlineMs: 10_000 });
   const { tables } = await openBundle(keyedDir);
   const indexes = tables.reduce((sum, table) => sum + (table?.index?.bytes ?? 0), 0);
   const rows = tables.reduce((sum, table) => sum + (table?.bytes ?? 0), 0);
@@ -342,7 +342,7 @@ describe('keys that no row has, and padding', () => {
     }
   }
   async function localOf(bundle: string, keyed: boolean): Promise<Uint32Array[]> {
-    const predictor = await openLocal(bundle);
+    const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
     const found = await scores(predictor, keyed);
     expect(Object.keys(predictor.stats().unseen).length).toBeGreaterThan(3);
     await predictor.close();
@@ -363,7 +363,7 @@ describe('keys that no row has, and padding', () => {
       const found: Uint32Array[][] = [];
       for (const bundle of [keyedDir, out]) {
         const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error' });
-        const predictor = await connect(cluster.plan, { bundle });
+        const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle });
         found.push(await scores(predictor, true));
         await predictor.close();
         await cluster.stop();
@@ -391,7 +391,7 @@ describe('keys that no row has, and padding', () => {
         ] as const) {
           const cluster = await launchCluster(plan, { bundle, residency, ephemeralPorts: true, logLevel: 'error' });
           for (const mode of [{}, { dedup: true }, { rpc: 'paper', batchItems: 2 }] as const) {
-            const predictor = await connect(cluster.plan, { bundle: keyedDir, ...mode });
+            const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: keyedDir, ...mode });
             found.push(await scores(predictor, true));
             await predictor.close();
           }

@@ -29,7 +29,7 @@ let local: Predictor;
 let dir: string;
 beforeAll(async () => {
   model = await writeSmallModel(61);
-  local = await openLocal(model.dir);
+  local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const spec = await readModelSpec(model.dir);
   plan = capacityPlan(spec, 2);
   dir = mkdtempSync(join(tmpdir(), 'terabag-load-'));
@@ -43,7 +43,7 @@ afterAll(async () => {
 
 test('a shard that stops for 300 ms shows in P99 from the intended send time, and hides from P99 of one request at a time', async () => {
   const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error', restart: false });
-  const predictor = await connect(cluster.plan, { bundle: model.dir });
+  const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
   try {
     const requests = await collectRequests(requestsOfSpec(await readModelSpec(model.dir), { items: 4, seed: 1 }), 50);
     const load = { predictor, requests, warmUpMs: 300, durationMs: 2400, deadlineMs: 5000 };

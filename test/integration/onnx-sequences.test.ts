@@ -137,7 +137,7 @@ describe.skipIf(onnxRuntimeDirectory() === null)(`an ONNX model that reads seque
     const whole = capacityPlan(spec, 2);
     const names = whole.shards.map(({ name }) => name);
     const split = { ...whole, tables: whole.tables.map(({ table, parts }, t) => ({ table, parts: t === 1 ? parts : names })) };
-    const local = await openLocal(bundle);
+    const local = await openLocal(bundle, { deadlineMs: 10_000 });
     await expectReference(local, 1);
     await local.close();
     for (const plan of [whole, split]) {
@@ -146,7 +146,7 @@ describe.skipIf(onnxRuntimeDirectory() === null)(`an ONNX model that reads seque
       await publish(plan, bundle, out);
       const cluster = await launchCluster(plan, { bundle: out, ephemeralPorts: true, logLevel: 'error' });
       for (const mode of [{}, { rpc: 'paper' as const, batchItems: 2, dedup: true }]) {
-        const predictor = await connect(cluster.plan, { bundle: out, ...mode });
+        const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: out, ...mode });
         await expectReference(predictor, 2);
         await predictor.close();
       }
@@ -156,19 +156,19 @@ describe.skipIf(onnxRuntimeDirectory() === null)(`an ONNX model that reads seque
 
   test('has sequences without padding and without ids that their table does not have, local and on shards', async () => {
     const bundle = await leavingOut(await bundleOf('sequences.onnx', SEQUENCES));
-    const local = await openLocal(bundle);
+    const local = await openLocal(bundle, { deadlineMs: 10_000 });
     await expectReference(local, 3, true);
     await local.close();
     const { spec } = await openModel(bundle);
     const cluster = await launchCluster(capacityPlan(spec, 2), { bundle, ephemeralPorts: true, logLevel: 'error' });
-    const predictor = await connect(cluster.plan, { bundle });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle });
     await expectReference(predictor, 4, true);
     await predictor.close();
     await cluster.stop();
   });
 
   test("a user's sequence is itself where the input has one row", async () => {
-    const predictor = await openLocal(await bundleOf('user-sequence.onnx', USER));
+    const predictor = await openLocal(await bundleOf('user-sequence.onnx', USER), { deadlineMs: 10_000 });
     const none = { indices: [], offsets: [0, 0] };
     const request = (offsets: number[]): PredictRequest => ({
       items: 2,

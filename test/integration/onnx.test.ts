@@ -52,7 +52,7 @@ afterAll(async () => {
 });
 
 async function open(dir: string, options: Parameters<typeof openLocal>[1] = {}): Promise<Predictor> {
-  const predictor = await openLocal(dir, options);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000, ...options });
   opened.push(predictor);
   return predictor;
 }
@@ -240,7 +240,7 @@ describe.skipIf(runtime === null)(`a model whose dense part is ONNX (${NEEDS_RUN
         const cluster = await launchCluster(plan, { bundle: out, ephemeralPorts: true, logLevel: 'error' });
         clusters.push(cluster);
         for (const mode of modes) {
-          const predictor = await connect(cluster.plan, { bundle: out, ...mode });
+          const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: out, ...mode });
           opened.push(predictor);
           const next = random(23);
           for (const items of [1, 4, 10]) {
@@ -316,7 +316,7 @@ describe.skipIf(runtime === null)(`a model whose dense part is ONNX (${NEEDS_RUN
   test('closing ends the threads and gives back the memory', async () => {
     const request = smallRequest(random(2), 9);
     const serve = async (): Promise<void> => {
-      const predictor = await openLocal(models.onnxDir, { onnx: { threads: 2, workers: 2 } });
+      const predictor = await openLocal(models.onnxDir, { deadlineMs: 10_000, onnx: { threads: 2, workers: 2 } });
       await predictor.predict(request);
       await predictor.close();
       await predictor.close();
@@ -352,7 +352,7 @@ describe.skipIf(runtime === null)(`a model whose dense part is ONNX (${NEEDS_RUN
     async (program) => {
       const script = `
         import { openLocal } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
-        const predictor = await openLocal(${JSON.stringify(await bundleOf('slow.onnx'))});
+        const predictor = await openLocal(${JSON.stringify(await bundleOf('slow.onnx'))}, { deadlineMs: 10_000 });
         const request = { ...${JSON.stringify({ items: 1, dense: { dense: [60, 0, 0, 0, 0] }, sparse: NO_BAGS })} };
         ${program}
         console.log('ends');`;

@@ -36,7 +36,7 @@ describe.skipIf(missing.length > 0)('a DLRM that PyTorch trained on the Open Ban
   beforeAll(async () => {
     vocabulary = await readVocabulary();
     impressions = await readImpressions(vocabulary);
-    const predictor = await openLocal(FIXTURE);
+    const predictor = await openLocal(FIXTURE, { deadlineMs: 10_000 });
     local = Array.from(impressions, () => new Float32Array());
     await predictAll(predictor, (scores, n) => {
       local[n] = scores;
@@ -123,7 +123,7 @@ describe.skipIf(missing.length > 0)('a DLRM that PyTorch trained on the Open Ban
     });
     try {
       expect(cluster.shards).toHaveLength(shards);
-      const predictor = await connect(cluster.plan, { bundle: FIXTURE });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: FIXTURE });
       try {
         const different: number[] = [];
         await predictAll(predictor, (scores, n) => {

@@ -39,7 +39,8 @@ beforeAll(async () => {
   spec = (await writeNetsModel(join(dir, 'model'), SHAPE)).spec;
   several = await withOutputs('several', { outputs: FURTHER });
   alone = new Map();
-  for (const output of [spec.output, ...FURTHER]) alone.set(output, await openLocal(await withOutputs(`only-${output}`, { output })));
+  for (const output of [spec.output, ...FURTHER])
+    alone.set(output, await openLocal(await withOutputs(`only-${output}`, { output }), { deadlineMs: 10_000 }));
   cluster = await launchCluster(capacityPlan(await readModelSpec(several), 2), {
     bundle: several,
     ephemeralPorts: true,
@@ -70,8 +71,8 @@ test('further outputs have the bits that they have as the only output, in every 
     { rpc: 'paper', batchItems: 1 },
     { rpc: 'paper', batchItems: 4, dedup: true },
   ] as const;
-  opened.push(await openLocal(several));
-  for (const mode of modes) opened.push(await connect(cluster.plan, { bundle: several, ...mode }));
+  opened.push(await openLocal(several, { deadlineMs: 10_000 }));
+  for (const mode of modes) opened.push(await connect(cluster.plan, { deadlineMs: 10_000, bundle: several, ...mode }));
   for (const items of [1, 2, 9, 130]) {
     const request = netsRequest(SHAPE, random(items), items, { poolingFactor: 3 });
     for (const predictor of opened) await expectAll(predictor, request);
@@ -152,7 +153,7 @@ test('formats and prunings are chosen by the output that the labels are of', asy
   expect(ofOutput).toEqual(pack(join(dir, 'only-n0_fc'), 'packed-only', '--score', '1'));
   expect(ofOutput.loss).toBeLessThanOrEqual(0.05);
   expect(pack(several, 'packed-scores').neBefore).not.toBe(ofOutput.neBefore);
-  const packed = await openLocal(join(dir, 'packed-several'));
+  const packed = await openLocal(join(dir, 'packed-several'), { deadlineMs: 10_000 });
   const request = some(1)[0] as PredictRequest;
   expect(Object.keys((await packed.predict(request).finally(() => packed.close())).outputs ?? {})).toEqual(FURTHER);
   expect(() => pack(several, 'refused-output', '--score-of', 'n9_fc')).toThrow(

@@ -24,7 +24,7 @@ beforeAll(async () => {
   const next = random(9);
   const requests = Array.from({ length: 60 }, (): PredictRequest => smallRequest(next, 4));
   await writeRequests(join(dir, 'requests.safetensors'), requests);
-  const predictor = await openLocal(model.dir);
+  const predictor = await openLocal(model.dir, { deadlineMs: 10_000 });
   const lines: string[] = [];
   for (const request of requests) {
     const { scores } = await predictor.predict(request);
@@ -37,7 +37,7 @@ afterAll(() => Promise.all([model.dir, dir].map((path) => rm(path, { recursive: 
 
 /** Measured from the outside, on a bundle. */
 async function neOf(bundle: string): Promise<number> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const files = { requests: join(dir, 'requests.safetensors'), labels: join(dir, 'labels.jsonl') };
   const items = await scoreRequests(predictor, { ...files, deadlineMs: 10_000, concurrency: 4 }).finally(() => predictor.close());
   return new AccuracyMeter(items).accuracy().ne;
@@ -200,7 +200,7 @@ test('a format that overflows is told as none for the table, and is not chosen',
 
 test('without labels, how far the scores move is bounded', async () => {
   const scoresOf = async (bundle: string): Promise<number[]> => {
-    const predictor = await openLocal(bundle);
+    const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
     const files = { requests: join(dir, 'requests.safetensors'), labels: null };
     return [...(await scoreRequests(predictor, { ...files, deadlineMs: 10_000, concurrency: 4 }).finally(() => predictor.close())).scores];
   };

@@ -39,7 +39,7 @@ beforeAll(async () => {
   const scored = some(60);
   await writeRequests(join(dir, 'counting.jsonl'), counting);
   await writeRequests(join(dir, 'requests.safetensors'), scored);
-  const predictor = await openLocal(model.dir);
+  const predictor = await openLocal(model.dir, { deadlineMs: 10_000 });
   const lines: string[] = [];
   for (const request of scored) {
     const { scores } = await predictor.predict(request);
@@ -59,7 +59,7 @@ function readsOf(table: number): number[] {
 }
 
 async function neOf(bundle: string): Promise<number> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const files = { requests: join(dir, 'requests.safetensors'), labels: join(dir, 'labels.jsonl') };
   const items = await scoreRequests(predictor, { ...files, deadlineMs: 10_000, concurrency: 4 }).finally(() => predictor.close());
   return new AccuracyMeter(items).accuracy().ne;

@@ -72,11 +72,11 @@ test.each(['int8', 'int8_fp16', 'int4'] as const)(
     const plan = capacityPlan(spec, 2);
     const names = plan.shards.map(({ name }) => name);
     const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
-    const local = await openLocal(packed);
+    const local = await openLocal(packed, { deadlineMs: 10_000 });
     const clusters = await Promise.all(
       [plan, split].map((placed) => launchCluster(placed, { bundle: packed, ephemeralPorts: true, logLevel: 'error' })),
     );
-    const [whole, parts] = await Promise.all(clusters.map((cluster) => connect(cluster.plan, { bundle: packed })));
+    const [whole, parts] = await Promise.all(clusters.map((cluster) => connect(cluster.plan, { deadlineMs: 10_000, bundle: packed })));
     const next = random(9);
     for (let n = 0; n < 40; n++) {
       const items = 1 + (n % 6);

@@ -34,7 +34,7 @@ async function run(kind: 'local' | 'sharded', program: string): Promise<{ code: 
   const script = `
     import { connect, openLocal } from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
     const bundle = ${JSON.stringify(model.dir)};
-    const predictor = await ${kind === 'local' ? 'openLocal(bundle)' : `connect(${JSON.stringify(cluster.plan)}, { bundle })`};
+    const predictor = await ${kind === 'local' ? 'openLocal(bundle)' : `connect(${JSON.stringify(cluster.plan)}, { deadlineMs: 10_000, bundle })`};
     const request = ${request};
     ${program}`;
   const child = spawn(process.execPath, ['--input-type=module', '-e', script], {

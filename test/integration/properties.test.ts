@@ -25,7 +25,7 @@ let rowWise: Predictor;
 
 beforeAll(async () => {
   model = await writeSmallModel(31, { activation: 'none', exact: true });
-  local = await openLocal(model.dir);
+  local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const spec = await readModelSpec(model.dir);
   const plan = (shards: number): Plan => capacityPlan(spec, shards);
   const thirds = plan(3);
@@ -33,10 +33,9 @@ beforeAll(async () => {
   clusters = await Promise.all(
     [plan(2), split].map((each) => launchCluster(each, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error', restart: false })),
   );
-  [tableWise, rowWise] = (await Promise.all(clusters.map((cluster) => connect(cluster.plan, { bundle: model.dir })))) as unknown as [
-    Predictor,
-    Predictor,
-  ];
+  [tableWise, rowWise] = (await Promise.all(
+    clusters.map((cluster) => connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir })),
+  )) as unknown as [Predictor, Predictor];
 });
 
 afterAll(async () => {

@@ -83,7 +83,7 @@ async function scores(predictor: Predictor, asked: readonly PredictRequest[]): P
 }
 
 async function localScores(bundle: string, asked: readonly PredictRequest[]): Promise<Float32Array[]> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   return scores(predictor, asked).finally(() => predictor.close());
 }
 
@@ -166,7 +166,7 @@ test('pruning and packing together give what packing the other rows gives, on sh
   const plan = capacityPlan(await readModelSpec(pruned), 2);
   const cluster = await launchCluster(plan, { bundle: pruned, ephemeralPorts: true, logLevel: 'error' });
   try {
-    const predictor = await connect(cluster.plan, { bundle: pruned });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: pruned });
     expect(await scores(predictor, asked).finally(() => predictor.close())).toEqual(wanted);
   } finally {
     await cluster.stop();

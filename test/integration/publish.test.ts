@@ -59,7 +59,7 @@ async function planFor(bundle: string, parts: readonly (readonly string[])[]): P
 async function scoresOn(plan: Plan, bundle: string, mainBundle: string): Promise<Float32Array[]> {
   const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error' });
   try {
-    const predictor = await connect(cluster.plan, { bundle: mainBundle });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: mainBundle });
     try {
       const next = random(31);
       const scores: Float32Array[] = [];
@@ -74,7 +74,7 @@ async function scoresOn(plan: Plan, bundle: string, mainBundle: string): Promise
 }
 
 async function localScores(bundle: string): Promise<Float32Array[]> {
-  const predictor = await openLocal(bundle);
+  const predictor = await openLocal(bundle, { deadlineMs: 10_000 });
   const next = random(31);
   const scores: Float32Array[] = [];
   for (let n = 0; n < 40; n++) scores.push((await predictor.predict(smallRequest(next, 1 + (n % 7)))).scores);

@@ -25,7 +25,7 @@ const only = (live: Plan, replica: number): Plan => ({
 
 test('every replica is a process of its own that gives the right answers, all of a shard from one published directory', async () => {
   const request = smallRequest(random(8), 3);
-  const local = await openLocal(model.dir);
+  const local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const { scores } = await local.predict(request);
   await local.close();
   const published = `${model.dir}/published`;
@@ -38,7 +38,7 @@ test('every replica is a process of its own that gives the right answers, all of
     expect(new Set(cluster.shards.map(({ pid }) => pid)).size).toBe(4);
     expect(cluster.plan.shards.flatMap(({ endpoints }) => endpoints)).toEqual(cluster.shards.map(({ endpoint }) => endpoint));
     for (const replica of [0, 1]) {
-      const predictor = await connect(only(cluster.plan, replica), { bundle: published });
+      const predictor = await connect(only(cluster.plan, replica), { deadlineMs: 10_000, bundle: published });
       expect((await predictor.predict(request)).scores).toEqual(scores);
       await predictor.close();
     }

@@ -59,14 +59,14 @@ test.each(RESIDENCIES)('%s gives the same bits, local and on shards, whole table
   const plan = capacityPlan(spec, 2);
   const names = plan.shards.map(({ name }) => name);
   const split = { ...plan, tables: plan.tables.map(({ table }, t) => ({ table, parts: t === 0 ? names.slice(0, 1) : names })) };
-  const mapped = await openLocal(model.dir, { residency: 'map' });
-  const local = await openLocal(model.dir, { residency });
+  const mapped = await openLocal(model.dir, { deadlineMs: 10_000, residency: 'map' });
+  const local = await openLocal(model.dir, { deadlineMs: 10_000, residency });
   const clusters = await Promise.all(
     [plan, split].map((placed) => launchCluster(placed, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error', residency })),
   );
   const [sharded, parts] = await Promise.all([
-    connect(clusters[0]!.plan, { bundle: model.dir }),
-    connect(clusters[1]!.plan, { bundle: model.dir }),
+    connect(clusters[0]!.plan, { deadlineMs: 10_000, bundle: model.dir }),
+    connect(clusters[1]!.plan, { deadlineMs: 10_000, bundle: model.dir }),
   ]);
   const next = random(3);
   for (let n = 0; n < 20; n++) {

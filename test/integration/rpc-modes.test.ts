@@ -32,7 +32,7 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
   const opened: Predictor[] = [];
 
   const open = async (plan: Plan, mode: Mode): Promise<Predictor> => {
-    const predictor = await connect(plan, { bundle: model.dir, ...mode });
+    const predictor = await connect(plan, { deadlineMs: 10_000, bundle: model.dir, ...mode });
     opened.push(predictor);
     return predictor;
   };
@@ -40,7 +40,7 @@ describe.each([2, 3])('a model of %i nets', (nets) => {
 
   beforeAll(async () => {
     model = await writeNetsModel(join(await mkdtemp(join(tmpdir(), 'terabag-test-')), 'model'), shape);
-    local = await openLocal(model.dir);
+    local = await openLocal(model.dir, { deadlineMs: 10_000 });
     const whole = capacityPlan(model.spec, 3);
     const split = { ...whole, tables: whole.tables.map(({ table, parts }, t) => ({ table, parts: t % 2 === 0 ? SHARDS : parts })) };
     clusters = await Promise.all(

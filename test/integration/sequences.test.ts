@@ -41,11 +41,11 @@ test.each(RESIDENCIES)(
       [whole, split].map((plan) => launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error', residency })),
     );
     const predictors = [
-      await openLocal(model.dir, { residency }),
+      await openLocal(model.dir, { deadlineMs: 10_000, residency }),
       ...(await Promise.all(
         clusters.flatMap(({ plan }) => [
-          connect(plan, { bundle: model.dir }),
-          connect(plan, { bundle: model.dir, rpc: 'paper', batchItems: 2, dedup: true }),
+          connect(plan, { deadlineMs: 10_000, bundle: model.dir }),
+          connect(plan, { deadlineMs: 10_000, bundle: model.dir, rpc: 'paper', batchItems: 2, dedup: true }),
         ]),
       )),
     ];
@@ -56,7 +56,7 @@ test.each(RESIDENCIES)(
 );
 
 test('requests with sequences go through recorders, files of both kinds, splitting and profiles', async () => {
-  const local = await openLocal(model.dir);
+  const local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const { spec, model: resolved } = await openModel(model.dir);
   await expectReference(new SplittingPredictor(local, 2, spec.dense), 21);
   const requests = sample(22, 60);
@@ -69,7 +69,7 @@ test('requests with sequences go through recorders, files of both kinds, splitti
     lines,
     requests.map(({ request }) => request),
   );
-  const replayed = await openLocal(model.dir);
+  const replayed = await openLocal(model.dir, { deadlineMs: 10_000 });
   for (const path of [recorded, lines]) {
     let at = 0;
     for await (const read of readRequests(path)) {

@@ -28,7 +28,7 @@ let model: SmallModel;
 let local: Predictor;
 beforeAll(async () => {
   model = await writeSmallModel(7);
-  local = await openLocal(model.dir);
+  local = await openLocal(model.dir, { deadlineMs: 10_000 });
 });
 afterAll(async () => {
   await local.close();
@@ -44,7 +44,7 @@ async function withShards(
 ): Promise<void> {
   const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' });
   try {
-    const predictor = await connect(cluster.plan, { bundle: model.dir, transport });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir, transport });
     try {
       await use(predictor, cluster);
     } finally {
@@ -164,7 +164,7 @@ test('parts of a table split by rows are added part after part: other bits than 
   try {
     await writeSums(dir, [1e8, 1, -1e8]);
     const plan = capacityPlan(await readModelSpec(dir), 2);
-    const whole = await openLocal(dir);
+    const whole = await openLocal(dir, { deadlineMs: 10_000 });
     const request = { dense: {}, sparse: { bag: { indices: [0, 1, 2], offsets: [0, 3] } } };
     for (const [parts, score] of [
       [plan.tables[0]?.parts ?? [], 0],
@@ -175,7 +175,7 @@ test('parts of a table split by rows are added part after part: other bits than 
         { ...plan, tables: [{ table: 't', parts: [...parts] }] },
         { bundle: dir, ephemeralPorts: true, logLevel: 'error' },
       );
-      const predictor = await connect(cluster.plan, { bundle: dir });
+      const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: dir });
       try {
         // In float32, 1e8 + 1 is 1e8: the sum in the order of the ids is 0; that of part 0 (rows 0 and 2) and then part 1 is 1.
         expect([...(await whole.predict(request)).scores]).toEqual([0]);
@@ -243,7 +243,7 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
       if (what === 'ready' && killed) backAt = performance.now();
     },
   });
-  const predictor = await connect(cluster.plan, { bundle: model.dir });
+  const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
   const next = random(9);
   const requests = Array.from({ length: 50 }, () => smallRequest(next, 4));
   const expected = await Promise.all(requests.map((request) => local.predict(request)));
@@ -261,7 +261,9 @@ test('10,000 requests with a shard killed in the middle each end right or typed 
       return true;
     } catch (error) {
       expect(error).toBeInstanceOf(TerabagError);
-      expect(['shard_unavailable', 'deadline_exceeded']).toContain((error as TerabagError).code);
+      // A busy machine may be too slow for the short ones.
+      const typed = ['shard_unavailable', 'deadline_exceeded', ...(deadlineMs < DEADLINE_MS ? ['overloaded'] : [])];
+      expect(typed).toContain((error as TerabagError).code);
       return false;
     }
   };

@@ -24,7 +24,7 @@ test.each(['populate', 'map'] as const)(
   'a shard that stood still pools nothing that expired meanwhile, and all else right: %s',
   async (residency) => {
     const cluster = await launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'silent', restart: false, residency });
-    const predictor = await connect(cluster.plan, { bundle: model.dir });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
     const [shard] = cluster.plan.shards;
     const ask = (deadlineMs: number): Promise<number[] | string> =>
       predictor.predict(smallRequest(random(5), 3), { deadlineMs }).then(

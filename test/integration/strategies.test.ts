@@ -31,7 +31,7 @@ afterAll(() => rm(dir, { recursive: true }));
 async function withShards(plan: Plan, bundle: string, use: (predictor: ShardedPredictor) => Promise<void>): Promise<void> {
   const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error', restart: false });
   try {
-    const predictor = await connect(cluster.plan, { bundle });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle });
     await use(predictor).finally(() => predictor.close());
   } finally {
     await cluster.stop();
@@ -79,7 +79,7 @@ test.each([101, 202, 303])('random model %i: every strategy serves it on real sh
   const spec = await readModelSpec(bundle);
   const next = random(seed);
   const requests = Array.from({ length: 25 }, (_, n) => randomRequest(spec, next, [1, 2, 5, 17][n % 4]!));
-  const local = await openLocal(bundle);
+  const local = await openLocal(bundle, { deadlineMs: 10_000 });
   for (const plan of plansOf(spec)) {
     await withShards(plan, bundle, async (predictor) => {
       await expectScores(predictor, local, plan, requests);
@@ -102,7 +102,7 @@ test('shards that a plan gives nothing start, are not asked, and do not fail', a
   const plan = planBySpec('capacity-balanced', spec, { shards: 3, localBytes: tableBytes(spec.tables[0]!) - 1 });
   const held = planSummary(plan, spec).map(({ tables }) => tables);
   expect(held).toEqual([1, 0, 0, spec.tables.length - 1]);
-  const local = await openLocal(bundle);
+  const local = await openLocal(bundle, { deadlineMs: 10_000 });
   await withShards(plan, bundle, async (predictor) => {
     const next = random(5);
     await expectScores(
@@ -134,7 +134,7 @@ test('main shard and sparse shard refuse the plan of another model, and one that
   ];
   for (const [given, code, message] of broken) {
     const opened = {
-      connect: () => connect(given, { bundle, readyMs: 500 }),
+      connect: () => connect(given, { deadlineMs: 10_000, bundle, readyMs: 500 }),
       startShard: () =>
         startShard({ plan: given, shard: 'shard-0', bundle, log: pino({ level: 'silent' }), endpoint: 'tcp://127.0.0.1:*' }),
     };

@@ -63,10 +63,10 @@ async function trace(predictor: Predictor, tracer: Tracer, count: number): Promi
 }
 
 const sharded = (tracer: Tracer, options: Partial<ConnectOptions>): Promise<Predictor> =>
-  connect(cluster.plan, { bundle, trace: tracer, ...options });
+  connect(cluster.plan, { deadlineMs: 10_000, bundle, trace: tracer, ...options });
 
 test.each<[string, (tracer: Tracer) => Promise<Predictor>, number]>([
-  ['local', (tracer) => openLocal(bundle, { trace: tracer }), 0],
+  ['local', (tracer) => openLocal(bundle, { deadlineMs: 10_000, trace: tracer }), 0],
   ['coalesced', (tracer) => sharded(tracer, {}), 3],
   ['paper', (tracer) => sharded(tracer, { rpc: 'paper', batchItems: 64 }), 12],
 ])('stages of requests, %s: they add up to what was measured outside, and little is unattributed', async (_, open, rpcs) => {
@@ -137,7 +137,7 @@ test('a request that a shard refuses, and one whose shard is away, leave closed 
     ephemeralPorts: true,
   });
   const tracer = new Tracer();
-  const predictor = await connect(own.plan, { bundle: join(dir, 'own'), trace: tracer });
+  const predictor = await connect(own.plan, { deadlineMs: 10_000, bundle: join(dir, 'own'), trace: tracer });
   const good = new RequestGenerator(requestShape(shape), 5).next(4);
   const [name = '', bags] = Object.entries(good.sparse)[0] ?? [];
   const indices = Int32Array.from(bags?.indices as Int32Array);

@@ -64,7 +64,7 @@ let plans: { readonly whole: Plan; readonly main: Plan; readonly split: Plan };
 const opened: Predictor[] = [];
 
 const open = async (plan: Plan, mode: Mode = {}): Promise<ShardedPredictor> => {
-  const predictor = await connect(plan, { bundle: model.dir, ...mode });
+  const predictor = await connect(plan, { deadlineMs: 10_000, bundle: model.dir, ...mode });
   opened.push(predictor);
   return predictor;
 };
@@ -75,7 +75,7 @@ beforeAll(async () => {
   spec = await readModelSpec(model.dir);
   const ofBags = idRules(spec).ofBags;
   rules = new Map(allBags(SHAPE).map(({ name }, bag) => [name, ofBags[bag] ?? REJECT]));
-  local = await openLocal(model.dir);
+  local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const whole = capacityPlan(spec, 3);
   const split = { ...whole, tables: whole.tables.map(({ table }) => ({ table, parts: SHARDS })) };
   clusters = await Promise.all(

@@ -192,7 +192,7 @@ async function shardedAnswers(plan: Plan, served: string): Promise<Uint32Array[]
   const cluster = await launchCluster(plan, { bundle: served, ephemeralPorts: true, logLevel: 'error' });
   try {
     const all: Uint32Array[][] = [];
-    for (const mode of MODES) all.push(await answersOf(await connect(cluster.plan, { bundle, ...mode })));
+    for (const mode of MODES) all.push(await answersOf(await connect(cluster.plan, { deadlineMs: 10_000, bundle, ...mode })));
     for (const other of all) expect(other).toEqual(all[0]);
     return all[0] as Uint32Array[];
   } finally {
@@ -209,7 +209,7 @@ async function planOf(how: 'whole' | 'split'): Promise<Plan> {
 
 describe('maxima and weighted means of bags with ids that tables do not have, by each policy, plain and keyed', () => {
   test('are those of the definition in one process, and have the same bits on two shards', async () => {
-    const local = await answersOf(await openLocal(bundle));
+    const local = await answersOf(await openLocal(bundle, { deadlineMs: 10_000 }));
     const plan = await planOf('whole');
     expect(await shardedAnswers(plan, bundle)).toEqual(local);
   });
@@ -240,7 +240,7 @@ test('a profile counts such ids as they are, and its plans serve them', async ()
     expect(table).toMatchObject({ table: `t${t}`, lookups: lookups / REQUESTS.length, uniqueRows: different / REQUESTS.length });
   }
   const spec = await readModelSpec(bundle);
-  const local = await answersOf(await openLocal(bundle));
+  const local = await answersOf(await openLocal(bundle, { deadlineMs: 10_000 }));
   for (const strategy of ['load-balanced', 'nsbp'] as const) {
     const plan = makePlan(strategy, spec, modelHash(spec), profile, { shards: 2 });
     expect(await shardedAnswers(plan, bundle)).toEqual(local);

@@ -21,7 +21,7 @@ const command = process.env.TERABAG_EMULATOR?.split(' ') ?? [];
 const host = { address: '127.0.0.1', command, adopt: () => undefined };
 const hosts = { addressed: false, host: () => host, close: async () => undefined };
 const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, hosts });
-const [local, sharded] = [await openLocal(bundle), await connect(cluster.plan, { bundle })];
+const [local, sharded] = [await openLocal(bundle, { deadlineMs: 10_000 }), await connect(cluster.plan, { deadlineMs: 10_000, bundle })];
 const [expected, scores] = [
   (await local.predict(request, { deadlineMs: 60_000 })).scores,
   (await sharded.predict(request, { deadlineMs: 60_000 })).scores,

@@ -43,7 +43,7 @@ const values = ({ scores, outputs }: Prediction): object => ({ scores, ...output
 /** So many shards give the bits of the local predictor. */
 export async function expectSameBits(bundle: string, shards: number): Promise<void> {
   const requests = await readAll(bundle);
-  const local = await openLocal(bundle);
+  const local = await openLocal(bundle, { deadlineMs: 10_000 });
   const expected = await predictAll(local, requests);
   await local.close();
   const cluster = await launchCluster(capacityPlan(await readModelSpec(bundle), shards), {
@@ -52,7 +52,7 @@ export async function expectSameBits(bundle: string, shards: number): Promise<vo
     logLevel: 'error',
   });
   try {
-    const predictor = await connect(cluster.plan, { bundle });
+    const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle });
     try {
       expect((await predictAll(predictor, requests)).map(values)).toEqual(expected.map(values));
     } finally {

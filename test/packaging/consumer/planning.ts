@@ -51,7 +51,7 @@ const launch: LaunchOptions = {
   onEvent: (event) => void events.push(event),
 };
 const cluster: Cluster = await launchCluster(plan, launch);
-const sharded: Predictor = await connect(cluster.plan, { bundle });
+const sharded: Predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle });
 const bags = model.spec.nets.flatMap(({ layers }) => layers.flatMap((layer) => (layer.type === 'embedding_bag' ? [layer] : [])));
 const request: PredictRequest = {
   items: 1,

@@ -6,7 +6,7 @@ import { random, smallRequest, writeSmallModel } from '../../reference/small-mod
 
 test('the stats of a predictor have the numbers that the table describes, each as a property of its own', async () => {
   const model = await writeSmallModel(61);
-  const local = await openLocal(model.dir);
+  const local = await openLocal(model.dir, { deadlineMs: 10_000 });
   try {
     await local.predict(smallRequest(random(2), 3));
     await expect(local.predict({ dense: {}, sparse: {} })).rejects.toThrow();

@@ -5,7 +5,7 @@ import type { RequestRecord } from '../../../src/observe/request-record.js';
 import { Tracer } from '../../../src/observe/tracer.js';
 import { Admission } from '../../../src/predictor/admission.js';
 
-const admission = () => new Admission(64, () => ({ endPeriod: () => true }));
+const admission = () => new Admission(() => ({ endPeriod: () => true }));
 const never = new Promise<never>(() => undefined);
 
 test('the latest requests are kept, in the order of their beginning, and those before are overwritten', () => {

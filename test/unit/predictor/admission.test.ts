@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test, vi } from 'vitest';
+import type { Clock } from '../../../src/clock.js';
 import { TerabagError } from '../../../src/errors.js';
-import { Admission, type Admitted } from '../../../src/predictor/admission.js';
+import { Admission, type AdmissionOptions, type Admitted } from '../../../src/predictor/admission.js';
 
 class Memory {
   worthKeeping = true;
@@ -10,7 +11,9 @@ class Memory {
   }
 }
 
-const admission = (maxInFlight = 4): Admission<Memory> => new Admission(maxInFlight, () => new Memory());
+/** Patient, so that a busy machine fails no test that is about something else. */
+const admission = (maxInFlight = 4, options: AdmissionOptions = {}): Admission<Memory> =>
+  new Admission(() => new Memory(), { maxInFlight, deadlineMs: 10_000, ...options });
 const never = new Promise<never>(() => undefined);
 
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
@@ -151,7 +154,7 @@ test('memory of a burst is let go when nobody needs it, and what is no more wort
   vi.useFakeTimers();
   try {
     const made: Memory[] = [];
-    const gate = new Admission(64, () => {
+    const gate = new Admission(() => {
       made.push(new Memory());
       return made.at(-1) as Memory;
     });
@@ -198,9 +201,10 @@ test('options that are none are refused with their field, and hold no slot', asy
   expect(await gate.run({ signal: null }, async () => 1)).toBe(1);
 });
 
-test('a limit that is none is refused', () => {
-  for (const maxInFlight of [0, -1, 1.5, Number.NaN, '5' as unknown as number])
-    expect(() => admission(maxInFlight)).toThrow(expect.objectContaining({ code: 'invalid_argument', details: { field: 'maxInFlight' } }));
+test('a limit or a deadline that is none is refused', () => {
+  for (const field of ['maxInFlight', 'maxInFlightBytes', 'deadlineMs'] as const)
+    for (const value of [0, -1, Number.NaN, '5' as unknown as number, ...(field === 'deadlineMs' ? [2 ** 31] : [1.5])])
+      expect(() => admission(4, { [field]: value })).toThrow(expect.objectContaining({ code: 'invalid_argument', details: { field } }));
 });
 
 test('whatever work throws becomes a TerabagError with its cause', async () => {
@@ -247,7 +251,7 @@ test('what work throws before it returns is a rejected promise, counted once, an
     throw new RangeError('boom');
   };
   await expect(gate.run({}, fail)).rejects.toMatchObject({ name: 'TerabagError', code: 'internal' });
-  expect(gate.counts).toEqual({ requests: 1, errors: 1, inFlight: 0, lingering: 0 });
+  expect(gate.counts).toMatchObject({ requests: 1, errors: 1, overloaded: 0, inFlight: 0, lingering: 0 });
   expect(await gate.run({}, () => 3)).toBe(3);
 });
 
@@ -258,4 +262,170 @@ test('a request whose work aborts it is aborted', async () => {
     return never;
   };
   await expect(admission().run({ signal: controller.signal }, work)).rejects.toMatchObject({ code: 'aborted', cause: 'within' });
+});
+
+/** Time passes when a test says so. */
+class SteppedTime implements Clock {
+  #now = 0;
+  readonly #timers = new Set<{ readonly at: number; readonly call: () => void }>();
+
+  now(): number {
+    return this.#now;
+  }
+  after(ms: number, call: () => void): () => void {
+    const timer = { at: this.#now + ms, call };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+  every(): () => void {
+    return () => undefined;
+  }
+  afterPolling(call: () => void): void {
+    this.after(0, call);
+  }
+  /** One ms after another, with what follows from each. */
+  async pass(ms: number): Promise<void> {
+    for (const until = this.#now + ms; this.#now < until; ) {
+      this.#now++;
+      for (let due = this.#due(); due !== undefined; due = this.#due()) {
+        this.#timers.delete(due);
+        due.call();
+      }
+      await null;
+      await null;
+    }
+  }
+  get timers(): number {
+    return this.#timers.size;
+  }
+  #due() {
+    return [...this.#timers].find(({ at }) => at <= this.#now);
+  }
+}
+
+test('a request that names no deadline has that of the admission, 100 ms by default, on its clock', async () => {
+  for (const deadlineMs of [undefined, 40]) {
+    const clock = new SteppedTime();
+    const gate = new Admission(() => new Memory(), { deadlineMs, clock });
+    const ends: (string | number)[] = [];
+    const told = (error: TerabagError): void => void ends.push(error.code, clock.now());
+    gate.run({}, () => never).catch(told);
+    gate.run({ deadlineMs: 7 }, () => never).catch(told);
+    await clock.pass(200);
+    expect(ends).toEqual(['deadline_exceeded', 7, 'deadline_exceeded', deadlineMs ?? 100]);
+    expect(clock.timers).toBe(0);
+  }
+});
+
+/** Answers one request a ms, in order; asks for as many a ms. */
+async function overload(gate: Admission<Memory>, clock: SteppedTime, asksPerMs: number, ms: number) {
+  const outcomes = { answered: 0, overloaded: 0, deadline_exceeded: 0 };
+  let refusal: TerabagError | null = null;
+  const queue: (() => void)[] = [];
+  for (let at = 0; at < ms; at++) {
+    for (let ask = 0; ask < asksPerMs; ask++)
+      gate
+        .run({ deadlineMs: 50 }, () => new Promise<void>((resolve) => void queue.push(resolve)))
+        .then(
+          () => outcomes.answered++,
+          (error: TerabagError) => {
+            outcomes[error.code as 'overloaded']++;
+            if (error.code === 'overloaded') refusal = error;
+          },
+        );
+    await clock.pass(1);
+    queue.shift()?.();
+  }
+  return { ...outcomes, refusal: refusal as TerabagError | null };
+}
+
+test('of more requests than can be answered by their deadlines, others are refused at once', async () => {
+  const clock = new SteppedTime();
+  const gate = admission(1024, { clock });
+  await overload(gate, clock, 4, 2000);
+  const { concurrencyLimit, overloaded: before } = gate.counts;
+  expect(concurrencyLimit).toBeLessThan(50);
+  const { answered, overloaded, deadline_exceeded, refusal } = await overload(gate, clock, 4, 1000);
+  expect(answered).toBeGreaterThan(950);
+  expect(deadline_exceeded).toBeLessThan(10);
+  expect(gate.counts.overloaded - before).toBe(overloaded);
+  expect(refusal).toMatchObject({ details: { inFlight: expect.any(Number), limit: expect.any(Number), deadlineMs: 50 } });
+  // It would cost ten times all else of a refusal.
+  expect(refusal?.stack).not.toContain('\n    at ');
+  // Who can wait may.
+  expect(await gate.run({ deadlineMs: 10_000 }, async () => 1)).toBe(1);
+});
+
+test('requests that fail otherwise than by their deadline say nothing of the load', async () => {
+  const clock = new SteppedTime();
+  const gate = admission(1024, { clock });
+  for (let n = 0; n < 500; n++) {
+    const failing = gate.run({ deadlineMs: 50 }, () => Promise.reject(new TerabagError('shard_unavailable', 'away')));
+    await clock.pass(1);
+    await expect(failing).rejects.toMatchObject({ code: 'shard_unavailable' });
+  }
+  expect(gate.counts.concurrencyLimit).toBe(1024);
+});
+
+test('nor do requests that waited while a shard was away, and were answered when it was back', async () => {
+  for (const away of [true, false]) {
+    const clock = new SteppedTime();
+    const gate = admission(1024, { clock });
+    await gate.run({ deadlineMs: 1000 }, () => Promise.resolve());
+    const back = deferred<void>();
+    const waiting = Array.from({ length: 200 }, () => gate.run({ deadlineMs: 1000 }, () => back.promise));
+    await clock.pass(900);
+    if (away) {
+      const failing = gate.run({ deadlineMs: 50 }, () => Promise.reject(new TerabagError('shard_unavailable', 'away')));
+      await expect(failing).rejects.toMatchObject({ code: 'shard_unavailable' });
+    }
+    back.resolve();
+    await Promise.all(waiting);
+    expect(gate.counts.concurrencyLimit === 1024).toBe(away);
+  }
+});
+
+test('bytes of requests in flight are bounded; one that is larger than all is let in alone', async () => {
+  const gate = admission(10, { maxInFlightBytes: 100 });
+  const work = deferred<void>();
+  const holding = (bytes: number): Promise<void> =>
+    gate.run({}, (admitted) => {
+      admitted.hold(bytes);
+      return work.promise;
+    });
+  const refused = { code: 'overloaded', details: { maxInFlightBytes: 100 } };
+  const alone = holding(1000);
+  await expect(holding(1)).rejects.toMatchObject(refused);
+  expect(gate.counts).toMatchObject({ inFlight: 1, inFlightBytes: 1000, overloaded: 1 });
+  work.resolve();
+  await alone;
+  expect(gate.counts).toMatchObject({ inFlight: 0, inFlightBytes: 0 });
+  const later = deferred<void>();
+  const running = [60, 40].map((bytes) =>
+    gate.run({}, (admitted) => {
+      admitted.hold(bytes);
+      return later.promise;
+    }),
+  );
+  // Nothing is done for a request that can hold nothing.
+  await expect(gate.run({}, () => expect.fail('was let in'))).rejects.toMatchObject(refused);
+  later.resolve();
+  await Promise.all(running);
+  expect(await gate.run({}, (admitted) => admitted.hold(100))).toBeUndefined();
+  expect(gate.counts.inFlightBytes).toBe(0);
+});
+
+test('bytes of a request that was given up count until its work has ended', async () => {
+  const gate = admission(10, { maxInFlightBytes: 100 });
+  const work = deferred<void>();
+  const given = gate.run({ deadlineMs: 5 }, (admitted) => {
+    admitted.hold(100);
+    return work.promise;
+  });
+  await expect(given).rejects.toMatchObject({ code: 'deadline_exceeded' });
+  expect(gate.counts).toMatchObject({ inFlight: 0, lingering: 1, inFlightBytes: 100 });
+  await expect(gate.run({}, async () => 1)).rejects.toMatchObject({ code: 'overloaded' });
+  work.resolve();
+  await sleep(0);
+  expect(await gate.run({}, async () => 1)).toBe(1);
 });

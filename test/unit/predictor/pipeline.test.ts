@@ -59,7 +59,7 @@ async function serve(bundle: Bundle, parts: readonly (readonly string[])[]): Pro
 beforeAll(async () => {
   files = await writeSmallModel(77, { activation: 'none', exact: true });
   bundle = await openBundle(files.dir);
-  local = await openLocal(files.dir);
+  local = await openLocal(files.dir, { deadlineMs: 10_000 });
   served = [
     await serve(bundle, [['shard-2'], ['shard-1'], ['shard-0']]),
     await serve(bundle, [['shard-1'], ['main'], ['shard-0']]),
@@ -430,7 +430,7 @@ test('with nets one after another and batches side by side, an error does not de
   const shape = { seed: 5, nets: 3, tablesPerNet: 3, rows: 40, dim: 4, hidden: 5 };
   await writeNetsModel(join(dir, 'model'), shape);
   const nets = await openBundle(join(dir, 'model'));
-  const alone = await openLocal(join(dir, 'model'));
+  const alone = await openLocal(join(dir, 'model'), { deadlineMs: 10_000 });
   const numTables = nets.spec.tables.length;
   const places = [
     await serve(

@@ -81,7 +81,7 @@ async function pipelines(parts: readonly (readonly string[])[]): Promise<Pipelin
 beforeAll(async () => {
   files = await writeSequenceModel(5);
   bundle = await openBundle(files.dir);
-  local = await openLocal(files.dir);
+  local = await openLocal(files.dir, { deadlineMs: 10_000 });
   sharded = (await Promise.all(PLACES.map(pipelines))).flat();
 });
 

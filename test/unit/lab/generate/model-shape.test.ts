@@ -66,7 +66,7 @@ test.each(SHAPE_NAMES)('a small bundle of %s opens and ranks requests; its bags 
     const [name, type] = maxLength === undefined ? [`${table}_bag`, 'embedding_bag'] : [`${table}_sequence`, 'embedding_sequence'];
     expect(layers.get(name)).toMatchObject({ type, table, side, poolingFactor, ...(maxLength !== undefined && { maxLength }) });
   }
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   const { scores } = await predictor.predict(new RequestGenerator(requestShape(shape), 3).next(7));
   const perItem = name === 'din' || name === 'dien' ? 2 : 1;
   expect(scores.length).toBe(7 * perItem);
@@ -122,7 +122,7 @@ test('NeuMF multiplies two vectors and reads two others, in float64 as it is def
       x.reduce((sum, value, k) => sum + value * data[n * x.length + k]!, bias),
     );
   };
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   const { scores } = await predictor.predict(request);
   for (let item = 0; item < 4; item++) {
     const [userFactors, itemFactors, user, itemVector] = tablesOf(shape).map(({ name, side, dim }, table) => {
@@ -143,7 +143,7 @@ test('each task of multi-task Wide & Deep has an output, the first of which give
   const shape = shapeByName('multi-task-wide-and-deep', 1e-4);
   const spec = await writeSyntheticBundle(dir, shape);
   expect([spec.output, spec.outputs]).toEqual(['task_0', ['task_1', 'task_2']]);
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   const { scores, outputs } = await predictor.predict(new RequestGenerator(requestShape(shape), 5).next(6));
   const all = [scores, ...Object.values(outputs!)];
   expect(all.map(({ length }) => length)).toEqual([6, 6, 6]);
@@ -186,7 +186,7 @@ async function expectScores(
   { dir, request, rowsOf, multiply }: OpenShape,
   interest: (candidate: number[], behaviours: number[][]) => readonly number[],
 ) {
-  const predictor = await openLocal(dir);
+  const predictor = await openLocal(dir, { deadlineMs: 10_000 });
   const { scores } = await predictor.predict(request);
   for (let item = 0; item < 3; item++) {
     const [user, candidate, context] = [0, 2, 3].map((table) => sumOf(rowsOf(table, item))) as [number[], number[], number[]];
