@@ -14,7 +14,7 @@ import { connectTarget } from './targets.js';
 
 const SHARDS = 2;
 /** Times what callers who wait for each answer get. */
-const OFFERED = [0.8, 1.5, 3] as const;
+const OFFERED = [0.5, 0.8, 1, 1.5, 2, 3] as const;
 const FULL = { distinct: 512, runMs: 1000, pauseMs: 100 };
 const QUICK = { distinct: 64, runMs: 150, pauseMs: 50 };
 /** Enough to keep main and its shards busy. */
