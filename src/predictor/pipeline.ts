@@ -86,7 +86,7 @@ const NO_VECTORS = new Float32Array(0);
 interface Running {
   readonly admitted: Admitted<RequestMemory>;
   readonly stages: Stages;
-  /** performance.now() time by which shards have to answer. */
+  /** When shards have to have answered, by the clock of the admission. */
   readonly shardsBy: number;
   /** Names of tables whose vectors were done without, by their index in the model. */
   readonly missing: Map<number, string>;
@@ -133,8 +133,8 @@ export class Pipeline {
   }
 
   #running(admitted: Admitted<RequestMemory>, stages: Stages): Running {
-    const { deadlineAt } = admitted;
-    const kept = this.options.onShardFailure === 'default-embedding' ? (deadlineAt - performance.now()) * KEPT_FOR_LAYERS : 0;
+    const { deadlineAt, deadlineMs } = admitted;
+    const kept = this.options.onShardFailure === 'default-embedding' ? deadlineMs * KEPT_FOR_LAYERS : 0;
     return { admitted, stages, shardsBy: deadlineAt - kept, missing: new Map() };
   }
 
