@@ -58,7 +58,7 @@ module.exports = {
     {
       name: 'sockets-only-in-the-transport',
       severity: 'error',
-      from: { path: '^src/', pathNot: '^src/rpc/transport/zeromq\\.ts$' },
+      from: { path: '^src/', pathNot: '^src/rpc/transport/(zeromq|zap)\\.ts$' },
       to: { path: 'node_modules/zeromq' },
     },
     {

@@ -21,12 +21,37 @@ constexpr uint64_t kMaxMs = 3'600'000;
 constexpr size_t kMaxParts = 16;
 constexpr double kNothing = -1, kAnswered = -2;  // of receive
 
+// Keys as Z85, which libzmq checks; null: none.
+CurveKeys keys_of(const Napi::Value& value) {
+  if (value.IsNull()) return {};
+  if (!value.IsObject()) throw argument_error(value.Env(), "keys has to be an object or null");
+  const auto object = value.As<Napi::Object>();
+  return {text(object, "publicKey"), text(object, "secretKey"), text(object, "serverKey")};
+}
+
+PeerLimits limits_of(const Napi::Value& value) {
+  if (!value.IsObject()) throw argument_error(value.Env(), "limits has to be an object");
+  const auto object = value.As<Napi::Object>();
+  const auto limit = [&object](const char* name) { return static_cast<int64_t>(integer(object, name, uint64_t{1} << 50)); };
+  return {.connections = static_cast<uint64_t>(limit("connections")),
+          .silent_connections = static_cast<uint64_t>(limit("silentConnections")),
+          .first_message_ms = limit("firstMessageMs"),
+          .silent_bytes = limit("silentBytes"),
+          .unread_bytes = limit("unreadBytes"),
+          .unread_process_bytes = limit("unreadProcessBytes"),
+          .unsent_bytes = static_cast<uint64_t>(limit("unsentBytes")),
+          .unsent_process_bytes = static_cast<uint64_t>(limit("unsentProcessBytes")),
+          .stalled_ms = limit("stalledMs")};
+}
+
 ZeromqSocketOptions options_of(const Napi::Value& value) {
   if (!value.IsObject()) throw argument_error(value.Env(), "options has to be an object");
   const auto object = value.As<Napi::Object>();
   const auto ms = [&object](const char* name) { return static_cast<int>(integer(object, name, kMaxMs)); };
   return {.router = member(object, "router").ToBoolean(),
           .backlog = static_cast<int>(integer(object, "backlog", INT32_MAX)),
+          .keys = keys_of(member(object, "keys")),
+          .limits = limits_of(member(object, "limits")),
           .ipv6 = member(object, "ipv6").ToBoolean(),
           .high_water_mark = static_cast<int>(integer(object, "highWaterMark", INT32_MAX)),
           .max_message_bytes = static_cast<int64_t>(integer(object, "maxMessageBytes", uint64_t{1} << 40)),
@@ -52,15 +77,18 @@ auto told(Napi::Env env, const Work& work) {
 class SocketObject : public Napi::ObjectWrap<SocketObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Socket",
-                       {InstanceMethod<&SocketObject::connect>("connect"), InstanceMethod<&SocketObject::disconnect>("disconnect"),
-                        InstanceMethod<&SocketObject::bind>("bind"), InstanceMethod<&SocketObject::unbind>("unbind"),
-                        InstanceMethod<&SocketObject::serve>("serve"), InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"),
-                        InstanceMethod<&SocketObject::served>("served"), InstanceMethod<&SocketObject::receive>("receive"),
-                        InstanceMethod<&SocketObject::take>("take"), InstanceMethod<&SocketObject::lend>("lend"),
-                        StaticMethod<&SocketObject::give_back>("giveBack"), InstanceMethod<&SocketObject::peer>("peer"),
-                        InstanceMethod<&SocketObject::readable>("readable"), InstanceMethod<&SocketObject::send>("send"),
-                        InstanceMethod<&SocketObject::close>("close")});
+    return DefineClass(
+        env, "Socket",
+        {InstanceMethod<&SocketObject::connect>("connect"),   InstanceMethod<&SocketObject::disconnect>("disconnect"),
+         InstanceMethod<&SocketObject::bind>("bind"),         InstanceMethod<&SocketObject::unbind>("unbind"),
+         InstanceMethod<&SocketObject::serve>("serve"),       InstanceMethod<&SocketObject::set_clock_offset>("setClockOffset"),
+         InstanceMethod<&SocketObject::served>("served"),     InstanceMethod<&SocketObject::receive>("receive"),
+         InstanceMethod<&SocketObject::take>("take"),         InstanceMethod<&SocketObject::lend>("lend"),
+         StaticMethod<&SocketObject::give_back>("giveBack"),  InstanceMethod<&SocketObject::peer>("peer"),
+         InstanceMethod<&SocketObject::readable>("readable"), InstanceMethod<&SocketObject::send>("send"),
+         InstanceMethod<&SocketObject::room>("room"),         InstanceMethod<&SocketObject::watch_peers>("watchPeers"),
+         InstanceMethod<&SocketObject::set_keys>("setKeys"),  InstanceMethod<&SocketObject::allow>("allow"),
+         InstanceMethod<&SocketObject::failure>("failure"),   InstanceMethod<&SocketObject::close>("close")});
   }
 
   explicit SocketObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -208,13 +236,12 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     });
   }
 
-  // Latin-1, so that every byte is one character.
-  Napi::Value peer(const Napi::CallbackInfo& info) {
-    napi_value name;
-    const std::string& bytes = socket_->peer();
-    if (napi_create_string_latin1(info.Env(), bytes.data(), bytes.size(), &name) != napi_ok)
-      throw Napi::Error::New(info.Env(), "no memory for a name");
-    return {info.Env(), name};
+  Napi::Value peer(const Napi::CallbackInfo& info) { return latin1(info.Env(), socket_->peer()); }
+  // Every byte is one character.
+  static Napi::Value latin1(Napi::Env env, const std::string& bytes) {
+    napi_value text;
+    if (napi_create_string_latin1(env, bytes.data(), bytes.size(), &text) != napi_ok) throw Napi::Error::New(env, "no memory for a name");
+    return {env, text};
   }
 
   Napi::Value readable(const Napi::CallbackInfo& info) {
@@ -230,6 +257,43 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     for (size_t part = 0; part < count; ++part) parts[part] = bytes(info, part + 1, "part");
     return Napi::Boolean::New(env, told(env, [&] { return socket_->send(peer, {parts, count}); }));
   }
+
+  Napi::Value room(const Napi::CallbackInfo& info) {
+    return Napi::Number::New(info.Env(), static_cast<double>(socket_->room(peer_of(info))));
+  }
+
+  Napi::Value watch_peers(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    Napi::Object peers = Napi::Object::New(env);
+    Napi::Array gone = Napi::Array::New(env);
+    for (const std::string& peer : told(env, [&] { return socket_->take_gone(); })) gone.Set(gone.Length(), latin1(env, peer));
+    const PeerCounts counts = socket_->peer_counts();
+    peers.Set("connections", static_cast<double>(counts.connections));
+    peers.Set("strangers", static_cast<double>(counts.strangers));
+    peers.Set("cut", static_cast<double>(counts.cut));
+    peers.Set("reason", latin1(env, socket_->take_reason()));
+    peers.Set("gone", gone);
+    return peers;
+  }
+
+  void set_keys(const Napi::CallbackInfo& info) {
+    const CurveKeys keys = keys_of(info[0]);
+    told(info.Env(), [&] { socket_->set_keys(keys); });
+  }
+
+  void allow(const Napi::CallbackInfo& info) {
+    if (!info[0].IsArray()) throw argument_error(info.Env(), "keys has to be an array");
+    const auto array = info[0].As<Napi::Array>();
+    std::set<std::string> keys;
+    for (uint32_t at = 0; at < array.Length(); ++at) {
+      const Napi::Value key = array[at];
+      if (!key.IsString()) throw argument_error(info.Env(), "a key has to be a string");
+      keys.insert(key.As<Napi::String>());
+    }
+    socket_->allow(std::move(keys));
+  }
+
+  Napi::Value failure(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), socket_->failure()); }
 
   void close(const Napi::CallbackInfo& info) {
     const auto linger_ms = static_cast<int>(integer(info[0], "lingerMs", 0, kMaxMs));

@@ -69,7 +69,7 @@ bool PoolService::answer(ZeromqSocket& socket) {
   const std::optional<uint64_t> floats = engine_->output_length(message.segments.data(), message.segments.size(), message.offsets.size());
   if (!floats || !worth(message, *floats, socket)) return false;
   const PooledMessage answer(message, *floats * sizeof(float));
-  OutgoingMessage outgoing(socket, answer.size());
+  OutgoingMessage outgoing(socket, socket.peer(), answer.size());
   if (outgoing.data() == nullptr) return false;
   const uint64_t dispatched_ns = steady_ns();
   uint64_t cpu_ns = 0;
@@ -87,7 +87,7 @@ bool PoolService::answer(ZeromqSocket& socket) {
   stages[kSerialize] = us_between(pooled_ns, steady_ns());
   answer.write(outgoing.data(), us_between(received_ns, pooled_ns), stages);
   ++counts_[kRequests];
-  if (!outgoing.send_to(socket.peer())) ++counts_[kUndeliverable];
+  if (!outgoing.send()) ++counts_[kUndeliverable];
   socket.drop();
   return true;
 }

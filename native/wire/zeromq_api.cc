@@ -59,12 +59,17 @@ std::optional<ZeromqApi> api_of(void* library) {
   symbols.find("zmq_socket_monitor", &api.socket_monitor);
   symbols.find("zmq_msg_init", &api.msg_init);
   symbols.find("zmq_msg_init_size", &api.msg_init_size);
+  symbols.find("zmq_msg_init_data", &api.msg_init_data);
   symbols.find("zmq_msg_data", &api.msg_data);
   symbols.find("zmq_msg_size", &api.msg_size);
   symbols.find("zmq_msg_more", &api.msg_more);
+  symbols.find("zmq_msg_get", &api.msg_get);
+  symbols.find("zmq_msg_gets", &api.msg_gets);
   symbols.find("zmq_msg_recv", &api.msg_recv);
   symbols.find("zmq_msg_send", &api.msg_send);
   symbols.find("zmq_msg_close", &api.msg_close);
+  symbols.find("zmq_poll", &api.poll);
+  symbols.find("zmq_has", &api.has);
   symbols.find("zmq_errno", &api.error);
   symbols.find("zmq_strerror", &api.error_text);
   return symbols.complete() ? std::optional(api) : std::nullopt;

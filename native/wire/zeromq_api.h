@@ -9,6 +9,13 @@ struct alignas(8) ZeromqMessage {
   unsigned char opaque[64];
 };
 
+// What a poll waits for: a socket, or a file descriptor when there is none.
+struct ZeromqPollItem {
+  void* socket;
+  int descriptor;
+  short events, happened;
+};
+
 // What sockets need of libzmq's C interface (api.zeromq.org), version 4.3.
 struct ZeromqApi {
   void* (*ctx_new)();
@@ -25,12 +32,17 @@ struct ZeromqApi {
   int (*socket_monitor)(void* socket, const char* endpoint, int events);
   int (*msg_init)(ZeromqMessage* message);
   int (*msg_init_size)(ZeromqMessage* message, size_t bytes);
+  int (*msg_init_data)(ZeromqMessage* message, void* data, size_t bytes, void (*release)(void* data, void* hint), void* hint);
   void* (*msg_data)(ZeromqMessage* message);
   size_t (*msg_size)(const ZeromqMessage* message);
   int (*msg_more)(const ZeromqMessage* message);
+  int (*msg_get)(const ZeromqMessage* message, int property);
+  const char* (*msg_gets)(const ZeromqMessage* message, const char* property);
   int (*msg_recv)(ZeromqMessage* message, void* socket, int flags);
   int (*msg_send)(ZeromqMessage* message, void* socket, int flags);
   int (*msg_close)(ZeromqMessage* message);
+  int (*poll)(ZeromqPollItem* items, int count, long timeout_ms);
+  int (*has)(const char* capability);
   int (*error)();
   const char* (*error_text)(int error);
 };

@@ -4,8 +4,13 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "wire/peer_guard.h"
+#include "wire/send_memory.h"
+#include "wire/socket_watch.h"
+#include "wire/wake_up.h"
 #include "wire/zeromq_api.h"
 
 namespace terabag {
@@ -20,10 +25,13 @@ class ZeromqContext {
   ZeromqContext(const ZeromqContext&) = delete;
 
   const ZeromqApi& api;
-  void* handle;
+  void* const handle;
+  PeerGuard& guard() { return *guard_; }
 
  private:
   ZeromqContext(const ZeromqApi& of, void* context) : api(of), handle(context) {}
+
+  std::unique_ptr<PeerGuard> guard_;
 };
 
 // What libzmq says, with its errno.
@@ -32,10 +40,18 @@ struct ZeromqError : std::runtime_error {
   const int number;
 };
 
+// CURVE (rfc.zeromq.org/spec/26), as Z85. Without a public key there is none.
+struct CurveKeys {
+  std::string public_key, secret_key;
+  std::string server_key;  // of a client: that of its server
+};
+
 struct ZeromqSocketOptions {
   bool router;  // else a dealer
   int backlog;  // Of a router: connections that may wait to be accepted; the events are those that were. 0: libzmq's default, and no
                 // events.
+  CurveKeys keys;
+  PeerLimits limits;
   bool ipv6;
   int high_water_mark;  // messages, in each direction
   int64_t max_message_bytes;
@@ -57,9 +73,9 @@ class ReceivedMessage {
   ZeromqMessage message_;
 };
 
-// A DEALER, whose messages are one frame, or a ROUTER, whose messages are one frame behind the name of the peer. Frames beyond are dropped.
-// Never blocks. Not for two threads at once. Every function but the constructor and the destructor throws std::logic_error when it is
-// closed.
+// A DEALER, whose messages are one frame, or a ROUTER, whose messages are one frame behind the name of the peer. Who sends more frames is
+// cut off, and so is who breaks another limit, or has chosen the name itself. Never blocks. Not for two threads at once. Every function but
+// the constructor and the destructor throws std::logic_error when it is closed.
 class ZeromqSocket {
  public:
   enum Event { kNone, kHandshake, kDisconnect, kAccept };
@@ -78,6 +94,11 @@ class ZeromqSocket {
   // Accepts nobody more; those that are connected stay so.
   void unbind(const std::string& endpoint);
 
+  // For connections from now on; those that there are keep theirs. Only of a socket that has keys.
+  void set_keys(const CurveKeys& keys);
+  // Of a router with keys: the public keys of who is let in, none at first.
+  void allow(std::set<std::string> keys) { watch_->allow(std::move(keys)); }
+
   // Becomes readable when something happened, once: after that, and after each send, ask until nothing is left.
   int descriptor() const;
   // Likewise for events; -1 of a router that watches none.
@@ -91,6 +112,15 @@ class ZeromqSocket {
   void drop();
   // Gives the held message away.
   std::unique_ptr<ReceivedMessage> give_away();
+  // Bytes that a message to the peer may have; 0 when it is not there.
+  size_t room(const std::string& peer);
+  // Peers whose connections have gone; to be asked again and again.
+  std::vector<std::string> take_gone();
+  PeerCounts peer_counts() const { return watch_->counts(); }
+  std::string take_reason() { return watch_->take_reason(); }
+  // Of a dealer: why the latest handshake failed, an event of MonitorEvent; 0 when none did.
+  int failure() const { return failure_; }
+
   // Whether a message waits; after a send the descriptor does not tell.
   bool readable() const;
 
@@ -107,39 +137,60 @@ class ZeromqSocket {
 
  private:
   void* open() const;
-  void watch(int events);
   void set(int option, int64_t value, size_t length) const;
   int descriptor_of(void* socket) const;
+  void set(int option, const std::string& value) const;
+  void watch_events(int wanted);
   bool take_frame(ZeromqMessage* message) const;
-  void drop_rest(bool more) const;
+  bool take_name();
+  void drop_rest() const;
   bool give_frame(ZeromqMessage* message, int flags) const;
-  bool give(const std::string& peer, ZeromqMessage* message) const;
+  bool give(const std::string& peer, ZeromqMessage* message);
+
+  // Whom a router has heard of, or a dealer's server.
+  struct Peer {
+    std::shared_ptr<SendAccount> account = std::make_shared<SendAccount>();
+    std::shared_ptr<Connection> connection;
+  };
+  Peer* known(const std::string& peer);
+  bool admit(Peer* peer, bool first);
+  bool introduce(Peer* peer);
+  void refuse(const Peer& peer, const std::string& why);
+  size_t room_of(const SendAccount& account) const;
 
   friend class OutgoingMessage;
 
   std::shared_ptr<ZeromqContext> context_;
   const ZeromqApi& zmq_;
   const bool router_;
+  const size_t max_message_bytes_;
   void* socket_ = nullptr;
   void* monitor_ = nullptr;
   bool held_ = false;
   mutable ZeromqMessage message_;
   std::string peer_;
+  const std::shared_ptr<const WakeUp> accepts_;
+  const std::shared_ptr<SocketWatch> watch_;
+  std::unordered_map<std::string, Peer> peers_;
+  int failure_ = 0;
 };
 
 // Memory of a message to be sent by a socket, which it must not outlive.
 class OutgoingMessage {
  public:
-  OutgoingMessage(const ZeromqSocket& socket, size_t bytes);
+  OutgoingMessage(ZeromqSocket& socket, const std::string& peer, size_t bytes);
   ~OutgoingMessage();
   OutgoingMessage(const OutgoingMessage&) = delete;
-  // nullptr when there is no memory for it, or when it was sent.
+  // nullptr when there is no room or memory for it, or when it was sent.
   unsigned char* data() const { return data_; }
   // Once. As ZeromqSocket::send.
-  bool send_to(const std::string& peer);
+  bool send();
 
  private:
-  const ZeromqSocket& socket_;
+  bool charge(size_t bytes);
+
+  ZeromqSocket& socket_;
+  const std::string peer_;
   ZeromqMessage message_;
   unsigned char* data_ = nullptr;
 };

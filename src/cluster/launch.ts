@@ -3,6 +3,7 @@ import { RESIDENCIES, type Residency } from '../engine/residency.js';
 import { anObject, aPath, oneOf, TerabagError } from '../errors.js';
 import { VERIFIES } from '../model/bundle-files.js';
 import { checkEndpoints, checkPlanShape, type Plan } from '../plan/file/plan.js';
+import type { SecurityOptions } from '../rpc/transport/security.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
 import { type Spawn, spawnShard } from './spawn.js';
 import { type ShardEvent, ShardWatcher } from './watch.js';
@@ -26,6 +27,8 @@ export interface LaunchOptions {
   readonly readyMs?: number;
   /** How long shards that stop wait for requests in flight; default 3,000. */
   readonly drainMs?: number;
+  /** Keys of the shards, and who may connect; default none, and then they listen on loopback or Unix sockets only. */
+  readonly security?: SecurityOptions;
   /** Ends the launch: what was started is stopped, and the call rejects (aborted). Of no effect once all shards are ready. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: ShardEvent) => void;
@@ -102,6 +105,8 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
   aPath('bundle', options.bundle);
   const { bundle, logLevel = 'warn', verify = 'full', residency = 'populate', restart = true, hosts = HERE } = options;
   const { readyMs = DEFAULT_READY_MS, drainMs = DEFAULT_DRAIN_MS, onEvent = () => undefined } = options;
+  // Nobody but this machine reaches the addresses of emulated hosts.
+  const security = hosts.addressed ? { insecure: true, ...options.security } : options.security;
   const freePorts = options.ephemeralPorts === true || hosts.addressed;
   const overlap = residency === 'map' || residency === 'populate';
   const replicas = plan.shards.flatMap(({ name, endpoints }) => endpoints.map((endpoint, replica) => ({ name, endpoint, replica })));
@@ -109,7 +114,7 @@ export async function launchBy(spawn: Spawn, plan: Plan, options: LaunchOptions)
     const host = hosts.host(at);
     const listenOn = freePorts ? `tcp://${host.address}:*` : endpoint;
     return new ShardWatcher({
-      task: { plan, shard: name, replica, bundle, endpoint: listenOn, logLevel, verify, residency, drainMs },
+      task: { plan, shard: name, replica, bundle, endpoint: listenOn, logLevel, verify, residency, drainMs, ...(security && { security }) },
       ...{
         spawn,
         command: host.command,

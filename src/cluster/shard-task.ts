@@ -1,6 +1,7 @@
 import type { Residency } from '../engine/residency.js';
 import type { ErrorCode, ErrorDetails, TerabagError } from '../errors.js';
 import type { Plan } from '../plan/file/plan.js';
+import type { SecurityOptions } from '../rpc/transport/security.js';
 
 /** What a launcher tells a shard's process, over their IPC channel: all of it, so that a restart needs no file of the launcher's. */
 export interface ShardTask {
@@ -18,6 +19,7 @@ export interface ShardTask {
   readonly standby: boolean;
   /** How long a shard that was asked to end, by others than its launcher, serves on at most until its successor can. */
   readonly successorMs: number;
+  readonly security?: SecurityOptions;
 }
 
 /** What a launcher tells a shard's process once it has its task. */

@@ -210,6 +210,45 @@ export interface NativeSocketOptions {
   readonly handshakeMs: number;
   readonly tcpMaxRetransmitMs: number;
   readonly connectMs: number;
+  /** CURVE, as Z85; null: nothing is encrypted. A ROUTER lets in who is allowed, and nobody at first. */
+  readonly keys: NativeCurveKeys | null;
+  readonly limits: NativePeerLimits;
+}
+
+export interface NativeCurveKeys {
+  readonly publicKey: string;
+  readonly secretKey: string;
+  /** Of a DEALER: that of its server; empty of a ROUTER. */
+  readonly serverKey: string;
+}
+
+/** What peers may take; who takes more is cut off. Times in ms; native/wire/socket_watch.h. */
+export interface NativePeerLimits {
+  readonly connections: number;
+  /** Of these, those that have not sent a message yet. */
+  readonly silentConnections: number;
+  /** After which one is cut off that has not sent a message; 0: never. */
+  readonly firstMessageMs: number;
+  /** Bytes that came and are no whole message that was received: of a connection before its first message, of one, of all of this process. */
+  readonly silentBytes: number;
+  readonly unreadBytes: number;
+  readonly unreadProcessBytes: number;
+  /** Bytes that were sent and not taken yet, of one and of all of this process; a longer message is refused. */
+  readonly unsentBytes: number;
+  readonly unsentProcessBytes: number;
+  /** After which one is cut off that takes nothing while messages are refused for it. */
+  readonly stalledMs: number;
+}
+
+/** Since the socket was opened; reason and gone: since the last call. */
+export interface NativePeerNews {
+  readonly connections: number;
+  readonly strangers: number;
+  readonly cut: number;
+  /** Why the latest was refused or cut off; empty when nobody was. */
+  readonly reason: string;
+  /** Peers whose connections have gone. */
+  readonly gone: readonly string[];
 }
 
 /**
@@ -256,6 +295,16 @@ export interface NativeSocket {
    * do: nothing of it is sent then.
    */
   send(peer: string, ...parts: readonly Uint8Array[]): boolean;
+  /** Bytes that a message to the peer may have, as send would take it; 0 when it is not there. */
+  room(peer: string): number;
+  /** To be called again and again. */
+  watchPeers(): NativePeerNews;
+  /** For connections from now on: of a ROUTER those of an endpoint that is bound afterwards. Only of a socket with keys. */
+  setKeys(keys: NativeCurveKeys): void;
+  /** Public keys, as Z85, of who is let in from now on; connections of others are cut off. Only of a ROUTER with keys. */
+  allow(keys: readonly string[]): void;
+  /** Of a DEALER: why its latest handshake failed, an event of libzmq's monitor; 0 when none did. */
+  failure(): number;
   /** Keeps on sending what was sent for lingerMs at most; the last socket to be closed waits for that. Again: nothing happens. */
   close(lingerMs: number): void;
 }

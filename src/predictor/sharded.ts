@@ -11,7 +11,8 @@ import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, type ExpectedShard, ShardClient } from '../rpc/client.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
-import { connectTo } from '../rpc/transport/sockets.js';
+import type { SecurityOptions } from '../rpc/transport/security.js';
+import { connectWith } from '../rpc/transport/sockets.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { wayOnMain } from './local.js';
 import { type AskedShard, MainShard, type Way } from './main-shard.js';
@@ -48,6 +49,8 @@ export interface ConnectOptions extends PredictorOptions, RpcOptions {
    * cannot be resolved is told by onWarning.
    */
   readonly nameServers?: readonly string[];
+  /** Keys of main and its shards; default none. */
+  readonly security?: SecurityOptions;
   /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
 }
@@ -82,9 +85,10 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
   try {
     way = await wayOf(plan, bundle, options);
     const kernels = kernelFingerprint();
+    const reach = options.transport ?? connectWith(options.security);
     const names = options.nameServers === undefined ? systemNames : namesOf(options.nameServers);
     for (const shard of plan.shards) {
-      const client = clientOf(shard, { version, kernels }, { ...options, names });
+      const client = clientOf(shard, { version, kernels }, { ...options, names, reach });
       shards.push({ client, tables: tablesOf(plan, shard.name) });
     }
     predictor = new MainShard(bundle, shards, own, { ...options, ...way, version });
@@ -106,14 +110,14 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
 function clientOf(
   { name, endpoints: given }: Plan['shards'][number],
   expected: { readonly version: ServedVersion; readonly kernels: string },
-  { names, transport, onWarning }: ConnectOptions & { readonly names: Names },
+  { names, reach, onWarning }: ConnectOptions & { readonly names: Names; readonly reach: Connect },
 ): ShardClient {
   const endpoints = resolveEndpoints(given, {
     names,
     onFailure: () => void client.counts.unresolved++,
     onProblem: ({ message }) => onWarning?.(`shard ${name}: ${message}`),
   });
-  const client = openClient({ name, endpoints, ...expected }, transport ?? connectTo);
+  const client = openClient({ name, endpoints, ...expected }, reach);
   return client;
 }
 

@@ -13,6 +13,7 @@ import { bundleOf, checkPublishedFor, placedParts } from '../plan/file/published
 import { AggregatedLog } from '../rpc/aggregated-log.js';
 import { ShardServer } from '../rpc/server.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
+import type { SecurityOptions } from '../rpc/transport/security.js';
 import { listenOn } from '../rpc/transport/sockets.js';
 import type { Listen, ServerTransport } from '../rpc/transport/transport.js';
 import { type ServedVersion, stampOf } from '../rpc/version.js';
@@ -40,6 +41,8 @@ export interface ShardOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Requests beyond are answered with overloaded; default 1024. */
   readonly maxInFlight?: number;
+  /** Keys, and who may connect; default none, and then the shard listens on loopback or a Unix socket only. */
+  readonly security?: SecurityOptions;
 }
 
 const DEFAULT_MAX_IN_FLIGHT = 1024;
@@ -74,6 +77,7 @@ export async function startShard(options: ShardOptions): Promise<Shard> {
   const running = new Shard({
     ...{ name: shard, version: servedVersionOf(plan), kernels: kernelFingerprint(), engine, residency, log },
     maxInFlight: options.maxInFlight ?? DEFAULT_MAX_IN_FLIGHT,
+    ...(options.security !== undefined && { security: options.security }),
   });
   const { onUnservable = () => undefined } = options;
   running.watch(bundle, (error) => {
@@ -131,6 +135,7 @@ export interface OpenShard {
   residency: ResidencyReport | null;
   readonly maxInFlight: number;
   readonly log: Pick<Logger, 'info' | 'warn'>;
+  readonly security?: SecurityOptions;
   readonly listen?: Listen;
   readonly clock?: Clock;
 }
@@ -174,9 +179,11 @@ export class Shard {
   }
 
   async listen(endpoint: string): Promise<void> {
-    const { engine, version, listen = listenOn, log } = this.options;
-    const warn = (message: string): void => log.warn({ endpoint }, message);
-    this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message), warn);
+    const { engine, version, listen = listenOn, log, security } = this.options;
+    this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message), {
+      onWarning: (message) => log.warn({ endpoint }, message),
+      ...(security !== undefined && { security }),
+    });
     this.server.attach(this.#transport);
     // With residency map, pooling may wait for the disk, which the event loop cannot.
     const stamp = stampOf(version);

@@ -1,6 +1,8 @@
-import { type NativeSocket, native } from '../../engine/native.js';
+import { type NativeCurveKeys, type NativePeerLimits, type NativePeerNews, type NativeSocket, native } from '../../engine/native.js';
+import { bindAgain } from './bind-again.js';
 import { type Lent, messageBuffers } from './buffer-pool.js';
-import { whyUnreachable } from './reasons.js';
+import { refusalOf, whyUnreachable } from './reasons.js';
+import { ClientKeyring, ReadFiles, readServerKeys, type SecurityOptions, type ServerKeys } from './security.js';
 import {
   type ClientHandlers,
   type ClientTransport,
@@ -8,9 +10,12 @@ import {
   isIpc,
   type Listening,
   MAX_MESSAGE_BYTES,
+  PEER_LIMITS,
   type ServerHandler,
   SOCKET_LIMITS,
+  type SocketListenOptions,
   usesIpv6,
+  WATCH_MS,
 } from './transport.js';
 
 /** Messages in a row, and ms in which they are answered, before the event loop has its turn. */
@@ -27,6 +32,13 @@ const STEADY_ORIGIN_MS = Number(process.hrtime.bigint()) / 1e6 - performance.now
 
 const { lingerMs: SERVER_LINGER_MS, reconnectMs, reconnectMaxMs, ...LIMITS } = SOCKET_LIMITS;
 
+interface LoopSocketOptions {
+  readonly router: boolean;
+  readonly endpoint: string;
+  readonly keys: NativeCurveKeys | null;
+  readonly limits: NativePeerLimits;
+}
+
 /** One of the addon's sockets, on the libzmq that zeromq.js has loaded, read on the event loop. */
 class LoopSocket {
   readonly native: NativeSocket;
@@ -35,14 +47,13 @@ class LoopSocket {
   #later: NodeJS.Immediate | null = null;
 
   constructor(
-    router: boolean,
-    endpoint: string,
+    { router, endpoint, keys, limits }: LoopSocketOptions,
     private readonly received: ServerHandler,
     event: (up: boolean) => void,
   ) {
     const options = {
       ...LIMITS,
-      router,
+      ...{ router, keys, limits },
       backlog: router && isIpc(endpoint) ? IPC_BACKLOG : 0,
       ipv6: usesIpv6(endpoint),
       maxMessageBytes: MAX_MESSAGE_BYTES,
@@ -57,9 +68,14 @@ class LoopSocket {
   send(peer: string, parts: readonly Uint8Array[]): boolean {
     if (this.#closed) return false;
     const sent = this.native.send(peer, ...parts);
-    // Sending may have taken notice of what arrived, of which the descriptor says nothing any more.
-    if (!this.#reading && this.#later === null && this.native.readable()) this.#readLater();
+    this.#readNoticed();
     return sent;
+  }
+
+  watchPeers(): NativePeerNews {
+    const news = this.native.watchPeers();
+    this.#readNoticed();
+    return news;
   }
 
   close(lingerMs: number): void {
@@ -71,6 +87,11 @@ class LoopSocket {
   /** All that has arrived. */
   readRest(): void {
     while (!this.#closed && this.#receive() !== NONE);
+  }
+
+  /** What was asked of the socket may have taken notice of what arrived, of which the descriptor says nothing any more. */
+  #readNoticed(): void {
+    if (!this.#reading && this.#later === null && this.native.readable()) this.#readLater();
   }
 
   #readLater(): void {
@@ -130,13 +151,23 @@ class LentMessage implements Lent {
   }
 }
 
+/** Of a client: its server need not greet. */
+const CLIENT_LIMITS: NativePeerLimits = { ...PEER_LIMITS, firstMessageMs: 0 };
+
 /** A DEALER that reconnects, and queues nothing for a peer that is away. */
-export function connectNative(endpoint: string, handlers: ClientHandlers): ClientTransport {
+export function connectNative(
+  endpoint: string,
+  handlers: ClientHandlers,
+  security: SecurityOptions = {},
+  limits: NativePeerLimits = CLIENT_LIMITS,
+): ClientTransport {
+  const keyring = new ClientKeyring(security);
   let state: 'connecting' | 'up' | 'waiting' = 'connecting';
   let waitMs: number = reconnectMs;
   let reconnect: NodeJS.Timeout | undefined;
-  const connect = (): void => {
+  const connect = (keys = keyring.next()): void => {
     state = 'connecting';
+    if (keys !== null) socket.native.setKeys(keys);
     socket.native.connect(endpoint);
   };
   /** Called by a timer: what a first connect would throw counts as an attempt that failed. */
@@ -167,6 +198,7 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
     if (state === 'waiting') return;
     const wasUp = state === 'up';
     state = 'waiting';
+    if (!wasUp && socket.native.failure() !== 0) keyring.failed();
     try {
       if (wasUp) socket.readRest();
     } finally {
@@ -178,18 +210,20 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
       }
     }
   };
+  const keys = keyring.next();
   const socket = new LoopSocket(
-    false,
-    endpoint,
+    { router: false, endpoint, keys, limits },
     (_, message) => handlers.message(message),
     (isThere) => (isThere ? up() : gone()),
   );
+  const watch = setInterval(() => socket.watchPeers(), WATCH_MS).unref();
   const close = (): void => {
     clearTimeout(reconnect);
+    clearInterval(watch);
     socket.close(0);
   };
   try {
-    connect();
+    connect(keys);
   } catch (error) {
     close();
     throw error;
@@ -197,32 +231,72 @@ export function connectNative(endpoint: string, handlers: ClientHandlers): Clien
   return {
     send: (message) => state === 'up' && socket.send('', [message]),
     readWaiting: () => socket.readRest(),
-    explain: () => whyUnreachable(endpoint),
+    explain: async () => (await whyUnreachable(endpoint)) ?? refusalOf(socket.closed ? 0 : socket.native.failure(), keys !== null),
     close,
   };
 }
 
-/** A ROUTER, to which a peer that is not there is an error. accepted: of an ipc endpoint, after each connection. */
-export function listenNative(endpoint: string, handler: ServerHandler, accepted: () => void = () => undefined): Listening {
-  const socket = new LoopSocket(true, endpoint, handler, accepted);
+const ofServer = ({ pair }: ServerKeys): NativeCurveKeys => ({ ...pair, serverKey: '' });
+
+/** A ROUTER, to which a peer that is not there is an error. */
+export function listenNative(endpoint: string, handler: ServerHandler, options: SocketListenOptions = {}): Listening {
+  const {
+    security = {},
+    limits = PEER_LIMITS,
+    onGone = () => undefined,
+    onRefused = () => undefined,
+    accepted = () => undefined,
+  } = options;
+  const files = new ReadFiles([security.key, security.allow], () => readServerKeys(security), onRefused);
+  const keys = files.value;
+  const socket = new LoopSocket({ router: true, endpoint, limits, keys: keys === null ? null : ofServer(keys) }, handler, accepted);
   let bound: string;
   try {
+    if (keys !== null) socket.native.allow(keys.allowed);
     bound = socket.native.bind(endpoint);
   } catch (error) {
     socket.close(0);
     throw error;
   }
+  /** Those who are connected keep the key that they have; who comes from now on gets the new one. */
+  const changeKeys = async (old: ServerKeys | null): Promise<void> => {
+    const now = files.value;
+    if (now === null) return;
+    socket.native.allow(now.allowed);
+    if (now.pair.publicKey === old?.pair.publicKey) return;
+    socket.native.setKeys(ofServer(now));
+    socket.native.unbind(bound);
+    await bindAgain(bound, () => !socket.closed && socket.native.bind(bound));
+  };
+  let news: NativePeerNews = socket.watchPeers();
+  const look = (): void => {
+    news = socket.watchPeers();
+    for (const peer of news.gone) onGone(peer);
+    if (news.reason !== '') onRefused(news.reason);
+    const old = files.value;
+    if (files.refresh()) changeKeys(old).catch((error: Error) => onRefused(`cannot listen with a new key: ${error.message}`));
+  };
+  const watch = setInterval(look, WATCH_MS).unref();
   return {
     endpoint: bound,
     send: async (peer, parts) => socket.send(peer, parts),
+    room: (peer) => (socket.closed ? 0 : socket.native.room(peer)),
     serve(service) {
       if (service === null) socket.native.serve(null);
       else service.serveOn(socket.native);
     },
     setClockOffset: (peer, offsetMs) => socket.native.setClockOffset(peer, offsetMs + STEADY_ORIGIN_MS),
     served: () => socket.native.served(),
+    peerCounts() {
+      if (!socket.closed) look();
+      const { connections, strangers, cut } = news;
+      return { connections, strangers, cut };
+    },
     unbind: async () => socket.native.unbind(bound),
     bindAgain: async () => void socket.native.bind(bound),
-    close: async () => socket.close(SERVER_LINGER_MS),
+    async close() {
+      clearInterval(watch);
+      socket.close(SERVER_LINGER_MS);
+    },
   };
 }

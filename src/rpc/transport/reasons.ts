@@ -57,3 +57,15 @@ export async function whyUnreachable(endpoint: string): Promise<string | null> {
     }
   });
 }
+
+/** Events of libzmq's monitor, of handshakes that failed: ended without a word, not of the protocol or not both with keys, refused by the other side. */
+const HANDSHAKE_ENDED = 0x0800;
+const HANDSHAKE_PROTOCOL = 0x2000;
+const HANDSHAKE_REFUSED = 0x4000;
+
+/** Why somebody who listens did not let us in, in the system's words for keys; null when he did. */
+export function refusalOf(failure: number, encrypted: boolean): string | null {
+  if (failure === HANDSHAKE_REFUSED) return 'EACCES';
+  if (failure === HANDSHAKE_PROTOCOL) return 'ENOKEY';
+  return failure === HANDSHAKE_ENDED && encrypted ? 'EKEYREJECTED' : null;
+}

@@ -1,11 +1,22 @@
 import { lstat } from 'node:fs/promises';
+import { systemClock } from '../../clock.js';
 import { native } from '../../engine/native.js';
 import { shortageOf, TerabagError } from '../../errors.js';
-
+import { AggregatedLog } from '../aggregated-log.js';
 import { AcceptGuard, refuseFewDescriptors } from './descriptors.js';
+import { refuseExposed } from './exposure.js';
 import { connectNative, listenNative } from './native-sockets.js';
 import { addressOf, systemReason, whyUnreachable } from './reasons.js';
-import { type ClientHandlers, type ClientTransport, isIpc, type ServerHandler, type ServerTransport } from './transport.js';
+import type { SecurityOptions } from './security.js';
+import {
+  type ClientHandlers,
+  type ClientTransport,
+  isIpc,
+  type ListenOptions,
+  type ServerHandler,
+  type ServerTransport,
+  type SocketListenOptions,
+} from './transport.js';
 import { connectZeromq, listenZeromq } from './zeromq.js';
 
 /** The addon's sockets where it finds the libzmq of zeromq.js (Linux), else, or with TERABAG_SOCKETS=zeromq.js, those of zeromq.js itself. */
@@ -36,40 +47,48 @@ function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', wh
  * Reconnects by itself, and queues nothing for a peer that is away. Throws bad_plan when the endpoint cannot be one, and overloaded when file
  * descriptors are short; details.reason is the system's.
  */
-export function connectTo(endpoint: string, handlers: ClientHandlers): ClientTransport {
+export function connectTo(endpoint: string, handlers: ClientHandlers, security: SecurityOptions = {}): ClientTransport {
   try {
     refuseFewDescriptors(endpoint);
-    return isNative ? connectNative(endpoint, handlers) : connectZeromq(endpoint, handlers);
+    return isNative ? connectNative(endpoint, handlers, security) : connectZeromq(endpoint, handlers, security);
   } catch (error) {
     throw endpointError(error, 'bad_plan', 'endpoint cannot be used', endpoint);
   }
 }
+
+/** connectTo with these keys. */
+export const connectWith =
+  (security?: SecurityOptions) =>
+  (endpoint: string, handlers: ClientHandlers): ClientTransport =>
+    connectTo(endpoint, handlers, security);
 
 /**
  * Throws invalid_argument when it cannot listen there, and overloaded when file descriptors are short; details.reason is the system's. The file of
  * a Unix socket that nobody listens on is taken over; anything else at its path stays as it is, and is refused. onWarning is told when further
  * connections are not accepted for want of file descriptors.
  */
-export async function listenOn(
-  endpoint: string,
-  handler: ServerHandler,
-  onWarning: (message: string) => void = () => undefined,
-): Promise<ServerTransport> {
+export async function listenOn(endpoint: string, handler: ServerHandler, options: ListenOptions = {}): Promise<ServerTransport> {
+  const { onWarning = () => undefined, onGone = () => undefined, security = {} } = options;
+  const refusals = new AggregatedLog(systemClock, ({ count, reason }) => onWarning(`connections refused or cut off: ${count}, ${reason}`));
+  let guard: AcceptGuard | null = null;
   try {
     refuseFewDescriptors(endpoint);
+    await refuseExposed(endpoint, security);
     await refuseTakenPath(endpoint);
-    let guard: AcceptGuard | null = null;
-    const accepted = (): void => void guard?.accepted();
-    const server = isNative ? listenNative(endpoint, handler, accepted) : await listenZeromq(endpoint, handler, accepted);
-    if (!isIpc(endpoint)) return server;
-    guard = new AcceptGuard(server, () => refuseTakenPath(server.endpoint), onWarning);
-    return {
-      ...server,
+    const socketOptions: SocketListenOptions = {
+      ...{ security, onGone, onRefused: (reason) => refusals.add(reason) },
+      accepted: () => void guard?.accepted(),
+    };
+    const server = isNative ? listenNative(endpoint, handler, socketOptions) : await listenZeromq(endpoint, handler, socketOptions);
+    if (isIpc(endpoint)) guard = new AcceptGuard(server, () => refuseTakenPath(server.endpoint), onWarning);
+    const close = server.close.bind(server);
+    return Object.assign(server, {
       close() {
         guard?.close();
-        return server.close();
+        refusals.flush();
+        return close();
       },
-    };
+    });
   } catch (error) {
     throw endpointError(error, 'invalid_argument', 'cannot listen', endpoint);
   }

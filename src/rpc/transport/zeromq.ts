@@ -1,6 +1,10 @@
-import { Dealer, Router } from 'zeromq';
+import { Context, Dealer, type EventType, Router } from 'zeromq';
+import type { NativePeerLimits } from '../../engine/native.js';
+import { bindAgain } from './bind-again.js';
 import type { Lent } from './buffer-pool.js';
-import { whyUnreachable } from './reasons.js';
+import { anonymousBytes } from './memory.js';
+import { refusalOf, whyUnreachable } from './reasons.js';
+import { ClientKeyring, type ClientKeys, ReadFiles, readServerKeys, type SecurityOptions, type ServerKeys } from './security.js';
 import {
   type ClientHandlers,
   type ClientTransport,
@@ -8,10 +12,15 @@ import {
   isIpc,
   type Listening,
   MAX_MESSAGE_BYTES,
+  PEER_LIMITS,
+  type PeerCounts,
   type ServerHandler,
   SOCKET_LIMITS,
+  type SocketListenOptions,
   usesIpv6,
+  WATCH_MS,
 } from './transport.js';
+import { Zap } from './zap.js';
 
 const SOCKET_OPTIONS = {
   linger: 0,
@@ -23,13 +32,32 @@ const SOCKET_OPTIONS = {
   tcpMaxRetransmitTimeout: SOCKET_LIMITS.tcpMaxRetransmitMs,
 } as const;
 
+/** Answers that may wait for a peer: zeromq.js does not tell how many of their bytes do. */
+const ANSWERS_PER_PEER = 1024;
+
 /** Memory of its own, which V8 frees. */
 const owned = (bytes: Uint8Array): Lent => ({ bytes, release: () => undefined });
 
+/** What refusalOf reads. */
+const FAILURES = {
+  'handshake:error:other': 0x0800,
+  'handshake:error:protocol': 0x2000,
+  'handshake:error:auth': 0x4000,
+} as const satisfies Partial<Record<EventType, number>>;
+
+const withKeys = ({ publicKey, secretKey, serverKey }: ClientKeys) => ({
+  curvePublicKey: publicKey,
+  curveSecretKey: secretKey,
+  curveServerKey: serverKey,
+});
+
 /** A DEALER of zeromq.js; `immediate` keeps it from queueing for a peer that is away. */
-export function connectZeromq(endpoint: string, handlers: ClientHandlers): ClientTransport {
+export function connectZeromq(endpoint: string, handlers: ClientHandlers, security: SecurityOptions = {}): ClientTransport {
+  const keyring = new ClientKeyring(security);
+  const keys = keyring.next();
   const socket = new Dealer({
     ...SOCKET_OPTIONS,
+    ...(keys !== null && withKeys(keys)),
     ipv6: usesIpv6(endpoint),
     immediate: true,
     reconnectInterval: SOCKET_LIMITS.reconnectMs,
@@ -37,16 +65,47 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
     connectTimeout: SOCKET_LIMITS.connectMs,
   });
   let closed = false;
+  let isUp = false;
+  let failure = 0;
+  let anew: NodeJS.Timeout | undefined;
   // Events are told after close, too.
   const unlessClosed = (tell: () => void) => () => {
     if (!closed) tell();
   };
-  const down = unlessClosed(handlers.down);
-  socket.events.on('handshake', unlessClosed(handlers.up));
+  /** libzmq reconnects with the keys of the first connection. */
+  const connectAnew = unlessClosed(() => {
+    socket.disconnect(endpoint);
+    Object.assign(socket, withKeys(keyring.next() as ClientKeys));
+    socket.connect(endpoint);
+  });
+  const connectWithKeys = (): void => {
+    if (keys === null) return;
+    clearTimeout(anew);
+    anew = setTimeout(connectAnew, SOCKET_LIMITS.reconnectMs).unref();
+  };
+  const up = unlessClosed(() => {
+    isUp = true;
+    failure = 0;
+    handlers.up();
+  });
+  const down = unlessClosed(() => {
+    const wasUp = isUp;
+    isUp = false;
+    if (!wasUp && failure !== 0) keyring.failed();
+    connectWithKeys();
+    if (wasUp || keys === null) handlers.down();
+    else handlers.unreachable();
+  });
+  socket.events.on('handshake', up);
   socket.events.on('disconnect', down);
   socket.events.on('connect:retry', unlessClosed(handlers.unreachable));
+  for (const [event, number] of Object.entries(FAILURES) as [keyof typeof FAILURES, number][])
+    socket.events.on(event, () => {
+      failure = number;
+    });
   const receive = async (): Promise<void> => {
-    for await (const [bytes] of socket) if (bytes !== undefined && !closed) handlers.message(owned(bytes));
+    // Messages are of one frame; those of more are no answers.
+    for await (const [bytes, ...more] of socket) if (bytes !== undefined && more.length === 0 && !closed) handlers.message(owned(bytes));
   };
   receive().catch(down);
   try {
@@ -63,54 +122,203 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers): Clien
     },
     // zeromq.js reads by itself, in later turns of the event loop.
     readWaiting: () => undefined,
-    explain: () => whyUnreachable(endpoint),
+    explain: async () => (await whyUnreachable(endpoint)) ?? refusalOf(failure, keys !== null),
     close() {
       closed = true;
+      clearTimeout(anew);
       socket.close();
     },
   };
 }
 
+/** A name that libzmq has made: a zero and a number. */
+const isMade = (peer: Buffer): boolean => peer.byteLength === 5 && peer[0] === 0;
+
+/** Contexts of zeromq.js answer ZAP once each: the application's may do so itself. */
+let doors: { readonly context: Context; readonly zap: Zap } | null = null;
+function openDoors(): NonNullable<typeof doors> {
+  if (doors === null) {
+    const context = new Context({ blocky: false });
+    doors = { context, zap: new Zap(context) };
+  }
+  return doors;
+}
+
 /**
- * A ROUTER of zeromq.js; `mandatory` makes an unknown peer an error instead of a silent drop. accepted: of an ipc endpoint, after each connection.
+ * A ROUTER of zeromq.js. Of what peers may take, libzmq's own limits hold (the length of a message, the number of those that wait, the time of a
+ * handshake) and the number of connections; what the addon's sockets count beside that for each peer, is here only looked at for the whole process:
+ * when its memory has grown by more than all of them may take, all connections are cut off.
  */
-export async function listenZeromq(endpoint: string, handler: ServerHandler, accepted: () => void = () => undefined): Promise<Listening> {
-  const socket = new Router({ ...SOCKET_OPTIONS, ipv6: usesIpv6(endpoint), mandatory: true });
-  if (isIpc(endpoint)) {
-    socket.backlog = IPC_BACKLOG;
-    socket.events.on('accept', accepted);
+class ZeromqServer implements Listening {
+  endpoint: string;
+  #socket: Router;
+  #counts: PeerCounts = { connections: 0, strangers: 0, cut: 0 };
+  readonly #files: ReadFiles<ServerKeys | null>;
+  readonly #watch: NodeJS.Timeout;
+  readonly #memory = anonymousBytes();
+  #received: Promise<void> = Promise.resolve();
+  #full = false;
+
+  constructor(
+    asked: string,
+    private readonly handler: ServerHandler,
+    private readonly options: Required<Omit<SocketListenOptions, 'limits'>> & { readonly limits: NativePeerLimits },
+    private readonly domain: string | null,
+  ) {
+    this.endpoint = asked;
+    const { security, onRefused } = options;
+    this.#files = new ReadFiles([security.key, security.allow], () => readServerKeys(security), onRefused);
+    this.#socket = this.#open();
+    this.#watch = setInterval(() => this.#look(), WATCH_MS).unref();
   }
-  try {
-    await socket.bind(endpoint);
-  } catch (error) {
-    socket.close();
-    throw error;
+
+  allows(publicKey: string): boolean {
+    return this.#files.value?.allowed.includes(publicKey) === true;
   }
-  const receive = async (): Promise<void> => {
-    for await (const [peer, bytes] of socket) {
-      if (peer !== undefined && bytes !== undefined) handler(peer.toString('latin1'), owned(bytes));
+
+  refused(reason: string): void {
+    this.#counts = { ...this.#counts, strangers: this.#counts.strangers + 1 };
+    this.options.onRefused(reason);
+  }
+
+  async bind(): Promise<void> {
+    try {
+      await this.#socket.bind(this.endpoint);
+    } catch (error) {
+      clearInterval(this.#watch);
+      this.#socket.close();
+      throw error;
     }
-  };
-  const received = receive();
-  const bound = socket.lastEndpoint ?? endpoint;
-  return {
-    endpoint: bound,
-    send: (peer, parts) =>
-      socket.send([Buffer.from(peer, 'latin1'), Buffer.concat(parts)]).then(
-        () => true,
-        () => false,
-      ),
-    serve: () => undefined,
-    setClockOffset: () => undefined,
-    served: () => ({}),
-    unbind: () => socket.unbind(bound),
-    bindAgain: () => socket.bind(bound),
-    async close() {
-      if (!socket.closed) {
-        socket.linger = SOCKET_LIMITS.lingerMs;
-        socket.close();
-      }
-      await received;
-    },
-  };
+    this.endpoint = this.#socket.lastEndpoint ?? this.endpoint;
+  }
+
+  /** `mandatory` makes an unknown peer an error instead of a silent drop. */
+  #open(): Router {
+    const keys = this.#files.value;
+    const socket = new Router({
+      ...SOCKET_OPTIONS,
+      sendHighWaterMark: ANSWERS_PER_PEER,
+      ipv6: usesIpv6(this.endpoint),
+      mandatory: true,
+      handover: false,
+      ...(keys !== null && this.domain !== null
+        ? { ...pairOf(keys), context: openDoors().context, zapDomain: this.domain, zapEnforceDomain: true }
+        : {}),
+    });
+    if (isIpc(this.endpoint)) socket.backlog = IPC_BACKLOG;
+    socket.events.on('accept', () => this.#accepted());
+    socket.events.on('disconnect', () => this.#gone());
+    for (const event of ['handshake:error:other', 'handshake:error:protocol'] as const)
+      socket.events.on(event, () => this.refused('connection ended in its handshake, or does not speak the protocol with these keys'));
+    this.#received = this.#receive(socket);
+    return socket;
+  }
+
+  async #receive(socket: Router): Promise<void> {
+    for await (const [peer, bytes, ...more] of socket) {
+      if (peer === undefined || bytes === undefined) continue;
+      if (more.length > 0 || !isMade(peer)) this.refused(more.length > 0 ? 'message of several frames' : 'a name of its own choice');
+      else this.handler(peer.toString('latin1'), owned(bytes));
+    }
+  }
+
+  #accepted(): void {
+    this.#counts = { ...this.#counts, connections: this.#counts.connections + 1 };
+    if (isIpc(this.endpoint)) this.options.accepted();
+    if (this.#full || this.#counts.connections < this.options.limits.connections) return;
+    this.#full = true;
+    this.options.onRefused(`too many connections: ${this.#counts.connections}`);
+    this.unbind().catch((error: Error) => this.options.onRefused(error.message));
+  }
+
+  #gone(): void {
+    this.#counts = { ...this.#counts, connections: Math.max(0, this.#counts.connections - 1) };
+    if (!this.#full || this.#counts.connections >= this.options.limits.connections) return;
+    this.#full = false;
+    this.#again('cannot listen again');
+  }
+
+  #again(what: string): void {
+    bindAgain(this.endpoint, () => this.#socket.closed || this.bindAgain()).catch((error: Error) =>
+      this.options.onRefused(`${what}: ${error.message}`),
+    );
+  }
+
+  #look(): void {
+    const old = this.#files.value;
+    if (this.#files.refresh()) this.#changeKeys(old);
+    const { unreadProcessBytes, unsentProcessBytes } = this.options.limits;
+    const grown = anonymousBytes() - this.#memory;
+    if (grown > unreadProcessBytes + unsentProcessBytes) this.#cutAll(`memory has grown by ${grown} bytes`);
+  }
+
+  /** Those who are connected keep the key that they have; who comes from now on gets the new one. Whose key went, goes with all others. */
+  #changeKeys(old: ServerKeys | null): void {
+    const now = this.#files.value;
+    if (now === null) return;
+    if (old?.allowed.some((key) => !now.allowed.includes(key))) {
+      this.#cutAll('a key is not allowed any more');
+    } else if (now.pair.publicKey !== old?.pair.publicKey) {
+      Object.assign(this.#socket, pairOf(now));
+      this.unbind().then(
+        () => this.#again('cannot listen with a new key'),
+        (error: Error) => this.options.onRefused(error.message),
+      );
+    }
+  }
+
+  #cutAll(why: string): void {
+    const { connections, cut } = this.#counts;
+    this.#counts = { ...this.#counts, connections: 0, cut: cut + connections };
+    this.options.onRefused(`all connections: ${why}`);
+    this.#socket.close();
+    this.#socket = this.#open();
+    this.#again('cannot listen again');
+  }
+
+  send(peer: string, parts: readonly Uint8Array[]): Promise<boolean> {
+    return this.#socket.send([Buffer.from(peer, 'latin1'), Buffer.concat(parts)]).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  room = (): number => MAX_MESSAGE_BYTES;
+  serve = (): void => undefined;
+  setClockOffset = (): void => undefined;
+  served = (): Record<string, number> => ({});
+  peerCounts = (): PeerCounts => this.#counts;
+
+  unbind(): Promise<void> {
+    return this.#socket.unbind(this.endpoint);
+  }
+
+  bindAgain(): Promise<void> {
+    return this.#socket.bind(this.endpoint);
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#watch);
+    if (this.domain !== null) openDoors().zap.close(this.domain);
+    if (!this.#socket.closed) {
+      this.#socket.linger = SOCKET_LIMITS.lingerMs;
+      this.#socket.close();
+    }
+    await this.#received;
+  }
+}
+
+const pairOf = ({ pair }: ServerKeys) => ({ curveServer: true, curvePublicKey: pair.publicKey, curveSecretKey: pair.secretKey });
+
+export async function listenZeromq(endpoint: string, handler: ServerHandler, given: SocketListenOptions = {}): Promise<Listening> {
+  const nothing = (): void => undefined;
+  const options = { security: {}, limits: PEER_LIMITS, onGone: nothing, onRefused: nothing, accepted: nothing, ...given };
+  const encrypted = readServerKeys(options.security) !== null;
+  // The server is not there before it has a domain, and nobody asks before it listens.
+  const domain: string | null = encrypted
+    ? await openDoors().zap.open({ allows: (key) => server.allows(key), refused: (reason) => server.refused(reason) })
+    : null;
+  const server: ZeromqServer = new ZeromqServer(endpoint, handler, options, domain);
+  await server.bind();
+  return server;
 }

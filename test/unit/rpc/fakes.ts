@@ -4,7 +4,13 @@ import type { Connect } from '../../../src/rpc/client.js';
 import { decodeClientMessage } from '../../../src/rpc/codec.js';
 import type { ClientMessage, ShardMessage } from '../../../src/rpc/messages.js';
 import type { EndpointSource } from '../../../src/rpc/replicas/endpoint-source.js';
-import type { ClientHandlers, ServerTransport } from '../../../src/rpc/transport/transport.js';
+import {
+  type ClientHandlers,
+  MAX_MESSAGE_BYTES,
+  NO_PEERS,
+  type PeerCounts,
+  type ServerTransport,
+} from '../../../src/rpc/transport/transport.js';
 import { encodeShardMessage } from '../../reference/messages.js';
 
 interface Timer {
@@ -193,6 +199,12 @@ export class FakeServerTransport implements ServerTransport {
   }
   served(): Record<string, number> {
     return {};
+  }
+  room(): number {
+    return MAX_MESSAGE_BYTES;
+  }
+  peerCounts(): PeerCounts {
+    return NO_PEERS;
   }
   async close(): Promise<void> {
     this.closed++;

@@ -158,7 +158,7 @@ describe.skipIf(process.platform !== 'linux')('with few file descriptors (Linux 
     async (kind) => {
       const path = join(dir, `crowded-${kind}`);
       const script = `
-      const server = await listenOn(${JSON.stringify(`ipc://${path}`)}, () => undefined, (message) => console.log(message));
+      const server = await listenOn(${JSON.stringify(`ipc://${path}`)}, () => undefined, { onWarning: (message) => console.log(message) });
       console.log('listens');
       process.stdin.once('data', () => server.close().then(() => process.exit(0)));`;
       const child = startScript(script, { TERABAG_SOCKETS: kind }, 'sh', '-c', 'ulimit -n 256 && exec "$@"', 'sh');

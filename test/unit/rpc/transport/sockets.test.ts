@@ -8,7 +8,14 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { Dealer, Router } from 'zeromq';
 import type { Lent } from '../../../../src/rpc/transport/buffer-pool.js';
 import { connectNative, listenNative } from '../../../../src/rpc/transport/native-sockets.js';
-import type { ClientHandlers, ClientTransport, Peer, ServerHandler, ServerTransport } from '../../../../src/rpc/transport/transport.js';
+import {
+  type ClientHandlers,
+  type ClientTransport,
+  PEER_LIMITS,
+  type Peer,
+  type ServerHandler,
+  type ServerTransport,
+} from '../../../../src/rpc/transport/transport.js';
 import { connectZeromq, listenZeromq } from '../../../../src/rpc/transport/zeromq.js';
 
 const ANY_PORT = 'tcp://127.0.0.1:*';
@@ -194,20 +201,28 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
     expect(received[0]?.toString()).toBe('still here');
   });
 
-  test('of a message of several frames the first is read, and the next message is read right', async () => {
+  test('a message of several frames is not read, nor is one of a peer that chose its name, and others are', async () => {
     const received: string[] = [];
     const transport = await server((_, message) => {
       received.push(Buffer.from(message.bytes).toString());
       message.release();
     });
-    const raw = new Dealer({ linger: 0 });
-    raw.connect(transport.endpoint);
-    open.push(raw);
-    await raw.send(['one', 'two', 'three']);
-    await raw.send(['', 'two']);
-    await raw.send('four');
-    await until(() => received.length === 3);
-    expect(received).toEqual(['one', '', 'four']);
+    const raw = (routingId?: string): Dealer => {
+      const dealer = new Dealer({ linger: 0, ...(routingId !== undefined && { routingId }) });
+      dealer.connect(transport.endpoint);
+      open.push(dealer);
+      return dealer;
+    };
+    await raw().send(['one', 'two', 'three']);
+    await raw().send(['', 'two']);
+    await raw('chosen').send('three');
+    await until(() => {
+      const { strangers, cut } = transport.peerCounts();
+      return strangers + cut >= 3;
+    });
+    await raw().send('four');
+    await until(() => received.length > 0);
+    expect(received).toEqual(['four']);
   });
 
   test('an endpoint that cannot be used is told, and so is one that is taken', async () => {
@@ -355,7 +370,7 @@ test('a worker that ends with open sockets of the addon, and messages on their w
     // Sockets of clients alone do not keep it.
     if (workerData.stays) setInterval(() => undefined, 1000);`;
   const options = { router: false, ipv6: false, highWaterMark: 100, maxMessageBytes: 2 ** 20, handshakeMs: 1000 };
-  const times = { backlog: 0, tcpMaxRetransmitMs: 1000, connectMs: 1000 };
+  const times = { backlog: 0, tcpMaxRetransmitMs: 1000, connectMs: 1000, keys: null, limits: PEER_LIMITS };
   const workerData = {
     addon: process.env['TERABAG_ADDON'] ?? new URL('../../../../native/build/Release/terabag.node', import.meta.url).pathname,
     endpoint: transport.endpoint,
