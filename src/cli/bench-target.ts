@@ -15,9 +15,10 @@ import type { Predictor, PredictRequest } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
 import { type HostFlags, hostsOf } from './host-options.js';
 import { withProgress } from './progress.js';
+import { type SecurityFlags, securityOf } from './security-options.js';
 import { warn } from './warn.js';
 
-export interface TargetOptions extends HostFlags {
+export interface TargetOptions extends HostFlags, SecurityFlags {
   readonly bundle: string;
   readonly plan?: string;
   readonly launch?: boolean;
@@ -82,12 +83,12 @@ async function shardedTarget(
   cluster: Pick<EmulatedCluster, 'networkCounters' | 'stop'>,
 ): Promise<BenchTarget> {
   const { bundle, rpc } = options;
-  const predictor = await connect(plan, { bundle, rpc });
+  const predictor = await connect(plan, { bundle, rpc, ...securityOf(options) });
   const withBatches: BenchTarget['withBatches'] = async (items, work) => {
     if (items === null) return work(predictor);
     if (rpc !== 'paper') return work(new SplittingPredictor(predictor, items, spec.dense));
     // The paper's kind cuts requests itself, and pools what is the user's once per batch as it does.
-    const batching = await connect(plan, { bundle, rpc, batchItems: items });
+    const batching = await connect(plan, { bundle, rpc, batchItems: items, ...securityOf(options) });
     return work(batching).finally(() => batching.close());
   };
   return {

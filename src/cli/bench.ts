@@ -27,6 +27,7 @@ import {
 } from './options.js';
 import { refuseSameFile } from './output-files.js';
 import { withProgress } from './progress.js';
+import { mainKeyOption, shardKeyOption } from './security-options.js';
 import { warn } from './warn.js';
 
 interface BenchOptions extends TargetOptions, RequestOptions {
@@ -57,6 +58,8 @@ export const benchCommand = addHostOptions(new Command('bench'))
   .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
   .option('--launch', 'start the shards of the plan on this machine, on free ports, and end them afterwards')
   .addOption(rpcOption())
+  .addOption(mainKeyOption())
+  .addOption(shardKeyOption())
   .option('--requests <file>', 'requests to send (.jsonl or .safetensors), round and round; without it, random ones that fit the model')
   .option('--items <n>', 'of each random request', positiveInteger, 64)
   .option('--seed <n>', 'of the random requests and arrivals', positiveInteger, 1)

@@ -21,6 +21,7 @@ import {
   verifyOption,
 } from './options.js';
 import { withProgress } from './progress.js';
+import { mainKeyOption, shardKeyOption } from './security-options.js';
 import { figure, printTable, signedPercent, text } from './table.js';
 import { warn } from './warn.js';
 
@@ -58,6 +59,8 @@ export const evaluateCommand = new Command('evaluate')
   .requiredOption('--labels <file>', 'labels of the items: 0, 1, or null for an item that does not count')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
   .addOption(rpcOption())
+  .addOption(mainKeyOption())
+  .addOption(shardKeyOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
   .option('--against <dir>', 'another bundle, in this process: also say by how much normalized entropy is above that of its scores')

@@ -9,10 +9,11 @@ import type { ShardFailurePolicy } from '../predictor/pipeline.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { connect } from '../predictor/sharded.js';
 import { withProgress } from './progress.js';
+import { type SecurityFlags, securityOf } from './security-options.js';
 import { warn } from './warn.js';
 
 /** What commands that score requests say of the predictor. */
-export interface PredictorCommandOptions {
+export interface PredictorCommandOptions extends SecurityFlags {
   readonly bundle: string;
   readonly plan?: string;
   readonly rpc: RpcMode;
@@ -25,9 +26,12 @@ export interface PredictorCommandOptions {
 }
 
 /** How shards are asked says nothing without shards: such a command line is a mistake. */
-export function refuseWithoutPlan({ plan, rpc, batchItems, dedup, onShardFailure }: PredictorCommandOptions, command: Command): void {
+export function refuseWithoutPlan(options: PredictorCommandOptions, command: Command): void {
+  const { plan, rpc, batchItems, dedup, onShardFailure } = options;
   if (plan === undefined && onShardFailure !== undefined) command.error('error: --on-shard-failure needs the shards of a --plan');
   if (plan === undefined && (rpc === 'paper' || dedup)) command.error('error: --rpc paper and --dedup need the shards of a --plan');
+  if (plan === undefined && securityOf(options).security !== undefined)
+    command.error('error: --key and --shard-key need the shards of a --plan');
   if (batchItems !== undefined && rpc !== 'paper') command.error('error: --batch-items needs --rpc paper: coalesced requests are not cut');
 }
 
@@ -40,6 +44,7 @@ export function openPredictor(options: PredictorCommandOptions, tracer: Tracer |
       connect(await readPlan(plan), {
         ...{ bundle, precision, rpc, dedup, onShardFailure, verify, residency, onProgress, onWarning: warn },
         ...(batchItems !== undefined && { batchItems }),
+        ...securityOf(options),
         ...traced,
       }),
     );

@@ -22,6 +22,7 @@ import {
 } from './options.js';
 import { refuseSameFile } from './output-files.js';
 import { type OnProgress, withProgress } from './progress.js';
+import { mainKeyOption, shardKeyOption } from './security-options.js';
 import { stdoutError } from './stdout.js';
 import { warn } from './warn.js';
 
@@ -44,6 +45,8 @@ export const predictCommand = new Command('predict')
   .requiredOption('--bundle <dir>', 'directory of the model, or, with --plan, what it was published to')
   .option('--plan <file>', 'ask the running shards of this plan; without it, all tables are opened in this process')
   .addOption(rpcOption())
+  .addOption(mainKeyOption())
+  .addOption(shardKeyOption())
   .option('--batch-items <n>', 'with --rpc paper: items per batch (default: all of a request)', positiveInteger)
   .option('--dedup', 'with --plan: send and pool bags that are alike within a request once')
   .addOption(shardFailureOption())

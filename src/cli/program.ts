@@ -15,6 +15,7 @@ const COMMANDS = {
   plan: async () => (await import('./plan.js')).planCommand,
   publish: async () => (await import('./publish.js')).publishCommand,
   calibrate: async () => (await import('./calibrate.js')).calibrateCommand,
+  keygen: async () => (await import('./keygen.js')).keygenCommand,
   shard: async () => (await import('./shard.js')).shardCommand,
   up: async () => (await import('./up.js')).upCommand,
   predict: async () => (await import('./predict.js')).predictCommand,

@@ -9,9 +9,10 @@ import { bundleOf } from '../plan/file/published.js';
 import { further } from './help.js';
 import { drainOption, logLevelOption, position, residencyOption, verifyOption } from './options.js';
 import { withProgress } from './progress.js';
+import { allowOption, insecureOption, keyOption, type SecurityFlags, securityOf } from './security-options.js';
 import { wholeTablesWarning } from './whole-tables.js';
 
-interface ShardCommandOptions {
+interface ShardCommandOptions extends SecurityFlags {
   readonly name: string;
   readonly bundle: string;
   readonly replica?: number;
@@ -33,6 +34,9 @@ export const shardCommand = new Command('shard')
   .addOption(verifyOption())
   .addOption(residencyOption())
   .addOption(drainOption())
+  .addOption(keyOption())
+  .addOption(allowOption())
+  .addOption(insecureOption())
   .addHelpText(
     'after',
     further(`
@@ -42,7 +46,8 @@ Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
   terabag shard plan.json --name shard-0 --replica 1 --bundle ./published/shard-0
   terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size
-  terabag shard plan.json --name shard-2 --bundle ./model --residency lock`),
+  terabag shard plan.json --name shard-2 --bundle ./model --residency lock
+  terabag shard plan.json --name shard-3 --bundle ./model --listen 'tcp://*:5003' --key shard.key --allow main.pub`),
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
     const { name: shard, bundle, replica, listen, logLevel, verify, residency, drain } = options;
@@ -64,6 +69,7 @@ Examples:
         residency,
         drainMs: drain,
         onProgress,
+        ...securityOf(options),
         ...(replica !== undefined && { replica }),
         ...(listen !== undefined && { endpoint: listen }),
       }),

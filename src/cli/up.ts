@@ -13,6 +13,7 @@ import { further } from './help.js';
 import { addHostOptions, type HostFlags, hostsOf, usesNetwork } from './host-options.js';
 import { drainOption, logLevelOption, readyOption, residencyOption, verifyOption } from './options.js';
 import { refuseSameFile } from './output-files.js';
+import { allowOption, insecureOption, keyOption, type SecurityFlags, securityOf } from './security-options.js';
 import { wholeTablesWarning } from './whole-tables.js';
 
 /** Beside its drain, what a shard needs to end. */
@@ -57,6 +58,9 @@ export const upCommand = addHostOptions(new Command('up'))
   .addOption(residencyOption())
   .addOption(readyOption())
   .addOption(drainOption())
+  .addOption(keyOption())
+  .addOption(allowOption())
+  .addOption(insecureOption())
   .option('--json', 'print events as JSON, one a line')
   .addHelpText(
     'after',
@@ -125,6 +129,7 @@ Examples:
         if (running.size === 0) deserted.abort();
       },
       ...(hosts && { hosts }),
+      ...securityOf(options),
     });
     const writeLive = async (): Promise<void> => {
       if (freePorts !== undefined) await writePlan(freePorts, cluster.plan);

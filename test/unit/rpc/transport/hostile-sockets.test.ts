@@ -1,6 +1,6 @@
 import { once } from 'node:events';
-import { rm } from 'node:fs/promises';
 import { mkdtempSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -250,7 +250,12 @@ describe.skipIf(process.platform !== 'linux')('sockets of the addon', () => {
     const ask = await wellBehaved(of);
     // ZMTP 1 without a greeting, frames with a length and flags; ZMTP 2; another protocol.
     const version1 = Buffer.concat([Buffer.of(1, 0), Buffer.of(6, 0), Buffer.from('hello')]);
-    const version2 = Buffer.concat([Buffer.from('ff00000000000000017f0105', 'hex'), Buffer.of(0, 0), Buffer.of(0, 5), Buffer.from('hello')]);
+    const version2 = Buffer.concat([
+      Buffer.from('ff00000000000000017f0105', 'hex'),
+      Buffer.of(0, 0),
+      Buffer.of(0, 5),
+      Buffer.from('hello'),
+    ]);
     for (const bytes of [version1, version2, Buffer.from('GET / HTTP/1.1\r\nHost: shard\r\n\r\n')])
       raw.push(await rawPeer(of.transport.endpoint, bytes));
     await sleep(200);
