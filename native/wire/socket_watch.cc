@@ -12,7 +12,7 @@ constexpr int64_t kMiB = 1024 * 1024;
 // libzmq takes 64 bytes of memory for a frame of two: unread bytes are memory in that proportion at worst, in which a stranger sends no
 // message, and nobody else does. From here on the process's memory is watched, too.
 constexpr int64_t kMuch = kMiB;
-constexpr int64_t kMemorySlack = 64 * kMiB;
+constexpr int64_t kMemorySlack = 256 * kMiB;
 // Sweeps in a row, and how long they take.
 constexpr int kBusySweeps = 10;
 constexpr int64_t kSweepsMs = 1000;
@@ -166,11 +166,14 @@ std::string SocketWatch::fault_of(Watched* watched, std::optional<int64_t> unrea
 
 // Frames of a message that never ends: what is unread stays so though all that was whole is received, and takes many times its bytes.
 bool SocketWatch::multiplies(Watched* watched, int64_t unread, int64_t now) const {
+  const uint64_t messages = watched->connection->messages();
   if (unread < kMuch) {
     watched->much_since_ms = -1;
     return false;
   }
-  if (watched->much_since_ms < 0) {
+  // Nothing comes after a message that does not end.
+  if (watched->much_since_ms < 0 || messages != watched->messages) {
+    watched->messages = messages;
     watched->much_since_ms = now;
     watched->much_bytes = unread;
     watched->much_memory = memory_bytes();

@@ -74,9 +74,10 @@ class SocketWatch {
     std::shared_ptr<Connection> connection;
     int64_t opened_ms;
     bool cut = false;
+    // Those received at the latest sweep that looked.
+    uint64_t messages = 0;
     // A Unix socket: sweeps in a row that found input and no message.
     int busy_sweeps = 0;
-    uint64_t messages = 0;
     // Since when much is unread, and what of it and of the process's memory there was then.
     int64_t much_since_ms = -1;
     int64_t much_bytes = 0, much_memory = 0;

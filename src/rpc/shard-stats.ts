@@ -22,6 +22,17 @@ export const SHARD_STATS = {
   expired: { kind: 'counter', description: 'Requests whose deadline had passed before they were answered; part of errors.' },
   cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were answered.' },
   undeliverable: { kind: 'counter', description: 'Answers whose peer was gone, or did not read.' },
+  connections: { kind: 'gauge', description: 'Connections that there are.' },
+  strangers: {
+    kind: 'counter',
+    description:
+      'Connections that were refused: without a key that is allowed, or that ended in their handshake, or are not of the protocol.',
+  },
+  cut: {
+    kind: 'counter',
+    description:
+      'Connections that were cut off: too many, too many bytes, messages of several frames, answers that nobody reads, a key that is not allowed any more.',
+  },
   inFlight: { kind: 'gauge', description: 'Requests that wait or are pooled.' },
   unseen: { kind: 'counters', description: 'Ids that a table did not have and its rule let pass, by the name of the table.' },
   cpuUserUs: { kind: 'counter', description: 'User CPU time of the process, us.' },

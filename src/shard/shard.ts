@@ -15,7 +15,7 @@ import { ShardServer } from '../rpc/server.js';
 import type { ShardStats } from '../rpc/shard-stats.js';
 import type { SecurityOptions } from '../rpc/transport/security.js';
 import { listenOn } from '../rpc/transport/sockets.js';
-import type { Listen, ServerTransport } from '../rpc/transport/transport.js';
+import { type Listen, NO_PEERS, type ServerTransport } from '../rpc/transport/transport.js';
 import { type ServedVersion, stampOf } from '../rpc/version.js';
 import { TableFiles } from './table-files.js';
 
@@ -226,6 +226,7 @@ export class Shard {
       kernels,
       state: this.server.state,
       uptimeMs: this.#clock.now() - this.#startedAt,
+      ...(this.#transport?.peerCounts() ?? NO_PEERS),
       ...this.server.counts,
       unseen: sumUnseen([engine]),
       cpuUserUs: user,

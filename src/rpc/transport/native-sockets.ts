@@ -179,15 +179,16 @@ export function connectNative(
       handlers.unreachable();
     }
   };
-  const connectLater = (): void => {
+  const connectLater = (otherKey = false): void => {
     state = 'waiting';
-    reconnect = setTimeout(connectAnew, waitMs).unref();
-    waitMs = Math.min(2 * waitMs, reconnectMaxMs);
+    reconnect = setTimeout(connectAnew, otherKey ? 0 : waitMs).unref();
+    if (!otherKey) waitMs = Math.min(2 * waitMs, reconnectMaxMs);
   };
   const up = (): void => {
     if (state === 'waiting') return;
     state = 'up';
     waitMs = reconnectMs;
+    keyring.succeeded();
     handlers.up();
   };
   /**
@@ -198,13 +199,13 @@ export function connectNative(
     if (state === 'waiting') return;
     const wasUp = state === 'up';
     state = 'waiting';
-    if (!wasUp && socket.native.failure() !== 0) keyring.failed();
+    const otherKey = !wasUp && socket.native.failure() !== 0 && keyring.failed();
     try {
       if (wasUp) socket.readRest();
     } finally {
       if (!socket.closed) {
         socket.native.disconnect(endpoint);
-        connectLater();
+        connectLater(otherKey);
         if (wasUp) handlers.down();
         else handlers.unreachable();
       }
@@ -258,7 +259,7 @@ export function listenNative(endpoint: string, handler: ServerHandler, options: 
     socket.close(0);
     throw error;
   }
-  /** Those who are connected keep the key that they have; who comes from now on gets the new one. */
+  /** With another key of its own it listens anew, which ends connections: libzmq's are of their listener. Clients come back at once. */
   const changeKeys = async (old: ServerKeys | null): Promise<void> => {
     const now = files.value;
     if (now === null) return;

@@ -213,6 +213,7 @@ export class ReadFiles<T> {
 export class ClientKeyring {
   readonly #files: ReadFiles<ReturnType<typeof readClientKeys>>;
   #turn = 0;
+  #failures = 0;
 
   /** Throws what readClientKeys throws. */
   constructor(security: SecurityOptions, onWarning: (message: string) => void = () => undefined) {
@@ -226,8 +227,14 @@ export class ClientKeyring {
     return keys === null ? null : { ...keys.pair, serverKey: keys.shardKeys[this.#turn % keys.shardKeys.length] as string };
   }
 
-  /** The handshake failed: the shard may have another of its keys. */
-  failed(): void {
+  /** The handshake succeeded. */
+  succeeded(): void {
+    this.#failures = 0;
+  }
+
+  /** The handshake failed: the shard may have another of its keys. Whether one is left that was not tried since the last success. */
+  failed(): boolean {
     this.#turn++;
+    return ++this.#failures % (this.#files.value?.shardKeys.length ?? 1) !== 0;
   }
 }

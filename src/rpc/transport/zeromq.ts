@@ -78,21 +78,21 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers, securi
     Object.assign(socket, withKeys(keyring.next() as ClientKeys));
     socket.connect(endpoint);
   });
-  const connectWithKeys = (): void => {
+  const connectWithKeys = (otherKey: boolean): void => {
     if (keys === null) return;
     clearTimeout(anew);
-    anew = setTimeout(connectAnew, SOCKET_LIMITS.reconnectMs).unref();
+    anew = setTimeout(connectAnew, otherKey ? 0 : SOCKET_LIMITS.reconnectMs).unref();
   };
   const up = unlessClosed(() => {
     isUp = true;
     failure = 0;
+    keyring.succeeded();
     handlers.up();
   });
   const down = unlessClosed(() => {
     const wasUp = isUp;
     isUp = false;
-    if (!wasUp && failure !== 0) keyring.failed();
-    connectWithKeys();
+    connectWithKeys(!wasUp && failure !== 0 && keyring.failed());
     if (wasUp || keys === null) handlers.down();
     else handlers.unreachable();
   });
@@ -156,8 +156,10 @@ class ZeromqServer implements Listening {
   readonly #files: ReadFiles<ServerKeys | null>;
   readonly #watch: NodeJS.Timeout;
   readonly #memory = anonymousBytes();
-  #received: Promise<void> = Promise.resolve();
+  #receiving: Promise<void> = Promise.resolve();
   #full = false;
+  /** While it binds, zeromq.js refuses to send and to receive. */
+  #binding: Promise<unknown> = Promise.resolve();
 
   constructor(
     asked: string,
@@ -210,16 +212,25 @@ class ZeromqServer implements Listening {
     socket.events.on('disconnect', () => this.#gone());
     for (const event of ['handshake:error:other', 'handshake:error:protocol'] as const)
       socket.events.on(event, () => this.refused('connection ended in its handshake, or does not speak the protocol with these keys'));
-    this.#received = this.#receive(socket);
+    this.#receiving = this.#receive(socket);
     return socket;
   }
 
   async #receive(socket: Router): Promise<void> {
-    for await (const [peer, bytes, ...more] of socket) {
-      if (peer === undefined || bytes === undefined) continue;
-      if (more.length > 0 || !isMade(peer)) this.refused(more.length > 0 ? 'message of several frames' : 'a name of its own choice');
-      else this.handler(peer.toString('latin1'), owned(bytes));
+    while (!socket.closed) {
+      try {
+        for await (const [peer, bytes, ...more] of socket) this.#received(peer, bytes, more.length);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
+        await this.#binding;
+      }
     }
+  }
+
+  #received(peer: Buffer | undefined, bytes: Buffer | undefined, more: number): void {
+    if (peer === undefined || bytes === undefined) return;
+    if (more > 0 || !isMade(peer)) this.refused(more > 0 ? 'message of several frames' : 'a name of its own choice');
+    else this.handler(peer.toString('latin1'), owned(bytes));
   }
 
   #accepted(): void {
@@ -252,7 +263,7 @@ class ZeromqServer implements Listening {
     if (grown > unreadProcessBytes + unsentProcessBytes) this.#cutAll(`memory has grown by ${grown} bytes`);
   }
 
-  /** Those who are connected keep the key that they have; who comes from now on gets the new one. Whose key went, goes with all others. */
+  /** With another key of its own it listens anew, which ends connections; whose key went, goes with all others. */
   #changeKeys(old: ServerKeys | null): void {
     const now = this.#files.value;
     if (now === null) return;
@@ -276,11 +287,15 @@ class ZeromqServer implements Listening {
     this.#again('cannot listen again');
   }
 
-  send(peer: string, parts: readonly Uint8Array[]): Promise<boolean> {
-    return this.#socket.send([Buffer.from(peer, 'latin1'), Buffer.concat(parts)]).then(
-      () => true,
-      () => false,
-    );
+  async send(peer: string, parts: readonly Uint8Array[]): Promise<boolean> {
+    const message = [Buffer.from(peer, 'latin1'), Buffer.concat(parts)];
+    try {
+      await this.#binding;
+      await this.#socket.send(message);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   room = (): number => MAX_MESSAGE_BYTES;
@@ -290,11 +305,16 @@ class ZeromqServer implements Listening {
   peerCounts = (): PeerCounts => this.#counts;
 
   unbind(): Promise<void> {
-    return this.#socket.unbind(this.endpoint);
+    return this.#bindingWith(this.#socket.unbind(this.endpoint));
   }
 
   bindAgain(): Promise<void> {
-    return this.#socket.bind(this.endpoint);
+    return this.#bindingWith(this.#socket.bind(this.endpoint));
+  }
+
+  #bindingWith(work: Promise<void>): Promise<void> {
+    this.#binding = work.catch(() => undefined);
+    return work;
   }
 
   async close(): Promise<void> {
@@ -304,7 +324,7 @@ class ZeromqServer implements Listening {
       this.#socket.linger = SOCKET_LIMITS.lingerMs;
       this.#socket.close();
     }
-    await this.#received;
+    await this.#receiving;
   }
 }
 

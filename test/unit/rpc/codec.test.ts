@@ -193,6 +193,9 @@ const stats: ShardStats = {
   ...{
     cancelled: 0,
     undeliverable: 0,
+    connections: 1,
+    strangers: 0,
+    cut: 0,
     inFlight: 0,
     unseen: { items: 3 },
     cpuUserUs: 5,

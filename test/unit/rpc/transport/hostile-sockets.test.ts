@@ -118,7 +118,7 @@ describe.skipIf(process.platform !== 'linux')('sockets of the addon', () => {
   });
 
   test('whole messages of any length and number are received, however many bytes in all', async () => {
-    const of = server({ unreadBytes: 16 * MIB, silentBytes: 100_000 });
+    const of = server({ unreadBytes: 32 * MIB, silentBytes: 100_000 });
     const known = await dealer(of);
     known.write(frame(Buffer.from('hello')));
     await expect.poll(() => of.received.length).toBe(1);
