@@ -19,7 +19,7 @@ import { wholeTablesWarning } from './whole-tables.js';
 /** Beside its drain, what a shard needs to end. */
 const EXIT_MS = 2_000;
 
-interface UpOptions extends HostFlags {
+interface UpOptions extends HostFlags, SecurityFlags {
   readonly bundle: string;
   readonly freePorts?: string;
   readonly restart: boolean;
