@@ -2,6 +2,7 @@
 // src/lab/hosts/native-hosts.ts.
 #include <napi.h>
 
+#include <cmath>
 #include <exception>
 #include <memory>
 
@@ -38,24 +39,34 @@ PathConditions conditions_of(const Napi::Value& value) {
   conditions.delay_ns = delay_us * kNsPerUs;
   conditions.jitter_ns = integer(object, "jitterUs", delay_us) * kNsPerUs;
   conditions.loss_ppm = static_cast<uint32_t>(integer(object, "lossPpm", 1'000'000));
-  conditions.seed = integer(object, "seed", UINT32_MAX);
   return conditions;
+}
+
+uint32_t number_of(const Napi::Value& value, const char* name, uint32_t most) {
+  if (!value.IsNumber()) throw argument_error(value.Env(), std::string(name) + " has to be a number");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  if (!(number >= 0 && number <= most) || number != std::floor(number))
+    throw argument_error(value.Env(), std::string(name) + " has to be an integer from 0 to " + std::to_string(most));
+  return static_cast<uint32_t>(number);
 }
 
 class HostNetworkObject : public Napi::ObjectWrap<HostNetworkObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "HostNetwork",
-                       {InstanceMethod<&HostNetworkObject::namespaces>("namespaces"),
-                        InstanceMethod<&HostNetworkObject::counters>("counters"), InstanceMethod<&HostNetworkObject::close>("close")});
+    return DefineClass(
+        env, "HostNetwork",
+        {InstanceMethod<&HostNetworkObject::namespaces>("namespaces"), InstanceMethod<&HostNetworkObject::counters>("counters"),
+         InstanceMethod<&HostNetworkObject::set_path>("setPath"), InstanceMethod<&HostNetworkObject::close>("close")});
   }
 
   explicit HostNetworkObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const std::vector<HostDescription> hosts = hosts_of(info[0]);
     const PathConditions conditions = conditions_of(info[1]);
+    const uint32_t seed = number_of(info[2], "seed", UINT32_MAX);
+    num_hosts_ = static_cast<uint32_t>(hosts.size());
     std::string reason;
     try {
-      network_ = HostNetwork::open(hosts, conditions, &reason);
+      network_ = HostNetwork::open(hosts, conditions, seed, &reason);
     } catch (const std::exception& error) {
       reason = error.what();
     }
@@ -87,8 +98,15 @@ class HostNetworkObject : public Napi::ObjectWrap<HostNetworkObject> {
     return object;
   }
 
+  void set_path(const Napi::CallbackInfo& info) {
+    HostNetwork& open = network(info.Env());
+    const uint32_t last = num_hosts_ == 0 ? 0 : num_hosts_ - 1;
+    open.set_path(number_of(info[0], "from", last), number_of(info[1], "to", last), conditions_of(info[2]));
+  }
+
   void close(const Napi::CallbackInfo&) { network_.reset(); }
 
+  uint32_t num_hosts_ = 0;
   std::unique_ptr<HostNetwork> network_;
 };
 

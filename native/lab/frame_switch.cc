@@ -19,24 +19,40 @@ bool for_several(const unsigned char* address) { return (address[0] & 1) != 0; }
 
 }  // namespace
 
-FrameSwitch::FrameSwitch(uint32_t num_ports, const PathConditions& conditions)
+FrameSwitch::FrameSwitch(uint32_t num_ports, const PathConditions& conditions, uint64_t seed)
     : num_ports_(num_ports),
-      conditions_(conditions),
-      random_(conditions.seed),
-      last_due_ns_(num_ports, 0),
+      paths_(static_cast<size_t>(num_ports) * num_ports, Path{conditions}),
+      random_(seed),
       frames_(new unsigned char[kMaxWaiting * kMaxFrameBytes]) {
   for (uint32_t at = kMaxWaiting; at-- > 0;) free_slots_.push_back(at);
 }
 
+void FrameSwitch::set_path(uint32_t from, uint32_t to, const PathConditions& conditions) {
+  if (from < num_ports_ && to < num_ports_) path(from, to).conditions = conditions;
+}
+
 void FrameSwitch::accept(uint32_t port, const unsigned char* bytes, size_t num_bytes, uint64_t now_ns) {
-  ++counters_.accepted;
   if (port >= num_ports_ || num_bytes < kMinFrameBytes || num_bytes > kMaxFrameBytes) {
+    ++counters_.accepted;
     ++counters_.malformed;
     return;
   }
   const uint32_t to = destination(port, bytes);
-  if (to == port) return;
-  if (conditions_.loss_ppm > 0 && random_() % kMillion < conditions_.loss_ppm) {
+  if (to != kAllOthers) {
+    send(port, to, bytes, num_bytes, now_ns);
+    return;
+  }
+  for (uint32_t other = 0; other < num_ports_; ++other) {
+    if (other != port) send(port, other, bytes, num_bytes, now_ns);
+  }
+}
+
+void FrameSwitch::send(uint32_t from, uint32_t to, const unsigned char* bytes, size_t num_bytes, uint64_t now_ns) {
+  ++counters_.accepted;
+  if (to == from) return;
+  Path& way = path(from, to);
+  const uint32_t loss_ppm = way.conditions.loss_ppm;
+  if (loss_ppm > 0 && random_() % kMillion < loss_ppm) {
     ++counters_.lost;
     return;
   }
@@ -47,9 +63,8 @@ void FrameSwitch::accept(uint32_t port, const unsigned char* bytes, size_t num_b
   const uint32_t at = free_slots_.back();
   free_slots_.pop_back();
   std::memcpy(slot(at), bytes, num_bytes);
-  uint64_t& last_due_ns = last_due_ns_[port];
-  last_due_ns = std::max(last_due_ns, now_ns + travel_ns());
-  waiting_.push({last_due_ns, sequence_++, port, to, at, static_cast<uint32_t>(num_bytes)});
+  way.last_due_ns = std::max(way.last_due_ns, now_ns + travel_ns(way.conditions));
+  waiting_.push({way.last_due_ns, sequence_++, from, to, at, static_cast<uint32_t>(num_bytes)});
 }
 
 bool FrameSwitch::take(uint64_t now_ns, Frame* frame) {
@@ -78,9 +93,9 @@ uint32_t FrameSwitch::destination(uint32_t port, const unsigned char* bytes) {
   return known == port_of_address_.end() ? kAllOthers : known->second;
 }
 
-uint64_t FrameSwitch::travel_ns() {
-  if (conditions_.jitter_ns == 0) return conditions_.delay_ns;
-  return conditions_.delay_ns - conditions_.jitter_ns + random_() % (2 * conditions_.jitter_ns + 1);
+uint64_t FrameSwitch::travel_ns(const PathConditions& conditions) {
+  if (conditions.jitter_ns == 0) return conditions.delay_ns;
+  return conditions.delay_ns - conditions.jitter_ns + random_() % (2 * conditions.jitter_ns + 1);
 }
 
 }  // namespace terabag

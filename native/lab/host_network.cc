@@ -13,8 +13,8 @@
 
 namespace terabag {
 
-HostNetwork::HostNetwork(std::vector<HostInterface> hosts, Descriptor stop, const PathConditions& conditions)
-    : hosts_(std::move(hosts)), stop_(std::move(stop)), frames_(static_cast<uint32_t>(hosts_.size()), conditions) {}
+HostNetwork::HostNetwork(std::vector<HostInterface> hosts, Descriptor stop, const PathConditions& conditions, uint64_t seed)
+    : hosts_(std::move(hosts)), stop_(std::move(stop)), frames_(static_cast<uint32_t>(hosts_.size()), conditions, seed) {}
 
 std::vector<int> HostNetwork::namespaces() const {
   std::vector<int> numbers;
@@ -24,7 +24,12 @@ std::vector<int> HostNetwork::namespaces() const {
 
 NetworkCounters HostNetwork::counters() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return published_;
+  return {frames_.counters(), refused_};
+}
+
+void HostNetwork::set_path(uint32_t from, uint32_t to, const PathConditions& conditions) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  frames_.set_path(from, to, conditions);
 }
 
 #ifdef __linux__
@@ -54,7 +59,7 @@ void wait(std::vector<pollfd>* polled, uint64_t until_ns) {
 }  // namespace
 
 std::unique_ptr<HostNetwork> HostNetwork::open(const std::vector<HostDescription>& descriptions, const PathConditions& conditions,
-                                               std::string* error) {
+                                               uint64_t seed, std::string* error) {
   std::vector<HostInterface> hosts;
   for (const HostDescription& description : descriptions) {
     HostInterface host;
@@ -66,7 +71,7 @@ std::unique_ptr<HostNetwork> HostNetwork::open(const std::vector<HostDescription
     *error = std::string("no eventfd: ") + std::strerror(errno);
     return nullptr;
   }
-  std::unique_ptr<HostNetwork> network(new HostNetwork(std::move(hosts), std::move(stop), conditions));
+  std::unique_ptr<HostNetwork> network(new HostNetwork(std::move(hosts), std::move(stop), conditions, seed));
   network->thread_ = std::thread([self = network.get()] { self->run(); });
   return network;
 }
@@ -83,18 +88,17 @@ void HostNetwork::run() {
   std::vector<pollfd> polled;
   for (const HostInterface& host : hosts_) polled.push_back({host.frames.number(), POLLIN, 0});
   polled.push_back({stop_.number(), POLLIN, 0});
-  for (;;) {
-    wait(&polled, frames_.next_due_ns());
+  for (uint64_t next_due_ns = UINT64_MAX;;) {
+    wait(&polled, next_due_ns);
     if (polled.back().revents != 0) return;
+    std::lock_guard<std::mutex> lock(mutex_);
     for (uint32_t port = 0; port < hosts_.size(); ++port) {
       if (polled[port].revents != 0) read_frames(port);
       // An interface that somebody removed would be readable for ever.
       if ((polled[port].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) polled[port].fd = -1;
     }
     deliver();
-    NetworkCounters counters{frames_.counters(), refused_};
-    std::lock_guard<std::mutex> lock(mutex_);
-    published_ = counters;
+    next_due_ns = frames_.next_due_ns();
   }
 }
 
@@ -112,21 +116,12 @@ void HostNetwork::deliver() {
   FrameSwitch::Frame frame;
   const uint64_t now = now_ns();
   while (frames_.take(now, &frame)) {
-    if (frame.to != FrameSwitch::kAllOthers) {
-      send(frame.to, frame);
-      continue;
-    }
-    for (uint32_t port = 0; port < hosts_.size(); ++port) {
-      if (port != frame.from) send(port, frame);
-    }
+    if (write(hosts_[frame.to].frames.number(), frame.bytes, frame.num_bytes) != static_cast<ssize_t>(frame.num_bytes)) ++refused_;
   }
 }
-
-void HostNetwork::send(uint32_t port, const FrameSwitch::Frame& frame) {
-  if (write(hosts_[port].frames.number(), frame.bytes, frame.num_bytes) != static_cast<ssize_t>(frame.num_bytes)) ++refused_;
-}
 #else
-std::unique_ptr<HostNetwork> HostNetwork::open(const std::vector<HostDescription>& hosts, const PathConditions&, std::string* error) {
+std::unique_ptr<HostNetwork> HostNetwork::open(const std::vector<HostDescription>& hosts, const PathConditions&, uint64_t,
+                                               std::string* error) {
   HostInterface host;
   if (!hosts.empty()) open_host_interface(hosts[0], &host, error);
   return nullptr;

@@ -18,7 +18,8 @@ struct NetworkCounters : SwitchCounters {
 class HostNetwork {
  public:
   // Null, and the reason in *error, when a host cannot be made; nothing of it remains then. May throw std::bad_alloc or std::system_error.
-  static std::unique_ptr<HostNetwork> open(const std::vector<HostDescription>& hosts, const PathConditions& conditions, std::string* error);
+  static std::unique_ptr<HostNetwork> open(const std::vector<HostDescription>& hosts, const PathConditions& conditions, uint64_t seed,
+                                           std::string* error);
   // Ends the thread, then the interfaces.
   ~HostNetwork();
   HostNetwork(const HostNetwork&) = delete;
@@ -27,20 +28,20 @@ class HostNetwork {
   // One per host: the descriptor of its namespace in this process, or -1.
   std::vector<int> namespaces() const;
   NetworkCounters counters() const;
+  // As FrameSwitch::set_path; ports are the hosts' numbers.
+  void set_path(uint32_t from, uint32_t to, const PathConditions& conditions);
 
  private:
-  HostNetwork(std::vector<HostInterface> hosts, Descriptor stop, const PathConditions& conditions);
+  HostNetwork(std::vector<HostInterface> hosts, Descriptor stop, const PathConditions& conditions, uint64_t seed);
   void run();
   void read_frames(uint32_t port);
   void deliver();
-  void send(uint32_t port, const FrameSwitch::Frame& frame);
 
   std::vector<HostInterface> hosts_;
   Descriptor stop_;
+  mutable std::mutex mutex_;  // Of the switch and its counter; the thread holds it while it moves frames, and not while it waits.
   FrameSwitch frames_;
   uint64_t refused_ = 0;
-  mutable std::mutex mutex_;  // Of published_, the counters as the thread last told them.
-  NetworkCounters published_;
   std::thread thread_;
 };
 

@@ -23,7 +23,6 @@ void check(bool sound, const std::string& what) {
 }
 
 using Bytes = std::vector<unsigned char>;
-constexpr uint32_t kAll = FrameSwitch::kAllOthers;
 
 // The address of a host; host 255 stands for all.
 void put_address(unsigned char* at, uint32_t host) { std::memset(at, host == 255 ? 0xff : static_cast<int>(host * 2), 6); }
@@ -38,35 +37,37 @@ Bytes frame_of(uint32_t to, uint32_t from, size_t num_bytes = 60) {
 
 void accept(FrameSwitch* frames, uint32_t port, const Bytes& bytes, uint64_t now) { frames->accept(port, bytes.data(), bytes.size(), now); }
 
-// Where the one frame goes that waits.
-uint32_t taken_to(FrameSwitch* frames) {
-  FrameSwitch::Frame frame{};
-  check(frames->take(UINT64_MAX, &frame), "no frame to take");
-  return frame.to;
+// Where the frames go that wait.
+std::vector<uint32_t> taken_to(FrameSwitch* frames) {
+  std::vector<uint32_t> ports;
+  for (FrameSwitch::Frame frame{}; frames->take(UINT64_MAX, &frame);) ports.push_back(frame.to);
+  return ports;
 }
+
+using Ports = std::vector<uint32_t>;
 
 void test_learning() {
   current = "learning";
-  FrameSwitch frames(4, {});
+  FrameSwitch frames(4, {}, 1);
   accept(&frames, 0, frame_of(2, 1), 0);
-  check(taken_to(&frames) == kAll, "an unknown host is looked for at all ports");
+  check(taken_to(&frames) == Ports{1, 2, 3}, "an unknown host is looked for at all ports");
   accept(&frames, 3, frame_of(1, 2), 0);
-  check(taken_to(&frames) == 0, "a host is where its frame came from");
+  check(taken_to(&frames) == Ports{0}, "a host is where its frame came from");
   accept(&frames, 2, frame_of(255, 2), 0);
-  check(taken_to(&frames) == kAll, "a broadcast goes to all");
+  check(taken_to(&frames) == Ports{0, 1, 3}, "a broadcast goes to all");
   accept(&frames, 0, frame_of(2, 1), 0);
-  check(taken_to(&frames) == 2, "a host that moved is found where it is now");
+  check(taken_to(&frames) == Ports{2}, "a host that moved is found where it is now");
   accept(&frames, 2, frame_of(2, 3), 0);
   check(frames.next_due_ns() == UINT64_MAX, "a frame for a host of its own port stays there");
   accept(&frames, 1, frame_of(1, 255), 0);
   taken_to(&frames);
   accept(&frames, 0, frame_of(255, 1), 0);
-  check(taken_to(&frames) == kAll, "an address of several is no host");
+  check(taken_to(&frames) == Ports{1, 2, 3}, "an address of several is no host");
 }
 
 void test_forged_senders() {
   current = "forged senders";
-  FrameSwitch frames(2, {});
+  FrameSwitch frames(2, {}, 1);
   accept(&frames, 0, frame_of(255, 1), 0);
   taken_to(&frames);
   for (uint32_t number = 0; number < 2 * FrameSwitch::kMaxLearned; ++number) {
@@ -76,14 +77,14 @@ void test_forged_senders() {
     taken_to(&frames);
   }
   accept(&frames, 1, frame_of(1, 2), 0);
-  check(taken_to(&frames) == 0, "a host that was known stays known");
+  check(taken_to(&frames) == Ports{0}, "a host that was known stays known");
   accept(&frames, 0, frame_of(2, 1), 0);
-  check(taken_to(&frames) == kAll, "when the table is full, frames still arrive");
+  check(taken_to(&frames) == Ports{1}, "when the table is full, frames still arrive");
 }
 
 void test_malformed() {
   current = "malformed";
-  FrameSwitch frames(2, {});
+  FrameSwitch frames(2, {}, 1);
   for (const size_t num_bytes : {0, 1, 13, 1519, 9000}) {
     const Bytes bytes(num_bytes);
     accept(&frames, 0, bytes, 0);
@@ -101,7 +102,7 @@ void test_malformed() {
 
 void test_overflow() {
   current = "overflow";
-  FrameSwitch frames(2, {});
+  FrameSwitch frames(2, {}, 1);
   const Bytes bytes = frame_of(2, 1);
   for (size_t count = 0; count < FrameSwitch::kMaxWaiting + 5; ++count) accept(&frames, 0, bytes, 0);
   check(frames.counters().overflowed == 5, "what has no room is dropped and counted");
@@ -116,15 +117,16 @@ void test_delay() {
   PathConditions conditions;
   conditions.delay_ns = below(2) == 0 ? 0 : below(1000);
   conditions.jitter_ns = below(2) == 0 ? 0 : below(conditions.delay_ns + 1);
-  conditions.seed = below(1000);
-  FrameSwitch frames(ports, conditions);
+  FrameSwitch frames(ports, conditions, below(1000));
   struct Sent {
     Bytes bytes;
     uint64_t at;
   };
+  // A frame for a host that nobody knows goes to every other port; each way has an order of its own.
+  using Way = std::pair<uint32_t, uint32_t>;
   std::map<uint32_t, std::vector<Sent>> sent;
-  std::map<uint32_t, size_t> taken;
-  std::map<uint32_t, uint64_t> left_at;
+  std::map<Way, size_t> taken;
+  std::map<Way, uint64_t> left_at;
   uint64_t now = 0, last = 0;
   const auto take_due = [&] {
     FrameSwitch::Frame frame{};
@@ -134,12 +136,13 @@ void test_delay() {
       check(frames.take(due, &frame), "a frame did not leave at its time");
       check(due >= last, "frames leave in the order of their times");
       last = due;
-      const Sent& expected = sent[frame.from].at(taken[frame.from]++);
+      const Way way{frame.from, frame.to};
+      const Sent& expected = sent[frame.from].at(taken[way]++);
       check(Bytes(frame.bytes, frame.bytes + frame.num_bytes) == expected.bytes, "another frame, or other bytes");
       const uint64_t least = expected.at + conditions.delay_ns - conditions.jitter_ns;
-      const uint64_t most = std::max(left_at[frame.from], expected.at + conditions.delay_ns + conditions.jitter_ns);
+      const uint64_t most = std::max(left_at[way], expected.at + conditions.delay_ns + conditions.jitter_ns);
       check(due >= least && due <= most, "due at " + std::to_string(due) + ", sent at " + std::to_string(expected.at));
-      left_at[frame.from] = due;
+      left_at[way] = due;
     }
   };
   for (int step = 0; step < 300; ++step) {
@@ -153,15 +156,47 @@ void test_delay() {
   }
   now = UINT64_MAX - 1;
   take_due();
-  for (const auto& [port, all] : sent) check(taken[port] == all.size(), "a frame stayed");
+  for (const auto& [port, all] : sent) {
+    for (uint32_t to = 0; to < ports; ++to) check(to == port || taken[Way(port, to)] == all.size(), "a frame stayed");
+  }
+}
+
+// Conditions of one way, changed while frames are on it and on others.
+void test_paths() {
+  current = "paths";
+  FrameSwitch frames(3, {100, 0, 0}, 1);
+  FrameSwitch::Frame frame{};
+  const auto come = [&](uint64_t now) {
+    std::vector<std::pair<uint32_t, uint32_t>> ways;
+    while (frames.take(now, &frame)) ways.emplace_back(frame.from, frame.to);
+    return ways;
+  };
+  for (uint32_t port = 0; port < 3; ++port) accept(&frames, port, frame_of(255, port + 1), 0);
+  check(come(100).size() == 6, "a frame to all comes to all, after the delay of each way");
+  accept(&frames, 0, frame_of(2, 1), 100);
+  frames.set_path(0, 1, {0, 0, 1'000'000});
+  for (uint32_t port = 0; port < 3; ++port) accept(&frames, port, frame_of(255, port + 1), 150);
+  check(come(200).size() == 1, "what was on its way arrives when the way is cut");
+  check(come(250) == decltype(come(0)){{0, 2}, {1, 0}, {1, 2}, {2, 0}, {2, 1}}, "one way is cut, and no other: not the way back");
+  check(frames.counters().lost == 1, "and what it lost is counted");
+  frames.set_path(0, 1, {500, 0, 0});
+  accept(&frames, 0, frame_of(2, 1), 300);
+  frames.set_path(0, 1, {10, 0, 0});
+  accept(&frames, 0, frame_of(2, 1), 300);
+  accept(&frames, 1, frame_of(1, 2), 300);
+  check(come(400) == decltype(come(0)){{1, 0}}, "another way keeps its delay");
+  check(come(799).empty() && come(800).size() == 2, "a shorter delay overtakes nothing that is on its way");
+  accept(&frames, 0, frame_of(2, 1), 900);
+  check(come(910).size() == 1, "and counts from then on");
+  frames.set_path(3, 0, {0, 0, 0});
+  frames.set_path(0, 3, {0, 0, 0});
 }
 
 // Which of many frames come through.
 std::vector<bool> survivors(uint32_t loss_ppm, uint64_t seed, int count) {
   PathConditions conditions;
   conditions.loss_ppm = loss_ppm;
-  conditions.seed = seed;
-  FrameSwitch frames(2, conditions);
+  FrameSwitch frames(2, conditions, seed);
   const Bytes bytes = frame_of(2, 1);
   std::vector<bool> came;
   FrameSwitch::Frame frame{};
@@ -204,6 +239,7 @@ int main() {
   test_forged_senders();
   test_malformed();
   test_overflow();
+  test_paths();
   for (const uint32_t loss_ppm : {0, 1000, 10'000, 500'000, 1'000'000}) test_loss(loss_ppm);
   constexpr int kCases = 200;
   for (int number = 0; number < kCases; ++number) {

@@ -134,6 +134,31 @@ describe.skipIf(support.network !== null)('a network', () => {
     });
   });
 
+  test('changes the conditions of one way while it runs, and of no other', async () => {
+    await withEcho({ delayMs: 1 }, async (echo, network) => {
+      const [there, back, beside] = [
+        [0, 2],
+        [2, 0],
+        [0, 1],
+      ].map(([from = 0, to = 0]) => ({ from, to }));
+      const cut = { delayMs: 1, lossPercent: 100 };
+      await network.setPaths([{ ...beside!, path: cut }]);
+      expect(await echo.exchange(10, 2000)).toBe(10);
+      const lost = async (): Promise<number> => (await network.counters()).lost;
+      for (const way of [there!, back!]) {
+        const before = await lost();
+        await network.setPaths([{ ...way, path: cut }]);
+        expect(await echo.exchange(10, SCHEDULING_MS)).toBe(0);
+        // On the way back what comes is lost as often as what goes is on the way there, and answered by nobody.
+        expect((await lost()) - before).toBeGreaterThanOrEqual(10);
+        await network.setPaths([{ ...way, path: { delayMs: 25 } }]);
+      }
+      const trips = await echo.roundTrips(5);
+      expect(trips).toHaveLength(5);
+      expect(Math.min(...trips)).toBeGreaterThanOrEqual(50);
+    });
+  });
+
   test('whose switch was killed has no counters, and says that it ended', async () => {
     const network = await HostNetwork.open(1, { delayMs: 0 });
     const pid = Number(/\/proc\/(\d+)\//.exec(network.enter(1).join(' '))?.[1]);

@@ -7,10 +7,14 @@ let network: NativeHostNetwork | null = null;
 
 function answer(request: NetworkRequest): NetworkAnswer {
   if (request.ask === 'open') {
-    network = new (nativeHosts().HostNetwork)(request.hosts, request.conditions);
+    network = new (nativeHosts().HostNetwork)(request.hosts, request.conditions, request.seed);
     return { answer: 'opened', namespaces: network.namespaces() };
   }
   if (network === null) return { answer: 'failed', reason: 'the network is not open' };
+  if (request.ask === 'set-paths') {
+    for (const { from, to, conditions } of request.paths) network.setPath(from, to, conditions);
+    return { answer: 'set' };
+  }
   const { user, system } = process.cpuUsage();
   return { answer: 'counters', counters: network.counters(), cpuMs: (user + system) / 1000 };
 }

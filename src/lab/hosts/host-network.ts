@@ -5,18 +5,28 @@ import { promisify } from 'node:util';
 import { compiledPath } from '../../compiled-path.js';
 import { TerabagError } from '../../errors.js';
 import type { NetworkAnswer, NetworkRequest } from './host-network-messages.js';
-import type { NativeNetworkCounters } from './native-hosts.js';
+import type { NativeNetworkCounters, NativePathConditions } from './native-hosts.js';
 
-/** The way between any two hosts. */
-export interface NetworkOptions {
+/** The way from one host to another. */
+export interface PathOptions {
   /** One way, ms: a round trip takes twice as long. */
   readonly delayMs: number;
-  /** A frame takes delayMs give or take up to so much, evenly spread; frames of one host do not overtake each other. Default 0. */
+  /** A frame takes delayMs give or take up to so much, evenly spread; frames from one host to another do not overtake each other. Default 0. */
   readonly jitterMs?: number;
-  /** Share of the Ethernet frames (up to 1500 bytes of payload) that is dropped, independently of each other; default 0. */
+  /** Share of the Ethernet frames (up to 1500 bytes of payload) that is dropped, independently of each other; 100: the way is cut. Default 0. */
   readonly lossPercent?: number;
+}
+
+/** The way between any two hosts. */
+export interface NetworkOptions extends PathOptions {
   /** Seeds losses and jitter: an integer from 0 to 2^32 - 1; default 1. */
   readonly seed?: number;
+}
+
+export interface Path {
+  readonly from: number;
+  readonly to: number;
+  readonly path: PathOptions;
 }
 
 /** Frames since the network was opened, and what it costs: cpuMs is the CPU time of the process that runs it. */
@@ -66,19 +76,14 @@ export class HostNetwork {
   }
 
   async #connectHosts(hosts: number, interfaceName: string, options: NetworkOptions): Promise<void> {
-    const { delayMs, jitterMs = 0, lossPercent = 0, seed = 1 } = options;
     const opened = await this.#ask({
       ask: 'open',
       hosts: [
         { interfaceName, address: this.address(0), ownNamespace: false },
         ...Array.from({ length: hosts }, (_, at) => ({ interfaceName: 'eth0', address: this.address(at + 1), ownNamespace: true })),
       ],
-      conditions: {
-        delayUs: Math.round(delayMs * 1000),
-        jitterUs: Math.round(jitterMs * 1000),
-        lossPpm: Math.round(lossPercent * 10_000),
-        seed,
-      },
+      conditions: conditionsOf(options),
+      seed: options.seed ?? 1,
     });
     if (opened.answer === 'opened') this.#namespaces = opened.namespaces;
     const [command = '', ...args] = this.enter(hosts);
@@ -92,6 +97,13 @@ export class HostNetwork {
   /** The words before a command line that run it in the namespace of a host. */
   enter(host: number): readonly string[] {
     return ['nsenter', `--net=/proc/${this.child.pid}/fd/${this.#namespaces[host]}`, '--'];
+  }
+
+  /** Conditions from now on of ways from one host to another, not of their ways back; what is on its way arrives. Rejects (closed) when the switch has ended. */
+  async setPaths(paths: readonly Path[]): Promise<void> {
+    const asked = paths.map(({ from, to, path }) => ({ from, to, conditions: conditionsOf(path) }));
+    const told = await this.#ask({ ask: 'set-paths', paths: asked });
+    if (told.answer !== 'set') throw new Error(`unexpected answer of the switch: ${told.answer}`);
   }
 
   /** Rejects (closed) when the switch has ended. */
@@ -117,6 +129,12 @@ export class HostNetwork {
     return answered;
   }
 }
+
+const conditionsOf = ({ delayMs, jitterMs = 0, lossPercent = 0 }: PathOptions): NativePathConditions => ({
+  delayUs: Math.round(delayMs * 1000),
+  jitterUs: Math.round(jitterMs * 1000),
+  lossPpm: Math.round(lossPercent * 10_000),
+});
 
 function askOf(child: ChildProcess, request: NetworkRequest): Promise<NetworkAnswer> {
   return new Promise((resolve, reject) => {

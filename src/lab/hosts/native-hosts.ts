@@ -9,19 +9,17 @@ export interface NativeHost {
   readonly ownNamespace: boolean;
 }
 
-/** What happens to each Ethernet frame on its way. */
+/** What happens to each Ethernet frame on the way from one host to another. */
 export interface NativePathConditions {
   /** One way; at most a minute. */
   readonly delayUs: number;
-  /** Give or take, evenly spread; at most delayUs. Frames of one host do not overtake each other. */
+  /** Give or take, evenly spread; at most delayUs. Frames from one host to another do not overtake each other. */
   readonly jitterUs: number;
   /** Dropped of a million frames, independently. */
   readonly lossPpm: number;
-  /** uint32. */
-  readonly seed: number;
 }
 
-/** Frames since the network was opened. */
+/** Frames since the network was opened; one to all hosts counts once for each. */
 export interface NativeNetworkCounters {
   readonly accepted: number;
   readonly delivered: number;
@@ -41,6 +39,8 @@ export interface NativeHostNetwork {
   namespaces(): number[];
   /** [sync] */
   counters(): NativeNetworkCounters;
+  /** [sync] From now on, of the way from one host to another, not of the way back. What is on its way stays so, and is not overtaken. */
+  setPath(from: number, to: number, conditions: NativePathConditions): void;
   /** [sync] Ends the thread and removes the interfaces; a namespace ends with the last process in it. */
   close(): void;
 }
@@ -50,6 +50,8 @@ interface NativeLabAddon {
   HostNetwork: new (
     hosts: readonly NativeHost[],
     conditions: NativePathConditions,
+    /** Of losses and jitter; uint32. */
+    seed: number,
   ) => NativeHostNetwork;
 }
 
