@@ -32,6 +32,8 @@ export interface SmallModelOptions {
   /** Activation of the top layer; default sigmoid. */
   readonly activation?: 'sigmoid' | 'none';
   readonly version?: string;
+  /** Of the three tables; default ROWS. */
+  readonly rows?: readonly number[];
 }
 
 const DTYPES = { fp32: 'F32', fp16: 'F16', bf16: 'BF16' } as const;
@@ -45,18 +47,18 @@ function halfBits(value: number, format: 'fp16' | 'bf16'): number {
 
 /** Writes a DLRM: sum, mean and weighted bags, bottom layer, interaction, top layer. */
 export async function writeSmallModel(seed: number, options: SmallModelOptions = {}): Promise<SmallModel> {
-  const { format = 'fp32', exact = false, activation = 'sigmoid', version = '1' } = options;
+  const { format = 'fp32', exact = false, activation = 'sigmoid', version = '1', rows: tableRows = ROWS } = options;
   const dir = await mkdtemp(join(tmpdir(), 'terabag-test-'));
   await mkdir(join(dir, 'tables'));
   const next = random(seed);
   const values = (length: number): Float32Array => Float32Array.from({ length }, () => next() - 0.5);
   const bytes = (data: Float32Array): Uint8Array => new Uint8Array(data.buffer);
   const files: Record<string, unknown> = {};
-  const tables = ROWS.map((rows) => values(rows * DIM));
+  const tables = tableRows.map((rows) => values(rows * DIM));
   if (exact || format !== 'fp32') for (const table of tables) table.forEach((value, at) => (table[at] = Math.round(value * 128) / 128));
   const stored = (table: Float32Array): Uint8Array =>
     format === 'fp32' ? bytes(table) : new Uint8Array(Uint16Array.from(table, (value) => halfBits(value, format)).buffer);
-  for (const [t, rows] of ROWS.entries()) {
+  for (const [t, rows] of tableRows.entries()) {
     files[`tables/t${t}.safetensors`] = await writeSafetensors(join(dir, `tables/t${t}.safetensors`), [
       { name: 'weight', dtype: DTYPES[format], shape: [rows, DIM], data: stored(tables[t] as Float32Array) },
     ]);
@@ -78,7 +80,7 @@ export async function writeSmallModel(seed: number, options: SmallModelOptions =
       name: 'small',
       version,
       dense: [{ name: 'dense', dim: DENSE }],
-      tables: ROWS.map((rows, t) => ({
+      tables: tableRows.map((rows, t) => ({
         name: `t${t}`,
         rows,
         dim: DIM,
@@ -106,19 +108,19 @@ export async function writeSmallModel(seed: number, options: SmallModelOptions =
   return { dir, tables, weights };
 }
 
-export function smallRequest(next: () => number, items: number): PredictRequest {
+export function smallRequest(next: () => number, items: number, [sum = 0, mean = 0, user = 0]: readonly number[] = ROWS): PredictRequest {
   const bags = (rows: number, count: number) => {
     const lengths = Array.from({ length: count }, () => Math.floor(next() * 6));
     const offsets = [0, ...lengths.map((_, b) => lengths.slice(0, b + 1).reduce((a, c) => a + c, 0))];
     return { indices: Int32Array.from({ length: offsets.at(-1) as number }, () => Math.floor(next() * rows)), offsets };
   };
-  const weighted = bags(200, 1);
+  const weighted = bags(user, 1);
   return {
     items,
     dense: { dense: Float32Array.from({ length: items * DENSE }, () => next() * 2 - 1) },
     sparse: {
-      sum: bags(50, items),
-      mean: bags(7, items),
+      sum: bags(sum, items),
+      mean: bags(mean, items),
       weighted: { ...weighted, weights: Float32Array.from(weighted.indices, () => next()) },
     },
   };
