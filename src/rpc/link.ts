@@ -376,8 +376,9 @@ export class ShardLink<A extends LinkAttempt> {
       if (attempt !== null && unsound !== null) handlers.unsound(attempt, unsound);
       else if (attempt !== null) handlers.answered(attempt, message, received, receivedAt);
     } else {
-      received.release();
+      // The stamp of what it says lies in it.
       this.#receiveControl(message, receivedAt);
+      received.release();
     }
     if (this.#attempts.size > 0) this.#owed(receivedAt);
     if (this.#waiting.size > 0) this.#retry();

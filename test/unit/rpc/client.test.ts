@@ -285,3 +285,12 @@ test.each<[string, (id: number) => ShardMessage, string, RegExp]>([
   connection.receive(answer(connection.sentOf('pool')[0]!.id));
   expect(await outcome).toMatchObject({ code, message: expect.stringMatching(text) });
 });
+
+test('heartbeats and stats are read before their memory is given back', async () => {
+  const { client, connection, clock } = opened();
+  clock.pass(250);
+  const [ping] = connection.sentOf('ping');
+  connection.receive({ kind: 'pong', id: ping!.id, stamp: STAMP, state: 'ready', inFlight: 0 });
+  expect(client.ready).toBe(true);
+  expect(client.counts).toMatchObject({ skew: 0, lost: 0 });
+});

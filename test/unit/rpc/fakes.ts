@@ -84,8 +84,6 @@ export class FakeClock implements Clock {
   }
 }
 
-const released = { release: () => undefined };
-
 /** A transport whose other end is the test. */
 export class FakeConnection {
   /** What the client sent, in order. */
@@ -127,7 +125,9 @@ export class FakeConnection {
   }
 
   receiveBytes(bytes: Uint8Array): void {
-    this.handlers.message({ bytes, ...released });
+    // Whoever reads it after its release reads this.
+    const own = Uint8Array.from(bytes);
+    this.handlers.message({ bytes: own, release: () => own.fill(0xd7) });
   }
 
   /** Takes what was sent of a kind. */
