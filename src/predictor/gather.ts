@@ -95,8 +95,13 @@ export class Gathering {
    * Once for each, in place of place().
    */
   placeDefaults(destination: number): readonly number[] {
-    const { assignments, numBags } = this.partitions[destination] as Partition;
-    const layers = assignments.flatMap(({ bag }, a) => (numBags[a] === 0 ? [] : [bag]));
+    const { values, starts } = this.pooled;
+    const { assignments, numBags, split } = this.partitions[destination] as Partition;
+    const layers: number[] = [];
+    assignments.forEach(({ bag }, a) => {
+      if (numBags[a] !== 0) layers.push(bag);
+      else if (split[bag] === undefined) values.fill(0, starts[bag], starts[bag + 1]);
+    });
     for (const layer of layers) this.#missing.add(layer);
     return layers;
   }

@@ -91,3 +91,27 @@ test('vectors of whole tables are copied bit by bit, and those of which nothing 
   gathering.finish();
   expect([...values]).toEqual([...Float32Array.from(odd), 0, 0, 0, 7]);
 });
+
+test('a shard that is done without leaves zeros, also of its tables that were asked for nothing', () => {
+  const model = modelOf([
+    { name: 'a', pooling: 'sum', dim: 2 },
+    { name: 'b', pooling: 'mean' },
+    { name: 'c', pooling: 'sum' },
+  ]);
+  const scratch = new Scratch();
+  const sparse = {
+    a: { indices: [1], offsets: [0, 1] },
+    b: { indices: [], offsets: [0, 0] },
+    c: { indices: [3], offsets: [0, 1] },
+  };
+  const request = checkRequest(model, { dense: {}, sparse }, scratch);
+  const whole = (bag: number) => ({ bag, part: 0, parts: 1 });
+  const partitions = new Partitioner(model, [[whole(0), whole(1)], [whole(2)]], { emptyTables: 'skip' }).partition(request, scratch);
+  // What the request before has left there.
+  const values = new Float32Array(4).fill(9);
+  const gathering = new Gathering(model, [], partitions, { values, starts: pooledStarts(model, request) });
+  gathering.place(1, floats(7));
+  expect(gathering.placeDefaults(0)).toEqual([0]);
+  gathering.finish();
+  expect([...values]).toEqual([0, 0, 0, 7]);
+});
