@@ -198,7 +198,7 @@ export class ShardClient {
     if (call.outstanding === null) call.attempt = attempt;
     else call.hedge = attempt;
     if (!replica.ejection.sound) replica.ejection.probe();
-    if (!call.hedged && this.#replicas.all.length > 1) this.#hedging?.watch(attempt, now);
+    if (!call.hedged && this.#replicas.all.length > 1) this.#hedging?.watch(attempt, now, call.deadlineAt - now);
     replica.link.send(attempt, now);
   }
 

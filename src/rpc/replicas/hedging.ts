@@ -72,9 +72,9 @@ export class Hedging<A extends Due> {
     this.#waiting = new DueList(clock, () => this.#due(), 'background');
   }
 
-  /** An attempt was sent now. */
-  watch(attempt: A, now: number): void {
-    this.#waiting.add(attempt, now + this.#window.delayMs);
+  /** An attempt was sent now, with so much left of its deadline: half of that is left to the hedged request at least, however slow answers were lately. */
+  watch(attempt: A, now: number, remainingMs: number): void {
+    this.#waiting.add(attempt, now + Math.min(this.#window.delayMs, remainingMs / 2));
   }
 
   /** It was due, and could not be hedged: it is due again when it has been out for twice as long. */

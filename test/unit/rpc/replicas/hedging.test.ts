@@ -35,6 +35,18 @@ class Item extends Due {
   }
 }
 
+test('an attempt is told when half of its deadline is over at the latest, though answers took longer than that', () => {
+  const clock = new FakeClock();
+  const told: number[] = [];
+  const hedging = new Hedging<Item>(clock, (_, now) => told.push(now));
+  for (let n = 0; n < 512; n++) hedging.answered(2000);
+  const start = clock.now();
+  hedging.watch(new Item(start), start, 100);
+  clock.pass(100);
+  expect(told).toEqual([start + 50]);
+  hedging.close();
+});
+
 test('an attempt is told once its delay is over, unless it has ended; one that could not be hedged again after twice its time', () => {
   const clock = new FakeClock();
   const told: [Item, number][] = [];
@@ -44,7 +56,7 @@ test('an attempt is told once its delay is over, unless it has ended; one that c
   });
   for (let n = 0; n < 20; n++) hedging.answered(10);
   const [stuck, answered, slow] = [new Item(clock.now()), new Item(clock.now()), new Item(clock.now())];
-  for (const attempt of [stuck, answered, slow]) hedging.watch(attempt, clock.now());
+  for (const attempt of [stuck, answered, slow]) hedging.watch(attempt, clock.now(), 1000);
   hedging.unwatch(answered);
   clock.pass(100);
   expect(told.filter(([attempt]) => attempt === slow)).toHaveLength(1);
