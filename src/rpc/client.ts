@@ -264,7 +264,7 @@ export class ShardClient {
       if (fault === 'load' && replica.ejection.sound) replica.overloaded(now);
       else this.#blame(replica, now);
       call.failedOn(replica, error);
-      this.#elsewhere(call, now, { isCharged: true, mayWait: false });
+      this.#elsewhere(call, now, { isCharged: true, mayWait: fault === 'replica' && this.#replicas.mayReturn(call.failures) });
     }
   }
 

@@ -68,6 +68,13 @@ export class ReplicaSet {
     return chooseReplica(this.#replicas, { now, random: this.options.random, except });
   }
 
+  /** Whether one that is away now, and not for what it serves, may be able to later. */
+  mayReturn(failures: typeof NONE): boolean {
+    return this.#replicas.some(
+      (replica) => replica.listed && !replica.link.ready && !failures.has(replica) && replica.link.why.code === 'shard_unavailable',
+    );
+  }
+
   /** Why none can serve: of each replica what it answered, or why it takes no requests. */
   why(failures: typeof NONE = NONE): TerabagError {
     const { endpoints, peer } = this.options;

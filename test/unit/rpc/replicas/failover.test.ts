@@ -215,8 +215,25 @@ test.each<[string, (id: number) => ShardMessage, object]>([
   expect(shard.client.counts).toMatchObject({ retries: 1, unmatched: 3, ...counted });
 });
 
+test('a request that one replica answers falsely waits for another that is not ready yet; one that is refused as one too many does not', async () => {
+  const shard = replicated([A, B], { greeted: [A] });
+  const outcome = ask(shard);
+  shard.refuse(A, shard.sentTo(A)[0]!, 'internal');
+  shard.clock.pass(100);
+  shard.greet(B);
+  expect(shard.sentTo(A)).toHaveLength(1);
+  shard.answer(B, shard.sentTo(B)[0]!);
+  expect(await outcome).toBe('vectors');
+  shard.to(B).handlers.down();
+  const refused = ask(shard);
+  shard.refuse(A, shard.sentTo(A)[1]!, 'overloaded');
+  expect(await refused).toMatchObject({ message: expect.stringMatching(/because overloaded.*closed the connection/) });
+});
+
 test('when no replica gives a sound answer, the error names what each gave', async () => {
   const shard = replicated([A, B, C], { greeted: [A, B] });
+  // One that another version keeps from serving is not waited for.
+  shard.greet(C, { version: { ...SERVED, epoch: 4 } });
   const outcome = ask(shard);
   const { asked, other, sent } = placed(shard);
   shard.refuse(asked, sent, 'internal');
@@ -226,7 +243,7 @@ test('when no replica gives a sound answer, the error names what each gave', asy
   for (const text of [
     `${asked}: because internal \\(internal\\)`,
     `${other}: .*expected 7 \\(bad_message\\)`,
-    `${C}: .*has not answered yet`,
+    `${C}: .*epoch 4.*\\(version_skew\\)`,
   ])
     expect(error.message).toMatch(new RegExp(text));
 });
