@@ -13,32 +13,12 @@ export function outside<T>(call: () => T): T {
   }
 }
 
-/** Clocks and timers of Node as they are for the process that runs, for code that has no Clock yet. */
-export function substituteClock(): () => void {
-  const now = performance.now;
-  const { setTimeout: later, clearTimeout: cancel, setImmediate: next, setInterval: often } = globalThis;
-  const cancels = new Map<object, () => void>();
-  performance.now = () => running.process?.now() ?? now.call(performance);
-  Object.assign(globalThis, {
-    setTimeout: (call: () => void, ms: number) => {
-      if (running.process === null) return later(call, ms);
-      const timer = {};
-      cancels.set(timer, running.process.after(ms, call));
-      return timer;
-    },
-    clearTimeout: (timer: object) => {
-      const known = cancels.get(timer);
-      cancels.delete(timer);
-      if (known === undefined) cancel(timer as NodeJS.Timeout);
-      else known();
-    },
-    setImmediate: (call: () => void) => (running.process === null ? next(call) : running.process.afterPolling(call)),
-    // Of pools that let unused memory go.
-    setInterval: (call: () => void, ms: number) => outside(() => often(call, ms)),
-  });
+/** Pools of a predictor let unused memory go by a timer of Node, which is no part of what is simulated. Until the function that it returns is called. */
+export function keepPoolsOutside(): () => void {
+  const { setInterval: often } = globalThis;
+  globalThis.setInterval = ((call: () => void, ms: number) => outside(() => often(call, ms))) as typeof often;
   return () => {
-    performance.now = now;
-    Object.assign(globalThis, { setTimeout: later, clearTimeout: cancel, setImmediate: next, setInterval: often });
+    globalThis.setInterval = often;
   };
 }
 

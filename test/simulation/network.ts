@@ -3,7 +3,10 @@ import { type Lent, messageBuffers } from '../../src/rpc/transport/buffer-pool.j
 import {
   type ClientHandlers,
   type ClientTransport,
+  MAX_MESSAGE_BYTES,
+  NO_PEERS,
   type Peer,
+  type PeerCounts,
   type ServerHandler,
   type ServerTransport,
   SOCKET_LIMITS,
@@ -561,6 +564,15 @@ export class SimulatedServer implements ServerTransport {
     if (random.chance(path.replayChance))
       connection.sendToClient(random.pick([message, random.pick([message, ...this.network.latest])]), this.process.time);
     return true;
+  }
+
+  /** Queues are bounded by messages. */
+  room(): number {
+    return MAX_MESSAGE_BYTES;
+  }
+
+  peerCounts(): PeerCounts {
+    return { ...NO_PEERS, connections: this.#peers.size };
   }
 
   serve(): void {}

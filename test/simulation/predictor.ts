@@ -57,7 +57,7 @@ export function pipelineOf({ shards, process, random, violations, onShardFailure
     engine: null,
     onMain: false,
     onShardFailure,
-    maxInFlight,
+    admission: { maxInFlight, clock: process },
   });
 }
 

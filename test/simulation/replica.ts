@@ -1,6 +1,7 @@
 import { SEGMENT_FIELDS, type SparseBatch } from '../../src/engine/sparse-batch.js';
 import { type Pooling, type ServerOptions, ShardServer } from '../../src/rpc/server.js';
 import type { ShardStats } from '../../src/rpc/shard-stats.js';
+import { NO_PEERS } from '../../src/rpc/transport/transport.js';
 import type { CheckedBuffers } from './buffers.js';
 import type { Network, Path, SimulatedServer } from './network.js';
 import { SimulatedProcess } from './process.js';
@@ -177,6 +178,8 @@ export class Replica {
       epoch: 0,
       kernels: 'simulated',
       state: server.state,
+      ...NO_PEERS,
+      replacedFiles: 0,
       uptimeMs: 0,
       ...server.counts,
       unseen: {},

@@ -9,7 +9,7 @@ import { Accounts, type ClientTotals } from './accounts.js';
 import { CheckedBuffers } from './buffers.js';
 import { SimulatedEndpoints } from './endpoints.js';
 import { applyFault, type FaultKind, type FaultyWorld } from './faults.js';
-import { guardRealTime, substituteClock } from './guards.js';
+import { guardRealTime, keepPoolsOutside } from './guards.js';
 import { Network, Path, type SimulatedClient } from './network.js';
 import { isRight, type PredictedRequest, pipelineOf, predictedRequest, reuse } from './predictor.js';
 import { running, SimulatedProcess } from './process.js';
@@ -81,7 +81,7 @@ class Simulation implements FaultyWorld {
   });
   readonly #random: SeededRandom;
   readonly #unguard: () => void;
-  readonly #unsubstitute: () => void;
+  readonly #letPoolsIn: () => void;
   readonly #pipeline: Pipeline | null;
   readonly #endpoints: SimulatedEndpoints[];
   readonly #trace: Trace;
@@ -152,7 +152,7 @@ class Simulation implements FaultyWorld {
     );
     running.process = this.#main;
     const { predictor } = settings;
-    this.#unsubstitute = predictor === null ? () => undefined : substituteClock();
+    this.#letPoolsIn = predictor === null ? () => undefined : keepPoolsOutside();
     this.#clients = this.#endpoints.map((endpoints, shard) => this.#makeClient(shard, endpoints));
     this.#pipeline =
       predictor === null
@@ -174,7 +174,7 @@ class Simulation implements FaultyWorld {
     } finally {
       process.off('unhandledRejection', onRejection);
       unwatch();
-      this.#unsubstitute();
+      this.#letPoolsIn();
       this.#unguard();
       running.process = null;
       for (const client of this.#clients) client.close();
