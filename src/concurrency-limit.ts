@@ -73,9 +73,9 @@ class SizeClass {
     return least === Number.POSITIVE_INFINITY ? 0 : least;
   }
 
-  /** What its deadlines leave beside that. */
-  get roomMs(): number {
-    return Math.max(this.#deadlineMs - this.leastMs, LEAST_ROOM * this.#deadlineMs);
+  /** The part of its deadlines that is left beside that. */
+  get room(): number {
+    return Math.max(1 - this.leastMs / this.#deadlineMs, LEAST_ROOM);
   }
 
   silent(now: number): boolean {
@@ -88,13 +88,14 @@ interface Window {
   requests: number;
   late: number;
   latencyMs: number;
+  deadlineMs: number;
   /** Of the least latencies of their sizes. */
   leastMs: number;
   mostInFlight: number;
   refused: boolean;
 }
 
-const emptyWindow = (): Window => ({ requests: 0, late: 0, latencyMs: 0, leastMs: 0, mostInFlight: 0, refused: false });
+const emptyWindow = (): Window => ({ requests: 0, late: 0, latencyMs: 0, deadlineMs: 0, leastMs: 0, mostInFlight: 0, refused: false });
 
 /**
  * How many requests may be in flight so that they are answered by their deadlines: an adaptive concurrency limit. Once a window,
@@ -104,49 +105,54 @@ const emptyWindow = (): Window => ({ requests: 0, late: 0, latencyMs: 0, leastMs
  * the gradient of Envoy's adaptive concurrency filter (its documentation, "Gradient Controller") and of Netflix's concurrency-limits (Gradient2Limit).
  * By Little's law it is the step that makes the latency the one that is aimed at, once requests queue. Unlike there, the queue that is allowed
  * follows from the deadlines: as long as it may be, a queue costs no answer, and keeps who serves busy. So no latency has to be probed for, which
- * would be done by holding back requests. The least latency is kept for each size of requests apart: large ones are no sign of a queue, and the queue has
- * to leave room for them.
+ * would be done by holding back requests. What is kept is therefore a rate, the limit over the latency aimed at, so that each request has the limit of
+ * its own deadline. The least latency is kept for each size of requests apart: large ones are no sign of a queue, and the queue has to leave room for them.
  *
  * The limit falls whenever latencies are too long. It grows by the gradient while it is in the way, else by its root, so that what was learnt is
  * forgotten slowly. It starts with the most that may be: nothing is refused before there is a reason.
  */
 export class ConcurrencyLimit {
-  #limit: number;
+  /** Requests a ms. */
+  #rate = Number.POSITIVE_INFINITY;
   #queueShare = QUEUE_SHARE;
   #changedAt = Number.NEGATIVE_INFINITY;
   /** By the logarithm of their sizes. */
   readonly #sizes: (SizeClass | undefined)[] = [];
   #window = emptyWindow();
-  /** Of the latest window: what latencies were to be, and least were. */
-  #aimedMs = 0;
+  /** Of the latest window. */
+  #deadlineMs = 1;
   #leastMs = 0;
+  /** The part of a deadline that any size leaves beside its service. */
+  #room = 1;
 
-  constructor(private readonly most: number) {
-    this.#limit = most;
-  }
+  constructor(private readonly most: number) {}
 
   /** For the deadlines that are usual. */
   get limit(): number {
-    return Math.floor(this.#limit);
+    return Math.floor(this.#limitOf(this.#deadlineMs));
   }
 
   /** Whether one more may start beside those in flight. When nothing is in flight it always may. */
   admits(inFlight: number, deadlineMs: number): boolean {
-    const admitted = inFlight < Math.max(1, Math.floor(this.#limit * this.#shareOf(deadlineMs)));
+    const admitted = inFlight < Math.floor(this.#limitOf(deadlineMs));
     if (!admitted) this.#window.refused = true;
     else if (inFlight >= this.#window.mostInFlight) this.#window.mostInFlight = inFlight + 1;
     return admitted;
   }
 
-  /** Of the limit: a deadline that is shorter than usual leaves room for a shorter queue, a longer one for a longer. */
-  #shareOf(deadlineMs: number): number {
-    if (this.#aimedMs === 0) return 1;
-    return (this.#leastMs + this.#queueShare * Math.max(0, deadlineMs - this.#leastMs)) / this.#aimedMs;
+  #limitOf(deadlineMs: number): number {
+    return Math.min(this.most, Math.max(1, this.#rate * this.#aimedMs(deadlineMs)));
+  }
+
+  /** What latencies are to be. */
+  #aimedMs(deadlineMs: number): number {
+    return this.#leastMs + this.#queueShare * this.#room * deadlineMs;
   }
 
   ended(request: EndedRequest): void {
     const size = this.#sizeOf(request);
-    size.add(request, this.#limit);
+    const limit = this.#limitOf(request.deadlineMs);
+    size.add(request, limit);
     const { startedAt, endedAt, deadlineMs } = request;
     // Others tell of the limit before.
     if (startedAt < this.#changedAt) return;
@@ -155,8 +161,9 @@ export class ConcurrencyLimit {
     window.requests++;
     if (latencyMs >= deadlineMs) window.late++;
     window.latencyMs += latencyMs;
+    window.deadlineMs += deadlineMs;
     window.leastMs += Math.min(size.leastMs, latencyMs);
-    if (window.requests >= Math.min(WINDOW_REQUESTS, this.#limit) && endedAt - this.#changedAt >= WINDOW_MS) this.#change(endedAt);
+    if (window.requests >= Math.min(WINDOW_REQUESTS, limit) && endedAt - this.#changedAt >= WINDOW_MS) this.#change(endedAt);
   }
 
   #sizeOf(request: EndedRequest): SizeClass {
@@ -169,30 +176,33 @@ export class ConcurrencyLimit {
   }
 
   #change(now: number): void {
-    const { requests, late, latencyMs, leastMs, mostInFlight, refused } = this.#window;
+    const { requests, late, latencyMs, deadlineMs, leastMs, mostInFlight, refused } = this.#window;
     this.#queueShare =
       late > MOST_LATE * requests
         ? Math.max(LEAST_QUEUE_SHARE, this.#queueShare * SHARE_FALL)
         : Math.min(QUEUE_SHARE, this.#queueShare + SHARE_RISE);
+    this.#deadlineMs = deadlineMs / requests;
     this.#leastMs = leastMs / requests;
-    this.#aimedMs = this.#leastMs + this.#queueShare * this.#leastRoomMs(now);
-    const gradient = (this.#aimedMs * requests) / latencyMs;
-    const limit = this.#limit;
-    if (gradient < 1) this.#limit = Math.min(limit, Math.max(SPARED, 2 * mostInFlight)) * Math.max(LEAST_STEP, gradient);
-    else if (refused || 2 * mostInFlight >= limit) this.#limit = limit * Math.min(MOST_STEP, gradient);
-    else this.#limit = limit + Math.sqrt(limit);
-    this.#limit = Math.min(this.most, Math.max(1, this.#limit));
+    this.#room = this.#leastRoom(now);
+    const aimedMs = this.#aimedMs(this.#deadlineMs);
+    const gradient = (aimedMs * requests) / latencyMs;
+    const limit = Math.min(this.most, this.#rate * aimedMs);
+    const isInTheWay = refused || 2 * mostInFlight >= limit;
+    if (gradient < 1) this.#rate = (Math.min(limit, Math.max(SPARED, 2 * mostInFlight)) * Math.max(LEAST_STEP, gradient)) / aimedMs;
+    else if (limit < this.most)
+      this.#rate = isInTheWay ? this.#rate * Math.min(MOST_STEP, gradient) : this.#rate + Math.sqrt(limit) / aimedMs;
+    this.#rate = Math.max(this.#rate, 1 / aimedMs);
     this.#changedAt = now;
     this.#window = emptyWindow();
   }
 
   /** Of all sizes that there were of late. */
-  #leastRoomMs(now: number): number {
-    let least = Number.POSITIVE_INFINITY;
+  #leastRoom(now: number): number {
+    let least = 1;
     for (const [at, size] of this.#sizes.entries()) {
       if (size === undefined) continue;
       if (size.silent(now)) this.#sizes[at] = undefined;
-      else least = Math.min(least, size.roomMs);
+      else least = Math.min(least, size.room);
     }
     return least;
   }

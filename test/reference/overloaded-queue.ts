@@ -2,7 +2,7 @@ import type { ConcurrencyLimit } from '../../src/concurrency-limit.js';
 import { random } from './small-model.js';
 
 export interface QueueLoad {
-  readonly limit: ConcurrencyLimit;
+  readonly limit: Pick<ConcurrencyLimit, 'admits' | 'ended'>;
   /** Poisson arrivals a ms, at the time. */
   readonly rate: (now: number) => number;
   readonly durationMs: number;

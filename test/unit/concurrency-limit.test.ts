@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { ConcurrencyLimit } from '../../src/concurrency-limit.js';
+import { ConcurrencyLimit, type EndedRequest } from '../../src/concurrency-limit.js';
 import { outcomesOf, type QueueLoad, simulateQueue } from '../reference/overloaded-queue.js';
 
 const MOST = 1024;
@@ -147,6 +147,27 @@ test('a deadline that is too short for the queue is refused, one that is longer 
   expect([limit.admits(limit.limit, 100), limit.admits(limit.limit - 1, 100)]).toEqual([false, true]);
   expect([limit.admits(limit.limit >> 1, 20), limit.admits(0, 20)]).toEqual([false, true]);
   expect(limit.admits(MOST - 1, 10_000)).toBe(true);
+});
+
+test('callers who can wait are let in for as long as they ask, whatever limit shorter deadlines had before, which have it again afterwards', () => {
+  const limit = new ConcurrencyLimit(MOST);
+  let now = 0;
+  // Each phase is a simulation of its own, whose times start anew.
+  const phase = (load: Pick<QueueLoad, 'rate' | 'deadlineMs' | 'durationMs'>) => {
+    const from = now;
+    now += load.durationMs + 20_000;
+    const shifted = {
+      admits: (inFlight: number, deadlineMs: number) => limit.admits(inFlight, deadlineMs),
+      ended: (request: EndedRequest) => limit.ended({ ...request, startedAt: from + request.startedAt, endedAt: from + request.endedAt }),
+    };
+    return simulateQueue({ ...QUICK, ...load, limit: shifted });
+  };
+  phase({ rate: () => 3 * CAPACITY, deadlineMs: () => 50, durationMs: 3000 });
+  const learnt = limit.limit;
+  expect(learnt).toBeLessThan(100);
+  expect(outcomesOf(phase({ rate: () => 0.9 * CAPACITY, deadlineMs: () => 10_000, durationMs: 3000 }), 0, 3000).refused).toBe(0);
+  const again = phase({ rate: () => 3 * CAPACITY, deadlineMs: () => 50, durationMs: 1000 });
+  expect(outcomesOf(again, 0, 1000).late).toBeLessThan(0.2);
 });
 
 test('after overload, it forgets little by little what it learnt', () => {
