@@ -88,7 +88,7 @@ async function started(launched: ReturnType<typeof up>): Promise<number[]> {
 /** Requests one after the other on several ways, until it is ended; every answer is checked. */
 async function underLoad(predictor: ShardedPredictor, use: () => Promise<void>): Promise<{ answered: number; failures: string[] }> {
   const request = smallRequest(random(8), 3);
-  const local = await openLocal(model.dir);
+  const local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const { scores } = await local.predict(request);
   await local.close();
   const failures: string[] = [];
@@ -120,7 +120,7 @@ async function launched(use: (cluster: Cluster, predictor: ShardedPredictor, eve
     ...{ bundle: model.dir, ephemeralPorts: true, logLevel: 'error' },
     onEvent: ({ shard, what }) => events.push(`${shard} ${what}`),
   });
-  const predictor = await connect(cluster.plan, { bundle: model.dir });
+  const predictor = await connect(cluster.plan, { deadlineMs: 10_000, bundle: model.dir });
   try {
     await use(cluster, predictor, events);
   } finally {
@@ -195,7 +195,7 @@ test('a killed launcher leaves no shard behind: not under load, not one that sta
   const { path, placed } = await planFile('killed');
   const first = up(path);
   const pids = await started(first);
-  const predictor = await connect(placed, { bundle: model.dir });
+  const predictor = await connect(placed, { deadlineMs: 10_000, bundle: model.dir });
   const requests = Array.from({ length: 50 }, () => predictor.predict(smallRequest(random(8), 3)).catch(() => null));
   process.kill(pids[0] as number, 'SIGSTOP');
   first.child.kill('SIGKILL');
@@ -231,7 +231,7 @@ test('SIGHUP replaces the processes one after the other with the plan as it is t
     expect.arrayContaining(['shard-0 exited', 'shard-0 ready', 'shard-1 exited', 'shard-1 ready']),
   );
   const request = smallRequest(random(8), 3);
-  const predictor = await connect({ ...placed, epoch: 3 }, { bundle: model.dir });
+  const predictor = await connect({ ...placed, epoch: 3 }, { deadlineMs: 10_000, bundle: model.dir });
   expect((await predictor.predict(request)).scores.length).toBe(3);
   await writePlan(path, { ...placed, model: { ...placed.model, hash: 'f'.repeat(64) } });
   launching.child.kill('SIGHUP');
