@@ -2,6 +2,7 @@ import type { Case } from '../case.js';
 import { ANSWERS } from './answers.js';
 import { CRASHES } from './crashes.js';
 import { FILES } from './files.js';
+import { KEYS } from './keys.js';
 import { LINKS } from './links.js';
 import { NAMES } from './names.js';
 import { OPERATIONS } from './operations.js';
@@ -19,6 +20,7 @@ export const CASES: readonly Case[] = [
   ...REQUESTS,
   ...FILES,
   ...VERSIONS,
+  ...KEYS,
   ...NAMES,
   ...OPERATIONS,
   ...OVERLOAD,
