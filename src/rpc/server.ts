@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { ByteBudget } from '../byte-budget.js';
 import { type Clock, systemClock } from '../clock.js';
 import { native } from '../engine/native.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
@@ -6,6 +7,7 @@ import { TerabagError } from '../errors.js';
 import { ServiceTimes } from '../observe/service-times.js';
 import { AggregatedLog } from './aggregated-log.js';
 import { decodeClientMessage, encodeVersionMismatch, setSerializeUs, shardMessageParts } from './codec.js';
+import { FairQueue } from './fair-queue.js';
 import type { ClientMessage, ShardMessage, ShardState } from './messages.js';
 import { PeerClocks } from './peer-clocks.js';
 import type { ShardStats } from './shard-stats.js';
@@ -31,6 +33,8 @@ export interface ServerOptions {
   readonly stats: () => ShardStats;
   /** Requests beyond, waiting or being pooled, are answered with overloaded. */
   readonly maxInFlight: number;
+  /** Bytes of requests and of their answers that may be held at once, default 1 GiB; one peer may hold half. */
+  readonly maxInFlightBytes?: number;
   /**
    * Requests that are handed to the threads at once; the others wait here, where they can expire or be cancelled. Default twice the cores: a thread
    * that is done finds the next.
@@ -48,12 +52,29 @@ interface Job {
   readonly receivedAt: number;
   readonly deadlineAt: number;
   readonly times: ServiceTimes | null;
+  /** Floats of the answer. */
+  length: number;
+  /** Of the request and its answer, while they are held. */
+  bytes: number;
   cancelled: boolean;
 }
 
 /** What a server counts; see SHARD_STATS. */
-const NONE = { requests: 0, errors: 0, malformed: 0, expired: 0, cancelled: 0, undeliverable: 0 } satisfies Partial<ShardStats>;
-export type ServerCounts = Readonly<typeof NONE> & Pick<ShardStats, 'inFlight'>;
+const NONE = {
+  requests: 0,
+  errors: 0,
+  malformed: 0,
+  skew: 0,
+  overloaded: 0,
+  expired: 0,
+  cancelled: 0,
+  undeliverable: 0,
+} satisfies Partial<ShardStats>;
+export type ServerCounts = Readonly<typeof NONE> & Pick<ShardStats, 'inFlight' | 'inFlightBytes'>;
+
+const DEFAULT_MAX_IN_FLIGHT_BYTES = 2 ** 30;
+/** Of that, what one peer may hold. */
+const PEER_SHARE = 0.5;
 
 const jobKey = (peer: Peer, id: number): string => `${id} ${peer}`;
 
@@ -66,7 +87,10 @@ export class ShardServer {
   #transport: ServerTransport | null = null;
   /** Those that wait and those that are pooled, by peer and id. */
   readonly #jobs = new Map<string, Job>();
-  readonly #waiting = new Set<Job>();
+  readonly #waiting = new FairQueue<Peer, Job>();
+  readonly #budget: ByteBudget;
+  /** Those of peers with requests in flight. */
+  readonly #budgetsOfPeers = new Map<Peer, ByteBudget>();
   #inFlight = 0;
   #pooling = 0;
   /** Those who wait for the last request to end. */
@@ -82,6 +106,7 @@ export class ShardServer {
   constructor(private readonly options: ServerOptions) {
     this.#clock = options.clock ?? systemClock;
     this.#stamp = stampOf(options.version);
+    this.#budget = new ByteBudget(options.maxInFlightBytes ?? DEFAULT_MAX_IN_FLIGHT_BYTES);
     this.#maxPooling = options.maxPooling ?? 2 * availableParallelism();
     this.#peers = new PeerClocks((peer, leastMs) => this.#transport?.setClockOffset(peer, leastMs));
     this.#malformed = new AggregatedLog(this.#clock, (fields) => options.log('warn', fields, 'malformed messages'));
@@ -95,7 +120,7 @@ export class ShardServer {
   get counts(): ServerCounts {
     const counts: Record<string, number> & Record<keyof typeof NONE, number> = { ...this.#counts };
     for (const [name, count] of Object.entries(this.#transport?.served() ?? {})) counts[name] = (counts[name] ?? 0) + count;
-    return { ...counts, inFlight: this.#inFlight };
+    return { ...counts, inFlight: this.#inFlight, inFlightBytes: this.#budget.held };
   }
 
   /** Refuses new requests and lets those in flight end, for at most ms. */
@@ -163,7 +188,7 @@ export class ShardServer {
     const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
     times?.begin(receivedAt);
     const deadlineAt = receivedAt + message.remainingMs - this.#peers.waited(peer, message.sentAtMs, receivedAt);
-    const job: Job = { peer, message, received, receivedAt, deadlineAt, times, cancelled: false };
+    const job: Job = { peer, message, received, receivedAt, deadlineAt, times, length: 0, bytes: 0, cancelled: false };
     try {
       this.#check(job);
     } catch (error) {
@@ -172,22 +197,64 @@ export class ShardServer {
     }
     this.#jobs.set(jobKey(peer, message.id), job);
     if (this.#pooling < this.#maxPooling) this.#start(job);
-    else this.#waiting.add(job);
+    else this.#waiting.add(peer, job);
   }
 
   #check(job: Job): void {
     const { shard, version, maxInFlight } = this.options;
     const { stamp } = job.message;
-    if (!sameStamp(stamp, this.#stamp))
+    if (!sameStamp(stamp, this.#stamp)) {
+      this.#counts.skew++;
       throw new TerabagError(
         'version_skew',
         `the request is of another version than the shard: ${shard} serves ${shownVersion(version)}; asked for ${shownStamp(stamp)}`,
         { shard, serves: shownVersion(version), asked: shownStamp(stamp) },
       );
+    }
     if (this.state === 'draining') throw new TerabagError('draining', `the shard drains: ${shard}`);
     if (this.#inFlight > maxInFlight)
       throw new TerabagError('overloaded', `too many requests in flight on shard: ${shard}, ${this.#inFlight}`);
     this.#refuseExpired(job);
+    this.#hold(job);
+  }
+
+  /** Takes the bytes of a request and its answer from the budgets, before there is memory for the answer. */
+  #hold(job: Job): void {
+    const { peer, received, message } = job;
+    job.length = this.options.pooling.outputLength(message.batch.segments, message.batch.offsets);
+    const answerBytes = job.length * 4;
+    if (answerBytes > MAX_POOLED_BYTES)
+      throw new TerabagError(
+        'bad_message',
+        `the answer would be longer than a message may be: ${answerBytes} bytes, limit ${MAX_POOLED_BYTES}`,
+      );
+    const bytes = received.bytes.byteLength + answerBytes;
+    const ofPeer = this.#budgetsOfPeers.get(peer) ?? new ByteBudget(this.#budget.most * PEER_SHARE);
+    if (answerBytes > (this.#transport?.room(peer) ?? 0))
+      throw this.#tooManyBytes('answers that the peer has not taken leave no room', bytes);
+    if (!ofPeer.take(bytes)) throw this.#tooManyBytes(`requests of one peer hold ${ofPeer.held} bytes, limit ${ofPeer.most}`, bytes);
+    if (!this.#budget.take(bytes)) {
+      ofPeer.giveBack(bytes);
+      throw this.#tooManyBytes(`requests in flight hold ${this.#budget.held} bytes, limit ${this.#budget.most}`, bytes);
+    }
+    this.#budgetsOfPeers.set(peer, ofPeer);
+    job.bytes = bytes;
+  }
+
+  #tooManyBytes(what: string, bytes: number): TerabagError {
+    const { shard } = this.options;
+    return new TerabagError('overloaded', `too many bytes on shard ${shard}: ${what}; this request and its answer ${bytes}`, {
+      shard,
+      bytes,
+    });
+  }
+
+  #giveBack({ peer, bytes }: Job): void {
+    if (bytes === 0) return;
+    const ofPeer = this.#budgetsOfPeers.get(peer) as ByteBudget;
+    ofPeer.giveBack(bytes);
+    this.#budget.giveBack(bytes);
+    if (ofPeer.held === 0) this.#budgetsOfPeers.delete(peer);
   }
 
   /** Nobody waits for it any more: it was sent again, or waited, until its deadline. */
@@ -214,9 +281,9 @@ export class ShardServer {
   }
 
   #startNext(): void {
-    for (const job of this.#waiting) {
-      if (this.#pooling >= this.#maxPooling) return;
-      this.#waiting.delete(job);
+    while (this.#pooling < this.#maxPooling) {
+      const job = this.#waiting.take();
+      if (job === null) return;
       try {
         this.#refuseExpired(job);
         this.#start(job);
@@ -228,15 +295,9 @@ export class ShardServer {
 
   /** Pools and answers. */
   async #pool(job: Job): Promise<void> {
-    const { peer, message, receivedAt, times } = job;
+    const { peer, message, receivedAt, times, length } = job;
     const { batch, id } = message;
     const { pooling } = this.options;
-    const length = pooling.outputLength(batch.segments, batch.offsets);
-    if (length * 4 > MAX_POOLED_BYTES)
-      throw new TerabagError(
-        'bad_message',
-        `the answer would be longer than a message may be: ${length * 4} bytes, limit ${MAX_POOLED_BYTES}`,
-      );
     const answer = messageBuffers.take(length * 4);
     try {
       times?.endDispatch();
@@ -261,7 +322,7 @@ export class ShardServer {
     this.#counts.cancelled++;
     job.cancelled = true;
     this.#forget(job);
-    if (this.#waiting.delete(job)) this.#end(job);
+    if (this.#waiting.delete(peer, job)) this.#end(job);
   }
 
   #fail(job: Job, thrown: unknown): void {
@@ -270,12 +331,14 @@ export class ShardServer {
     if (cancelled) return;
     this.#counts.errors++;
     const { code, message: text, details } = TerabagError.from(thrown);
+    if (code === 'overloaded') this.#counts.overloaded++;
     this.#reply(peer, { kind: 'error', id: message.id, code, message: text, details });
   }
 
   #end(job: Job): void {
     const { received, times } = job;
     this.#forget(job);
+    this.#giveBack(job);
     received.release();
     if (times !== null) this.#idleTimes.push(times);
     this.#inFlight--;

@@ -191,6 +191,9 @@ const stats: ShardStats = {
     expired: 0,
   },
   ...{
+    skew: 0,
+    overloaded: 0,
+    inFlightBytes: 5,
     cancelled: 0,
     undeliverable: 0,
     connections: 1,

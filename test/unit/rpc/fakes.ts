@@ -184,6 +184,7 @@ export class FakeEndpoints implements EndpointSource {
 
 /** A server's transport whose answers are kept. */
 export class FakeServerTransport implements ServerTransport {
+  roomLeft = MAX_MESSAGE_BYTES;
   readonly endpoint = 'tcp://127.0.0.1:1';
   readonly answers: { readonly peer: string; readonly bytes: Buffer }[] = [];
   readonly offsets = new Map<string, number>();
@@ -201,7 +202,7 @@ export class FakeServerTransport implements ServerTransport {
     return {};
   }
   room(): number {
-    return MAX_MESSAGE_BYTES;
+    return this.roomLeft;
   }
   peerCounts(): PeerCounts {
     return NO_PEERS;

@@ -10,7 +10,7 @@ import { SERVED, STAMP } from '../../reference/messages.js';
 import { FakeClock, FakeServerTransport } from './fakes.js';
 
 /** A server whose poolings end when the test says so. */
-function served(options: { maxInFlight?: number; maxPooling?: number } = {}) {
+function served(options: { maxInFlight?: number; maxPooling?: number; maxInFlightBytes?: number; answerFloats?: number } = {}) {
   const [clock, transport] = [new FakeClock(), new FakeServerTransport()];
   const pooling: { id: number; end: (error?: Error) => void }[] = [];
   const logged: Readonly<Record<string, unknown>>[] = [];
@@ -18,7 +18,7 @@ function served(options: { maxInFlight?: number; maxPooling?: number } = {}) {
   const server = new ShardServer({
     ...{ shard: 'shard-0', version: SERVED, kernels: 'avx2:1', clock, maxInFlight: 100, maxPooling: 2, ...options },
     pooling: {
-      outputLength: () => 1,
+      outputLength: () => options.answerFloats ?? 1,
       pool: (_, into) =>
         new Promise((resolve, reject) => {
           into[0] = ++number;
@@ -218,6 +218,49 @@ test('a request of another version is refused with both named, and one of this v
   expect(answers()).toMatchObject([
     { kind: 'error', id: 1, code: 'version_skew', message: expect.stringMatching(/serves epoch 3, .*asked for epoch 4, /) },
   ]);
+  ask(2);
+  expect(pooling).toHaveLength(1);
+});
+
+test('peers are served in turn: one that asks for much makes another wait for a single request', async () => {
+  const { ask, pooling, answers } = served({ maxPooling: 1 });
+  for (let id = 1; id <= 5; id++) ask(id, {}, 'greedy');
+  ask(6, {}, 'modest');
+  ask(7, {}, 'modest');
+  for (let ended = 0; ended < 7; ended++) {
+    pooling[ended]!.end();
+    await settled();
+  }
+  expect(answers().map((answer) => (answer as { id: number }).id)).toEqual([1, 2, 6, 3, 7, 4, 5]);
+});
+
+test('bytes of requests and answers are bounded, for one peer by half of it, before there is memory for an answer', async () => {
+  const { ask, pooling, answers, server } = served({ maxInFlightBytes: 10_000, answerFloats: 1000 });
+  const asked = (id: number, peer: string): void => ask(id, {}, peer);
+  asked(1, 'greedy');
+  asked(2, 'greedy');
+  expect(answers()).toMatchObject([
+    { kind: 'error', id: 2, code: 'overloaded', message: expect.stringMatching(/one peer hold 4\d\d\d bytes, limit 5000/) },
+  ]);
+  asked(3, 'modest');
+  asked(4, 'third');
+  expect(answers()[1]).toMatchObject({ kind: 'error', id: 4, code: 'overloaded', message: expect.stringMatching(/limit 10000/) });
+  expect(server.counts).toMatchObject({ inFlight: 2, overloaded: 2 });
+  expect(server.counts.inFlightBytes).toBeGreaterThan(8000);
+  for (const { end } of pooling) end();
+  await settled();
+  expect(server.counts).toMatchObject({ inFlight: 0, inFlightBytes: 0 });
+  asked(5, 'greedy');
+  expect(server.counts.inFlight).toBe(1);
+});
+
+test('nothing is pooled for a peer that leaves its answers', async () => {
+  const { ask, transport, pooling, answers } = served({ answerFloats: 1000 });
+  transport.roomLeft = 3999;
+  ask(1);
+  expect(pooling).toHaveLength(0);
+  expect(answers()).toMatchObject([{ kind: 'error', id: 1, code: 'overloaded', message: expect.stringContaining('has not taken') }]);
+  transport.roomLeft = 4000;
   ask(2);
   expect(pooling).toHaveLength(1);
 });
