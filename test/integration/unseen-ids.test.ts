@@ -78,12 +78,12 @@ beforeAll(async () => {
   local = await openLocal(model.dir, { deadlineMs: 10_000 });
   const whole = capacityPlan(spec, 3);
   const split = { ...whole, tables: whole.tables.map(({ table }) => ({ table, parts: SHARDS })) };
+  const onMain = { ...whole, tables: whole.tables.map(({ table, parts }, t) => ({ table, parts: t % 3 === 0 ? ['main'] : parts })) };
   clusters = await Promise.all(
-    [whole, split].map((plan) => launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' })),
+    [whole, split, onMain].map((plan) => launchCluster(plan, { bundle: model.dir, ephemeralPorts: true, logLevel: 'error' })),
   );
-  const [served, servedSplit] = clusters.map(({ plan }) => plan) as [Plan, Plan];
-  const onMain = served.tables.map(({ table, parts }, t) => ({ table, parts: t % 3 === 0 ? ['main'] : parts }));
-  plans = { whole: served, main: { ...served, tables: onMain }, split: servedSplit };
+  const [served, servedSplit, servedOnMain] = clusters.map(({ plan }) => plan) as [Plan, Plan, Plan];
+  plans = { whole: served, main: servedOnMain, split: servedSplit };
 });
 
 afterAll(async () => {
