@@ -29,11 +29,12 @@ export class Zap {
     return domain;
   }
 
-  close(domain: string): void {
+  /** Of a server whose sockets have ended. True when nobody is answered any more: the next server needs a context of its own. */
+  close(domain: string): boolean {
     this.#doors.delete(domain);
-    if (this.#doors.size > 0) return;
+    if (this.#doors.size > 0) return false;
     this.#reply?.close();
-    this.#reply = null;
+    return true;
   }
 
   async #answer(reply: Reply): Promise<void> {

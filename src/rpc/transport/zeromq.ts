@@ -134,6 +134,9 @@ export function connectZeromq(endpoint: string, handlers: ClientHandlers, securi
 /** A name that libzmq has made: a zero and a number. */
 const isMade = (peer: Buffer): boolean => peer.byteLength === 5 && peer[0] === 0;
 
+/** libzmq aborts when whom it asks goes while it asks: connections of a server that was closed end in so long. */
+const ASKED_MS = 200;
+
 /** Contexts of zeromq.js answer ZAP once each: the application's may do so itself. */
 let doors: { readonly context: Context; readonly zap: Zap } | null = null;
 function openDoors(): NonNullable<typeof doors> {
@@ -142,6 +145,14 @@ function openDoors(): NonNullable<typeof doors> {
     doors = { context, zap: new Zap(context) };
   }
   return doors;
+}
+
+function closeDoorLater(domain: string): void {
+  const opened = openDoors();
+  setTimeout(() => {
+    // Its endpoint is free again only some time after it was closed.
+    if (opened.zap.close(domain) && doors === opened) doors = null;
+  }, ASKED_MS);
 }
 
 /**
@@ -263,19 +274,12 @@ class ZeromqServer implements Listening {
     if (grown > unreadProcessBytes + unsentProcessBytes) this.#cutAll(`memory has grown by ${grown} bytes`);
   }
 
-  /** With another key of its own it listens anew, which ends connections; whose key went, goes with all others. */
+  /** With another key of its own, or without one that it let in, it listens anew: a socket of libzmq that is bound again with other keys can abort. */
   #changeKeys(old: ServerKeys | null): void {
     const now = this.#files.value;
     if (now === null) return;
-    if (old?.allowed.some((key) => !now.allowed.includes(key))) {
-      this.#cutAll('a key is not allowed any more');
-    } else if (now.pair.publicKey !== old?.pair.publicKey) {
-      Object.assign(this.#socket, pairOf(now));
-      this.unbind().then(
-        () => this.#again('cannot listen with a new key'),
-        (error: Error) => this.options.onRefused(error.message),
-      );
-    }
+    if (now.pair.publicKey !== old?.pair.publicKey) this.#cutAll('this side has another key');
+    else if (old.allowed.some((key) => !now.allowed.includes(key))) this.#cutAll('a key is not allowed any more');
   }
 
   #cutAll(why: string): void {
@@ -319,7 +323,7 @@ class ZeromqServer implements Listening {
 
   async close(): Promise<void> {
     clearInterval(this.#watch);
-    if (this.domain !== null) openDoors().zap.close(this.domain);
+    if (this.domain !== null) closeDoorLater(this.domain);
     if (!this.#socket.closed) {
       this.#socket.linger = SOCKET_LIMITS.lingerMs;
       this.#socket.close();

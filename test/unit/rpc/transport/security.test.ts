@@ -264,7 +264,8 @@ describe.each(pairs)('$name', ({ listen, connect }) => {
     let requests = 0;
     for (const until = Date.now() + 1500; Date.now() < until; requests++) await answeredWithin(1000, first, `during ${requests}`);
     expect(requests).toBeGreaterThan(100);
-    expect(first.heard.filter((what) => what === 'up').length).toBe(2);
+    // The shard's new key ends its connections, and so may main's new one.
+    expect([2, 3]).toContain(first.heard.filter((what) => what === 'up').length);
     // Who comes now meets the new key of the shard, with main's new one; the other order of keys costs an attempt.
     const second = asker(server.endpoint, { key: mainKey, shardKey });
     await answered(second, 'second');
