@@ -230,8 +230,14 @@ export class Accounts implements NetworkObserver {
     if (decoded.kind === 'pool') this.#asks(connection, decoded.id, firstId(decoded.batch));
     if (decoded.kind !== 'cancel') return;
     const asked = seen.asked.get(decoded.id);
-    if (asked?.state === 'received') asked.state = 'cancelled';
+    if (asked?.state === 'received' && this.#isOnly(connection.server.process, asked)) asked.state = 'cancelled';
     seen.asked.delete(decoded.id);
+  }
+
+  /** Of a request that a shard has twice, one from a connection that is gone, nobody can tell which it begins with. */
+  #isOnly(process: SimulatedProcess, { request }: Asked): boolean {
+    const asked = this.#received.get(process)?.get(request) ?? [];
+    return asked.filter(({ state }) => state === 'received' || state === 'begun').length === 1;
   }
 
   serverSent(connection: Connection, message: Uint8Array): void {
