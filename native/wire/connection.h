@@ -4,13 +4,17 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "wire/send_memory.h"
 
 namespace terabag {
 
-// A connection of a socket. Its descriptor is libzmq's, which may close it at any time, after which the system gives the number to another:
-// a cookie tells them apart. Functions are for any thread.
+// Device and inode of a socket.
+using SocketIdentity = std::pair<uint64_t, uint64_t>;
+
+// A connection of a socket. Its descriptor is libzmq's, which may close it at any time, after which the system gives the number to another
+// socket: of another identity, which Linux does not use again before it has made 2^32. Functions are for any thread.
 class Connection {
  public:
   // nullptr when the descriptor is none of a connected socket (any more).
@@ -35,10 +39,11 @@ class Connection {
   std::string key;  // the public key of the peer, in Z85; empty without one
 
  private:
-  Connection(int descriptor, uint64_t cookie, bool encrypted) : descriptor_(descriptor), cookie_(cookie), encrypted_(encrypted) {}
+  Connection(int descriptor, SocketIdentity identity, bool encrypted)
+      : descriptor_(descriptor), identity_(identity), encrypted_(encrypted) {}
 
   const int descriptor_;
-  const uint64_t cookie_;
+  const SocketIdentity identity_;
   const bool encrypted_;
   std::atomic<uint64_t> messages_{0};
   std::atomic<int64_t> received_bytes_{0};  // with what ZMTP adds
