@@ -7,6 +7,8 @@ import { makePlan } from '../src/plan/placement/strategies.js';
 import { profileFromSpec } from '../src/plan/profile/profile-from-spec.js';
 import type { PredictRequest } from '../src/predictor/predictor.js';
 import type { ConnectOptions } from '../src/predictor/sharded.js';
+import type { SecurityOptions } from '../src/rpc/transport/security.js';
+import { KeyFiles } from '../test/chaos/key-files.js';
 import { type NetsShape, netsRequest, repeatedBags, writeNetsModel } from '../test/reference/nets-model.js';
 import { random } from '../test/reference/small-model.js';
 import { type Line, median, type Suite } from './suite.js';
@@ -21,6 +23,8 @@ const [REQUESTS, QUICK_REQUESTS] = [50, 5];
 interface Side {
   readonly name: string;
   readonly options: Omit<ConnectOptions, 'bundle'>;
+  /** Asks shards of its own, over CURVE with an allow-list of one key. */
+  readonly encrypted?: true;
   /** What the same request looks like here. */
   readonly given?: (request: PredictRequest) => PredictRequest;
 }
@@ -78,6 +82,16 @@ const COMPARISONS: readonly Comparison[] = [
     minIds: 2,
     sides: dedupSides,
   },
+  {
+    name: 'curve',
+    description: 'a request of 4 batches: readable, against encrypted and authenticated by CURVE',
+    items: 128,
+    poolingFactor: 4,
+    sides: [
+      { name: 'plain', options: {} },
+      { name: 'encrypted', options: {}, encrypted: true },
+    ],
+  },
 ];
 
 interface RpcRound extends Round {
@@ -96,24 +110,45 @@ export const rpcSuite: Suite = {
     const bundle = join(dir, 'model');
     const { spec } = await writeNetsModel(bundle, shape);
     const plan = makePlan('capacity-balanced', spec, modelHash(spec), profileFromSpec(spec), { shards: SHARDS });
-    const cluster = await launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error' });
+    const keys = keysIn(dir);
+    const launch = (security: SecurityOptions): Promise<Cluster> =>
+      launchCluster(plan, { bundle, ephemeralPorts: true, logLevel: 'error', security });
+    const plain: Served = { cluster: await launch({}), options: { bundle } };
+    let encrypted: Served | null = null;
     try {
       for (const comparison of COMPARISONS.filter(({ name }) => wanted.test(name))) {
-        const samples = await compare(comparison, shape, cluster, bundle, quick ? QUICK_REQUESTS : REQUESTS, rounds);
+        if (comparison.sides.some((side) => side.encrypted))
+          encrypted ??= { cluster: await launch(keys.ofShards), options: { bundle, security: keys.ofMain } };
+        const served = comparison.sides.map((side) => (side.encrypted ? (encrypted as Served) : plain));
+        const samples = await compare(comparison, shape, served, quick ? QUICK_REQUESTS : REQUESTS, rounds);
         yield* linesOf(comparison, samples);
       }
     } finally {
-      await cluster.stop();
+      await Promise.all([plain.cluster.stop(), encrypted?.cluster.stop()]);
     }
   },
 };
+
+/** Shards, and how they are reached. */
+interface Served {
+  readonly cluster: Cluster;
+  readonly options: ConnectOptions;
+}
+
+function keysIn(dir: string): { readonly ofShards: SecurityOptions; readonly ofMain: SecurityOptions } {
+  const files = new KeyFiles(dir);
+  const [shard, main] = [files.make('shard'), files.make('main')];
+  return {
+    ofShards: { key: shard.file, allow: files.list('allowed', [main.publicKey]) },
+    ofMain: { key: main.file, shardKey: files.list('shards', [shard.publicKey]) },
+  };
+}
 
 /** Rounds of both sides in turn; the first warms up, and checks that the scores are the same bits. */
 async function compare(
   { sides, ...comparison }: Comparison,
   shape: NetsShape,
-  cluster: Cluster,
-  bundle: string,
+  served: readonly Served[],
   numRequests: number,
   rounds: number,
 ): Promise<RpcRound[][]> {
@@ -121,7 +156,10 @@ async function compare(
   const targets: Target[] = [];
   const samples = sides.map((): RpcRound[] => []);
   try {
-    for (const { name, options } of sides) targets.push(await connectTarget(name, cluster, { ...options, bundle }));
+    for (const [side, { name, options }] of sides.entries()) {
+      const { cluster, options: reached } = served[side] as Served;
+      targets.push(await connectTarget(name, cluster, { ...reached, ...options }));
+    }
     // The same ones in all rounds: making them is garbage, which would be collected while others are timed.
     const requests = Array.from({ length: numRequests }, () => netsRequest(shape, next, comparison.items, comparison));
     const asked = sides.map(({ given = (request) => request }) => requests.map(given));

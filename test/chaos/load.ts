@@ -89,6 +89,11 @@ export class Load {
     return this.#inFlight;
   }
 
+  /** How long the next request has been due, ms: of a load that this machine cannot send, more and more. */
+  get behindMs(): number {
+    return Math.max(0, performance.now() - this.#dueAt);
+  }
+
   #tick(): void {
     if (this.#stopped) return;
     const now = this.#turn();

@@ -189,7 +189,8 @@ class Simulation implements FaultyWorld {
   }
 
   replica(shard: number, replica: number): Replica {
-    const replicas = this.#replicas[shard] as Replica[];
+    // Of a scenario that was made smaller, which has fewer of both.
+    const replicas = this.#replicas[shard % this.#replicas.length] as Replica[];
     return replicas[replica % replicas.length] as Replica;
   }
 

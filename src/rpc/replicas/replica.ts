@@ -11,8 +11,11 @@ const HALF_LIFE_MS = 500;
 /** How long a shard that refused a request as one too many is asked only when all are. */
 const OVERLOADED_MS = 100;
 
+/** A replica that has owed a sign for so long is asked only when all have: of two that are drawn by chance, both may be silent. */
+const SILENT_MS = 100;
+
 /** Tiers of a choice; see Candidate. */
-const TIERS = { sound: 0, ejected: 1, retired: 2 } as const;
+const TIERS = { sound: 0, silent: 1, ejected: 2, retired: 3 } as const;
 
 /** A link as one that requests can choose: how loaded and how slow it is, and whether it deserves them. */
 export class Replica<A extends LinkAttempt> implements Candidate {
@@ -34,7 +37,8 @@ export class Replica<A extends LinkAttempt> implements Candidate {
   tier(now: number): number | null {
     if (!this.link.ready) return null;
     if (!this.listed) return TIERS.retired;
-    return this.ejection.sound || this.ejection.awaitsProbe(now) ? TIERS.sound : TIERS.ejected;
+    if (!this.ejection.sound && !this.ejection.awaitsProbe(now)) return TIERS.ejected;
+    return this.link.unheardMs(now) > SILENT_MS ? TIERS.silent : TIERS.sound;
   }
 
   /** Whether it may be asked for more than it has to be. */

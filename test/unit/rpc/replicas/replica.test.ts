@@ -1,7 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import type { LinkAttempt, ShardLink } from '../../../../src/rpc/link.js';
+import { chooseReplica } from '../../../../src/rpc/replicas/choose.js';
 import { Replica } from '../../../../src/rpc/replicas/replica.js';
+import { random } from '../../../reference/small-model.js';
 
 /** What a replica asks of its link. */
 function replicaOf({ inFlight = 0, othersInFlight = 0, unheardMs = 0, ready = true } = {}) {
@@ -88,4 +90,13 @@ test('tiers: sound ones, then ejected ones, then those whose address is gone; no
   expect(replica.tier(500)).toBe(2);
   link.ready = false;
   expect(replica.tier(500)).toBeNull();
+});
+
+test('replicas that fell silent are asked only when all have, and before those that are ejected', () => {
+  const [silent, silentToo, heard] = [answering(1, { unheardMs: 150 }), answering(1, { unheardMs: 400 }), answering(50, { unheardMs: 90 })];
+  const choice = { now: 0, random: random(5), except: new Set<Replica<LinkAttempt>>() };
+  for (let n = 0; n < 100; n++) expect(chooseReplica([silent, silentToo, heard], choice)).toBe(heard);
+  const ejected = answering(1);
+  while (ejected.ejection.sound) ejected.ejection.failed(0);
+  for (let n = 0; n < 100; n++) expect(chooseReplica([silent, silentToo, ejected], choice)).toBe(silent);
 });
