@@ -1,5 +1,6 @@
 // How CMake is run; no dependencies.
 import { spawnSync } from 'node:child_process';
+import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -14,7 +15,9 @@ function run(command, args) {
 /** Builds targets of CMakeLists.txt (none named: the addons) into a directory; ends this process when that fails. */
 export function buildNative(directory, { options = {}, targets = [] } = {}) {
   run('cmake', ['-S', '.', '-B', directory, ...Object.entries(options).map(([name, value]) => `-D${name}=${value}`)]);
-  run('cmake', ['--build', directory, '--parallel', ...(targets.length > 0 ? ['--target', ...targets] : [])]);
+  // As many as there are cores: without a number, make starts all at once.
+  const parallel = ['--parallel', String(availableParallelism())];
+  run('cmake', ['--build', directory, ...parallel, ...(targets.length > 0 ? ['--target', ...targets] : [])]);
 }
 
 /**
