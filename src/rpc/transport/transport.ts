@@ -115,7 +115,8 @@ export const SOCKET_LIMITS = {
   reconnectMs: 20,
   /** A shard that is started again is found so soon, while attempts at one that is away cost next to nothing. */
   reconnectMaxMs: 100,
-  connectMs: 1000,
+  /** An attempt that begins just before a partition heals gets no answer: half of the second within which requests are served again. */
+  connectMs: 500,
   /** How long a server that closes goes on sending. */
   lingerMs: 500,
 } as const;
