@@ -1,3 +1,4 @@
+import type { SparseBatch } from '../../src/engine/sparse-batch.js';
 import { TerabagError } from '../../src/errors.js';
 import { decodeClientMessage, decodeShardMessage } from '../../src/rpc/codec.js';
 import type { ClientMessage, ShardMessage } from '../../src/rpc/messages.js';
@@ -95,7 +96,8 @@ export class Accounts implements NetworkObserver {
   readonly #decoded = new WeakMap<Uint8Array, ClientMessage>();
   readonly #toClient = new WeakMap<Uint8Array, ShardMessage>();
   readonly #seen = new WeakMap<Connection, Seen>();
-  readonly #received = new WeakMap<SimulatedProcess, Map<number, Asked[]>>();
+  /** By the memory that a shard reads a request from: of equal requests, it tells which one a shard begins with. */
+  readonly #askedIn = new WeakMap<ArrayBufferLike, Asked>();
 
   constructor(private readonly options: AccountsOptions) {
     this.totals = Array.from({ length: options.shards }, () => ({ sent: 0, cancelled: 0, bytesSent: 0, bytesReceived: 0, malformed: 0 }));
@@ -219,7 +221,7 @@ export class Accounts implements NetworkObserver {
     this.#seenOf(connection).welcomed = decoded.state === 'ready' && connection.server.version === 0;
   }
 
-  serverReceived(connection: Connection, message: Uint8Array): void {
+  serverReceived(connection: Connection, message: Uint8Array, memory: ArrayBufferLike): void {
     this.#count(`${connection.number}]`, kindOf(message), message);
     const decoded = this.#toServer(message);
     const seen = this.#seenOf(connection);
@@ -227,17 +229,15 @@ export class Accounts implements NetworkObserver {
       const { time } = connection.server.process;
       seen.leastMs = Math.min(seen.leastMs, time - this.options.main().globalAt(decoded.sentAtMs));
     }
-    if (decoded.kind === 'pool') this.#asks(connection, decoded.id, firstId(decoded.batch));
+    if (decoded.kind === 'pool') {
+      const asked: Asked = { request: firstId(decoded.batch), leastMs: seen.leastMs, state: 'received' };
+      seen.asked.set(decoded.id, asked);
+      this.#askedIn.set(memory, asked);
+    }
     if (decoded.kind !== 'cancel') return;
     const asked = seen.asked.get(decoded.id);
-    if (asked?.state === 'received' && this.#isOnly(connection.server.process, asked)) asked.state = 'cancelled';
+    if (asked?.state === 'received') asked.state = 'cancelled';
     seen.asked.delete(decoded.id);
-  }
-
-  /** Of a request that a shard has twice, one from a connection that is gone, nobody can tell which it begins with. */
-  #isOnly(process: SimulatedProcess, { request }: Asked): boolean {
-    const asked = this.#received.get(process)?.get(request) ?? [];
-    return asked.filter(({ state }) => state === 'received' || state === 'begun').length === 1;
   }
 
   serverSent(connection: Connection, message: Uint8Array): void {
@@ -255,20 +255,17 @@ export class Accounts implements NetworkObserver {
       () => `${connection.server.process.name} answers ${decoded.id}, which was not asked, was answered before, or was cancelled`,
     );
     if (found === undefined) return;
-    // Asked over two connections, one of them lost: it was this one that began, and the other did not.
-    if (decoded.kind === 'pooled' && found.state === 'received') {
-      const other = this.#received
-        .get(connection.server.process)
-        ?.get(found.request)
-        ?.find(({ state }) => state === 'begun');
-      if (other !== undefined) other.state = 'received';
-    }
+    this.options.violations.hold(
+      'one-answer',
+      decoded.kind === 'error' || found.state === 'begun',
+      () => `${connection.server.process.name} answers ${decoded.id} with vectors that it has not pooled`,
+    );
     found.state = 'answered';
     asked.delete(decoded.id);
   }
 
   /** A shard begins to pool. */
-  begins({ process, server }: Replica, request: number): void {
+  begins({ process, server }: Pick<Replica, 'process' | 'server'>, { indices }: Pick<SparseBatch, 'indices'>): void {
     if (process === null || server === null) return;
     const { inFlight } = server.counts;
     this.options.violations.hold(
@@ -276,31 +273,19 @@ export class Accounts implements NetworkObserver {
       inFlight <= this.options.maxInFlight,
       () => `${process.name} holds more requests than it may: ${inFlight}`,
     );
-    const asked = this.#received.get(process)?.get(request) ?? [];
-    const found = asked.find(({ state }) => state === 'received');
+    const found = this.#askedIn.get(indices.buffer);
+    const request = found?.request ?? firstId({ indices });
     const { violations, trace, deadlineOf } = this.options;
     trace.add(process.name, 'pools', request);
     violations.hold(
       'cancelled',
-      found !== undefined,
-      () => `${process.name} pools request ${request}, which was cancelled there, or is done`,
+      found?.state === 'received',
+      () => `${process.name} pools request ${request}, which is ${found?.state ?? 'not asked for'} there`,
     );
     if (found === undefined) return;
     found.state = 'begun';
     const late = process.lateBy(deadlineOf(request) + found.leastMs);
     violations.hold('expired', late <= EXPIRED_SLACK_MS, () => `${process.name} pools request ${request}, ${late} ms after its deadline`);
-  }
-
-  #asks(connection: Connection, id: number, request: number): void {
-    const { process } = connection.server;
-    const seen = this.#seenOf(connection);
-    const asked: Asked = { request, leastMs: seen.leastMs, state: 'received' };
-    seen.asked.set(id, asked);
-    const received = this.#received.get(process) ?? new Map<number, Asked[]>();
-    this.#received.set(process, received);
-    const before = received.get(request);
-    if (before === undefined) received.set(request, [asked]);
-    else before.push(asked);
   }
 
   #toServer(message: Uint8Array): ClientMessage {

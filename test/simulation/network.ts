@@ -71,7 +71,8 @@ export interface NetworkObserver {
   clientRefused(connection: Connection, message: Uint8Array): void;
   clientReceived(client: SimulatedClient, connection: Connection, message: Uint8Array): void;
   serverSent(connection: Connection, message: Uint8Array): void;
-  serverReceived(connection: Connection, message: Uint8Array): void;
+  /** memory: what the server reads it from. */
+  serverReceived(connection: Connection, message: Uint8Array, memory: ArrayBufferLike): void;
 }
 
 export interface NetworkOptions {
@@ -615,8 +616,9 @@ export class SimulatedServer implements ServerTransport {
     for (let message = 0; message < turn && !this.#closed; message++) {
       const first = this.#inbox.shift();
       if (first === undefined) break;
-      this.network.options.observer.serverReceived(first.connection, first.message);
-      this.handler(first.connection.peer, lend(first.message));
+      const lent = lend(first.message);
+      this.network.options.observer.serverReceived(first.connection, first.message, lent.bytes.buffer);
+      this.handler(first.connection.peer, lent);
     }
     this.#reading = false;
     if (this.#inbox.length === 0 || this.#closed) return;

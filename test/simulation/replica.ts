@@ -34,7 +34,7 @@ export interface Machines {
   readonly server: Pick<ServerOptions, 'maxInFlight' | 'maxPooling'>;
   readonly pauses: { readonly chance: number; readonly maxMs: number };
   /** Told when a shard begins to pool. */
-  readonly begins: (replica: Replica, request: number) => void;
+  readonly begins: (replica: Replica, batch: SparseBatch) => void;
   /** What a version is called on the wire. */
   readonly identify: (version: number) => Pick<ServerOptions, 'version' | 'kernels'>;
 }
@@ -153,7 +153,7 @@ export class Replica {
     return {
       outputLength: (segments) => bagsOf(segments) * DIM,
       pool: (batch, into) => {
-        begins(this, firstId(batch));
+        begins(this, batch);
         if (service.on === 'loop') {
           process.spend(random.exponential(service.ms) * this.slowness);
           poolInto(version, batch, into);

@@ -280,7 +280,7 @@ class Simulation implements FaultyWorld {
       ...{ scheduler: this.#scheduler, trace: this.#trace, violations: this.#violations, buffers: this.#buffers, network: this.#network },
       ...{ service: settings.service, pauses: settings.pauses, random: new SeededRandom(seed, `shard ${shard}`) },
       server: { maxInFlight: settings.maxInFlight, maxPooling: settings.maxPooling },
-      begins: (replica, request) => this.#accounts.begins(replica, request),
+      begins: (replica, batch) => this.#accounts.begins(replica, batch),
       identify: (version) => ({ version: SERVED[version] as ServedVersion, kernels: KERNELS }),
     };
     return Array.from({ length: settings.replicas }, (_, number) => {
