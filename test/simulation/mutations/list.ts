@@ -317,7 +317,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a shard pools what was cancelled',
     file: SERVER,
-    find: 'if (this.#waiting.delete(job)) this.#end(job);',
+    find: 'if (this.#waiting.delete(peer, job)) this.#end(job);',
     replace: '',
     breaks: ['cancelled', 'leak', 'exception'],
   },
