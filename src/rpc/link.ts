@@ -98,6 +98,8 @@ export class ShardLink<A extends LinkAttempt> {
   #state: 'connecting' | 'ready' | 'draining' | 'closed' = 'connecting';
   #refusal: TerabagError | null = null;
   #why: TerabagError;
+  /** The transport has a connection, over which the shard is greeted. */
+  #connected = false;
   #silentBeats = 0;
   #explainedAt = Number.NEGATIVE_INFINITY;
   /** In the order in which they were given. */
@@ -221,16 +223,28 @@ export class ShardLink<A extends LinkAttempt> {
     // Events of a transport that was replaced are not of interest.
     const current = (): boolean => this.#state !== 'closed' && this.#transport === transport;
     const transport = this.options.connect(this.endpoint, {
-      up: () => current() && this.#hello(),
-      down: () => current() && this.#lose('closed the connection'),
+      up: () => current() && this.#connect(),
+      down: () => current() && this.#disconnect(),
       unreachable: () => current() && this.#explain(transport),
       message: (message) => (current() ? this.#receive(message) : message.release()),
     });
     return transport;
   }
 
+  #connect(): void {
+    this.#connected = true;
+    this.#silentBeats = 0;
+    this.#hello();
+  }
+
+  #disconnect(): void {
+    this.#connected = false;
+    this.#lose('closed the connection');
+  }
+
   /** Called by a timer, too: nothing may be thrown. */
   #reopen(): void {
+    this.#connected = false;
     try {
       this.#transport = this.#open();
       this.#refusal = null;
@@ -255,6 +269,7 @@ export class ShardLink<A extends LinkAttempt> {
 
   /** Finds out why nobody is there, for the errors of requests until somebody is. */
   #explain(transport: ClientTransport): void {
+    this.#connected = false;
     this.options.handlers.unreachable();
     const now = this.options.clock.now();
     if (this.#state !== 'connecting' || now - this.#explainedAt < EXPLAIN_MS) return;
@@ -334,7 +349,7 @@ export class ShardLink<A extends LinkAttempt> {
   #beat(): void {
     if (this.#transport === null) {
       this.#reopen();
-    } else if (this.#state !== 'connecting' && this.#silentBeats++ >= SILENT_BEATS) {
+    } else if (this.#connected && this.#silentBeats++ >= SILENT_BEATS) {
       this.#transport.close();
       this.#transport = null;
       this.#lose('fell silent');

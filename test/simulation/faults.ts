@@ -56,6 +56,14 @@ export const FAULTS = {
       for (const connection of [...(transport?.connections ?? [])]) connection.reset();
     },
   },
+  mute: {
+    description: 'Connections stay, and nothing passes on them any more; new ones work.',
+    longestMs: 1,
+    mostPerSecond: 1,
+    apply: (_, { transport }) => {
+      for (const connection of transport?.connections ?? []) connection.mute();
+    },
+  },
   partition: {
     description: 'Nothing passes between main and a replica.',
     longestMs: 4000,

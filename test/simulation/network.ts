@@ -224,6 +224,7 @@ export class Connection {
   #clientKnows = true;
   #serverKnows = true;
   #broken = false;
+  #mute = false;
 
   constructor(
     readonly network: Network,
@@ -255,7 +256,7 @@ export class Connection {
   }
 
   sendToServer(message: Uint8Array, from: number): void {
-    if (this.#broken) {
+    if (this.#broken && !this.#mute) {
       // A host that is gone acknowledges nothing; one that has forgotten the connection resets it.
       this.#tellClient(this.path.hostUp ? 2 * this.path.delayMs : SOCKET_LIMITS.tcpMaxRetransmitMs);
       return;
@@ -264,11 +265,18 @@ export class Connection {
   }
 
   sendToClient(message: Uint8Array, from: number): void {
-    if (this.#broken) {
+    if (this.#broken && !this.#mute) {
       this.#forgetPeer();
       return;
     }
     this.from.send(message, from);
+  }
+
+  /** Something between has lost it, and acknowledges what comes all the same: nothing passes any more, not even an end. */
+  mute(): void {
+    this.#mute = true;
+    this.to.close();
+    this.from.close();
   }
 
   /** Reset by something between: what is in flight is lost, and both sides hear of it. */
@@ -282,6 +290,7 @@ export class Connection {
   serverGone(): void {
     this.#serverKnows = false;
     this.to.close();
+    if (this.#mute) return;
     if (this.path.hostUp) this.#later(this.path.delayMs, () => this.#endOfStream());
     else this.#break();
   }
@@ -290,7 +299,7 @@ export class Connection {
   clientGone(): void {
     this.#clientKnows = false;
     this.from.close();
-    this.#later(this.path.delayMs, () => this.#closedByClient());
+    if (!this.#mute) this.#later(this.path.delayMs, () => this.#closedByClient());
   }
 
   #later(ms: number, call: () => void): void {

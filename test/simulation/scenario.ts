@@ -36,6 +36,8 @@ export interface Settings {
   readonly durationMs: number;
   /** Closes while requests are pending, instead of healing. */
   readonly closesEarly: boolean;
+  /** Once all is healed, nothing is asked for a while: what waits has to be sent all the same. */
+  readonly quiet: boolean;
 }
 
 /** All that a seed decides in advance. What it decides on the way (delays, service times) follows from the same seed. */
@@ -51,7 +53,7 @@ const REQUESTS = 2000;
 
 /** What can become of a replica while another one is sound. */
 const OF_REPLICAS: readonly FaultKind[] = [
-  ...['reset', 'partition', 'partition to', 'partition from', 'loss', 'delay', 'replay', 'crash', 'host crash'],
+  ...['reset', 'mute', 'partition', 'partition to', 'partition from', 'loss', 'delay', 'replay', 'crash', 'host crash'],
   ...['other version', 'terminate', 'stop', 'stall shard', 'slow'],
 ] as FaultKind[];
 
@@ -102,6 +104,7 @@ function settingsOf(random: SeededRandom, durationMs: number, requestsPerMs: num
     durationMs,
     predictor: random.chance(0.25) ? predictorOf(random, spared) : null,
     closesEarly: !spared && random.chance(0.1),
+    quiet: random.chance(0.3),
   };
 }
 

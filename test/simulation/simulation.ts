@@ -27,6 +27,8 @@ const RECOVERY_MS = 2500;
 const PROBED_MS = 500;
 const PROBE_EVERY_MS = 100;
 const PROBE_MS = 500;
+/** What waited until all was healed has ended by then. */
+const QUIET_MS = RECOVERY_MS + PROBE_MS + PROBE_EVERY_MS;
 /** So long before all is healed, requests are made that wait for that. */
 const PATIENT_MS = 20;
 /** Shards drain for at most so long, and all of them are gone in twice that. */
@@ -496,9 +498,9 @@ class Simulation implements FaultyWorld {
         replica.start(EXPECTED);
       }
     }
-    for (let asked = 0; asked <= RECOVERY_MS + PROBED_MS; asked += PROBE_EVERY_MS)
-      this.#scheduler.at(this.now + asked, () => this.#probe(asked));
-    this.#scheduler.at(this.now + RECOVERY_MS + PROBED_MS + PROBE_MS, () => this.#main.perform('sockets', () => this.#close()));
+    const [from, to] = this.scenario.settings.quiet ? [QUIET_MS, QUIET_MS + PROBED_MS] : [0, RECOVERY_MS + PROBED_MS];
+    for (let asked = from; asked <= to; asked += PROBE_EVERY_MS) this.#scheduler.at(this.now + asked, () => this.#probe(asked));
+    this.#scheduler.at(this.now + to + PROBE_MS, () => this.#main.perform('sockets', () => this.#close()));
   }
 
   /** Requests while all may be broken, which have the time to wait until it is healed. */

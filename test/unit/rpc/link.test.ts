@@ -179,6 +179,36 @@ test('so is one that falls silent while it drains', () => {
   expect(connection.opened).toBe(2);
 });
 
+test('and so is one that does not answer its greeting, once a connection is there', () => {
+  const { connection, clock, told } = linked(false);
+  clock.pass(250 * 6);
+  expect(connection.opened).toBe(1);
+  clock.pass(250);
+  expect(told).toEqual(['down ']);
+  expect([connection.closed, connection.opened]).toEqual([1, 2]);
+  // What is tried anew has time: nothing is silent before it is connected.
+  clock.pass(250 * 20);
+  expect(connection.opened).toBe(2);
+});
+
+test('events of a transport that was replaced are not believed, and its messages are given back', () => {
+  const { connection, clock, told, counts, send, link } = linked();
+  const replaced = connection.handlers;
+  clock.pass(250 * 7);
+  connection.handlers.up();
+  connection.receive(welcome);
+  send(1);
+  let released = 0;
+  replaced.message({ bytes: encodeShardMessage(pooled(1)), release: () => released++ });
+  replaced.unreachable();
+  replaced.down();
+  const sent = connection.sent.length;
+  replaced.up();
+  expect(connection.sent).toHaveLength(sent);
+  expect(told).toEqual(['ready', 'down ', 'ready']);
+  expect([released, link.ready, link.inFlight, counts.lost]).toEqual([1, true, 1, 1]);
+});
+
 test('a cancelled attempt is cancelled on the shard when it was sent, once, and its answer is counted as unmatched', () => {
   const { connection, counts, send, link, told } = linked();
   connection.room = 1;
