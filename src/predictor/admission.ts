@@ -1,9 +1,9 @@
 import { ByteBudget } from '../byte-budget.js';
 import { type Clock, systemClock } from '../clock.js';
-import { ConcurrencyLimit } from '../concurrency-limit.js';
 import { anObject, type ErrorDetails, TerabagError } from '../errors.js';
 import { IdlePool } from '../idle-pool.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
+import { ConcurrencyLimit } from './concurrency-limit.js';
 import type { PredictOptions } from './predictor.js';
 import { shown } from './shown.js';
 

@@ -1,4 +1,4 @@
-import type { ConcurrencyLimit } from '../../src/concurrency-limit.js';
+import type { ConcurrencyLimit } from '../../src/predictor/concurrency-limit.js';
 import { random } from './small-model.js';
 
 export interface QueueLoad {

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { ConcurrencyLimit, type EndedRequest } from '../../src/concurrency-limit.js';
-import { outcomesOf, type QueueLoad, simulateQueue } from '../reference/overloaded-queue.js';
+import { ConcurrencyLimit, type EndedRequest } from '../../../src/predictor/concurrency-limit.js';
+import { outcomesOf, type QueueLoad, simulateQueue } from '../../reference/overloaded-queue.js';
 
 const MOST = 1024;
 const seeds = fc.integer({ min: 1, max: 2 ** 30 });
@@ -178,4 +178,44 @@ test('after overload, it forgets little by little what it learnt', () => {
   const forgetful = new ConcurrencyLimit(MOST);
   simulateQueue({ ...QUICK, limit: forgetful, rate, durationMs: 10_000 });
   expect(forgetful.limit).toBe(MOST);
+});
+
+/** Tells of requests with a deadline of 100 ms that end one a millisecond; since: they started no earlier. */
+function endOneAMs(limit: ConcurrencyLimit, from: number, latencies: readonly number[], since = Number.NEGATIVE_INFINITY): number {
+  let now = from;
+  for (const latencyMs of latencies) {
+    now = Math.max(now + 1, since + latencyMs);
+    limit.ended({ startedAt: now - latencyMs, endedAt: now, deadlineMs: 100, size: 1, beside: 0 });
+  }
+  return now;
+}
+
+const repeated = (latencyMs: number, times: number): number[] => Array<number>(times).fill(latencyMs);
+
+test('requests that started before the limit changed do not change it again, those that started since do', () => {
+  const limit = new ConcurrencyLimit(MOST);
+  const changedAt = endOneAMs(limit, 1000, repeated(10, 32));
+  expect(limit.limit).toBe(MOST);
+  // Slow, as they were while more were in flight.
+  const later = endOneAMs(limit, changedAt + 5, repeated(95, 89));
+  expect(later - 95).toBeLessThan(changedAt);
+  expect(limit.limit).toBe(MOST);
+  endOneAMs(limit, later, repeated(95, 32), changedAt);
+  expect(limit.limit).toBeLessThan(MOST / 2);
+});
+
+test('while requests are late, a shorter queue is allowed, and the usual one again once they are not', () => {
+  const limit = new ConcurrencyLimit(MOST);
+  const windows = (from: number, count: number, slowestMs: number): number => {
+    let now = from;
+    for (let window = 0; window < count; window++) now = endOneAMs(limit, now, [slowestMs, ...repeated(18, 31)], now);
+    return now;
+  };
+  const first = endOneAMs(limit, 1000, repeated(10, 32));
+  const inTime = windows(first, 20, 99);
+  expect(limit.limit).toBe(MOST);
+  const late = windows(inTime, 20, 100);
+  expect(limit.limit).toBeLessThan(MOST / 8);
+  windows(late, 100, 99);
+  expect(limit.limit).toBe(MOST);
 });
