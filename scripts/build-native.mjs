@@ -21,16 +21,16 @@ export function buildNative(directory, { options = {}, targets = [] } = {}) {
 }
 
 /**
- * Builds targets with the address and undefined-behaviour sanitizers: by clang, whose objects serve the fuzz targets too, else by g++. Builds
- * nothing when only clang will do (fuzz) and it is not there.
+ * Builds targets with sanitizers, those of addresses and undefined behaviour unless others are named: by clang, whose objects serve the fuzz
+ * targets too, else by g++. Builds nothing when only clang will do (fuzz) and it is not there.
  */
-export function buildSanitized(targets, { fuzz = false } = {}) {
-  const directory = join(root, 'native', 'build-asan');
+export function buildSanitized(targets, { fuzz = false, sanitizers = 'address,undefined' } = {}) {
+  const directory = join(root, 'native', sanitizers === 'thread' ? 'build-tsan' : 'build-asan');
   const runs = (name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).status === 0;
   const clang = ['clang++', 'clang++-19', 'clang++-14'].find(runs);
   const compiler = clang ?? 'g++';
   const options = {
-    ...{ TERABAG_SANITIZE: 'ON', TERABAG_FUZZ: clang ? 'ON' : 'OFF', CMAKE_CXX_COMPILER: compiler },
+    ...{ TERABAG_SANITIZE: sanitizers, TERABAG_FUZZ: clang && sanitizers !== 'thread' ? 'ON' : 'OFF', CMAKE_CXX_COMPILER: compiler },
     CMAKE_CXX_FLAGS_RELEASE: '-O1 -DNDEBUG',
   };
   if (clang || !fuzz) buildNative(directory, { options, targets });
