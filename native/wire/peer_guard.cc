@@ -143,6 +143,8 @@ void PeerGuard::answer_zap() {
   for (;;) {
     const std::vector<std::string> frames = receive_frames(zmq_, zap_);
     if (frames.empty()) return;
+    // A socket may have come with its first client.
+    take_changes();
     const std::string id = frames.size() > 1 ? frames[1] : std::string();
     const bool sound = frames.size() == 7 && frames[0] == "1.0" && frames[5] == "CURVE" && frames[6].size() == kKeyBytes;
     const auto of_domain = [&](const Guarded& each) { return sound && each.watch->domain() == frames[2]; };
@@ -170,8 +172,6 @@ void PeerGuard::take_events(Guarded* guarded) {
     const SocketEvent event = next_socket_event(zmq_, guarded->monitor);
     if (event.event == 0) return;
     if (event.event == kAccepted) guarded->watch->opened(static_cast<int>(event.value));
-    if (event.event == kHandshakeFailed) guarded->watch->refused("connection ended in its handshake");
-    if (event.event == kHandshakeFailedProtocol) guarded->watch->refused("connection does not speak the protocol, or without keys");
   }
 }
 

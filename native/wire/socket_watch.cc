@@ -88,6 +88,13 @@ void SocketWatch::refused(const std::string& why) {
   reason_ = why;
 }
 
+// Whose peers greet at once, unless they cannot.
+void SocketWatch::note_gone(const Watched& watched) {
+  if (watched.cut || limits_.first_message_ms == 0 || watched.connection->messages() > 0) return;
+  ++strangers_;
+  if (reason_.empty()) reason_ = "connection ended before a message: it does not speak the protocol, or has other keys or none";
+}
+
 void SocketWatch::cut(const Connection& connection, const std::string& why) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = connections_.find(connection.descriptor());
@@ -138,7 +145,11 @@ std::string SocketWatch::take_reason() {
 
 void SocketWatch::sweep(std::vector<Unread>* unread) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::erase_if(connections_, [](const auto& each) { return !each.second.connection->is_there(); });
+  std::erase_if(connections_, [this](const auto& each) {
+    const bool there = each.second.connection->is_there();
+    if (!there) note_gone(each.second);
+    return !there;
+  });
   const int64_t now = now_ms();
   for (auto& [_, watched] : connections_) {
     if (watched.cut) continue;

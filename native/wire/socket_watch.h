@@ -88,6 +88,7 @@ class SocketWatch {
 
   Watched* find(int descriptor);
   void make_room();
+  void note_gone(const Watched& watched);
   void cut_watched(Watched* watched, const std::string& why);
   std::string fault_of(Watched* watched, std::optional<int64_t> unread, int64_t now_ms) const;
   bool multiplies(Watched* watched, int64_t unread, int64_t now_ms) const;

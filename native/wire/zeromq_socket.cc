@@ -120,7 +120,9 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
       set(kRouterHandover, 0, sizeof(int));
       if (options.backlog > 0) set(kBacklog, options.backlog, sizeof(int));
       if (accepts_ != nullptr && accepts_->descriptor() < 0) throw ZeromqError(EMFILE, "no file descriptor is free");
-      watch_events(kAccepted | kHandshakeFailed | kHandshakeFailedProtocol);
+      // Nothing else: telling of a failure, libzmq can forget that it is one (errno becomes EAGAIN), and then neither reads from nor closes
+      // the connection, for ever when its handshake is done, whatever the peer does or is done to it.
+      watch_events(kAccepted);
     } else {
       // Not ZMQ_IMMEDIATE: with it, messages that have arrived and are not received yet are lost when the peer goes.
       // libzmq itself would give the next peer what this one has not taken, before anybody knows of it.

@@ -27,8 +27,7 @@ export const SHARD_STATS = {
   connections: { kind: 'gauge', description: 'Connections that there are.' },
   strangers: {
     kind: 'counter',
-    description:
-      'Connections that were refused: without a key that is allowed, or that ended in their handshake, or are not of the protocol.',
+    description: 'Refusals of connections: without a key that is allowed, not of the protocol, or that ended before their first message.',
   },
   cut: {
     kind: 'counter',

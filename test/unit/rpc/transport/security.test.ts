@@ -1,4 +1,5 @@
-import { chmodSync, copyFileSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, copyFileSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, connect as connectTcp, createServer } from 'node:net';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -19,7 +20,7 @@ import { listenOn } from '../../../../src/rpc/transport/sockets.js';
 import type { ClientTransport, Listening, SocketListenOptions } from '../../../../src/rpc/transport/transport.js';
 import { connectZeromq, listenZeromq } from '../../../../src/rpc/transport/zeromq.js';
 import { writeKey } from '../../../reference/keys.js';
-import { rawDealer } from '../../../reference/zmtp.js';
+import { rawDealer, ready } from '../../../reference/zmtp.js';
 
 const dir = mkdtempSync(join(tmpdir(), 'keys-'));
 afterAll(() => rmSync(dir, { recursive: true }));
@@ -302,3 +303,38 @@ test('what no key of libzmq is, is refused before it is connected to', () => {
   // An application may use zeromq.js beside it.
   new Dealer().close();
 });
+
+test.skipIf(process.platform !== 'linux')(
+  'connections whose encrypted messages are not sound are closed, and leave no descriptor behind',
+  async () => {
+    const server = listenNative('tcp://127.0.0.1:*', (_, message) => message.release(), { security: { key: shard.key, allow: main.pub } });
+    // Passes on what both sides say until the client is connected, then says what is no message.
+    let spoil = (): void => undefined;
+    const between = createServer((client) => {
+      const upstream = connectTcp(Number(new URL(server.endpoint).port), '127.0.0.1');
+      client.pipe(upstream).pipe(client);
+      for (const end of [client, upstream]) end.on('error', () => undefined);
+      upstream.on('close', () => client.destroy());
+      spoil = () => {
+        client.unpipe(upstream);
+        upstream.end(ready('DEALER'));
+      };
+    });
+    await new Promise<void>((resolve) => between.listen(0, '127.0.0.1', resolve));
+    const endpoint = `tcp://127.0.0.1:${(between.address() as AddressInfo).port}`;
+    const open = (): number => readdirSync('/proc/self/fd').length;
+    const before = open();
+    for (let n = 0; n < 20; n++) {
+      let up = false;
+      const handlers = { up: () => (up = true), down: () => undefined, unreachable: () => undefined, message: () => undefined };
+      const client = connectNative(endpoint, handlers, { key: main.key, shardKey: shard.pub });
+      await expect.poll(() => up, { timeout: 5000, interval: 2 }).toBe(true);
+      spoil();
+      await sleep(5);
+      client.close();
+    }
+    await expect.poll(open, { timeout: 5000 }).toBeLessThan(before + 10);
+    between.close();
+    await server.close();
+  },
+);
