@@ -17,6 +17,13 @@ export class FairQueue<P, T> {
     return true;
   }
 
+  /** All of a peer, in their order. */
+  takeAll(peer: P): ReadonlySet<T> {
+    const queue = this.#queues.get(peer);
+    this.#queues.delete(peer);
+    return queue ?? new Set();
+  }
+
   /** The first of the peer whose turn it is; null when nothing waits. */
   take(): T | null {
     const [turn] = this.#queues;

@@ -1,6 +1,6 @@
 import type { Peer } from './transport/transport.js';
 
-/** Peers that are kept; strangers only push out who has been silent for longest. */
+/** Peers that are kept, where nobody tells who is gone; strangers only push out who has been silent for longest. */
 const MAX_PEERS = 4096;
 /** How long a least difference is kept, on the peer's clock. Clocks drift by some 50 us a second at worst. */
 const WINDOW_MS = 10_000;
@@ -31,6 +31,10 @@ export class PeerClocks {
     const least = Math.min(clock.least, clock.leastBefore);
     if (least !== before) this.changed(peer, least);
     return difference - least;
+  }
+
+  forget(peer: Peer): void {
+    this.#peers.delete(peer);
   }
 
   #clockOf(peer: Peer, sentAtMs: number): PeerClock {

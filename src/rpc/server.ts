@@ -56,7 +56,15 @@ interface Job {
   length: number;
   /** Of the request and its answer, while they are held. */
   bytes: number;
-  cancelled: boolean;
+  /** Nobody waits for its answer. */
+  isUnwanted: boolean;
+}
+
+/** What a peer has in flight. */
+interface InFlight {
+  /** By id. One that is used twice at once is the later request's. */
+  readonly jobs: Map<number, Job>;
+  readonly budget: ByteBudget;
 }
 
 /** What a server counts; see SHARD_STATS. */
@@ -68,6 +76,7 @@ const NONE = {
   overloaded: 0,
   expired: 0,
   cancelled: 0,
+  abandoned: 0,
   undeliverable: 0,
 } satisfies Partial<ShardStats>;
 export type ServerCounts = Readonly<typeof NONE> & Pick<ShardStats, 'inFlight' | 'inFlightBytes'>;
@@ -76,21 +85,17 @@ const DEFAULT_MAX_IN_FLIGHT_BYTES = 2 ** 30;
 /** Of that, what one peer may hold. */
 const PEER_SHARE = 0.5;
 
-const jobKey = (peer: Peer, id: number): string => `${id} ${peer}`;
-
 /**
- * The shard's side of the protocol: greets, pools within deadlines, forgets what is cancelled, drains. Keeps nothing of a request after its answer.
- * Messages come through receive; answers leave by the transport that it is attached to.
+ * The shard's side of the protocol: greets, pools within deadlines, forgets what is cancelled and who is gone, drains. Keeps nothing of a request
+ * after its answer. Messages come through receive; answers leave by the transport that it is attached to.
  */
 export class ShardServer {
   state: ShardState = 'ready';
   #transport: ServerTransport | null = null;
-  /** Those that wait and those that are pooled, by peer and id. */
-  readonly #jobs = new Map<string, Job>();
+  /** Of peers that have something in flight, which waits or is pooled: not every transport tells who is gone. */
+  readonly #inFlightOf = new Map<Peer, InFlight>();
   readonly #waiting = new FairQueue<Peer, Job>();
   readonly #budget: ByteBudget;
-  /** Those of peers with requests in flight. */
-  readonly #budgetsOfPeers = new Map<Peer, ByteBudget>();
   #inFlight = 0;
   #pooling = 0;
   /** Those who wait for the last request to end. */
@@ -100,7 +105,7 @@ export class ShardServer {
   readonly #clock: Clock;
   readonly #stamp: Uint8Array;
   readonly #maxPooling: number;
-  readonly #peers: PeerClocks;
+  readonly #clocks: PeerClocks;
   readonly #malformed: AggregatedLog;
 
   constructor(private readonly options: ServerOptions) {
@@ -108,7 +113,7 @@ export class ShardServer {
     this.#stamp = stampOf(options.version);
     this.#budget = new ByteBudget(options.maxInFlightBytes ?? DEFAULT_MAX_IN_FLIGHT_BYTES);
     this.#maxPooling = options.maxPooling ?? 2 * availableParallelism();
-    this.#peers = new PeerClocks((peer, leastMs) => this.#transport?.setClockOffset(peer, leastMs));
+    this.#clocks = new PeerClocks((peer, leastMs) => this.#transport?.setClockOffset(peer, leastMs));
     this.#malformed = new AggregatedLog(this.#clock, (fields) => options.log('warn', fields, 'malformed messages'));
   }
 
@@ -159,12 +164,12 @@ export class ShardServer {
     switch (message.kind) {
       case 'hello': {
         const { shard, version, kernels } = this.options;
-        this.#peers.waited(peer, message.sentAtMs, receivedAt);
+        this.#clocks.waited(peer, message.sentAtMs, receivedAt);
         this.#reply(peer, { kind: 'welcome', shard, version, kernels, state: this.state });
         return;
       }
       case 'ping':
-        this.#peers.waited(peer, message.sentAtMs, receivedAt);
+        this.#clocks.waited(peer, message.sentAtMs, receivedAt);
         this.#reply(peer, { kind: 'pong', id: message.id, stamp: this.#stamp, state: this.state, inFlight: this.#inFlight });
         return;
       case 'stats':
@@ -172,6 +177,19 @@ export class ShardServer {
         return;
       case 'cancel':
         this.#cancel(peer, message.id);
+    }
+  }
+
+  /** Its connection has ended: what it asked for is not done, and nothing is kept of it. */
+  forget(peer: Peer): void {
+    this.#clocks.forget(peer);
+    for (const job of this.#waiting.takeAll(peer)) {
+      this.#counts.abandoned++;
+      this.#end(job);
+    }
+    for (const job of this.#inFlightOf.get(peer)?.jobs.values() ?? []) {
+      this.#counts.abandoned++;
+      this.#drop(job);
     }
   }
 
@@ -187,15 +205,14 @@ export class ShardServer {
     this.#inFlight++;
     const times = message.timed ? (this.#idleTimes.pop() ?? new ServiceTimes()) : null;
     times?.begin(receivedAt);
-    const deadlineAt = receivedAt + message.remainingMs - this.#peers.waited(peer, message.sentAtMs, receivedAt);
-    const job: Job = { peer, message, received, receivedAt, deadlineAt, times, length: 0, bytes: 0, cancelled: false };
+    const deadlineAt = receivedAt + message.remainingMs - this.#clocks.waited(peer, message.sentAtMs, receivedAt);
+    const job: Job = { peer, message, received, receivedAt, deadlineAt, times, length: 0, bytes: 0, isUnwanted: false };
     try {
       this.#check(job);
     } catch (error) {
       this.#fail(job, error);
       return;
     }
-    this.#jobs.set(jobKey(peer, message.id), job);
     if (this.#pooling < this.#maxPooling) this.#start(job);
     else this.#waiting.add(peer, job);
   }
@@ -218,7 +235,7 @@ export class ShardServer {
     this.#hold(job);
   }
 
-  /** Takes the bytes of a request and its answer from the budgets, before there is memory for the answer. */
+  /** Enters a request as in flight, and takes its bytes and those of its answer from the budgets, before there is memory for the answer. */
   #hold(job: Job): void {
     const { peer, received, message } = job;
     job.length = this.options.pooling.outputLength(message.batch.segments, message.batch.offsets);
@@ -229,15 +246,17 @@ export class ShardServer {
         `the answer would be longer than a message may be: ${answerBytes} bytes, limit ${MAX_POOLED_BYTES}`,
       );
     const bytes = received.bytes.byteLength + answerBytes;
-    const ofPeer = this.#budgetsOfPeers.get(peer) ?? new ByteBudget(this.#budget.most * PEER_SHARE);
+    const ofPeer = this.#inFlightOf.get(peer) ?? { jobs: new Map(), budget: new ByteBudget(this.#budget.most * PEER_SHARE) };
+    const { jobs, budget } = ofPeer;
     if (answerBytes > (this.#transport?.room(peer) ?? 0))
       throw this.#tooManyBytes('answers that the peer has not taken leave no room', bytes);
-    if (!ofPeer.take(bytes)) throw this.#tooManyBytes(`requests of one peer hold ${ofPeer.held} bytes, limit ${ofPeer.most}`, bytes);
+    if (!budget.take(bytes)) throw this.#tooManyBytes(`requests of one peer hold ${budget.held} bytes, limit ${budget.most}`, bytes);
     if (!this.#budget.take(bytes)) {
-      ofPeer.giveBack(bytes);
+      budget.giveBack(bytes);
       throw this.#tooManyBytes(`requests in flight hold ${this.#budget.held} bytes, limit ${this.#budget.most}`, bytes);
     }
-    this.#budgetsOfPeers.set(peer, ofPeer);
+    this.#inFlightOf.set(peer, ofPeer);
+    jobs.set(message.id, job);
     job.bytes = bytes;
   }
 
@@ -249,12 +268,13 @@ export class ShardServer {
     });
   }
 
+  /** Of a request that was refused, nothing is held. */
   #giveBack({ peer, bytes }: Job): void {
     if (bytes === 0) return;
-    const ofPeer = this.#budgetsOfPeers.get(peer) as ByteBudget;
-    ofPeer.giveBack(bytes);
+    const { budget } = this.#inFlightOf.get(peer) as InFlight;
+    budget.giveBack(bytes);
     this.#budget.giveBack(bytes);
-    if (ofPeer.held === 0) this.#budgetsOfPeers.delete(peer);
+    if (budget.held === 0) this.#inFlightOf.delete(peer);
   }
 
   /** Nobody waits for it any more: it was sent again, or waited, until its deadline. */
@@ -303,7 +323,7 @@ export class ShardServer {
       times?.endDispatch();
       await pooling.pool(batch, new Float32Array(answer.bytes.buffer, 0, length), times);
       times?.endPooling();
-      if (job.cancelled) return;
+      if (job.isUnwanted) return;
       this.#refuseExpired(job);
       const serviceUs = (this.#clock.now() - receivedAt) * 1000;
       const stamp = this.#stamp;
@@ -316,19 +336,23 @@ export class ShardServer {
 
   /** What waits is dropped; of what is being pooled, the answer is. */
   #cancel(peer: Peer, id: number): void {
-    const key = jobKey(peer, id);
-    const job = this.#jobs.get(key);
+    const job = this.#inFlightOf.get(peer)?.jobs.get(id);
     if (job === undefined) return;
     this.#counts.cancelled++;
-    job.cancelled = true;
-    this.#forget(job);
+    this.#drop(job);
     if (this.#waiting.delete(peer, job)) this.#end(job);
   }
 
+  /** Its answer is not sent. */
+  #drop(job: Job): void {
+    job.isUnwanted = true;
+    this.#unlist(job);
+  }
+
   #fail(job: Job, thrown: unknown): void {
-    const { peer, message, cancelled } = job;
+    const { peer, message, isUnwanted } = job;
     this.#end(job);
-    if (cancelled) return;
+    if (isUnwanted) return;
     this.#counts.errors++;
     const { code, message: text, details } = TerabagError.from(thrown);
     if (code === 'overloaded') this.#counts.overloaded++;
@@ -337,7 +361,7 @@ export class ShardServer {
 
   #end(job: Job): void {
     const { received, times } = job;
-    this.#forget(job);
+    this.#unlist(job);
     this.#giveBack(job);
     received.release();
     if (times !== null) this.#idleTimes.push(times);
@@ -345,10 +369,10 @@ export class ShardServer {
     if (this.#inFlight === 0) for (const end of [...this.#draining]) end();
   }
 
-  /** An id that a peer uses twice at once is the later request's. */
-  #forget(job: Job): void {
-    const key = jobKey(job.peer, job.message.id);
-    if (this.#jobs.get(key) === job) this.#jobs.delete(key);
+  /** Its id names it no more. */
+  #unlist(job: Job): void {
+    const jobs = this.#inFlightOf.get(job.peer)?.jobs;
+    if (jobs?.get(job.message.id) === job) jobs.delete(job.message.id);
   }
 
   #reply(peer: Peer, message: ShardMessage, times: ServiceTimes | null = null): void {

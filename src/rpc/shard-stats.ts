@@ -23,6 +23,7 @@ export const SHARD_STATS = {
   overloaded: { kind: 'counter', description: 'Requests that it refused for too many, or too many bytes, in flight; part of errors.' },
   expired: { kind: 'counter', description: 'Requests whose deadline had passed before they were answered; part of errors.' },
   cancelled: { kind: 'counter', description: 'Requests that main cancelled before they were answered.' },
+  abandoned: { kind: 'counter', description: 'Requests whose peer was gone before they were answered: those that waited were not pooled.' },
   undeliverable: { kind: 'counter', description: 'Answers whose peer was gone, or did not read.' },
   connections: { kind: 'gauge', description: 'Connections that there are.' },
   strangers: {

@@ -182,6 +182,7 @@ export class Shard {
     const { engine, version, listen = listenOn, log, security } = this.options;
     this.#transport = await listen(endpoint, (peer, message) => this.server.receive(peer, message), {
       onWarning: (message) => log.warn({ endpoint }, message),
+      onGone: (peer) => this.server.forget(peer),
       ...(security !== undefined && { security }),
     });
     this.server.attach(this.#transport);

@@ -84,7 +84,9 @@ async function faultsOf(target: Target, load: Load, endAt: number, samples: Samp
     }
     await running;
     if (load.behindMs > EVERY_MS)
-      throw new Error(`this machine cannot send so many requests: they are ${Math.round(load.behindMs / 1000)} s late; ask for fewer (--qps)`);
+      throw new Error(
+        `this machine cannot send so many requests: they are ${Math.round(load.behindMs / 1000)} s late; ask for fewer (--qps)`,
+      );
     const { failed, total, p50, p99 } = load.window(startedAt);
     const line = `${new Date().toISOString()} ${fault.name} on ${shard}.${replica}: ${failed} of ${total} failed, P50 ${p50.toFixed(2)} P99 ${p99.toFixed(1)} ms`;
     console.log(line);

@@ -236,8 +236,20 @@ export class Accounts implements NetworkObserver {
     }
     if (decoded.kind !== 'cancel') return;
     const asked = seen.asked.get(decoded.id);
-    if (asked?.state === 'received') asked.state = 'cancelled';
+    if (asked !== undefined) this.#drops(asked);
     seen.asked.delete(decoded.id);
+  }
+
+  peerGone(connection: Connection): void {
+    this.options.trace.add(`${connection.number}]`, 'gone');
+    const { asked } = this.#seenOf(connection);
+    for (const each of asked.values()) this.#drops(each);
+    asked.clear();
+  }
+
+  /** Nobody waits for it. */
+  #drops(asked: Asked): void {
+    if (asked.state === 'received') asked.state = 'cancelled';
   }
 
   serverSent(connection: Connection, message: Uint8Array): void {

@@ -10,6 +10,7 @@ import {
   type ServerHandler,
   type ServerTransport,
   SOCKET_LIMITS,
+  WATCH_MS,
 } from '../../src/rpc/transport/transport.js';
 import { falsify } from './falsify.js';
 import { kindOf } from './message-kind.js';
@@ -73,6 +74,8 @@ export interface NetworkObserver {
   serverSent(connection: Connection, message: Uint8Array): void;
   /** memory: what the server reads it from. */
   serverReceived(connection: Connection, message: Uint8Array, memory: ArrayBufferLike): void;
+  /** The server is told that its peer is gone. */
+  peerGone(connection: Connection): void;
 }
 
 export interface NetworkOptions {
@@ -82,7 +85,10 @@ export interface NetworkOptions {
   readonly observer: NetworkObserver;
   /** Messages that wait in each direction of a connection. */
   readonly highWaterMark: number;
-  /** native: a turn reads many messages in one callback, and what lies in a socket can be read at once; zeromq.js: one after another. */
+  /**
+   * native: a turn reads many messages in one callback, what lies in a socket can be read at once, and servers are told of peers that are gone;
+   * zeromq.js: messages one after another, and a server learns who is gone when an answer finds nobody.
+   */
   readonly sockets: 'native' | 'zeromq.js';
 }
 
@@ -109,8 +115,8 @@ export class Network {
     return this.#listening.get(endpoint) ?? null;
   }
 
-  listen(endpoint: string, process: SimulatedProcess, handler: ServerHandler, version: number): SimulatedServer {
-    const server = new SimulatedServer(this, endpoint, process, handler, version);
+  listen(endpoint: string, process: SimulatedProcess, handlers: ServerHandlers, version: number): SimulatedServer {
+    const server = new SimulatedServer(this, endpoint, process, handlers, version);
     this.#listening.set(endpoint, server);
     return server;
   }
@@ -142,6 +148,11 @@ export class Network {
   get latest(): readonly Uint8Array[] {
     return this.#latest;
   }
+}
+
+export interface ServerHandlers {
+  readonly message: ServerHandler;
+  readonly gone: (peer: Peer) => void;
 }
 
 interface Queued {
@@ -542,6 +553,8 @@ export class SimulatedClient implements ClientTransport {
 /** A ROUTER of one incarnation of a shard. */
 export class SimulatedServer implements ServerTransport {
   readonly #peers = new Map<Peer, Connection>();
+  /** Connections that there were. */
+  readonly #ended = new Map<Peer, Connection>();
   readonly #inbox: Unread[] = [];
   #reading = false;
   #closed = false;
@@ -552,7 +565,7 @@ export class SimulatedServer implements ServerTransport {
     private readonly network: Network,
     readonly endpoint: string,
     readonly process: SimulatedProcess,
-    private readonly handler: ServerHandler,
+    private readonly handlers: ServerHandlers,
     /** That it served when it began to listen. */
     public version: number,
   ) {}
@@ -563,7 +576,9 @@ export class SimulatedServer implements ServerTransport {
 
   async send(peer: Peer, parts: readonly Uint8Array[]): Promise<boolean> {
     const connection = this.#peers.get(peer);
-    const { highWaterMark, random, observer } = this.network.options;
+    const { highWaterMark, random, observer, sockets } = this.network.options;
+    const ended = this.#ended.get(peer);
+    if (ended !== undefined && sockets === 'zeromq.js') this.#tellGone(ended);
     if (connection === undefined || this.#closed || connection.from.waiting >= Math.max(highWaterMark, LEAST_ANSWERS)) return false;
     const message = new Uint8Array(Buffer.concat(parts));
     observer.serverSent(connection, message);
@@ -609,7 +624,16 @@ export class SimulatedServer implements ServerTransport {
   }
 
   forget(connection: Connection): void {
+    const { random, sockets } = this.network.options;
     this.#peers.delete(connection.peer);
+    this.#ended.set(connection.peer, connection);
+    if (sockets === 'native') this.process.at(this.process.time + random.between(0, WATCH_MS), 'timers', () => this.#tellGone(connection));
+  }
+
+  #tellGone(connection: Connection): void {
+    if (this.#closed) return;
+    this.network.options.observer.peerGone(connection);
+    this.handlers.gone(connection.peer);
   }
 
   arrived(unread: Unread): void {
@@ -627,7 +651,7 @@ export class SimulatedServer implements ServerTransport {
       if (first === undefined) break;
       const lent = lend(first.message);
       this.network.options.observer.serverReceived(first.connection, first.message, lent.bytes.buffer);
-      this.handler(first.connection.peer, lent);
+      this.handlers.message(first.connection.peer, lent);
     }
     this.#reading = false;
     if (this.#inbox.length === 0 || this.#closed) return;

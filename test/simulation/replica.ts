@@ -85,7 +85,12 @@ export class Replica {
     });
     this.server = server;
     this.process = process;
-    this.#transport = network.listen(this.endpoint, process, (peer, message) => server.receive(peer, message), version);
+    this.#transport = network.listen(
+      this.endpoint,
+      process,
+      { message: (peer, message) => server.receive(peer, message), gone: (peer) => server.forget(peer) },
+      version,
+    );
     server.attach(this.#transport);
     trace.add(process.name, 'starts', version);
   }

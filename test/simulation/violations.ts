@@ -11,7 +11,7 @@ export const INVARIANTS = {
   'one-replica': 'No replica is asked for one request while it still works for an earlier attempt.',
   failover: 'While one replica of a shard is sound, no request fails, whatever becomes of the others.',
   spared: 'A shard is told when nobody waits for its answer any more.',
-  cancelled: 'A shard does not begin to pool what was cancelled before, and nobody gets its answer.',
+  cancelled: 'A shard does not begin to pool what was cancelled before, or whose peer it knows to be gone, and nobody gets its answer.',
   queue: 'A shard holds no more requests than it may.',
   drain: 'A shard that drains ends what it has.',
   expired: 'A shard does not begin to pool what nobody waits for any more.',

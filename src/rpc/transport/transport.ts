@@ -78,7 +78,10 @@ export interface ListenOptions {
   readonly security?: SecurityOptions;
   /** Is told, rate-limited, of connections that are refused or cut, and of keys that cannot be read anew. */
   readonly onWarning?: (message: string) => void;
-  /** The connection of a peer that has sent something is gone: what is kept of it is of no use. Late by some hundred ms; zeromq.js tells nothing. */
+  /**
+   * The connection of a peer that has sent something is gone: what is kept of it is of no use. Late by some hundred ms; with zeromq.js, by an answer
+   * that finds nobody, and by each.
+   */
   readonly onGone?: (peer: Peer) => void;
 }
 

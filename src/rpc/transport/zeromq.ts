@@ -158,7 +158,8 @@ function closeDoorLater(domain: string): void {
 /**
  * A ROUTER of zeromq.js. Of what peers may take, libzmq's own limits hold (the length of a message, the number of those that wait, the time of a
  * handshake) and the number of connections; what the addon's sockets count beside that for each peer, is here only looked at for the whole process:
- * when its memory has grown by more than all of them may take, all connections are cut off.
+ * when its memory has grown by more than all of them may take, all connections are cut off. That a peer is gone is known when an answer finds nobody:
+ * events of zeromq.js name no peers, and messages no connections.
  */
 class ZeromqServer implements Listening {
   endpoint: string;
@@ -297,7 +298,8 @@ class ZeromqServer implements Listening {
       await this.#binding;
       await this.#socket.send(message);
       return true;
-    } catch {
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'EHOSTUNREACH') this.options.onGone(peer);
       return false;
     }
   }

@@ -322,6 +322,13 @@ export const MUTATIONS: readonly Mutation[] = [
     breaks: ['cancelled', 'leak', 'exception'],
   },
   {
+    name: 'a shard pools for peers that are gone',
+    file: SERVER,
+    find: 'for (const job of this.#waiting.takeAll(peer)) {',
+    replace: 'for (const job of [] as Job[]) {',
+    breaks: ['cancelled'],
+  },
+  {
     name: 'a shard pools what nobody waits for',
     file: SERVER,
     find: 'if (this.#clock.now() < deadlineAt) return;',
@@ -331,7 +338,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a shard answers what was cancelled',
     file: SERVER,
-    find: 'if (job.cancelled) return;\n',
+    find: 'if (job.isUnwanted) return;\n',
     replace: '',
     breaks: ['one-answer'],
   },

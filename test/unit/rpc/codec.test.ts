@@ -195,6 +195,7 @@ const stats: ShardStats = {
     overloaded: 0,
     inFlightBytes: 5,
     cancelled: 0,
+    abandoned: 0,
     undeliverable: 0,
     connections: 1,
     strangers: 0,

@@ -77,6 +77,43 @@ test('a cancelled request that waits is never pooled, and one that is being pool
   expect(server.counts.inFlight).toBe(0);
 });
 
+test('what a peer that is gone has asked for is never pooled, nothing is kept of it, and others are served', async () => {
+  const { ask, send, pooling, answers, server, clock, transport } = served({ maxPooling: 2, maxInFlightBytes: 10_000, answerFloats: 250 });
+  // Its clock is 900 ms behind.
+  send({ kind: 'ping', id: 1, sentAtMs: clock.now() - 900 }, 'gone');
+  for (const id of [1, 2, 3, 3]) ask(id, { sentAtMs: clock.now() - 900 }, 'gone');
+  ask(9, {}, 'there');
+  expect(server.counts).toMatchObject({ inFlight: 5 });
+  const heldOfOne = server.counts.inFlightBytes / 5;
+  server.forget('gone');
+  expect(server.counts).toMatchObject({ abandoned: 4, cancelled: 0, inFlight: 3, inFlightBytes: 3 * heldOfOne });
+  // Of what is being pooled, the other half fails.
+  pooling[0]!.end();
+  pooling[1]!.end(new TerabagError('index_out_of_range', 'index out of range'));
+  await settled();
+  expect(pooling).toHaveLength(3);
+  pooling[2]!.end();
+  await settled();
+  expect(answers()).toMatchObject([{ kind: 'pong' }, { kind: 'pooled', id: 9 }]);
+  expect(server.counts).toMatchObject({ abandoned: 4, errors: 0, inFlight: 0, inFlightBytes: 0 });
+  // Its clock is unknown again, too.
+  transport.offsets.clear();
+  send({ kind: 'ping', id: 1, sentAtMs: clock.now() - 500 }, 'gone');
+  expect(transport.offsets.get('gone')).toBe(500);
+  server.forget('never heard of');
+});
+
+test('a drain does not wait for what peers that are gone had asked for', async () => {
+  const { ask, server, pooling, clock } = served({ maxPooling: 1 });
+  for (const id of [1, 2, 3]) ask(id);
+  const draining = server.drain(1000);
+  server.forget('main');
+  pooling[0]!.end();
+  await draining;
+  expect(pooling).toHaveLength(1);
+  expect(clock.numTimers).toBe(0);
+});
+
 test("a peer cannot cancel another peer's request, and an id that is used twice is answered twice", async () => {
   const { ask, send, pooling, answers, server } = served({ maxPooling: 9 });
   ask(1, {}, 'one');

@@ -46,7 +46,10 @@ function replicated(addresses: readonly string[] = [A, B], options: ClientOption
     to(address).receive(pooledAnswer({ id, stamp: STAMP }, Buffer.from(text)));
   const refuse = (address: string, { id }: { id: number }, code: string): void =>
     to(address).receive({ kind: 'error', id, code, message: `because ${code}`, details: {} });
-  return { client, clock, endpoints, greet, to, sentTo, answer, refuse };
+  const answerHeartbeats = (address: string): void => {
+    for (const { id } of to(address).sentOf('ping')) to(address).receive({ kind: 'pong', id, stamp: STAMP, state: 'ready', inFlight: 0 });
+  };
+  return { client, clock, endpoints, greet, to, sentTo, answer, refuse, answerHeartbeats };
 }
 
 type Replicated = ReturnType<typeof replicated>;
@@ -311,8 +314,7 @@ test('a replica that is 10 times slower gets as much less, and its share again w
           all++;
           ends.push({ at: shard.clock.now() + (address === A ? aMs : 2), end: () => shard.answer(address, sent) });
         }
-        for (const { id } of shard.to(address).sentOf('ping'))
-          shard.to(address).receive({ kind: 'pong', id, stamp: STAMP, state: 'ready', inFlight: 0 });
+        shard.answerHeartbeats(address);
         shard.to(address).sent.length = 0;
       }
       shard.clock.pass(1);
@@ -331,7 +333,7 @@ test('a replica that is 10 times slower gets as much less, and its share again w
 
 test('a replica that fails 5 times in a row is ejected, and comes back by one request that it answers', async () => {
   const shard = replicated();
-  const { client, clock, sentTo, refuse, answer } = shard;
+  const { client, clock, sentTo, refuse, answer, answerHeartbeats } = shard;
   await acquainted(shard);
   const settle = (): void => {
     clock.pass(1);
@@ -353,15 +355,19 @@ test('a replica that fails 5 times in a row is ejected, and comes back by one re
     settle();
     return onA;
   };
-  clock.pass(490);
+  const pass = (ms: number): void => {
+    clock.pass(ms);
+    for (const address of [A, B]) answerHeartbeats(address);
+  };
+  pass(490);
   expect(requests(20)).toBe(0);
-  clock.pass(10);
+  pass(10);
   // The probe, which fails, so that it is away for twice as long.
   expect(requests(20)).toBe(1);
   expect(client.counts.ejections).toBe(2);
-  clock.pass(990);
+  pass(990);
   expect(requests(20)).toBe(0);
-  clock.pass(10);
+  pass(10);
   outcomes.push(ask(shard));
   expect(sentTo(A)).toHaveLength(1);
   answer(A, sentTo(A)[0]!);

@@ -78,16 +78,17 @@ test('a replica that refused a request as one too many is the dearest for 100 ms
   expect(replica.cost(1100)).toBeLessThan(1);
 });
 
-test('tiers: sound ones, then ejected ones, then those whose address is gone; none that is not ready', () => {
+test('tiers: sound ones, then silent ones, then ejected ones, then those whose address is gone; none that is not ready', () => {
   const { replica, link } = replicaOf();
   expect(replica.tier(0)).toBe(0);
+  expect(replicaOf({ unheardMs: 101 }).replica.tier(0)).toBe(1);
   for (let n = 0; n < 5; n++) replica.ejection.failed(0);
-  expect([replica.tier(0), replica.tier(500)]).toEqual([1, 0]);
+  expect([replica.tier(0), replica.tier(500)]).toEqual([2, 0]);
   expect(replica.cost(500)).toBe(0);
   replica.ejection.probe();
-  expect(replica.tier(500)).toBe(1);
-  replica.listed = false;
   expect(replica.tier(500)).toBe(2);
+  replica.listed = false;
+  expect(replica.tier(500)).toBe(3);
   link.ready = false;
   expect(replica.tier(500)).toBeNull();
 });
