@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Prediction, type PredictRequest, TerabagError } from '../../src/index.js';
 import type { Case, Stage } from './case.js';
 import { Load } from './load.js';
+import { BACK_MS, checkBack } from './recovery.js';
 import { removeModel, type ServedModel, writeServedModel } from './served-model.js';
 import { runCase } from './stage.js';
 import { checkPromise, failuresOf } from './under-load.js';
@@ -83,6 +84,30 @@ test('requests that end after their deadline are late, unless the event loop sto
   });
   expect(stalled.late).toBe(0);
 });
+
+test.each([true, false])(
+  'a case fails when right answers come back later than promised, in the long form (%s) as in the short',
+  async (long) => {
+    const back = async (afterMs: number): Promise<string> => {
+      const overAt = performance.now();
+      const predictor = {
+        predict: async (request: PredictRequest) => {
+          if (performance.now() < overAt + afterMs) throw new TerabagError('shard_unavailable', 'x');
+          return answerOf(model, positionOf(request));
+        },
+      };
+      const load = new Load({ predictor, models: [model], qps: 500, deadlineMs: 50 });
+      await sleep(afterMs + 300);
+      await load.stop();
+      const { verdict } = await runCase(
+        caseOf(async (stage) => checkBack(stage, load, overAt, 'it healed')),
+        { ...settings(), long },
+      );
+      return verdict;
+    };
+    expect(await Promise.all([back(BACK_MS - 300), back(BACK_MS + 100)])).toEqual(['holds', 'fails']);
+  },
+);
 
 test('a case fails by what it expects, throws, leaves unfinished or undone, and by a promise that nobody waits for', async () => {
   const verdict = async (run: (stage: Stage) => Promise<void>, more?: Partial<Case>) => {
