@@ -244,6 +244,13 @@ export const MUTATIONS: readonly Mutation[] = [
     breaks: ['failover', 'liveness'],
   },
   {
+    name: 'a shard that does not answer its greeting is waited for',
+    file: LINK,
+    find: 'this.#connected && this.#silentBeats++',
+    replace: "this.#state !== 'connecting' && this.#silentBeats++",
+    breaks: ['failover', 'liveness'],
+  },
+  {
     name: 'what waited for a replica is not sent when one comes back',
     file: CLIENT,
     find: "if (this.#parked.size > 0) this.#unpark(this.#clock.now(), 'resent');",
