@@ -61,6 +61,6 @@ export type {
 export { requestFromJson } from './predictor/request-json.js';
 export { type ConnectOptions, connect, type ShardedPredictor } from './predictor/sharded.js';
 export type { ShardState } from './rpc/messages.js';
-export { SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';
+export { type ReplicaStats, SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';
 export type { SecurityOptions } from './rpc/transport/security.js';
 export type { ServedVersion } from './rpc/version.js';

@@ -4,7 +4,7 @@ import type { Bundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
 import type { ShardClient } from '../rpc/client.js';
-import type { ShardStats } from '../rpc/shard-stats.js';
+import type { ReplicaStats } from '../rpc/shard-stats.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
 import type { Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest, Readiness } from './predictor.js';
@@ -78,8 +78,8 @@ export class MainShard implements Predictor {
     };
   }
 
-  shardStats(): Promise<ShardStats[]> {
-    return Promise.all(this.shards.map(({ client }) => client.stats(STATS_MS)));
+  async shardStats(): Promise<ReplicaStats[]> {
+    return (await Promise.all(this.shards.map(({ client }) => client.stats(STATS_MS)))).flat();
   }
 
   async close(): Promise<void> {

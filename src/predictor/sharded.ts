@@ -10,7 +10,7 @@ import { checkPlan, checkPlanShape, MAIN_SHARD, type Plan, servedVersionOf } fro
 import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, type ExpectedShard, ShardClient } from '../rpc/client.js';
-import type { ShardStats } from '../rpc/shard-stats.js';
+import type { ReplicaStats } from '../rpc/shard-stats.js';
 import type { SecurityOptions } from '../rpc/transport/security.js';
 import { connectWith } from '../rpc/transport/sockets.js';
 import type { ServedVersion } from '../rpc/version.js';
@@ -58,8 +58,11 @@ export interface ConnectOptions extends PredictorOptions, RpcOptions {
 export interface ShardedPredictor extends Predictor {
   /** What it serves, and every shard that it asks: shardStats() tells what each process holds. */
   readonly version: ServedVersion;
-  /** What each shard says of itself, in the plan's order. */
-  shardStats(): Promise<ShardStats[]>;
+  /**
+   * What each process says of itself, in the order of the plan's shards and then of their endpoints: every replica has an entry, with its stats or the
+   * error of one that is away, is of another version, or does not answer within 2 s. Rejects only when the predictor is closed.
+   */
+  shardStats(): Promise<ReplicaStats[]>;
 }
 
 const DEFAULT_READY_MS = 10_000;

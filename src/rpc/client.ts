@@ -6,14 +6,14 @@ import type { RpcSpan } from '../observe/spans.js';
 import { type Random, systemRandom } from '../random.js';
 import { poolMessageBytes, renewPool, writePoolMessage } from './codec.js';
 import { DueList } from './due-list.js';
-import type { Connect, ExpectedPeer, PooledMessage } from './link.js';
+import type { Connect, ExpectedPeer, PooledMessage, ShardLink } from './link.js';
 import { type Answer, Attempt, Call } from './replicas/call.js';
 import type { EndpointSource } from './replicas/endpoint-source.js';
 import { Hedging } from './replicas/hedging.js';
 import type { Replica } from './replicas/replica.js';
 import { ReplicaSet } from './replicas/replica-set.js';
 import { RetryBudget } from './replicas/retry-budget.js';
-import type { ShardStats } from './shard-stats.js';
+import type { ReplicaStats } from './shard-stats.js';
 import { type Lent, messageBuffers } from './transport/buffer-pool.js';
 import { MAX_MESSAGE_BYTES } from './transport/transport.js';
 import { stampOf } from './version.js';
@@ -159,12 +159,23 @@ export class ShardClient {
     });
   }
 
-  /** What the shard says of itself, by a replica that is ready; rejects at once with the reason when none is. */
-  async stats(ms: number): Promise<ShardStats> {
+  /** What each replica says of itself, in the order of the endpoints; why, at once, of those that are away. Rejects only when this is closed. */
+  async stats(ms: number): Promise<ReplicaStats[]> {
     if (this.#closed !== null) throw this.#closed;
-    const replica = this.#replicas.all.find(({ link }) => link.ready);
-    if (replica === undefined) throw this.#replicas.why();
-    return replica.link.stats(ms);
+    const { listed } = this.#replicas;
+    if (listed.length === 0) return [{ shard: this.name, endpoint: null, stats: null, error: this.#replicas.why() }];
+    const all = await Promise.all(listed.map(({ link }) => this.#statsOf(link, ms)));
+    if (this.#closed !== null) throw this.#closed;
+    return all;
+  }
+
+  async #statsOf(link: ShardLink<Attempt>, ms: number): Promise<ReplicaStats> {
+    const place = { shard: this.name, endpoint: link.endpoint };
+    try {
+      return { ...place, stats: await link.stats(ms), error: null };
+    } catch (error) {
+      return { ...place, stats: null, error: TerabagError.from(error) };
+    }
   }
 
   close(): void {

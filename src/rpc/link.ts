@@ -192,9 +192,9 @@ export class ShardLink<A extends LinkAttempt> {
     if (attempt.sent && this.#write(encodeClientMessage({ kind: 'cancel', id: attempt.id }))) this.options.counts.cancelled++;
   }
 
-  /** What the shard says of itself; rejects at once with the reason when it is away, or goes. */
+  /** What the shard says of itself, draining or not; rejects at once with the reason when it is away, or goes. */
   async stats(ms: number): Promise<ShardStats> {
-    if (!this.ready) throw this.#why;
+    if (!this.ready && !this.draining) throw this.#why;
     const shard = this.options.peer.name;
     const id = this.options.nextId();
     if (!this.#write(encodeClientMessage({ kind: 'stats', id })))

@@ -1,3 +1,5 @@
+import type { TerabagError } from '../errors.js';
+
 /** How a number of a shard's stats behaves: counters only grow, gauges are as they are now; counters: one by table, of those above 0. */
 export type StatKind = 'text' | 'counter' | 'counters' | 'gauge' | 'optional';
 
@@ -60,6 +62,12 @@ export type StatValue<K extends StatKind> = K extends 'text'
       : number;
 
 export type ShardStats = { readonly [name in keyof typeof SHARD_STATS]: StatValue<(typeof SHARD_STATS)[name]['kind']> };
+
+/** What a replica of a shard says of itself, or why it says nothing. endpoint is null where none of the shard is known. */
+export type ReplicaStats = { readonly shard: string } & (
+  | { readonly endpoint: string; readonly stats: ShardStats; readonly error: null }
+  | { readonly endpoint: string | null; readonly stats: null; readonly error: TerabagError }
+);
 
 const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value) && value >= 0;
 const isMap = (value: unknown): value is object => typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -110,7 +110,7 @@ test('a shard whose files are replaced serves on from those that it opened, and 
   await handle.close();
   await rename(`${replaced}.new`, replaced);
   await rm(removed);
-  await expect.poll(async () => (await predictor.shardStats())[0]?.replacedFiles, { timeout: 10_000 }).toBe(2);
+  await expect.poll(async () => (await predictor.shardStats())[0]?.stats?.replacedFiles, { timeout: 10_000 }).toBe(2);
   await sleep(2500);
   expect((await predictor.predict(request, { deadlineMs: 5000 })).scores).toEqual(scores);
   expect(log().match(/a file was replaced/g)).toHaveLength(2);

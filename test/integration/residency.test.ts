@@ -81,7 +81,7 @@ test.each(RESIDENCIES)('%s gives the same bits, local and on shards, whole table
     expect(tableBytes).toBe(spec.tables.reduce((sum, { rows, dim }) => sum + rows * dim * 4, 0));
     expect(residentBytes).toBe(tableBytes);
     expect(lockedBytes).toBe(residency === 'lock' ? tableBytes : 0);
-    for (const stats of await sharded.shardStats()) expect(stats.residentBytes).toBe(stats.tableBytes);
+    for (const { stats } of await sharded.shardStats()) expect(stats!.residentBytes).toBe(stats!.tableBytes);
   }
   await Promise.all([mapped, local, sharded, parts].map((predictor) => predictor.close()));
   await Promise.all(clusters.map((cluster) => cluster.stop()));

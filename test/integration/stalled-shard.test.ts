@@ -32,7 +32,7 @@ test.each(['populate', 'map'] as const)(
         ({ code }: { code: string }) => code,
       );
     const executed = async (): Promise<{ executed: number; expired: number }> => {
-      const [stats] = await predictor.shardStats();
+      const [{ stats } = { stats: null }] = await predictor.shardStats();
       return { executed: stats!.requests - stats!.errors, expired: stats!.expired };
     };
     try {

@@ -242,7 +242,7 @@ describe('ids that tables do not have', () => {
     expect(new Set(sums).size).toBe(MODES.length);
     const counted = async (predictor: Predictor & Partial<ShardedPredictor>): Promise<Map<string, number>> => {
       const sums = new Map<string, number>();
-      const all = [predictor.stats().unseen, ...((await predictor.shardStats?.()) ?? []).map(({ unseen }) => unseen)];
+      const all = [predictor.stats().unseen, ...((await predictor.shardStats?.()) ?? []).map(({ stats }) => stats!.unseen)];
       for (const [table, count] of all.flatMap((counts) => Object.entries(counts))) sums.set(table, (sums.get(table) ?? 0) + count);
       return sums;
     };

@@ -16,8 +16,15 @@ export interface ProcessCost {
 /** CPU of all shards so far, us. */
 export type ShardCpu = () => Promise<number>;
 
-export const shardCpuUs = async (predictor: ShardedPredictor): Promise<number> =>
-  (await predictor.shardStats()).reduce((sum, { cpuUserUs, cpuSystemUs }) => sum + cpuUserUs + cpuSystemUs, 0);
+/** Of all replicas; rejects when one does not tell. */
+export async function shardCpuUs(predictor: ShardedPredictor): Promise<number> {
+  let sum = 0;
+  for (const { stats, error } of await predictor.shardStats()) {
+    if (stats === null) throw error;
+    sum += stats.cpuUserUs + stats.cpuSystemUs;
+  }
+  return sum;
+}
 
 const SAMPLE_MS = 10;
 const NS_PER_MS = 1e6;

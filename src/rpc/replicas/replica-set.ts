@@ -55,6 +55,13 @@ export class ReplicaSet {
     return this.#replicas;
   }
 
+  /** Those whose endpoints are the shard's, in their order. */
+  get listed(): readonly Replica<Attempt>[] {
+    const { addresses } = this.options.endpoints;
+    const place = ({ link }: Replica<Attempt>): number => addresses.indexOf(link.endpoint);
+    return this.#replicas.filter(({ listed }) => listed).sort((one, other) => place(one) - place(other));
+  }
+
   /** Whether some replica takes requests. */
   get ready(): boolean {
     for (const { link } of this.#replicas) if (link.ready) return true;

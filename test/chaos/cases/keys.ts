@@ -46,10 +46,7 @@ const wrongKey: Case = {
     }
     await load.stop();
     const all = load.window();
-    const strangers = (await first.shardStats()).reduce(
-      (sum, stats) => sum + Number((stats as Record<string, unknown>)['strangers'] ?? 0),
-      0,
-    );
+    const strangers = (await first.shardStats()).reduce((sum, { stats }) => sum + (stats?.strangers ?? 0), 0);
     stage.expect(strangers > 0, 'the shards counted no stranger');
     stage.expect(all.failed === 0, `${all.failed} of ${all.total} requests failed: ${failuresOf(all)}`);
     stage.saw(

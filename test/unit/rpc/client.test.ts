@@ -244,7 +244,7 @@ test('stats of a shard that goes away are not waited for', async () => {
   const { client, connection } = opened();
   const stats = client.stats(1000).catch((error: unknown) => error);
   connection.handlers.down();
-  expect(await stats).toMatchObject({ code: 'shard_unavailable', details: { shard: 'shard-0' } });
+  expect(await stats).toMatchObject([{ stats: null, error: { code: 'shard_unavailable', details: { shard: 'shard-0' } } }]);
 });
 
 test('a shard that answers stats with an error is told at once, with its reason', async () => {
@@ -252,7 +252,7 @@ test('a shard that answers stats with an error is told at once, with its reason'
   const stats = client.stats(1000).catch((error: unknown) => error);
   const { id } = connection.sent.findLast(({ kind }) => kind === 'stats') as { id: number };
   connection.receive({ kind: 'error', id, code: 'bad_message', message: 'no such message', details: {} });
-  expect(await stats).toMatchObject({ code: 'bad_message', message: 'no such message', details: { shard: 'shard-0' } });
+  expect(await stats).toMatchObject([{ error: { code: 'bad_message', message: 'no such message', details: { shard: 'shard-0' } } }]);
 });
 
 test('a request whose deadline is there, or has passed, ends with the reason, and asks for no timer in the past', async () => {

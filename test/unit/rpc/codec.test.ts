@@ -4,9 +4,8 @@ import { expect, test } from 'vitest';
 import { TerabagError } from '../../../src/errors.js';
 import { decodeClientMessage, decodeShardMessage, encodeClientMessage, setSerializeUs, shardMessageParts } from '../../../src/rpc/codec.js';
 import { type ClientMessage, SHARD_STAGES, type ShardMessage, WIRE_VERSION } from '../../../src/rpc/messages.js';
-import type { ShardStats } from '../../../src/rpc/shard-stats.js';
 import { STAMP_BYTES } from '../../../src/rpc/version.js';
-import { encodeShardMessage, pooledAnswer, STAMP } from '../../reference/messages.js';
+import { encodeShardMessage, pooledAnswer, STAMP, STATS as stats } from '../../reference/messages.js';
 
 const id = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER });
 const binary = fc.uint8Array({ maxLength: 400 }).map((bytes) => Buffer.from(bytes));
@@ -175,41 +174,6 @@ test('stages stay what they were when other messages are encoded and decoded', (
   decodeShardMessage(second);
   expect(decoded).toMatchObject({ stages: sound });
 });
-
-const stats: ShardStats = {
-  ...{
-    shard: 'shard-0',
-    model: 'abc',
-    plan: 'def',
-    epoch: 3,
-    kernels: 'avx2:1',
-    state: 'ready',
-    uptimeMs: 1,
-    requests: 2,
-    errors: 0,
-    malformed: 0,
-    expired: 0,
-  },
-  ...{
-    skew: 0,
-    overloaded: 0,
-    inFlightBytes: 5,
-    cancelled: 0,
-    abandoned: 0,
-    undeliverable: 0,
-    connections: 1,
-    strangers: 0,
-    cut: 0,
-    inFlight: 0,
-    unseen: { items: 3 },
-    cpuUserUs: 5,
-    cpuSystemUs: 6,
-    rssBytes: 7,
-    replacedFiles: 0,
-    tableBytes: 0,
-  },
-  ...{ residentBytes: null, hugePageBytes: null, lockedBytes: null },
-};
 
 test('stats travel whole, also with a residency that is not known', () => {
   const message: ShardMessage = { kind: 'stats', id: 1, stamp: Buffer.from(STAMP), stats };

@@ -4,7 +4,7 @@ import { TerabagError } from '../../../../src/errors.js';
 import { type ClientOptions, ShardClient } from '../../../../src/rpc/client.js';
 import type { ClientMessage, ShardMessage } from '../../../../src/rpc/messages.js';
 import { stampOf } from '../../../../src/rpc/version.js';
-import { pooledAnswer, SERVED, STAMP } from '../../../reference/messages.js';
+import { pooledAnswer, SERVED, STAMP, STATS } from '../../../reference/messages.js';
 import { random } from '../../../reference/small-model.js';
 import { FakeClock, type FakeConnection, FakeConnections, FakeEndpoints } from '../fakes.js';
 
@@ -584,4 +584,23 @@ test('close ends what is on its way and what waits, and leaves no timer', async 
   expect(await outcome).toMatchObject({ code: 'closed' });
   expect(clock.numTimers).toBe(0);
   expect([to(A).closed, to(B).closed, endpoints.closed]).toEqual([1, 1, 1]);
+});
+
+test('every listed replica is asked what it says of itself, draining or not, and each has an entry in the order of the endpoints', async () => {
+  const { client, clock, endpoints, greet, to } = replicated([B, A, C], { greeted: [A] });
+  greet(B, { state: 'draining' });
+  const asked = client.stats(100);
+  expect([A, B, C].map((address) => to(address).sentOf('stats').length)).toEqual([1, 1, 0]);
+  const [{ id } = { id: 0 }] = to(A).sentOf('stats');
+  to(A).receive({ kind: 'stats', id, stamp: STAMP, stats: STATS });
+  clock.pass(100);
+  expect(await asked).toMatchObject([
+    { shard: 'shard-0', endpoint: B, stats: null, error: { code: 'deadline_exceeded' } },
+    { shard: 'shard-0', endpoint: A, stats: STATS, error: null },
+    { shard: 'shard-0', endpoint: C, stats: null, error: { code: 'shard_unavailable', details: { endpoint: C } } },
+  ]);
+  endpoints.change([C]);
+  expect((await client.stats(100)).map(({ endpoint }) => endpoint)).toEqual([C]);
+  endpoints.change([]);
+  expect(await client.stats(100)).toMatchObject([{ endpoint: null, stats: null, error: { code: 'shard_unavailable' } }]);
 });
