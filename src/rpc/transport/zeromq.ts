@@ -158,7 +158,8 @@ function closeDoorLater(domain: string): void {
 /**
  * A ROUTER of zeromq.js. Of what peers may take, libzmq's own limits hold (the length of a message, the number of those that wait, the time of a
  * handshake) and the number of connections; what the addon's sockets count beside that for each peer, is here only looked at for the whole process:
- * when its memory has grown by more than all of them may take, all connections are cut off. That a peer is gone is known when an answer finds nobody:
+ * when its memory has grown by more than all of them may take, all connections are cut off. Its monitor is asked for every event, so that libzmq can
+ * keep the descriptor of a peer with a key that breaks the protocol (docs/reliability.md). That a peer is gone is known when an answer finds nobody:
  * events of zeromq.js name no peers, and messages no connections.
  */
 class ZeromqServer implements Listening {
