@@ -33,11 +33,18 @@ const FIRST_PORT = 7400;
 export const MOST_DEFAULTS = MAX_PORT - FIRST_PORT + 1;
 export const MAX_REPLICAS = 64;
 
-/** Null of a place without one: on this machine alone, where replicas are for tries, or resolved when it is used. */
+/** One of a host however it is spelled. Null of a place without one: on this machine alone, where replicas are for tries, or resolved when it is used. */
 export function hostOf(endpoint: string): string | null {
   if (!['address', 'name'].includes(parseEndpoint(endpoint)?.kind ?? '')) return null;
   const [, bracketed, host = bracketed] = /^tcp:\/\/(?:\[([^\]]+)\]|([^:]+)):/.exec(endpoint) ?? [];
-  return host === undefined || LOOPBACK.test(host) ? null : host;
+  const spelled = host === undefined ? null : bracketed === undefined ? host.toLowerCase().replace(/\.$/, '') : ipv6Of(host);
+  return spelled === null || LOOPBACK.test(spelled) ? null : spelled;
+}
+
+/** As RFC 5952 writes it; an interface (%eth0) stays as it is. */
+function ipv6Of(address: string): string {
+  const [ip = '', ...scope] = address.split('%');
+  return [new URL(`http://[${ip}]`).hostname.slice(1, -1), ...scope].join('%');
 }
 
 const defaultEndpoints = (count: number): string[] => Array.from({ length: count }, (_, at) => `tcp://127.0.0.1:${FIRST_PORT + at}`);

@@ -42,6 +42,17 @@ test('what has no host of its own is kept apart from nothing', () => {
     Array(6).fill(null),
   );
   expect(['tcp://a.b:1', 'tcp://10.0.0.1:1', 'tcp://[fd00::1]:1'].map(hostOf)).toEqual(['a.b', '10.0.0.1', 'fd00::1']);
+  expect(['tcp://LocalHost:1', 'tcp://[0:0::1]:1'].map(hostOf)).toEqual([null, null]);
+});
+
+test.each([
+  ['tcp://a.b:1', 'tcp://A.b.:2', 'a.b'],
+  ['tcp://[fd00::1]:1', 'tcp://[FD00:0::0001]:2', 'fd00::1'],
+  ['tcp://[fe80::1%eth0]:1', 'tcp://[fe80:0::1%eth0]:2', 'fe80::1%eth0'],
+])('a host that is spelled in two ways is one: %s and %s', (one, other, host) => {
+  expect(() => place([1], { replicas: 2, endpoints: [one, other] })).toThrow(
+    expect.objectContaining({ code: 'does_not_fit', details: expect.objectContaining({ value: host }) }),
+  );
 });
 
 test('a host, or a zone, that has more endpoints than there are shards is refused with by how much', () => {
