@@ -104,6 +104,12 @@ export function anObject<T>(field: string, value: T): T {
   throw wrongKind(field, 'an object', value);
 }
 
+/** What ends a call when it is aborted, likewise; not instanceof, since it may come from another realm. */
+export function aSignal(field: string, value: AbortSignal | null | undefined): void {
+  if (value === null || value === undefined || typeof value.addEventListener === 'function') return;
+  throw wrongKind(field, 'an AbortSignal', value);
+}
+
 function wrongKind(field: string, right: string, value: unknown): TerabagError {
   const given = typeof value === 'string' ? value : value === null || value === undefined ? String(value) : `a ${typeof value}`;
   return new TerabagError('invalid_argument', `${field} has to be ${right}: ${given}`, { field });

@@ -1,9 +1,9 @@
 import { constants } from 'node:os';
 import { RESIDENCIES, type Residency } from '../engine/residency.js';
-import { anObject, aPath, oneOf, TerabagError } from '../errors.js';
+import { anObject, aPath, aSignal, oneOf, TerabagError } from '../errors.js';
 import { VERIFIES } from '../model/bundle-files.js';
 import { checkEndpoints, checkPlanShape, type Plan } from '../plan/file/plan.js';
-import type { SecurityOptions } from '../rpc/transport/security.js';
+import { checkSecurity, type SecurityOptions } from '../rpc/transport/security.js';
 import { LOG_LEVELS, type LogLevel } from './shard-task.js';
 import { type Spawn, spawnShard } from './spawn.js';
 import { type ShardEvent, ShardWatcher } from './watch.js';
@@ -198,7 +198,9 @@ function replicaOf(shards: readonly ShardWatcher[], name: string, replica: numbe
   );
 }
 
-function checkOptions({ logLevel, verify, residency, readyMs, drainMs }: LaunchOptions): void {
+function checkOptions({ logLevel, verify, residency, readyMs, drainMs, security, signal }: LaunchOptions): void {
+  if (security !== undefined) checkSecurity(security);
+  aSignal('signal', signal);
   if (logLevel !== undefined) oneOf('logLevel', logLevel, LOG_LEVELS);
   if (verify !== undefined) oneOf('verify', verify, VERIFIES);
   if (residency !== undefined) oneOf('residency', residency, RESIDENCIES);
@@ -216,7 +218,7 @@ function checkOptions({ logLevel, verify, residency, readyMs, drainMs }: LaunchO
 
 /** Settles as the start does, or rejects when the signal comes first. A signal that outlives the launch keeps nothing of it. */
 function unlessAborted(started: Promise<unknown>, signal: AbortSignal | undefined): Promise<unknown> {
-  if (signal === undefined) return started;
+  if (signal == null) return started;
   return new Promise((resolve, reject) => {
     const onAbort = (): void => reject(new TerabagError('aborted', 'the launch was aborted', {}, { cause: signal.reason }));
     if (signal.aborted) onAbort();

@@ -28,9 +28,11 @@ export const systemNames: Names = {
 export function namesOf(servers: readonly string[]): Names {
   const asked = resolver();
   try {
+    // Of none, nobody would be asked.
+    if (servers.length === 0) throw new Error('none is given');
     asked.setServers(servers);
   } catch (error) {
-    const message = `nameServers have to be IP addresses, with a port or without: ${servers.join(', ')}`;
+    const message = `nameServers has to be a list of IP addresses, with a port or without: ${String(servers)}`;
     throw new TerabagError('invalid_argument', message, { field: 'nameServers' }, { cause: error });
   }
   return {

@@ -1,6 +1,6 @@
 import { ByteBudget } from '../byte-budget.js';
 import { type Clock, systemClock } from '../clock.js';
-import { anObject, type ErrorDetails, TerabagError } from '../errors.js';
+import { anObject, aSignal, type ErrorDetails, TerabagError } from '../errors.js';
 import { IdlePool } from '../idle-pool.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import { ConcurrencyLimit } from './concurrency-limit.js';
@@ -176,9 +176,7 @@ export class Admission<M extends Memory> {
   #check(deadlineMs: number, signal: AbortSignal | null): void {
     if (this.#closed) throw new TerabagError('closed', 'the predictor is closed');
     checkDeadline(deadlineMs);
-    // Not instanceof: a signal may come from another realm.
-    if (signal !== null && typeof signal.addEventListener !== 'function')
-      throw new TerabagError('invalid_argument', `signal has to be an AbortSignal: ${shown(signal)}`, { field: 'signal' });
+    aSignal('signal', signal);
     if (signal?.aborted) throw aborted(signal);
   }
 

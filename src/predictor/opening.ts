@@ -1,4 +1,4 @@
-import { TerabagError } from '../errors.js';
+import { aSignal, TerabagError } from '../errors.js';
 import type { PredictorOptions } from './predictor.js';
 
 interface Closable {
@@ -13,7 +13,8 @@ export async function openUnlessAborted<P extends Closable>(
   { signal, onProgress }: Pick<PredictorOptions, 'signal' | 'onProgress'>,
   open: Open<P>,
 ): Promise<P> {
-  if (signal === undefined) return open({});
+  aSignal('signal', signal);
+  if (signal == null) return open({});
   const aborted = (): TerabagError => new TerabagError('aborted', 'the opening was aborted', {}, { cause: signal.reason });
   if (signal.aborted) throw aborted();
   const opening = open({

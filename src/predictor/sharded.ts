@@ -11,7 +11,7 @@ import { bundleOf, checkPublishedFor } from '../plan/file/published.js';
 import { checkRpcOptions, type RpcOptions } from '../plan/predict/rpc-mode.js';
 import { type Connect, type ExpectedShard, ShardClient } from '../rpc/client.js';
 import type { ReplicaStats } from '../rpc/shard-stats.js';
-import type { SecurityOptions } from '../rpc/transport/security.js';
+import { checkSecurity, type SecurityOptions } from '../rpc/transport/security.js';
 import { connectWith } from '../rpc/transport/sockets.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { wayOnMain } from './local.js';
@@ -136,12 +136,13 @@ function openClient(expected: ExpectedShard, connect: Connect): ShardClient {
 const tablesOf = (plan: Plan, shard: string): string[] => plan.tables.flatMap(({ table, parts }) => (parts.includes(shard) ? [table] : []));
 
 function checkOptions(options: ConnectOptions): void {
-  const { readyMs = DEFAULT_READY_MS, onShardFailure = 'error' } = options;
+  const { readyMs = DEFAULT_READY_MS, onShardFailure = 'error', security } = options;
   oneOf('onShardFailure', onShardFailure, SHARD_FAILURE_POLICIES);
   if (typeof readyMs !== 'number' || !(readyMs > 0) || readyMs > 2 ** 31 - 1)
     throw new TerabagError('invalid_argument', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`, {
       field: 'readyMs',
     });
+  if (security !== undefined) checkSecurity(security);
   checkRpcOptions(options);
 }
 

@@ -200,6 +200,22 @@ test('times to wait that are none are refused before anything is opened', async 
     });
 });
 
+test.each([
+  ['signal', { signal: {} }],
+  ['nameServers', { nameServers: '127.0.0.1' }],
+  ['nameServers', { nameServers: [] }],
+  ['security', { security: null }],
+  ['security', { security: 'main.key' }],
+  ['security.keys', { security: { keys: 'main.key' } }],
+  ['security.shardKey', { security: { key: 'main.key', shardKey: 7 } }],
+])('%s that cannot be one is refused, and nobody is connected to without keys: %j', async (field, options) => {
+  const plan = await planOf(2);
+  await expect(connect(plan, { bundle: model.dir, readyMs: 200, ...options } as never)).rejects.toMatchObject({
+    code: 'invalid_argument',
+    details: { field },
+  });
+});
+
 test('bad ids end in a typed error that names table and position, local and sharded alike', async () => {
   const request = smallRequest(random(2), 2);
   const withIds = (indices: Int32Array | (number | bigint)[] | BigInt64Array) => ({

@@ -1,6 +1,6 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readFileSync, type Stats, statSync } from 'node:fs';
-import { TerabagError } from '../../errors.js';
+import { anObject, aPath, TerabagError } from '../../errors.js';
 
 /**
  * Keys of the connections between main and shards, as files that terabag keygen makes. Without a key nothing is encrypted, whoever connects is let
@@ -15,6 +15,18 @@ export interface SecurityOptions {
   readonly shardKey?: string;
   /** Of a shard: listens where others can connect, without keys. */
   readonly insecure?: boolean;
+}
+
+const FIELDS: ReadonlySet<string> = new Set<keyof SecurityOptions>(['key', 'allow', 'shardKey', 'insecure']);
+
+/** Refuses what is none (invalid_argument), for callers whose types nobody checks: a field that is misspelled would leave connections open to all. */
+export function checkSecurity(security: SecurityOptions): void {
+  for (const [name, value] of Object.entries(anObject('security', security))) {
+    const field = `security.${name}`;
+    if (!FIELDS.has(name))
+      throw new TerabagError('invalid_argument', `security has fields ${[...FIELDS].join(', ')}, and no other: ${name}`, { field });
+    if (name !== 'insecure' && value !== undefined) aPath(field, value);
+  }
 }
 
 /** Keys of CURVE, as Z85. */

@@ -357,6 +357,8 @@ test.each([
   ['readyMs', 2 ** 31, /between 1 and/],
   ['drainMs', -1, /between 0 and \d+: -1$/],
   ['drainMs', '3s', /: 3s$/],
+  ['security', 'shard.key', /an object: shard.key$/],
+  ['signal', 'x', /an AbortSignal: x$/],
 ])('%s %s is refused before anything is started', async (field, value, message) => {
   await expect(launch({ [field]: value } as Partial<LaunchOptions>)).rejects.toMatchObject({
     code: 'invalid_argument',
