@@ -97,7 +97,7 @@ Examples:
     const plan = await readPlan(planPath);
     const { freePorts } = options;
     const lock = await LaunchLock.take(freePorts === undefined ? endpointsOf(plan) : [resolve(freePorts)]);
-    if (freePorts === undefined) await whenFree(endpointsOf(plan), options.drain + EXIT_MS);
+    if (freePorts === undefined) await whenFree(endpointsOf(plan), options.drain + EXIT_MS, ended.signal);
     const say = (event: Said): void => {
       const { shard, replica, what, detail } = event;
       const who = replica === undefined ? shard : replicaName(plan, { name: shard, replica });

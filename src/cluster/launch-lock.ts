@@ -66,12 +66,15 @@ export const endpointsOf = ({ shards }: Plan): string[] => shards.flatMap(({ end
 
 /**
  * Resolves when nobody listens at any of the TCP endpoints, which shards of a launcher that was killed do until they have drained. Refuses
- * (invalid_argument) one that is in use after ms, before a table is read for it.
+ * (invalid_argument) one that is in use after ms, before a table is read for it. The signal ends the wait (aborted).
  */
-export async function whenFree(endpoints: readonly string[], ms: number): Promise<void> {
+export async function whenFree(endpoints: readonly string[], ms: number, signal?: AbortSignal): Promise<void> {
   const until = performance.now() + ms;
   for (const endpoint of endpoints) {
-    while ((await listens(endpoint)) && performance.now() < until) await sleep(LOOK_MS);
+    while ((await listens(endpoint)) && performance.now() < until) {
+      if (signal?.aborted) throw new TerabagError('aborted', 'the launch was aborted', {}, { cause: signal.reason });
+      await sleep(LOOK_MS);
+    }
     if (await listens(endpoint)) {
       throw new TerabagError('invalid_argument', `another process listens at the endpoint (EADDRINUSE): ${endpoint}`, {
         endpoint,

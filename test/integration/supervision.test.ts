@@ -176,6 +176,24 @@ test('a second launch of the same shards is refused before it reads a table, and
   expect(others.map(alive)).toEqual([false, false]);
 });
 
+test('SIGTERM ends a launch that waits for an endpoint', async () => {
+  const { path, placed } = await planFile('waiting');
+  const taken = createServer().listen(Number(new URL(placed.shards[0]?.endpoints[0] ?? '').port), '127.0.0.1');
+  await once(taken, 'listening');
+  const { child, events, stderr } = up(path, '--drain', '1m');
+  try {
+    await sleep(1_000);
+    expect(child.exitCode).toBeNull();
+    child.kill('SIGTERM');
+    expect(await Promise.race([once(child, 'exit'), sleep(5_000, 'waits on')])).toEqual([1, null]);
+    expect(stderr()).toMatch(/the launch was aborted \(aborted\)/);
+    expect(events).toEqual([]);
+  } finally {
+    child.kill('SIGKILL');
+    taken.close();
+  }
+});
+
 test('two launches that would write one file of free ports are refused, too', async () => {
   const { path } = await planFile('live');
   const first = up(path, '--free-ports', join(dir, 'live-plan.json'));
