@@ -49,7 +49,7 @@ export interface ConnectOptions extends PredictorOptions, RpcOptions {
    * cannot be resolved is told by onWarning.
    */
   readonly nameServers?: readonly string[];
-  /** Keys of main and its shards; default none. */
+  /** Keys of main and its shards; default none. Those that cannot be read anew are told by onWarning. */
   readonly security?: SecurityOptions;
   /** How shards are reached; default ZeroMQ. @internal */
   readonly transport?: Connect;
@@ -88,7 +88,7 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
   try {
     way = await wayOf(plan, bundle, options);
     const kernels = kernelFingerprint();
-    const reach = options.transport ?? connectWith(options.security);
+    const reach = options.transport ?? connectWith(options.security, options.onWarning);
     const names = options.nameServers === undefined ? systemNames : namesOf(options.nameServers);
     for (const shard of plan.shards) {
       const client = clientOf(shard, { version, kernels }, { ...options, names, reach });

@@ -159,9 +159,10 @@ export function connectNative(
   endpoint: string,
   handlers: ClientHandlers,
   security: SecurityOptions = {},
+  onWarning: (message: string) => void = () => undefined,
   limits: NativePeerLimits = CLIENT_LIMITS,
 ): ClientTransport {
-  const keyring = new ClientKeyring(security);
+  const keyring = new ClientKeyring(security, onWarning);
   let state: 'connecting' | 'up' | 'waiting' = 'connecting';
   let waitMs: number = reconnectMs;
   let reconnect: NodeJS.Timeout | undefined;

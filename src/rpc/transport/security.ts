@@ -228,7 +228,7 @@ export class ClientKeyring {
   #failures = 0;
 
   /** Throws what readClientKeys throws. */
-  constructor(security: SecurityOptions, onWarning: (message: string) => void = () => undefined) {
+  constructor(security: SecurityOptions, onWarning: (message: string) => void) {
     this.#files = new ReadFiles([security.key, security.shardKey], () => readClientKeys(security), onWarning);
   }
 

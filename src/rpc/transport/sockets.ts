@@ -45,22 +45,30 @@ function endpointError(error: unknown, code: 'bad_plan' | 'invalid_argument', wh
 
 /**
  * Reconnects by itself, and queues nothing for a peer that is away. Throws bad_plan when the endpoint cannot be one, and overloaded when file
- * descriptors are short; details.reason is the system's.
+ * descriptors are short; details.reason is the system's. onWarning is told of keys that cannot be read anew.
  */
-export function connectTo(endpoint: string, handlers: ClientHandlers, security: SecurityOptions = {}): ClientTransport {
+export function connectTo(
+  endpoint: string,
+  handlers: ClientHandlers,
+  security: SecurityOptions = {},
+  onWarning?: (message: string) => void,
+): ClientTransport {
   try {
     refuseFewDescriptors(endpoint);
-    return isNative ? connectNative(endpoint, handlers, security) : connectZeromq(endpoint, handlers, security);
+    return (isNative ? connectNative : connectZeromq)(endpoint, handlers, security, onWarning);
   } catch (error) {
     throw endpointError(error, 'bad_plan', 'endpoint cannot be used', endpoint);
   }
 }
 
-/** connectTo with these keys. */
-export const connectWith =
-  (security?: SecurityOptions) =>
-  (endpoint: string, handlers: ClientHandlers): ClientTransport =>
-    connectTo(endpoint, handlers, security);
+/** connectTo with these keys, which all connections read: one warning stands for all of 10 s. */
+export function connectWith(
+  security?: SecurityOptions,
+  onWarning: (message: string) => void = () => undefined,
+): (endpoint: string, handlers: ClientHandlers) => ClientTransport {
+  const warnings = new AggregatedLog(systemClock, ({ reason }) => onWarning(reason));
+  return (endpoint, handlers) => connectTo(endpoint, handlers, security, (message) => warnings.add(message));
+}
 
 /**
  * Throws invalid_argument when it cannot listen there, and overloaded when file descriptors are short; details.reason is the system's. The file of

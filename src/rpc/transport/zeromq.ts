@@ -52,8 +52,13 @@ const withKeys = ({ publicKey, secretKey, serverKey }: ClientKeys) => ({
 });
 
 /** A DEALER of zeromq.js; `immediate` keeps it from queueing for a peer that is away. */
-export function connectZeromq(endpoint: string, handlers: ClientHandlers, security: SecurityOptions = {}): ClientTransport {
-  const keyring = new ClientKeyring(security);
+export function connectZeromq(
+  endpoint: string,
+  handlers: ClientHandlers,
+  security: SecurityOptions = {},
+  onWarning: (message: string) => void = () => undefined,
+): ClientTransport {
+  const keyring = new ClientKeyring(security, onWarning);
   const keys = keyring.next();
   const socket = new Dealer({
     ...SOCKET_OPTIONS,

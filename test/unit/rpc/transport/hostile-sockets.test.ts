@@ -58,7 +58,7 @@ function server(limits: Partial<NativePeerLimits> = {}, endpoint = ANY_PORT, ans
 function client(endpoint: string, handlers: Partial<ClientHandlers> = {}, limits: Partial<NativePeerLimits> = {}): ClientTransport {
   const ignored = (): void => undefined;
   const all = { up: ignored, down: ignored, unreachable: ignored, message: ignored, ...handlers };
-  const transport = connectNative(endpoint, all, {}, { ...PEER_LIMITS, firstMessageMs: 0, ...limits });
+  const transport = connectNative(endpoint, all, {}, undefined, { ...PEER_LIMITS, firstMessageMs: 0, ...limits });
   open.push(transport);
   return transport;
 }

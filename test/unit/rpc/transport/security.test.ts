@@ -16,7 +16,7 @@ import {
   type SecurityOptions,
   toZ85,
 } from '../../../../src/rpc/transport/security.js';
-import { listenOn } from '../../../../src/rpc/transport/sockets.js';
+import { connectWith, listenOn } from '../../../../src/rpc/transport/sockets.js';
 import type { ClientTransport, Listening, SocketListenOptions } from '../../../../src/rpc/transport/transport.js';
 import { connectZeromq, listenZeromq } from '../../../../src/rpc/transport/zeromq.js';
 import { writeKey } from '../../../reference/keys.js';
@@ -130,6 +130,23 @@ describe('listening', () => {
     'on this machine alone needs no keys: %s',
     async (endpoint) => (await listenOn(endpoint, () => undefined)).close(),
   );
+});
+
+test('keys of main that cannot be read anew are told once, whatever number of shards there is', async () => {
+  const shardKey = file('unreadable.pub', `${shard.publicKey}\n`);
+  const warnings: string[] = [];
+  const connectTo = connectWith({ key: main.key, shardKey }, (message) => warnings.push(message));
+  const nothing = (): void => undefined;
+  const handlers = { up: nothing, down: nothing, unreachable: nothing, message: nothing };
+  const clients = [1, 2].map((port) => connectTo(`tcp://127.0.0.1:${port}`, handlers));
+  try {
+    replace(shardKey, 'no key\n');
+    await expect.poll(() => warnings, { timeout: 5000 }).toEqual([expect.stringMatching(/keys stay as they were: shardKey has to have/)]);
+    await sleep(300);
+    expect(warnings).toHaveLength(1);
+  } finally {
+    for (const client of clients) client.close();
+  }
 });
 
 const kinds = [
