@@ -266,7 +266,10 @@ class SocketObject : public Napi::ObjectWrap<SocketObject> {
     const Napi::Env env = info.Env();
     Napi::Object peers = Napi::Object::New(env);
     Napi::Array gone = Napi::Array::New(env);
-    for (const std::string& peer : told(env, [&] { return socket_->take_gone(); })) gone.Set(gone.Length(), latin1(env, peer));
+    for (const std::string& peer : told(env, [&] { return socket_->take_gone(); })) {
+      if (service_) service_->forget(peer);
+      gone.Set(gone.Length(), latin1(env, peer));
+    }
     const PeerCounts counts = socket_->peer_counts();
     peers.Set("connections", static_cast<double>(counts.connections));
     peers.Set("strangers", static_cast<double>(counts.strangers));

@@ -22,6 +22,8 @@ class PoolService {
 
   // How far the steady clock here, ms, is ahead of the peer's, so that what a request waited in the socket counts against its deadline.
   void set_clock_offset(const std::string& peer, double offset_ms);
+  // Of a peer that is gone.
+  void forget(const std::string& peer) { clock_offsets_.erase(peer); }
 
   // Answers the message that the socket holds and drops it. False, and the message is still held, when it is not one for it.
   bool answer(ZeromqSocket& socket);

@@ -46,8 +46,20 @@ SocketWatch::Watched* SocketWatch::find(int descriptor) {
   return found != connections_.end() && found->second.connection->is_there() ? &found->second : nullptr;
 }
 
+// Of each connection it is heard once, maybe when it has ended and its number is another's.
 std::shared_ptr<Connection> SocketWatch::opened(int descriptor) {
-  std::shared_ptr<Connection> connection = of_message(descriptor);
+  std::shared_ptr<Connection> connection;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Watched* watched = watch(descriptor);
+    if (watched != nullptr) connection = watched->connection;
+    const auto known = connections_.find(descriptor);
+    // Not of the one that is known, of which it was heard before: of one that has ended without a message, by which it would be known.
+    if (known == connections_.end() || known->second.is_told)
+      add_stranger();
+    else
+      known->second.is_told = true;
+  }
   if (accepts_ != nullptr) accepts_->signal();
   return connection;
 }
@@ -55,12 +67,20 @@ std::shared_ptr<Connection> SocketWatch::opened(int descriptor) {
 // Its first message may be received before the guard hears of it.
 std::shared_ptr<Connection> SocketWatch::of_message(int descriptor) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (const Watched* watched = find(descriptor)) return watched->connection;
+  const Watched* watched = watch(descriptor);
+  return watched == nullptr ? nullptr : watched->connection;
+}
+
+// nullptr when it has ended.
+SocketWatch::Watched* SocketWatch::watch(int descriptor) {
+  if (Watched* watched = find(descriptor)) return watched;
   std::shared_ptr<Connection> connection = Connection::of(descriptor, encrypted_);
   if (connection == nullptr) return nullptr;
-  connections_[descriptor] = {.connection = connection, .opened_ms = now_ms()};
+  const auto before = connections_.find(descriptor);
+  if (before != connections_.end()) note_gone(before->second);
+  connections_[descriptor] = {.connection = std::move(connection), .opened_ms = now_ms()};
   make_room();
-  return connection;
+  return &connections_[descriptor];
 }
 
 // Those who have sent nothing go first, the oldest of them: somebody who greets at once is not displaced by many who do not. Among others
@@ -82,15 +102,25 @@ void SocketWatch::make_room() {
     cut_watched(oldest, "too many connections without a message");
 }
 
+// It is counted when its connection ends.
 void SocketWatch::refused(const std::string& why) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  ++strangers_;
   reason_ = why;
 }
 
-// Whose peers greet at once, unless they cannot.
+// Peers greet at once, unless they cannot.
 void SocketWatch::note_gone(const Watched& watched) {
-  if (watched.cut || limits_.first_message_ms == 0 || watched.connection->messages() > 0) return;
+  if (!watched.cut && watched.connection->messages() == 0) add_stranger();
+}
+
+void SocketWatch::count_stranger(const std::string& why) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reason_ = why;
+  add_stranger();
+}
+
+void SocketWatch::add_stranger() {
+  if (limits_.first_message_ms == 0) return;
   ++strangers_;
   if (reason_.empty()) reason_ = "connection ended before a message: it does not speak the protocol, or has other keys or none";
 }

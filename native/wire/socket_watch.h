@@ -42,8 +42,10 @@ class SocketWatch {
 
   // libzmq has accepted or made one.
   std::shared_ptr<Connection> opened(int descriptor);
-  // Somebody could not be let in.
+  // Why somebody cannot be let in, whose connection is about to end.
   void refused(const std::string& why);
+  // Likewise, of one whose connection is not known.
+  void count_stranger(const std::string& why);
   void cut(const Connection& connection, const std::string& why);
 
   // The one of a message, from which its peer is known.
@@ -74,6 +76,8 @@ class SocketWatch {
     std::shared_ptr<Connection> connection;
     int64_t opened_ms;
     bool cut = false;
+    // libzmq has told of it.
+    bool is_told = false;
     // Those received at the latest sweep that looked.
     uint64_t messages = 0;
     // A Unix socket: sweeps in a row that found input and no message.
@@ -87,8 +91,10 @@ class SocketWatch {
   };
 
   Watched* find(int descriptor);
+  Watched* watch(int descriptor);
   void make_room();
   void note_gone(const Watched& watched);
+  void add_stranger();
   void cut_watched(Watched* watched, const std::string& why);
   std::string fault_of(Watched* watched, std::optional<int64_t> unread, int64_t now_ms) const;
   bool multiplies(Watched* watched, int64_t unread, int64_t now_ms) const;

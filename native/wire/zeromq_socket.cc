@@ -261,7 +261,7 @@ bool ZeromqSocket::admit(Peer* peer, bool first) {
 bool ZeromqSocket::introduce(Peer* peer) {
   if (!router_) return true;
   const int descriptor = zmq_.msg_get(&message_, kSourceDescriptor);
-  if (descriptor < 0) watch_->refused("bytes that are no ZMTP 3");
+  if (descriptor < 0) watch_->count_stranger("bytes that are no ZMTP 3");
   peer->connection = descriptor < 0 ? nullptr : watch_->of_message(descriptor);
   if (peer->connection == nullptr) return false;
   const char* key = zmq_.msg_gets(&message_, "User-Id");

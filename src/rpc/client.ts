@@ -208,7 +208,7 @@ export class ShardClient {
     const { call, replica } = attempt;
     if (call.outstanding === null) call.attempt = attempt;
     else call.hedge = attempt;
-    if (!replica.ejection.sound) replica.ejection.probe();
+    if (!replica.ejection.sound) replica.ejection.probe(now);
     if (!call.hedged && this.#replicas.all.length > 1) this.#hedging?.watch(attempt, now, call.deadlineAt - now);
     replica.link.send(attempt, now);
   }
@@ -242,7 +242,7 @@ export class ShardClient {
   /** A replica is lost or drains; these attempts will not be answered. */
   #down(replica: Replica<Attempt>, lost: readonly Attempt[]): void {
     const now = this.#clock.now();
-    if (replica.link.draining) replica.ejection.probeWithdrawn();
+    if (replica.link.draining) replica.ejection.probeWithdrawn(now);
     else if (lost.length > 0) this.#blame(replica, now);
     for (const attempt of lost) {
       this.#detach(attempt);
@@ -267,13 +267,13 @@ export class ShardClient {
     const { call, replica } = attempt;
     this.#detach(attempt);
     if (fault === 'request') {
-      replica.ejection.succeeded(now);
+      replica.ejection.succeeded(now, attempt.startedAt);
       this.#end(call, error, 'beaten');
     } else if (fault === 'drain') {
       this.#elsewhere(call, now, { isCharged: false, mayWait: true });
     } else {
       if (fault === 'load' && replica.ejection.sound) replica.overloaded(now);
-      else this.#blame(replica, now);
+      else this.#blame(replica, now, attempt.startedAt);
       call.failedOn(replica, error);
       this.#elsewhere(call, now, { isCharged: true, mayWait: fault === 'replica' && this.#replicas.mayReturn(call.failures) });
     }
@@ -319,8 +319,8 @@ export class ShardClient {
     return false;
   }
 
-  #blame(replica: Replica<Attempt>, now: number): void {
-    if (replica.ejection.failed(now)) this.counts.ejections++;
+  #blame(replica: Replica<Attempt>, now: number, startedAt = now): void {
+    if (replica.ejection.failed(now, startedAt)) this.counts.ejections++;
   }
 
   /** The deadline of some calls, which may have come while this event loop stood still: what has arrived meanwhile is read first. */
@@ -367,9 +367,9 @@ export class ShardClient {
     this.#detach(attempt);
     const outMs = now - startedAt;
     replica.givenUp(outMs, now);
-    if (how === 'aborted') replica.ejection.probeWithdrawn();
+    if (how === 'aborted') replica.ejection.probeWithdrawn(startedAt);
     // A request may be larger than its deadline allows; a replica that says nothing at all meanwhile is at fault.
-    else if (replica.ejection.isProbed || (how === 'late' && replica.link.unheardMs(now) >= outMs)) this.#blame(replica, now);
+    else if (replica.ejection.isProbed || (how === 'late' && replica.link.unheardMs(now) >= outMs)) this.#blame(replica, now, startedAt);
   }
 
   /** The attempt is over. */

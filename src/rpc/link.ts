@@ -111,6 +111,8 @@ export class ShardLink<A extends LinkAttempt> {
   #unheardSince = Number.POSITIVE_INFINITY;
   #pingId = 0;
   #pingedAt = 0;
+  /** Nothing was heard since. */
+  #isPinged = false;
   #roundTripMs: number | null = null;
   #othersInFlight = 0;
   readonly #stamp: Uint8Array;
@@ -190,6 +192,8 @@ export class ShardLink<A extends LinkAttempt> {
     if (!this.#attempts.delete(attempt.id)) return;
     this.#waiting.delete(attempt);
     if (attempt.sent && this.#write(encodeClientMessage({ kind: 'cancel', id: attempt.id }))) this.options.counts.cancelled++;
+    // Nothing else would tell of a shard that is well: it does not answer what is cancelled.
+    if (attempt.sent && this.#attempts.size === 0 && this.ready && !this.#isPinged) this.#ping();
   }
 
   /** What the shard says of itself, draining or not; rejects at once with the reason when it is away, or goes. */
@@ -340,6 +344,7 @@ export class ShardLink<A extends LinkAttempt> {
     if (this.#state === 'ready') this.options.counts.lost++;
     this.#state = state;
     this.#silentBeats = 0;
+    this.#isPinged = false;
     if (state === 'connecting') this.#unheardSince = Number.POSITIVE_INFINITY;
     this.#why = this.#unavailable(what);
     this.#stats.rejectAll(this.#why);
@@ -367,7 +372,10 @@ export class ShardLink<A extends LinkAttempt> {
     this.#pingId = nextId();
     this.#pingedAt = clock.now();
     // Refused while its queue is full: then the shard is asked for much else.
-    if (this.#write(encodeClientMessage({ kind: 'ping', id: this.#pingId, sentAtMs: this.#pingedAt }))) this.#owed(this.#pingedAt);
+    if (this.#write(encodeClientMessage({ kind: 'ping', id: this.#pingId, sentAtMs: this.#pingedAt }))) {
+      this.#isPinged = true;
+      this.#owed(this.#pingedAt);
+    }
   }
 
   #receive(received: Lent): void {
@@ -382,6 +390,7 @@ export class ShardLink<A extends LinkAttempt> {
       return;
     }
     this.#silentBeats = 0;
+    this.#isPinged = false;
     this.#unheardSince = Number.POSITIVE_INFINITY;
     if (message.kind === 'pooled') {
       counts.bytesReceived += received.bytes.byteLength;

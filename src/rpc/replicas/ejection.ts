@@ -19,6 +19,8 @@ export class Ejection {
   #until = 0;
   #backOffMs = BACK_OFF_MS;
   #soundSince: number;
+  /** When it was last ejected or probed: what began before tells nothing of now. */
+  #changedAt = Number.NEGATIVE_INFINITY;
   #failuresInRow = 0;
   #windowAt: number;
   #attempts = 0;
@@ -42,26 +44,29 @@ export class Ejection {
     return this.#state === 'ejected' && now >= this.#until;
   }
 
-  probe(): void {
+  probe(now: number): void {
     this.#state = 'probed';
+    this.#changedAt = now;
   }
 
   /** The probe ended without telling anything: the next may. */
-  probeWithdrawn(): void {
-    if (this.#state === 'probed') this.#state = 'ejected';
+  probeWithdrawn(startedAt: number): void {
+    if (this.#state === 'probed' && startedAt >= this.#changedAt) this.#state = 'ejected';
   }
 
-  succeeded(now: number): void {
+  /** An attempt that began then has succeeded. */
+  succeeded(now: number, startedAt = now): void {
+    if (startedAt < this.#changedAt) return;
     this.#count(now, 0);
     this.#failuresInRow = 0;
-    // Answers to what was asked before the ejection tell nothing of now.
     if (this.#state !== 'probed') return;
     this.#state = 'sound';
     this.#soundSince = now;
   }
 
-  /** True when it is ejected for that. */
-  failed(now: number): boolean {
+  /** An attempt that began then has failed; true when it is ejected for that. */
+  failed(now: number, startedAt = now): boolean {
+    if (startedAt < this.#changedAt) return false;
     this.#count(now, 1);
     this.#failuresInRow++;
     const tooMany = this.#attempts >= RATE_ATTEMPTS && this.#failures >= FAILURE_RATE * this.#attempts;
@@ -73,6 +78,7 @@ export class Ejection {
   #eject(now: number): void {
     if (this.#state === 'sound' && now - this.#soundSince >= FORGIVEN_MS) this.#backOffMs = BACK_OFF_MS;
     this.#state = 'ejected';
+    this.#changedAt = now;
     this.#until = now + this.#backOffMs;
     this.#backOffMs = Math.min(MOST_BACK_OFF_MS, 2 * this.#backOffMs);
     this.#failuresInRow = 0;

@@ -59,7 +59,7 @@ export class Replica<A extends LinkAttempt> implements Candidate {
 
   /** An attempt was answered after so long. */
   answered(ms: number, now: number): void {
-    this.ejection.succeeded(now);
+    this.ejection.succeeded(now, now - ms);
     this.#observe(ms, now);
   }
 

@@ -58,7 +58,7 @@ test('an ejected replica gets one probe when its time is over; each failed one d
         const awaits = model.state === 'ejected' && now >= model.until;
         expect(ejection.awaitsProbe(now)).toBe(awaits);
         if (what === 'probe' && awaits) {
-          ejection.probe();
+          ejection.probe(now);
           model.state = 'probed';
         } else if (what === 'answer') {
           ejection.succeeded(now);
@@ -67,7 +67,7 @@ test('an ejected replica gets one probe when its time is over; each failed one d
             return;
           }
         } else if (what === 'withdrawn') {
-          ejection.probeWithdrawn();
+          ejection.probeWithdrawn(now);
           if (model.state === 'probed') model.state = 'ejected';
         } else if (what === 'failure') {
           expect(ejection.failed(now)).toBe(model.state === 'probed');
@@ -85,7 +85,7 @@ test('a replica that fails again soon after it came back stays away for longer; 
   const ejectionAt = (soundMs: number): number => {
     const ejection = new Ejection(0);
     failUntilEjected(ejection, 0);
-    ejection.probe();
+    ejection.probe(500);
     ejection.succeeded(500);
     const again = 500 + soundMs;
     failUntilEjected(ejection, again);
@@ -94,4 +94,16 @@ test('a replica that fails again soon after it came back stays away for longer; 
   };
   expect(ejectionAt(10_000)).toBe(1000);
   expect(ejectionAt(30_000)).toBe(500);
+});
+
+test('what began before the ejection or the probe tells nothing: it neither ejects again nor brings back', () => {
+  const ejection = new Ejection(0);
+  failUntilEjected(ejection, 100);
+  ejection.probe(600);
+  expect(ejection.failed(601, 90)).toBe(false);
+  ejection.succeeded(602, 599);
+  ejection.probeWithdrawn(599);
+  expect(ejection.isProbed).toBe(true);
+  ejection.succeeded(603, 600);
+  expect(ejection.sound).toBe(true);
 });

@@ -85,7 +85,7 @@ test('tiers: sound ones, then silent ones, then ejected ones, then those whose a
   for (let n = 0; n < 5; n++) replica.ejection.failed(0);
   expect([replica.tier(0), replica.tier(500)]).toEqual([2, 0]);
   expect(replica.cost(500)).toBe(0);
-  replica.ejection.probe();
+  replica.ejection.probe(500);
   expect(replica.tier(500)).toBe(2);
   replica.listed = false;
   expect(replica.tier(500)).toBe(3);
