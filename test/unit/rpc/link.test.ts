@@ -209,6 +209,19 @@ test('events of a transport that was replaced are not believed, and its messages
   expect([released, link.ready, link.inFlight, counts.lost]).toEqual([1, true, 1, 1]);
 });
 
+test('a shard whose last attempt was cancelled is pinged at once, so that one that is well does not owe a sign until the next heartbeat', () => {
+  const { link, connection, clock, send } = linked();
+  const [one, other] = send(1, 2);
+  link.cancel(one!);
+  expect(connection.sentOf('ping')).toHaveLength(0);
+  link.cancel(other!);
+  expect(connection.sentOf('ping')).toHaveLength(1);
+  clock.pass(150);
+  expect(link.unheardMs(clock.now())).toBe(150);
+  connection.receive(pong(connection));
+  expect(link.unheardMs(clock.now())).toBe(0);
+});
+
 test('a cancelled attempt is cancelled on the shard when it was sent, once, and its answer is counted as unmatched', () => {
   const { connection, counts, send, link, told } = linked();
   connection.room = 1;
