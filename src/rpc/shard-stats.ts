@@ -30,7 +30,7 @@ export const SHARD_STATS = {
   connections: { kind: 'gauge', description: 'Connections that there are.' },
   strangers: {
     kind: 'counter',
-    description: 'Refusals of connections: without a key that is allowed, not of the protocol, or that ended before their first message.',
+    description: 'Connections that ended without a message: of peers without a key that is allowed, or that do not speak the protocol.',
   },
   cut: {
     kind: 'counter',
