@@ -136,7 +136,12 @@ const soak: Case = {
     });
     stage.defer(() => load.stop());
     const samples: Sample[] = [];
+    const { eventLoopUtilization } = performance;
+    const before = eventLoopUtilization();
     await faultsOf({ cluster, main, model, network }, load, performance.now() + minutes * 60_000, samples);
+    stage.saw(
+      `this event loop, that of main and of the load, was busy for ${(eventLoopUtilization(before).utilization * 100).toFixed(0)} % of the time`,
+    );
     await load.stop();
     judge(stage, load, samples);
     stage.saw(JSON.stringify(main.stats()));

@@ -48,6 +48,8 @@ export class Path {
   replayChance = 0;
   /** Of an answer that is something else. */
   falseChance = 0;
+  /** When the last such answer was sent. */
+  liedAt = Number.NEGATIVE_INFINITY;
   hostUp = true;
 
   constructor(
@@ -585,6 +587,7 @@ export class SimulatedServer implements ServerTransport {
     if (isAnswer(message)) this.network.remember(message);
     const { path } = connection;
     const sent = random.chance(path.falseChance) ? falsify(message, random, [message, ...this.network.latest]) : message;
+    if (sent !== message) path.liedAt = this.process.time;
     if (sent !== null) connection.sendToClient(sent, this.process.time);
     if (random.chance(path.replayChance))
       connection.sendToClient(random.pick([message, random.pick([message, ...this.network.latest])]), this.process.time);
