@@ -11,6 +11,8 @@ const MOST_LATE = 0.005;
 const [SHARE_FALL, SHARE_RISE] = [0.8, 0.01];
 /** A size that needs nearly all of its deadline leaves so much of it for the queue all the same: it must not hold up all others. */
 const LEAST_ROOM = 0.2;
+/** As many are let in as would end within this share of their deadlines if they were served one after the other, each in the latency of the window. */
+const SERIAL_SHARE = 0.5;
 /** The limit changes at most so often, ms... */
 const WINDOW_MS = 20;
 /** ... and after so many requests, or as many as may be in flight. */
@@ -109,7 +111,8 @@ const emptyWindow = (): Window => ({ requests: 0, late: 0, latencyMs: 0, deadlin
  * its own deadline. The least latency is kept for each size of requests apart: large ones are no sign of a queue, and the queue has to leave room for them.
  *
  * The limit falls whenever latencies are too long. It grows by the gradient while it is in the way, else by its root, so that what was learnt is
- * forgotten slowly. It starts with the most that may be: nothing is refused before there is a reason.
+ * forgotten slowly. It starts with the most that may be: nothing is refused before there is a reason. However long latencies are beside the least, it
+ * does not fall below what deadlines leave time for even without any concurrency (SERIAL_SHARE): where requests are few, latencies are a poor sign of a queue.
  */
 export class ConcurrencyLimit {
   /** Requests a ms. */
@@ -122,6 +125,7 @@ export class ConcurrencyLimit {
   /** Of the latest window. */
   #deadlineMs = 1;
   #leastMs = 0;
+  #latencyMs = Number.POSITIVE_INFINITY;
   /** The part of a deadline that any size leaves beside its service. */
   #room = 1;
 
@@ -141,7 +145,7 @@ export class ConcurrencyLimit {
   }
 
   #limitOf(deadlineMs: number): number {
-    return Math.min(this.most, Math.max(1, this.#rate * this.#aimedMs(deadlineMs)));
+    return Math.min(this.most, Math.max(1, this.#rate * this.#aimedMs(deadlineMs), (SERIAL_SHARE * deadlineMs) / this.#latencyMs));
   }
 
   /** What latencies are to be. */
@@ -192,6 +196,7 @@ export class ConcurrencyLimit {
     else if (limit < this.most)
       this.#rate = isInTheWay ? this.#rate * Math.min(MOST_STEP, gradient) : this.#rate + Math.sqrt(limit) / aimedMs;
     this.#rate = Math.max(this.#rate, 1 / aimedMs);
+    this.#latencyMs = latencyMs / requests;
     this.#changedAt = now;
     this.#window = emptyWindow();
   }

@@ -56,6 +56,8 @@ interface Report {
 const MOST_SECONDS = 3600;
 const SHRINK_MS = 120_000;
 const REPORT_MS = 500;
+/** Between two lines that tell how far a long run is. */
+const PROGRESS_MS = 60_000;
 const MS_PER_DAY = 86_400_000;
 /** Lines of a trace that are shown, from its end. */
 const SHOWN = 200;
@@ -141,6 +143,12 @@ async function runAll(options: Options, args: readonly string[]): Promise<{ read
     for (const child of children) child.kill();
   };
   const timer = setTimeout(endAll, options.seconds * 1000);
+  const startedAt = performance.now();
+  const progress = setInterval(() => {
+    const share = (100 * totals.requests) / options.requests;
+    const minutes = Math.round((performance.now() - startedAt) / 60_000);
+    console.error(`${totals.requests} requests (${share.toFixed(1)} %) in ${totals.seeds} seeds, ${minutes} min: none wrong so far`);
+  }, PROGRESS_MS);
   const ends = children.map(
     (child) =>
       new Promise<void>((resolve, reject) => {
@@ -157,6 +165,7 @@ async function runAll(options: Options, args: readonly string[]): Promise<{ read
   );
   await Promise.all(ends);
   clearTimeout(timer);
+  clearInterval(progress);
   return { totals, failures };
 }
 

@@ -180,6 +180,24 @@ test('after overload, it forgets little by little what it learnt', () => {
   expect(forgetful.limit).toBe(MOST);
 });
 
+test('few requests whose latencies vary are let in together while their deadlines are far off, also after some that were short', () => {
+  fc.assert(
+    fc.property(fc.array(fc.integer({ min: 30, max: 100 }), { minLength: 20, maxLength: 20 }), (latencies) => {
+      const limit = new ConcurrencyLimit(MOST);
+      let now = 0;
+      const end = (latencyMs: number, deadlineMs: number, size: number): void => {
+        now += 100;
+        limit.ended({ startedAt: now - latencyMs, endedAt: now, deadlineMs, size, beside: 0 });
+      };
+      for (let short = 0; short < 3000; short++) end(short % 2 === 0 ? 17 : 20, 20, 1);
+      end(5, 500, 1000);
+      end(2000, 3000, 1000);
+      for (const latencyMs of latencies) end(latencyMs, 500, 1000);
+      expect(limit.admits(1, 500)).toBe(true);
+    }),
+  );
+});
+
 /** Tells of requests with a deadline of 100 ms that end one a millisecond; since: they started no earlier. */
 function endOneAMs(limit: ConcurrencyLimit, from: number, latencies: readonly number[], since = Number.NEGATIVE_INFINITY): number {
   let now = from;
