@@ -147,7 +147,12 @@ Examples:
       const over = AbortSignal.any([ended.signal, deserted.signal]);
       if (shards.length > 0 && !over.aborted) await once(over, 'abort');
       if (!ended.signal.aborted && deserted.signal.aborted)
-        throw new TerabagError('shard_unavailable', 'every shard has ended, and with --no-restart none is started again');
+        throw new TerabagError(
+          'shard_unavailable',
+          options.restart
+            ? 'every shard refuses what it is to serve, for the reasons above; correct that, and start again'
+            : 'every shard has ended, and with --no-restart none is started again',
+        );
     } finally {
       await cluster.stop();
       lock.release();

@@ -43,8 +43,30 @@ export const isListenEndpoint = (text: string): boolean => isEndpoint(text.repla
 /** Of an IP address. */
 export const tcpAddress = (ip: string, port: number): string => `tcp://${ip.includes(':') ? `[${ip}]` : ip}:${port}`;
 
+const TCP = /^(?:\[([^\]\s]+)\]|([^:\s]+)):(\d{1,5})$/;
+
+/** As RFC 5952 writes it; an interface (%eth0) stays as it is. */
+function ipv6Of(address: string): string {
+  const [ip = '', ...scope] = address.split('%');
+  return [new URL(`http://[${ip}]`).hostname.slice(1, -1), ...scope].join('%');
+}
+
+/** One spelling of the host of a tcp:// endpoint: names in lower case without a dot at the end, addresses as RFC 5952 writes them. Null of others. */
+export function canonicalHost(text: string): string | null {
+  if (!isEndpoint(text) || !text.startsWith('tcp://')) return null;
+  const [, bracketed, host = ''] = TCP.exec(text.slice('tcp://'.length)) ?? [];
+  return bracketed === undefined ? host.toLowerCase().replace(/\.$/, '') : ipv6Of(bracketed);
+}
+
+/** One spelling of an endpoint, to tell whether two are the same. */
+export function canonicalEndpoint(text: string): string {
+  if (text.startsWith('srv://')) return text.toLowerCase();
+  const host = canonicalHost(text);
+  return host === null ? text : tcpAddress(host, Number(text.slice(text.lastIndexOf(':') + 1)));
+}
+
 function parseTcp(rest: string): Endpoint | null {
-  const [, bracketed, host = bracketed, digits] = /^(?:\[([^\]\s]+)\]|([^:\s]+)):(\d{1,5})$/.exec(rest) ?? [];
+  const [, bracketed, host = bracketed, digits] = TCP.exec(rest) ?? [];
   const port = Number(digits);
   if (host === undefined || !(port >= 1 && port <= MAX_PORT)) return null;
   if (bracketed !== undefined) return isIPv6(bracketed) ? { kind: 'address' } : null;

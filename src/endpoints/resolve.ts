@@ -3,7 +3,7 @@ import { type Clock, systemClock } from '../clock.js';
 import { TerabagError } from '../errors.js';
 import { type Random, systemRandom } from '../random.js';
 import { constantEndpoints, type EndpointSource } from '../rpc/replicas/endpoint-source.js';
-import { isName, parseEndpoint, tcpAddress } from './endpoint.js';
+import { canonicalEndpoint, isName, parseEndpoint, tcpAddress } from './endpoint.js';
 import { readEndpointFile } from './endpoint-file.js';
 import { type Names, systemNames } from './names.js';
 
@@ -255,6 +255,10 @@ const firstProblem = (places: Iterable<Place>): TerabagError | null => {
 };
 
 /** In an order of their own: DNS gives them in any. */
-const union = (places: Iterable<Place>): string[] => [...new Set([...places].flatMap(({ addresses }) => addresses))].sort();
+/** One that is spelled in two ways is there once. */
+function union(places: Iterable<Place>): string[] {
+  const addresses = [...places].flatMap((place) => place.addresses);
+  return [...new Map(addresses.map((address) => [canonicalEndpoint(address), address])).values()].sort();
+}
 
 const isSame = (a: readonly string[], b: readonly string[]): boolean => a.length === b.length && a.every((value, at) => value === b[at]);

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { parseEndpoint } from '../../endpoints/endpoint.js';
+import { canonicalEndpoint, parseEndpoint } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import { hashOfJson } from '../../model/hash.js';
 import type { ModelSpec } from '../../model/spec.js';
@@ -68,14 +68,15 @@ export const servedVersionOf = (plan: Plan): { readonly modelHash: string; reado
   ...{ modelHash: plan.model.hash, planHash: planHashOf(plan), epoch: plan.epoch ?? 0 },
 });
 
-/** Refuses a plan that has an endpoint twice: one process cannot be two replicas. */
+/** Refuses a plan that has an endpoint twice: however it is spelled, one process cannot be two replicas. */
 export function checkEndpoints(plan: Plan): void {
   const seen = new Map<string, string>();
   for (const { name: shard, endpoints } of plan.shards) {
     for (const given of endpoints) {
-      const other = seen.get(given);
+      const endpoint = canonicalEndpoint(given);
+      const other = seen.get(endpoint);
       if (other !== undefined) throw bad(`plan: endpoints have to differ, those of ${other} and ${shard} do not: ${given}`);
-      seen.set(given, shard);
+      seen.set(endpoint, shard);
     }
   }
 }

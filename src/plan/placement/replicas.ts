@@ -1,4 +1,4 @@
-import { MAX_PORT, parseEndpoint } from '../../endpoints/endpoint.js';
+import { canonicalHost, MAX_PORT } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import type { Plan } from '../file/plan.js';
@@ -33,18 +33,10 @@ const FIRST_PORT = 7400;
 export const MOST_DEFAULTS = MAX_PORT - FIRST_PORT + 1;
 export const MAX_REPLICAS = 64;
 
-/** One of a host however it is spelled. Null of a place without one: on this machine alone, where replicas are for tries, or resolved when it is used. */
+/** Null of a place without a host: on this machine alone, where replicas are for tries, or resolved when it is used. */
 export function hostOf(endpoint: string): string | null {
-  if (!['address', 'name'].includes(parseEndpoint(endpoint)?.kind ?? '')) return null;
-  const [, bracketed, host = bracketed] = /^tcp:\/\/(?:\[([^\]]+)\]|([^:]+)):/.exec(endpoint) ?? [];
-  const spelled = host === undefined ? null : bracketed === undefined ? host.toLowerCase().replace(/\.$/, '') : ipv6Of(host);
-  return spelled === null || LOOPBACK.test(spelled) ? null : spelled;
-}
-
-/** As RFC 5952 writes it; an interface (%eth0) stays as it is. */
-function ipv6Of(address: string): string {
-  const [ip = '', ...scope] = address.split('%');
-  return [new URL(`http://[${ip}]`).hostname.slice(1, -1), ...scope].join('%');
+  const host = canonicalHost(endpoint);
+  return host === null || LOOPBACK.test(host) ? null : host;
 }
 
 const defaultEndpoints = (count: number): string[] => Array.from({ length: count }, (_, at) => `tcp://127.0.0.1:${FIRST_PORT + at}`);

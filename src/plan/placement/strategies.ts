@@ -1,4 +1,4 @@
-import { parseEndpoint } from '../../endpoints/endpoint.js';
+import { canonicalEndpoint, parseEndpoint } from '../../endpoints/endpoint.js';
 import { TerabagError } from '../../errors.js';
 import type { ModelSpec } from '../../model/spec.js';
 import { MAIN_SHARD, type Plan } from '../file/plan.js';
@@ -162,9 +162,9 @@ export function checkPlanOptions(options: PlanOptions): void {
     throw refuse('endpoints', `${each}: ${endpoints.length} endpoints, ${shards} shards`);
   const seen = new Set<string>();
   for (const endpoint of endpoints ?? []) {
-    if (parseEndpoint(endpoint) === null || seen.has(endpoint))
+    if (parseEndpoint(endpoint) === null || seen.has(canonicalEndpoint(endpoint)))
       throw refuse('endpoints', `endpoints have to be tcp://host:port, ipc://path, srv://name or file:///path, and to differ: ${endpoint}`);
-    seen.add(endpoint);
+    seen.add(canonicalEndpoint(endpoint));
   }
   for (const [name, values] of Object.entries(spread)) {
     if (endpoints === undefined) throw refuse('spread', `spread says of each endpoint what it has, and there are none: ${name}`);

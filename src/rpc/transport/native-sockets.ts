@@ -249,7 +249,7 @@ export function listenNative(endpoint: string, handler: ServerHandler, options: 
     onRefused = () => undefined,
     accepted = () => undefined,
   } = options;
-  const files = new ReadFiles([security.key, security.allow], () => readServerKeys(security), onRefused);
+  const files = new ReadFiles([security.key, security.allow], () => readServerKeys(security, onRefused), onRefused);
   const keys = files.value;
   const socket = new LoopSocket({ router: true, endpoint, limits, keys: keys === null ? null : ofServer(keys) }, handler, accepted);
   let bound: string;

@@ -155,12 +155,14 @@ export function readPublicKeys(path: string, field: string): string[] {
 const needs = (field: string, other: string, why: string): TerabagError =>
   new TerabagError('invalid_argument', `security.${other} needs security.${field}: ${why}`, { field: `security.${field}` });
 
-/** Keys of a shard; null when it has none. */
-export function readServerKeys({ key, allow }: SecurityOptions): ServerKeys | null {
+/** Keys of a shard; null when it has none. Warns of a file that lets nobody in. */
+export function readServerKeys({ key, allow }: SecurityOptions, onWarning: (message: string) => void = () => undefined): ServerKeys | null {
   if (key === undefined && allow === undefined) return null;
   if (key === undefined) throw needs('key', 'allow', 'without a key of its own a shard cannot tell who connects');
   if (allow === undefined) throw needs('allow', 'key', 'a shard with a key lets in those whose public keys it is told');
-  return { pair: readKeyFile(key), allowed: readPublicKeys(allow, 'allow') };
+  const keys = { pair: readKeyFile(key), allowed: readPublicKeys(allow, 'allow') };
+  if (keys.allowed.length === 0) onWarning(`allow has no public key, nobody is let in: ${allow}`);
+  return keys;
 }
 
 /** Keys of main; null when it has none. */

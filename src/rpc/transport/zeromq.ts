@@ -187,7 +187,7 @@ class ZeromqServer implements Listening {
   ) {
     this.endpoint = asked;
     const { security, onRefused } = options;
-    this.#files = new ReadFiles([security.key, security.allow], () => readServerKeys(security), onRefused);
+    this.#files = new ReadFiles([security.key, security.allow], () => readServerKeys(security, onRefused), onRefused);
     this.#socket = this.#open();
     this.#watch = setInterval(() => this.#look(), WATCH_MS).unref();
   }

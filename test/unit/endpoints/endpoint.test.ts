@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { isEndpoint, isListenEndpoint, parseEndpoint, tcpAddress } from '../../../src/endpoints/endpoint.js';
+import { canonicalEndpoint, isEndpoint, isListenEndpoint, parseEndpoint, tcpAddress } from '../../../src/endpoints/endpoint.js';
 
 test.each([
   ['tcp://127.0.0.1:7400', { kind: 'address' }],
@@ -57,4 +57,17 @@ test('whatever text comes is parsed or refused, and an address with its port is 
       expect(parseEndpoint(tcpAddress(ip, port))).toEqual({ kind: 'address' });
     }),
   );
+});
+
+test.each([
+  ['tcp://Shard-0.Example.com.:7400', 'tcp://shard-0.example.com:7400'],
+  ['tcp://127.0.0.1:07400', 'tcp://127.0.0.1:7400'],
+  ['tcp://[FD00:0:0::0001]:1', 'tcp://[fd00::1]:1'],
+  ['tcp://[FE80::1%Eth0]:1', 'tcp://[fe80::1%Eth0]:1'],
+  ['srv://_Terabag._tcp.example.com', 'srv://_terabag._tcp.example.com'],
+  ['ipc:///run/Shard', 'ipc:///run/Shard'],
+  ['file:///etc/Shard.txt', 'file:///etc/Shard.txt'],
+])('%s is another spelling of %s', (text, canonical) => {
+  expect(canonicalEndpoint(text)).toBe(canonical);
+  expect(canonicalEndpoint(canonical)).toBe(canonical);
 });

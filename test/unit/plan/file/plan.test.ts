@@ -35,6 +35,11 @@ test.each<[string, Plan, RegExp]>([
     /endpoints have to differ, those of shard-0 and shard-1 do not: tcp:\/\/x:1$/,
   ],
   [
+    'replicas of one endpoint that is spelled in two ways',
+    { ...plan, shards: [...plan.shards, { name: 'd', endpoints: ['tcp://[fd00::1]:7', 'tcp://[FD00:0::1]:07'] }] },
+    /endpoints have to differ, those of d and d do not: tcp:\/\/\[FD00:0::1\]:07$/,
+  ],
+  [
     'two replicas of one endpoint',
     { ...plan, shards: [...plan.shards, { name: 'd', endpoints: ['tcp://x:1', 'tcp://y:1', 'tcp://x:1'] }] },
     /endpoints have to differ, those of d and d do not: tcp:\/\/x:1$/,

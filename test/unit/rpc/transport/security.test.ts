@@ -256,6 +256,12 @@ describe.each(pairs)('$name', ({ server, listen, connect }) => {
     await answered(asker(server.endpoint, { key: main.key, shardKey: shard.pub }));
   });
 
+  test('a list of who is let in that has nobody is warned of', async () => {
+    const reasons: string[] = [];
+    await echo({ key: shard.key, allow: file('nobody.pub', '# nobody yet\n') }, { onRefused: (reason) => reasons.push(reason) });
+    expect(reasons).toEqual([expect.stringMatching(/^allow has no public key, nobody is let in: .*nobody\.pub$/)]);
+  });
+
   test("each connection of a stranger counts once, also when its descriptor is soon another one's", async ({ skip }) => {
     if (server !== NATIVE) skip('zeromq.js tells of events, of which a connection may have several');
     const listening = await echo({ key: shard.key, allow: main.pub });
