@@ -81,6 +81,8 @@ const NONE = {
 } satisfies Partial<ShardStats>;
 export type ServerCounts = Readonly<typeof NONE> & Pick<ShardStats, 'inFlight' | 'inFlightBytes'>;
 
+/** Peers that are known to be gone, of which messages may still wait in a socket; names are not used again. */
+const MAX_GONE = 4096;
 const DEFAULT_MAX_IN_FLIGHT_BYTES = 2 ** 30;
 /** Of that, what one peer may hold. */
 const PEER_SHARE = 0.5;
@@ -95,6 +97,7 @@ export class ShardServer {
   /** Of peers that have something in flight, which waits or is pooled: not every transport tells who is gone. */
   readonly #inFlightOf = new Map<Peer, InFlight>();
   readonly #waiting = new FairQueue<Peer, Job>();
+  readonly #gone = new Set<Peer>();
   readonly #budget: ByteBudget;
   #inFlight = 0;
   #pooling = 0;
@@ -156,6 +159,14 @@ export class ShardServer {
       this.#receiveUnread(peer, TerabagError.from(error));
       return;
     }
+    if (this.#gone.has(peer)) {
+      if (message.kind === 'pool') {
+        this.#counts.requests++;
+        this.#counts.abandoned++;
+      }
+      received.release();
+      return;
+    }
     if (message.kind === 'pool') {
       this.#admit(peer, message, receivedAt, received);
       return;
@@ -180,9 +191,12 @@ export class ShardServer {
     }
   }
 
-  /** Its connection has ended: what it asked for is not done, and nothing is kept of it. */
+  /** Its connection has ended: what it asked for, or what is still read of it, is not done, and nothing is kept of it. */
   forget(peer: Peer): void {
     this.#clocks.forget(peer);
+    const [oldest] = this.#gone;
+    if (this.#gone.size >= MAX_GONE && oldest !== undefined) this.#gone.delete(oldest);
+    this.#gone.add(peer);
     for (const job of this.#waiting.takeAll(peer)) {
       this.#counts.abandoned++;
       this.#end(job);

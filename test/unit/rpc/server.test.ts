@@ -96,10 +96,15 @@ test('what a peer that is gone has asked for is never pooled, nothing is kept of
   await settled();
   expect(answers()).toMatchObject([{ kind: 'pong' }, { kind: 'pooled', id: 9 }]);
   expect(server.counts).toMatchObject({ abandoned: 4, errors: 0, inFlight: 0, inFlightBytes: 0 });
-  // Its clock is unknown again, too.
+  // What a socket held of it still.
   transport.offsets.clear();
+  ask(4, {}, 'gone');
   send({ kind: 'ping', id: 1, sentAtMs: clock.now() - 500 }, 'gone');
-  expect(transport.offsets.get('gone')).toBe(500);
+  send({ kind: 'cancel', id: 4 }, 'gone');
+  expect(transport.offsets.get('gone')).toBeUndefined();
+  expect(pooling).toHaveLength(3);
+  expect(answers()).toHaveLength(2);
+  expect(server.counts).toMatchObject({ requests: 6, abandoned: 5, cancelled: 0, inFlight: 0, inFlightBytes: 0 });
   server.forget('never heard of');
 });
 
