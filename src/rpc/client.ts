@@ -23,6 +23,8 @@ import { Waiters } from './waiters.js';
 const EARLY_MS = 1;
 /** Less than that, a timer is late on any machine. */
 const LATE_MS = 5;
+/** Between two looks whether calls that wait can be sent: the retry budget gets one more in three of these. */
+const LOOK_MS = 100;
 
 export type { Connect } from './link.js';
 
@@ -84,6 +86,7 @@ export class ShardClient {
   readonly #calls: DueList<Call>;
   /** Calls that wait for a replica, in their order. */
   readonly #parked = new Set<Call>();
+  #cancelLook: (() => void) | null = null;
   readonly #budget: RetryBudget;
   readonly #hedging: Hedging<Attempt> | null;
   readonly #readiness: Waiters<symbol, void>;
@@ -151,7 +154,7 @@ export class ShardClient {
       this.#budget.deposit(now);
       const replica = this.#replicas.choose(now);
       if (replica === null) {
-        this.#parked.add(call);
+        this.#park(call);
         return;
       }
       this.#send(new Attempt(id, call, replica, now, null), now);
@@ -183,6 +186,7 @@ export class ShardClient {
     this.#closed = closed;
     for (let call = this.#calls.first; call !== null; call = this.#calls.first) this.#end(call, closed, 'aborted');
     this.#calls.close();
+    this.#cancelLook?.();
     this.#hedging?.close();
     this.#readiness.rejectAll(closed);
     this.#replicas.close(closed);
@@ -220,6 +224,19 @@ export class ShardClient {
     own.bytes.set(call.message.bytes);
     renewPool(own.bytes, { id, sentAtMs: now, remainingMs: Math.max(0, call.deadlineAt - now) });
     this.#send(new Attempt(id, call, replica, now, own), now);
+  }
+
+  #park(call: Call): void {
+    this.#parked.add(call);
+    this.#cancelLook ??= this.#clock.after(LOOK_MS, () => this.#look(), 'background');
+  }
+
+  /** What waits for the retry budget is sent when that is there again, also when nothing else happens meanwhile. */
+  #look(): void {
+    this.#cancelLook = null;
+    if (this.#parked.size === 0) return;
+    this.#unpark(this.#clock.now(), 'retries');
+    this.#cancelLook = this.#clock.after(LOOK_MS, () => this.#look(), 'background');
   }
 
   #ready(): void {
@@ -286,7 +303,7 @@ export class ShardClient {
     if (replica !== null && (!isCharged || this.#afford('take', now))) {
       this.counts.retries++;
       this.#sendAnew(call, replica, now);
-    } else if (mayWait) this.#parked.add(call);
+    } else if (mayWait) this.#park(call);
     else this.#end(call, this.#replicas.why(call.failures), 'beaten');
   }
 

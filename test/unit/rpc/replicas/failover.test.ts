@@ -114,6 +114,22 @@ test('beyond the retry budget, requests of a lost replica wait for others to pay
   expect(new Set(await Promise.all(outcomes))).toEqual(new Set(['vectors']));
 });
 
+test('beyond the retry budget, requests go to another replica as the budget fills, also when nobody asks for more', async () => {
+  const shard = replicated();
+  const outcomes = Array.from({ length: 200 }, () => ask(shard, 60_000));
+  shard.to(A).handlers.down();
+  expect(shard.client.counts.retries).toBe(70);
+  for (let n = 0; n < 31; n++) {
+    shard.clock.pass(100);
+    shard.answerHeartbeats(B);
+  }
+  // 3 a second are free.
+  expect(shard.client.counts.retries).toBe(79);
+  shard.greet(A);
+  for (const address of [A, B]) for (const sent of shard.sentTo(address)) shard.answer(address, sent);
+  expect(new Set(await Promise.all(outcomes))).toEqual(new Set(['vectors']));
+});
+
 test('requests that nobody pays for end at their deadline, and say so', async () => {
   const shard = replicated();
   const outcomes = Array.from({ length: 200 }, () => ask(shard, 100));
