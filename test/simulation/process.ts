@@ -50,6 +50,8 @@ export class SimulatedProcess implements Clock {
   readonly #startedAt: number;
   readonly #timers = new Set<Timer>();
   #busyUntil = 0;
+  /** As far as its own code has come: a stall may end before its time, but no clock goes back. */
+  #reached = 0;
   #resume: Due | null = null;
   readonly #backlog: Record<Phase, Waiting[]> = { timers: [], sockets: [], check: [] };
   readonly #stalls: { from: number; to: number }[] = [];
@@ -109,11 +111,17 @@ export class SimulatedProcess implements Clock {
 
   /** The event loop stands still, from now on; other stalls go on meanwhile. */
   stall(ms: number): void {
-    this.spend(Math.max(0, this.options.scheduler.now + ms - this.time));
+    this.#reached = Math.max(this.#reached, this.options.scheduler.now);
+    this.#occupy(Math.max(0, this.options.scheduler.now + ms - this.time));
   }
 
   /** The event loop works for so long, on top of what it does. */
   spend(ms: number): void {
+    this.#occupy(ms);
+    this.#reached = this.#busyUntil;
+  }
+
+  #occupy(ms: number): void {
     const from = this.time;
     this.#busyUntil = from + ms;
     const last = this.#stalls.at(-1);
@@ -125,12 +133,12 @@ export class SimulatedProcess implements Clock {
 
   /** Ends all stalls. */
   wake(): void {
-    const { now } = this.options.scheduler;
-    if (this.#busyUntil <= now) return;
-    this.#busyUntil = now;
+    const at = Math.max(this.options.scheduler.now, this.#reached);
+    if (this.#busyUntil <= at) return;
+    this.#busyUntil = at;
     const last = this.#stalls.at(-1);
-    if (last !== undefined) last.to = Math.min(last.to, now);
-    this.#resumeAt(now);
+    if (last !== undefined) last.to = Math.min(last.to, at);
+    this.#resumeAt(at);
   }
 
   /** By what the process was later than at: nothing, when it stood still all the time since then. */
