@@ -31,9 +31,16 @@ void __tsan_release(void* address);
 const char* __tsan_default_suppressions() { return "called_from_lib:addon.node\n"; }
 const char* __tsan_default_options() { return "second_deadlock_stack=1"; }
 // The sanitizer takes for races what is done to a descriptor while others close it. Those of connections are libzmq's, which may close them
-// at any time (see Connection), and whose numbers others get again: it is not told of them. The linker puts these in the place of the
-// system's.
-int __wrap_close(int descriptor) { return static_cast<int>(syscall(SYS_close, descriptor)); }
+// at any time (see Connection), and whose numbers others get again: it is not told of them, nor of their duplicates, which are made and
+// closed by one thread. The linker puts these in the place of the system's.
+int __real_close(int descriptor);
+static thread_local int duplicate = -1;
+int __wrap_fcntl(int descriptor, int command, int least) {
+  return duplicate = static_cast<int>(syscall(SYS_fcntl, descriptor, command, least));
+}
+int __wrap_close(int descriptor) {
+  return descriptor == std::exchange(duplicate, -1) ? static_cast<int>(syscall(SYS_close, descriptor)) : __real_close(descriptor);
+}
 int __wrap_fstat(int descriptor, struct stat* status) { return static_cast<int>(syscall(SYS_fstat, descriptor, status)); }
 int __wrap_ioctl(int descriptor, unsigned long request, void* argument) {
   return static_cast<int>(syscall(SYS_ioctl, descriptor, request, argument));
@@ -63,7 +70,8 @@ constexpr PeerLimits kLimits{.connections = 40,
 
 // What happened, so that a run without load does not pass.
 struct Counts {
-  std::atomic<uint64_t> pooled{0}, pooled_by_many{0}, echoed{0}, long_answers{0}, cut{0}, strangers{0}, gone{0}, servers{0}, clients{0};
+  std::atomic<uint64_t> pooled{0}, pooled_by_many{0}, echoed{0}, long_answers{0}, cut{0}, strangers{0}, gone{0}, servers{0}, clients{0},
+      stood_by{0};
 };
 Counts counts;
 
@@ -395,6 +403,30 @@ void disturb(Server* server, Clock::time_point end) {
   for (const int descriptor : open) close(descriptor);
 }
 
+// Sockets of this process that are no ZeroMQ's, whose numbers were those of connections a moment ago: nobody else ends them.
+void stand_by(Clock::time_point end) {
+  while (Clock::now() < end) {
+    std::vector<int> listeners, pairs;
+    for (int n = 0; n < 8; ++n) {
+      const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+      check(listen(listener, 1) == 0, "a socket does not listen");
+      listeners.push_back(listener);
+      int pair[2];
+      check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0, "no pair of sockets");
+      pairs.insert(pairs.end(), pair, pair + 2);
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+    std::this_thread::sleep_for(milliseconds(2 * kLimits.first_message_ms));
+    char byte;
+    for (const int listener : listeners)
+      check(accept(listener, nullptr, nullptr) < 0 && errno == EAGAIN, "somebody ended a socket that listens");
+    for (const int of_pair : pairs) check(recv(of_pair, &byte, 1, 0) < 0 && errno == EAGAIN, "somebody ended a pair of sockets");
+    for (const int listener : listeners) close(listener);
+    for (const int of_pair : pairs) close(of_pair);
+    ++counts.stood_by;
+  }
+}
+
 // What other threads of a shard ask of the engine and of the memory of answers.
 void look_on(const std::shared_ptr<SparseEngine>& engine, Clock::time_point end) {
   while (Clock::now() < end) {
@@ -417,6 +449,7 @@ void run_round(const std::string& directory, const std::shared_ptr<SparseEngine>
     for (const KeyPair& keys : client_keys) threads.emplace_back([&] { ask(&server, keys, end); });
   }
   for (int stranger = 0; stranger < 2; ++stranger) threads.emplace_back([&, stranger] { disturb(&servers[stranger], end); });
+  for (int bystander = 0; bystander < 2; ++bystander) threads.emplace_back([&] { stand_by(end); });
   threads.emplace_back([&] { look_on(engine, end); });
   for (std::thread& thread : threads) thread.join();
 }
@@ -426,13 +459,13 @@ int run(int seconds) {
   check(mkdtemp(directory) != nullptr, "no directory");
   const std::shared_ptr<SparseEngine> engine = engine_of(std::string(directory) + "/table");
   const auto end = Clock::now() + std::chrono::seconds(seconds);
-  while (Clock::now() < end) run_round(directory, engine, std::min(end, Clock::now() + std::chrono::seconds(4)));
+  while (Clock::now() < end) run_round(directory, engine, std::min(end, Clock::now() + milliseconds(100 + below(4000))));
   std::filesystem::remove_all(directory);
-  const std::pair<const char*, uint64_t> seen[] = {{"pooled", counts.pooled},  {"pooled by many threads", counts.pooled_by_many},
-                                                   {"echoed", counts.echoed},  {"long answers", counts.long_answers},
-                                                   {"cut off", counts.cut},    {"strangers", counts.strangers},
-                                                   {"gone", counts.gone},      {"servers", counts.servers},
-                                                   {"clients", counts.clients}};
+  const std::pair<const char*, uint64_t> seen[] = {{"pooled", counts.pooled},   {"pooled by many threads", counts.pooled_by_many},
+                                                   {"echoed", counts.echoed},   {"long answers", counts.long_answers},
+                                                   {"cut off", counts.cut},     {"strangers", counts.strangers},
+                                                   {"gone", counts.gone},       {"servers", counts.servers},
+                                                   {"clients", counts.clients}, {"bystanders", counts.stood_by}};
   bool loaded = true;
   for (const auto& [name, count] : seen) {
     std::printf("%s: %llu\n", name, static_cast<unsigned long long>(count));

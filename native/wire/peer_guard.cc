@@ -138,7 +138,7 @@ void PeerGuard::wait(long ms) {
     if (guarded.monitor != nullptr) take_events(&guarded);
 }
 
-// Frames: version, request, domain, address, routing id, mechanism, the client's public key.
+// Frames: version, request, domain, address, routing id, mechanism, and the client's public key where it has one.
 void PeerGuard::answer_zap() {
   for (;;) {
     const std::vector<std::string> frames = receive_frames(zmq_, zap_);
@@ -146,11 +146,12 @@ void PeerGuard::answer_zap() {
     // A socket may have come with its first client.
     take_changes();
     const std::string id = frames.size() > 1 ? frames[1] : std::string();
-    const bool sound = frames.size() == 7 && frames[0] == "1.0" && frames[5] == "CURVE" && frames[6].size() == kKeyBytes;
-    const auto of_domain = [&](const Guarded& each) { return sound && each.watch->domain() == frames[2]; };
+    const bool has_key = frames.size() == 7 && frames[5] == "CURVE" && frames[6].size() == kKeyBytes;
+    const bool sound = has_key || (frames.size() == 6 && frames[5] == "NULL");
+    const auto of_domain = [&](const Guarded& each) { return sound && frames[0] == "1.0" && each.watch->domain() == frames[2]; };
     const auto guarded = std::find_if(guarded_.begin(), guarded_.end(), of_domain);
-    const std::string key = sound ? z85(frames[6]) : std::string();
-    const bool allowed = guarded != guarded_.end() && guarded->watch->allows(key);
+    const std::string key = has_key ? z85(frames[6]) : std::string();
+    const bool allowed = guarded != guarded_.end() && guarded->watch->lets_in(key);
     if (!allowed && guarded != guarded_.end()) guarded->watch->refused("key is not allowed: " + key + " from " + frames[3]);
     reply(id, allowed ? "200" : "400", key);
   }

@@ -46,6 +46,25 @@ SocketWatch::Watched* SocketWatch::find(int descriptor) {
   return found != connections_.end() && found->second.connection->is_there() ? &found->second : nullptr;
 }
 
+std::string SocketWatch::bind(const std::function<std::string()>& bind) {
+  // Nobody is accepted before it is known where.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::string endpoint = bind();
+  bound_.emplace(endpoint);
+  return endpoint;
+}
+
+void SocketWatch::connects(const std::string& endpoint) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  reached_.emplace(endpoint);
+}
+
+bool SocketWatch::is_ours(int descriptor) const {
+  const auto accepted = [=](const EndpointAddress& at) { return at.accepted(descriptor); };
+  const auto connected = [=](const EndpointAddress& to) { return to.connected(descriptor); };
+  return std::any_of(bound_.begin(), bound_.end(), accepted) || std::any_of(reached_.begin(), reached_.end(), connected);
+}
+
 // Of each connection it is heard once, maybe when it has ended and its number is another's.
 std::shared_ptr<Connection> SocketWatch::opened(int descriptor) {
   std::shared_ptr<Connection> connection;
@@ -75,7 +94,7 @@ std::shared_ptr<Connection> SocketWatch::of_message(int descriptor) {
 SocketWatch::Watched* SocketWatch::watch(int descriptor) {
   if (Watched* watched = find(descriptor)) return watched;
   std::shared_ptr<Connection> connection = Connection::of(descriptor, encrypted_);
-  if (connection == nullptr) return nullptr;
+  if (connection == nullptr || !is_ours(descriptor) || !connection->is_there()) return nullptr;
   const auto before = connections_.find(descriptor);
   if (before != connections_.end()) note_gone(before->second);
   connections_[descriptor] = {.connection = std::move(connection), .opened_ms = now_ms()};
@@ -113,12 +132,6 @@ void SocketWatch::note_gone(const Watched& watched) {
   if (!watched.cut && watched.connection->messages() == 0) add_stranger();
 }
 
-void SocketWatch::count_stranger(const std::string& why) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  reason_ = why;
-  add_stranger();
-}
-
 void SocketWatch::add_stranger() {
   if (limits_.first_message_ms == 0) return;
   ++strangers_;
@@ -143,7 +156,7 @@ bool SocketWatch::introduce(Connection* connection, std::shared_ptr<SendAccount>
   const std::lock_guard<std::mutex> lock(mutex_);
   connection->account = std::move(account);
   connection->key = key;
-  return !encrypted_ || domain_.empty() || allowed_.contains(key);
+  return domain_.empty() || may_enter(key);
 }
 
 void SocketWatch::drained() { drained_ms_.store(now_ms(), std::memory_order_relaxed); }
@@ -157,10 +170,12 @@ void SocketWatch::allow(std::set<std::string> keys) {
   }
 }
 
-bool SocketWatch::allows(const std::string& key) const {
+bool SocketWatch::lets_in(const std::string& key) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return allowed_.contains(key);
+  return may_enter(key);
 }
+
+bool SocketWatch::may_enter(const std::string& key) const { return !encrypted_ || allowed_.contains(key); }
 
 PeerCounts SocketWatch::counts() const {
   const std::lock_guard<std::mutex> lock(mutex_);

@@ -1,6 +1,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "wire/connection.h"
+#include "wire/endpoint_address.h"
 #include "wire/wake_up.h"
 
 namespace terabag {
@@ -34,18 +36,21 @@ struct PeerCounts {
 // The connections of one socket, and what they may do. Functions are for any thread.
 class SocketWatch {
  public:
-  // domain: of a server with keys, by which libzmq's questions name it.
+  // domain: of a server, by which libzmq's questions who is let in name it.
   // accepts: of a listener that wants to be told of each connection, else nullptr.
   SocketWatch(const PeerLimits& limits, bool encrypted, std::string domain, std::shared_ptr<const WakeUp> accepts);
   const PeerLimits& limits() const { return limits_; }
   const std::string& domain() const { return domain_; }
 
-  // libzmq has accepted or made one.
+  // Of a server: its connections are those that are accepted where it is bound, which bind does and returns.
+  std::string bind(const std::function<std::string()>& bind);
+  // Of a client: its connections are those to there.
+  void connects(const std::string& endpoint);
+
+  // libzmq has accepted or made one. Its number may be another's by now, of this process or of its listener.
   std::shared_ptr<Connection> opened(int descriptor);
   // Why somebody cannot be let in, whose connection is about to end.
   void refused(const std::string& why);
-  // Likewise, of one whose connection is not known.
-  void count_stranger(const std::string& why);
   void cut(const Connection& connection, const std::string& why);
 
   // The one of a message, from which its peer is known.
@@ -57,7 +62,8 @@ class SocketWatch {
 
   // Of a server with keys: who is let in. Connections of others are cut.
   void allow(std::set<std::string> keys);
-  bool allows(const std::string& key) const;
+  // Without keys everybody is, with an empty one.
+  bool lets_in(const std::string& key) const;
 
   PeerCounts counts() const;
   // Why somebody was refused or cut since the last call; empty when nobody was.
@@ -90,8 +96,10 @@ class SocketWatch {
     uint64_t released = 0;
   };
 
+  bool may_enter(const std::string& key) const;
   Watched* find(int descriptor);
   Watched* watch(int descriptor);
+  bool is_ours(int descriptor) const;
   void make_room();
   void note_gone(const Watched& watched);
   void add_stranger();
@@ -107,6 +115,7 @@ class SocketWatch {
   const std::shared_ptr<const WakeUp> accepts_;
   std::atomic<int64_t> drained_ms_{0};
   mutable std::mutex mutex_;
+  std::set<EndpointAddress> bound_, reached_;
   std::map<int, Watched> connections_;  // by descriptor
   std::set<std::string> allowed_;
   uint64_t strangers_ = 0, cut_ = 0;

@@ -17,6 +17,7 @@ import {
   type ServerTransport,
 } from '../../../../src/rpc/transport/transport.js';
 import { connectZeromq, listenZeromq } from '../../../../src/rpc/transport/zeromq.js';
+import { rawPeer } from '../../../reference/zmtp.js';
 
 const ANY_PORT = 'tcp://127.0.0.1:*';
 const kinds = [
@@ -223,6 +224,30 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
     await raw().send('four');
     await until(() => received.length > 0);
     expect(received).toEqual(['four']);
+  });
+
+  test('connections of ZMTP before 3, and of other protocols, are ended at once, and heard by nobody', async () => {
+    const heard: string[] = [];
+    const transport = await server((_, message) => {
+      heard.push(Buffer.from(message.bytes).toString());
+      message.release();
+    });
+    const version2 = Buffer.concat([Buffer.from('ff00000000000000017f0105', 'hex'), Buffer.of(0, 0, 0, 5), Buffer.from('hello')]);
+    for (const bytes of [
+      // Frames of ZMTP 1, with a length and flags, whole and without an end.
+      Buffer.concat([Buffer.of(1, 0, 6, 0), Buffer.from('hello')]),
+      Buffer.of(200, 0, 0),
+      version2,
+      Buffer.from('GET / HTTP/1.1\r\nHost: shard\r\n\r\n'),
+    ]) {
+      const stranger = await rawPeer(transport.endpoint, bytes);
+      stranger.resume().on('end', () => stranger.end());
+      await until(() => stranger.destroyed);
+    }
+    const known = await connected(transport.endpoint, () => undefined);
+    known.send(Buffer.from('known'));
+    await until(() => heard.length > 0);
+    expect(heard).toEqual(['known']);
   });
 
   test('an endpoint that cannot be used is told, and so is one that is taken', async () => {
