@@ -19,10 +19,13 @@ constexpr size_t kIpcLength = sizeof kIpc - 1;
 }  // namespace
 
 EndpointAddress::EndpointAddress(const std::string& endpoint) {
-  if (endpoint.compare(0, kIpcLength, kIpc) == 0)
+  if (endpoint.compare(0, kIpcLength, kIpc) == 0) {
     path_ = endpoint.substr(kIpcLength);
-  else
-    port_ = static_cast<uint16_t>(std::strtoul(endpoint.c_str() + endpoint.rfind(':') + 1, nullptr, 10));
+    return;
+  }
+  // libzmq refuses what has none.
+  const size_t colon = endpoint.rfind(':');
+  if (colon != std::string::npos) port_ = static_cast<uint16_t>(std::strtoul(endpoint.c_str() + colon + 1, nullptr, 10));
 }
 
 #if TERABAG_POSIX
