@@ -251,10 +251,10 @@ export const MUTATIONS: readonly Mutation[] = [
     breaks: ['failover', 'liveness'],
   },
   {
-    name: 'what waited for a replica is not sent when one comes back',
+    name: 'what waits for a replica or for the budget is never sent',
     file: CLIENT,
-    find: "if (this.#parked.size > 0) this.#unpark(this.#clock.now(), 'resent');",
-    replace: '',
+    find: 'if (replica === null) continue;',
+    replace: 'continue;',
     breaks: ['liveness', 'failover'],
   },
   {
