@@ -11,8 +11,10 @@ const MOST_LATE = 0.005;
 const [SHARE_FALL, SHARE_RISE] = [0.8, 0.01];
 /** A size that needs nearly all of its deadline leaves so much of it for the queue all the same: it must not hold up all others. */
 const LEAST_ROOM = 0.2;
-/** As many are let in as would end within this share of their deadlines if they were served one after the other, each in the latency of the window. */
+/** As many are let in as would end within this share of their deadlines if they were served one after the other, each in the latency of late... */
 const SERIAL_SHARE = 0.5;
+/** ... which is a mean of those of about so long, ms: where requests are few, a window may hold what was slow seconds ago. One counts for at least a part. */
+const [RECENT_MS, LEAST_WEIGHT] = [50, 1 / 32];
 /** The limit changes at most so often, ms... */
 const WINDOW_MS = 20;
 /** ... and after so many requests, or as many as may be in flight. */
@@ -125,7 +127,9 @@ export class ConcurrencyLimit {
   /** Of the latest window. */
   #deadlineMs = 1;
   #leastMs = 0;
-  #latencyMs = Number.POSITIVE_INFINITY;
+  /** Of late: a mean whose weights fall with time. */
+  #latencyMs = 0;
+  #endedAt = Number.NEGATIVE_INFINITY;
   /** The part of a deadline that any size leaves beside its service. */
   #room = 1;
 
@@ -158,10 +162,12 @@ export class ConcurrencyLimit {
     const limit = this.#limitOf(request.deadlineMs);
     size.add(request, limit);
     const { startedAt, endedAt, deadlineMs } = request;
+    const latencyMs = endedAt - startedAt;
+    this.#latencyMs += Math.max(LEAST_WEIGHT, 1 - Math.exp((this.#endedAt - endedAt) / RECENT_MS)) * (latencyMs - this.#latencyMs);
+    this.#endedAt = endedAt;
     // Others tell of the limit before.
     if (startedAt < this.#changedAt) return;
     const window = this.#window;
-    const latencyMs = endedAt - startedAt;
     window.requests++;
     if (latencyMs >= deadlineMs) window.late++;
     window.latencyMs += latencyMs;
@@ -196,7 +202,6 @@ export class ConcurrencyLimit {
     else if (limit < this.most)
       this.#rate = isInTheWay ? this.#rate * Math.min(MOST_STEP, gradient) : this.#rate + Math.sqrt(limit) / aimedMs;
     this.#rate = Math.max(this.#rate, 1 / aimedMs);
-    this.#latencyMs = latencyMs / requests;
     this.#changedAt = now;
     this.#window = emptyWindow();
   }

@@ -198,6 +198,23 @@ test('few requests whose latencies vary are let in together while their deadline
   );
 });
 
+test('where requests are few, what was slow a second ago refuses none', () => {
+  const limit = new ConcurrencyLimit(MOST);
+  let now = 0;
+  const end = (times: number, afterMs: number, latencyMs: number, deadlineMs: number): void => {
+    for (let n = 0; n < times; n++) {
+      now += afterMs;
+      limit.admits(2, deadlineMs);
+      limit.ended({ startedAt: now - latencyMs, endedAt: now, deadlineMs, size: 1, beside: 0 });
+    }
+  };
+  end(35, 6, 38, 2400);
+  end(46, 43, 1110, 2300);
+  end(47, 82, 212, 216);
+  end(1, 1000, 2, 500);
+  expect(limit.admits(1, 500)).toBe(true);
+});
+
 /** Tells of requests with a deadline of 100 ms that end one a millisecond; since: they started no earlier. */
 function endOneAMs(limit: ConcurrencyLimit, from: number, latencies: readonly number[], since = Number.NEGATIVE_INFINITY): number {
   let now = from;
