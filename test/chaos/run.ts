@@ -8,7 +8,20 @@ import { printTable, writeResults } from './report.js';
 import { removeModel, type ServedModel, writeServedModel } from './served-model.js';
 import { type Result, runCase, type Setting, undoAll } from './stage.js';
 
-// The fault suite: npm run chaos -- [--long] [--case PATTERN] [--list] [--seed N] [--out PATH]. Its cases are data; see cases/.
+// The fault suite. Its cases are data; see cases/.
+
+const HELP = `npm run chaos -- [options]: real processes under faults, and what each case requires of them (docs/reliability.md).
+
+  --case PATTERN  only cases whose names match this regular expression
+  --list          prints the cases and what they require
+  --long          longer, one case after another, and latencies are judged, too
+  --seed N        of requests and faults; default another one each time
+  --qps Q         requests a second; default half of what is measured, in the short form 900 at most
+  --out PATH      writes the results as JSON
+
+examples:
+  npm run chaos -- --case '^kill'
+  npm run chaos -- --long --out chaos.json`;
 
 const MODEL_SEED = 71;
 const CAPACITY_MS = 1000;
@@ -17,20 +30,33 @@ const SHORT_QPS = 900;
 /** In the short form so many cases run side by side that measure no latency, and share the load. */
 const LANES = 3;
 
-const { values } = parseArgs({
-  options: {
-    long: { type: 'boolean', default: false },
-    case: { type: 'string', default: '' },
-    list: { type: 'boolean', default: false },
-    seed: { type: 'string', default: String(1 + (Date.now() % 1_000_000)) },
-    qps: { type: 'string' },
-    out: { type: 'string' },
-  },
-});
-
 function usage(message: string): never {
   console.error(message);
   process.exit(2);
+}
+
+function parsed() {
+  try {
+    return parseArgs({
+      options: {
+        long: { type: 'boolean', default: false },
+        case: { type: 'string', default: '' },
+        list: { type: 'boolean', default: false },
+        seed: { type: 'string', default: String(1 + (Date.now() % 1_000_000)) },
+        qps: { type: 'string' },
+        out: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    }).values;
+  } catch (error) {
+    return usage(`${(error as Error).message}\n\n${HELP}`);
+  }
+}
+
+const values = parsed();
+if (values.help) {
+  console.log(HELP);
+  process.exit(0);
 }
 
 const seed = Number(values.seed);
