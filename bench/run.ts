@@ -1,7 +1,7 @@
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Argument, Command, InvalidArgumentError } from 'commander';
-import { positiveInteger } from '../src/cli/options.js';
+import { positiveInteger, regularExpression } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/lab/report/machine.js';
 import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
 import { attentionSuite } from './attention.js';
@@ -51,14 +51,6 @@ interface RunOptions {
   readonly core: number;
 }
 
-function pattern(text: string): RegExp {
-  try {
-    return new RegExp(text);
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message);
-  }
-}
-
 function coreNumber(text: string): number {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It has to be the number of a core, 0 or more.');
   return Number(text);
@@ -84,7 +76,7 @@ await new Command('npm run bench --')
     ),
   )
   .option('--peers', 'measure other systems in the same rounds; node bench/peers/setup.mjs installs them', false)
-  .option('--case <pattern>', 'only cases whose names match this regular expression', pattern)
+  .option('--case <pattern>', 'only cases whose names match this regular expression', regularExpression)
   .option('--rounds <n>', `rounds of every case (default: ${ROUNDS})`, positiveInteger)
   .option('--core <n>', 'the core that all of it runs on, apart from shards', coreNumber, 1)
   .option('--json <file>', 'write a JSON object per figure and line')

@@ -27,6 +27,14 @@ export function positiveNumber(text: string): number {
   return value;
 }
 
+export function regularExpression(text: string): RegExp {
+  try {
+    return new RegExp(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+}
+
 /** More than 0 and at most 1; a percentage is one too: 2%. */
 export function positiveShare(text: string): number {
   const [, number = '', percent] = /^(.*?)(%?)$/s.exec(text) ?? [];

@@ -1,4 +1,5 @@
-import { parseArgs } from 'node:util';
+import { Command } from 'commander';
+import { positiveInteger, positiveNumber, regularExpression } from '../../src/cli/options.js';
 import { emulationSupport } from '../../src/lab/index.js';
 import type { Case, Stage } from './case.js';
 import { CASES } from './cases/index.js';
@@ -10,19 +11,6 @@ import { type Result, runCase, type Setting, undoAll } from './stage.js';
 
 // The fault suite. Its cases are data; see cases/.
 
-const HELP = `npm run chaos -- [options]: real processes under faults, and what each case requires of them (docs/reliability.md).
-
-  --case PATTERN  only cases whose names match this regular expression
-  --list          prints the cases and what they require
-  --long          longer, one case after another, and latencies are judged, too
-  --seed N        of requests and faults; default another one each time
-  --qps Q         requests a second; default half of what is measured, in the short form 900 at most
-  --out PATH      writes the results as JSON
-
-examples:
-  npm run chaos -- --case '^kill'
-  npm run chaos -- --long --out chaos.json`;
-
 const MODEL_SEED = 71;
 const CAPACITY_MS = 1000;
 /** In the short form, which may share the machine. */
@@ -30,47 +18,34 @@ const SHORT_QPS = 900;
 /** In the short form so many cases run side by side that measure no latency, and share the load. */
 const LANES = 3;
 
-function usage(message: string): never {
-  console.error(message);
-  process.exit(2);
+interface RunOptions {
+  readonly case?: RegExp;
+  readonly list: boolean;
+  readonly long: boolean;
+  readonly seed?: number;
+  readonly qps?: number;
+  readonly out?: string;
 }
 
-function parsed() {
-  try {
-    return parseArgs({
-      options: {
-        long: { type: 'boolean', default: false },
-        case: { type: 'string', default: '' },
-        list: { type: 'boolean', default: false },
-        seed: { type: 'string', default: String(1 + (Date.now() % 1_000_000)) },
-        qps: { type: 'string' },
-        out: { type: 'string' },
-        help: { type: 'boolean', default: false },
-      },
-    }).values;
-  } catch (error) {
-    return usage(`${(error as Error).message}\n\n${HELP}`);
-  }
-}
-
-const values = parsed();
-if (values.help) {
-  console.log(HELP);
-  process.exit(0);
-}
-
-const seed = Number(values.seed);
-if (!Number.isInteger(seed) || seed < 1) usage(`--seed has to be an integer of 1 or more: ${values.seed}`);
-const given = values.qps === undefined ? null : Number(values.qps);
-if (given !== null && !(given > 0)) usage(`--qps has to be a number above 0: ${values.qps}`);
-let pattern: RegExp;
-try {
-  pattern = new RegExp(values.case);
-} catch {
-  usage(`--case has to be a regular expression: ${values.case}`);
-}
-const chosen = CASES.filter((test) => pattern.test(test.name));
-if (chosen.length === 0) usage(`no case of this name: ${values.case}; --list shows all`);
+const program = new Command('npm run chaos --')
+  .description('Real processes under faults, and what each case requires of them (docs/reliability.md).')
+  .option('--case <pattern>', 'only cases whose names match this regular expression', regularExpression)
+  .option('--list', 'print the cases and what they require', false)
+  .option('--long', 'longer, one case after another; latencies are judged, too', false)
+  .option('--seed <n>', 'of requests and faults (default: another one each time)', positiveInteger)
+  .option('--qps <n>', `requests a second (default: half of what is measured, in the short form at most ${SHORT_QPS})`, positiveNumber)
+  .option('--out <file>', 'write the results as JSON')
+  .addHelpText(
+    'after',
+    `
+Examples:
+  npm run chaos -- --case '^kill'
+  npm run chaos -- --long --out chaos.json`,
+  )
+  .parse();
+const { seed = 1 + (Date.now() % 1_000_000), case: wanted = /^/, ...values } = program.opts<RunOptions>();
+const chosen = CASES.filter((test) => wanted.test(test.name));
+if (chosen.length === 0) program.error(`error: no case of this name: ${wanted.source}; --list shows all`);
 
 if (values.list) {
   for (const { name, does, required } of chosen) console.log(`${name}: ${does}\n    required: ${required}`);
@@ -110,7 +85,7 @@ let failed = 0;
 try {
   const capacity = await measureCapacity(model);
   const half = capacity / 2;
-  const qps = given ?? (values.long ? half : Math.min(half, SHORT_QPS));
+  const qps = values.qps ?? (values.long ? half : Math.min(half, SHORT_QPS));
   const setting: Setting = { seed, long: values.long, qps, capacity, model, support: await emulationSupport() };
   console.log(`seed ${seed}, ${Math.round(qps)} requests a second of at most ${Math.round(capacity)}`);
   const ran = new Map<Case, Result>();

@@ -1,6 +1,7 @@
 import { appendFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseArgs } from 'node:util';
+import { Command } from 'commander';
+import { positiveInteger, positiveNumber } from '../../src/cli/options.js';
 import { emulationSupport } from '../../src/lab/index.js';
 import { random } from '../reference/small-model.js';
 import type { Case, Stage } from './case.js';
@@ -12,8 +13,7 @@ import { descriptorsOf, rssOf } from './processes.js';
 import { removeModel, writeServedModel } from './served-model.js';
 import { runCase, undoAll } from './stage.js';
 
-// npm run soak -- [--minutes N] [--seed N] [--qps N] [--out PATH]: half of the load that the system takes, and a random fault every 10 s. Every answer is
-// checked; afterwards memory, descriptors and heap have to be flat over the second half.
+// Every answer is checked; afterwards memory, descriptors and heap have to be flat over the second half.
 
 const EVERY_MS = 10_000;
 const SAMPLE_MS = 1000;
@@ -28,19 +28,28 @@ const MOST_GROWTH = 0.01;
 const NOISE = { 'main RSS': 4e6, 'main heap': 1e6, 'main descriptors': 1, 'shard RSS': 2e6, 'shard descriptors': 1 } as const;
 type Series = keyof typeof NOISE;
 
-const { values } = parseArgs({
-  options: {
-    minutes: { type: 'string', default: '10' },
-    seed: { type: 'string', default: String(1 + (Date.now() % 1_000_000)) },
-    qps: { type: 'string' },
-    out: { type: 'string' },
-  },
-});
-const [minutes, seed] = [Number(values.minutes), Number(values.seed)];
-if (!(minutes > 0) || !Number.isInteger(seed) || seed < 1) {
-  console.error(`--minutes has to be above 0 and --seed an integer of 1 or more: ${values.minutes}, ${values.seed}`);
-  process.exit(2);
+interface SoakOptions {
+  readonly minutes: number;
+  readonly seed?: number;
+  readonly qps?: number;
+  readonly out?: string;
 }
+
+const {
+  minutes,
+  seed = 1 + (Date.now() % 1_000_000),
+  ...values
+} = new Command('npm run soak --')
+  .description(
+    'Requests without a pause under a random fault every 10 s, whose answers are checked, while memory and descriptors are watched.',
+  )
+  .option('--minutes <n>', 'how long', positiveNumber, 10)
+  .option('--seed <n>', 'of requests and faults (default: another one each time)', positiveInteger)
+  .option('--qps <n>', 'requests a second (default: half of what is measured)', positiveNumber)
+  .option('--out <path>', 'write the results to PATH.json, and a line a minute to PATH.log')
+  .addHelpText('after', '\nExample:\n  npm run soak -- --minutes 120 --out soak')
+  .parse()
+  .opts<SoakOptions>();
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => void undoAll().finally(() => process.exit(1)));
 
 type Sample = Record<Series, number>;
@@ -124,7 +133,7 @@ const soak: Case = {
     const cluster = await ChaosCluster.start(stage, { shards: SHARDS, replicas: REPLICAS, ...(network && { network }) });
     const main = await openMain(stage, cluster.plan);
     const capacity = await capacityOf(main, [model], MEASURE_MS);
-    const qps = values.qps === undefined ? capacity / 2 : Number(values.qps);
+    const qps = values.qps ?? capacity / 2;
     console.log(`seed ${seed}, ${Math.round(qps)} requests a second of at most ${Math.round(capacity)}`);
     const load = new Load({
       predictor: main,

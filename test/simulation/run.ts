@@ -1,22 +1,12 @@
 import { fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { Command } from 'commander';
+import { position, positiveInteger, positiveNumber } from '../../src/cli/options.js';
 import { type Scenario, scenarioOf } from './scenario.js';
 import { shrink } from './shrink.js';
 import { type Outcome, simulate } from './simulation.js';
 import { INVARIANTS, type Violation } from './violations.js';
-
-const HELP = `npm run simulate -- [options]: the client and the server of shards under a simulated clock, network and chance.
-
-  --seed N       the first seed; default: another one each day
-  --requests M   ends after so many requests; default 1000000
-  --seconds S    ends after so many seconds; default 3600, and to end then is a failure
-  --jobs J       processes; default one a core
-  --seeds K      ends after so many seeds
-  --shrink       makes the first failing seed smaller, and prints what happens in it
-  --trace        prints what happens in each seed (with --seeds 1)
-  --list         prints the invariants`;
 
 interface Options {
   readonly seed: number;
@@ -75,36 +65,36 @@ const totalsOf = ({ requests, answered, faults, messages, virtualMs, recoveredMs
   errors: { ...errors },
 });
 
-function optionsOf(args: readonly string[]): Options | string {
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      seed: { type: 'string' },
-      requests: { type: 'string', default: '1000000' },
-      seconds: { type: 'string' },
-      jobs: { type: 'string', default: String(availableParallelism()) },
-      seeds: { type: 'string' },
-      shrink: { type: 'boolean', default: false },
-      trace: { type: 'boolean', default: false },
-      list: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (values.help) return HELP;
-  if (values.list)
-    return Object.entries(INVARIANTS)
-      .map(([name, text]) => `${name.padEnd(24)}${text}`)
-      .join('\n');
-  return {
-    seed: Number(values.seed ?? Math.floor(Date.now() / MS_PER_DAY) * 1_000_000),
-    requests: Number(values.requests),
-    seconds: Number(values.seconds ?? MOST_SECONDS),
-    mayEndEarly: values.seconds !== undefined,
-    jobs: Number(values.jobs),
-    seeds: values.seeds === undefined ? Number.POSITIVE_INFINITY : Number(values.seeds),
-    shrink: values.shrink,
-    trace: values.trace,
-  };
+interface GivenOptions extends Omit<Options, 'seed' | 'seeds' | 'seconds' | 'mayEndEarly'> {
+  readonly seed?: number;
+  readonly seeds?: number;
+  readonly seconds?: number;
+  readonly list: boolean;
+}
+
+function optionsOf(): Options {
+  const { seconds, list, ...given } = new Command('npm run simulate --')
+    .description('The client and the server of shards under a simulated clock, network and chance.')
+    .option('--seed <n>', 'the first (default: another one each day)', position)
+    .option('--requests <n>', 'end after so many', positiveInteger, 1_000_000)
+    .option('--seconds <n>', `end after so many (default: ${MOST_SECONDS}, and to end then is a failure)`, positiveNumber)
+    .option('--jobs <n>', 'processes', positiveInteger, availableParallelism())
+    .option('--seeds <n>', 'end after so many', positiveInteger)
+    .option('--shrink', 'make the first failing seed smaller, and print what happens in it', false)
+    .option('--trace', 'print what happens in each seed', false)
+    .option('--list', 'print the invariants', false)
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npm run simulate -- --requests 10000000 --shrink\n  npm run simulate -- --seed 7 --seeds 1 --trace',
+    )
+    .parse()
+    .opts<GivenOptions>();
+  if (list) {
+    for (const [name, text] of Object.entries(INVARIANTS)) console.log(`${name.padEnd(24)}${text}`);
+    process.exit(0);
+  }
+  const { seed = Math.floor(Date.now() / MS_PER_DAY) * 1_000_000, seeds = Number.POSITIVE_INFINITY } = given;
+  return { ...given, seed, seeds, seconds: seconds ?? MOST_SECONDS, mayEndEarly: seconds !== undefined };
 }
 
 /** Runs each jobs-th seed and reports now and then, until it is told to end. */
@@ -196,9 +186,8 @@ const describe = ({ settings, faults }: Scenario): string =>
   [JSON.stringify(settings), ...faults.map((fault) => JSON.stringify(fault))].join('\n');
 
 const job = process.env['TERABAG_SIMULATION_JOB'];
-const options = optionsOf(process.argv.slice(2));
-if (typeof options === 'string') console.log(options);
-else if (job !== undefined) await work(options, Number(job)).then(() => process.disconnect?.());
+const options = optionsOf();
+if (job !== undefined) await work(options, Number(job)).then(() => process.disconnect?.());
 else {
   const startedAt = performance.now();
   const { totals, failures } = await runAll(options, process.argv.slice(2));

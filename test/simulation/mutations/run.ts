@@ -2,24 +2,33 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { Command } from 'commander';
+import { positiveInteger } from '../../../src/cli/options.js';
 import { MUTATIONS } from './list.js';
 import { copySources, mutated, runSimulator } from './mutate.js';
 
 const SECONDS = 120;
 
-const { values } = parseArgs({
-  options: {
-    only: { type: 'string', default: '' },
-    requests: { type: 'string', default: '400000' },
-    seed: { type: 'string', default: '1' },
-    jobs: { type: 'string', default: String(availableParallelism()) },
-  },
-});
+interface RunOptions {
+  readonly only: string;
+  readonly requests: number;
+  readonly seed: number;
+  readonly jobs: number;
+}
+
+const { only, requests, seed, jobs } = new Command('npm run simulate:mutations --')
+  .description('Breaks the sources in one place at a time, and looks whether the simulator finds it.')
+  .option('--only <text>', 'mutations whose names contain this', '')
+  .option('--requests <n>', 'of each mutation, at most', positiveInteger, 400_000)
+  .option('--seed <n>', 'the first', positiveInteger, 1)
+  .option('--jobs <n>', 'processes', positiveInteger, availableParallelism())
+  .addHelpText('after', '\nExample:\n  npm run simulate:mutations -- --only retry')
+  .parse()
+  .opts<RunOptions>();
 
 /** The invariant that broke, as the simulator says it; null when none did. */
 function brokenIn(root: string): string | null {
-  const limits = ['--seed', values.seed, '--requests', values.requests, '--jobs', values.jobs, '--seconds', String(SECONDS)];
+  const limits = ['--seed', seed, '--requests', requests, '--jobs', jobs, '--seconds', SECONDS].map(String);
   const { stdout, stderr, status } = runSimulator(root, limits);
   const broken = /breaks an invariant, after [\d.]+ virtual ms: (\S+)/.exec(stdout)?.[1] ?? null;
   if (broken === null && status !== 0) throw new Error(`the simulator ended with ${status}: ${stderr}`);
@@ -29,7 +38,7 @@ function brokenIn(root: string): string | null {
 const root = copySources();
 let missed = 0;
 try {
-  for (const mutation of MUTATIONS.filter(({ name }) => name.includes(values.only))) {
+  for (const mutation of MUTATIONS.filter(({ name }) => name.includes(only))) {
     const path = join(root, mutation.file);
     const source = readFileSync(path, 'utf8');
     writeFileSync(path, mutated(source, mutation));
