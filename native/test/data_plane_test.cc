@@ -15,11 +15,12 @@
 #include <cstring>
 #include <filesystem>
 #include <mutex>
-#include <random>
 #include <thread>
 #include <vector>
 
 #include "engine/sparse_engine.h"
+#include "test/random_bits.h"
+#include "test/strangers.h"
 #include "test/zeromq_library.h"
 #include "wire/pool_message.h"
 #include "wire/pool_service.h"
@@ -74,9 +75,6 @@ struct Counts {
       stood_by{0};
 };
 Counts counts;
-
-thread_local std::mt19937_64 random_bits{std::random_device{}()};
-uint64_t below(uint64_t limit) { return random_bits() % limit; }
 
 void check(bool sound, const char* what) {
   if (sound) return;
@@ -379,32 +377,6 @@ void ask(Server* server, const KeyPair& keys, Clock::time_point end) {
     Client client(endpoint, server->encrypted() ? of_client : CurveKeys{});
     client.run(std::min(end, Clock::now() + milliseconds(700)));
   }
-}
-
-std::string frame(char flags, const std::string& body) { return std::string{flags, static_cast<char>(body.size())} + body; }
-
-// The greeting of ZMTP 3.1 and, of NULL, the command that ends the handshake (rfc.zeromq.org/spec/37).
-std::string handshake(const std::string& mechanism) {
-  using namespace std::string_literals;
-  std::string bytes = "\xff\0\0\0\0\0\0\0\0\x7f\x03\x01"s + mechanism;
-  bytes.resize(64);
-  return mechanism == "NULL" ? bytes + frame(4, "\5READY\x0bSocket-Type\0\0\0\6DEALER"s) : bytes;
-}
-
-// What strangers send: nothing, bytes that are no ZMTP, a handshake that ends somewhere, and commands and messages after it, sound or not.
-std::string of_stranger() {
-  using namespace std::string_literals;
-  if (below(2) == 0) return std::string(std::vector<size_t>{0, 10, 64, 100'000}[below(4)], static_cast<char>(below(256)));
-  std::string bytes = handshake(below(4) == 0 ? "CURVE" : "NULL");
-  if (below(4) == 0) return bytes.substr(0, below(bytes.size()));
-  const std::string commands[] = {"\4PING\0\0 context"s,           "\4PONG", "\5ERROR\003400", "\x09SUBSCRIBE", "\6CANCEL", "\5READY",
-                                  "\5HELLO"s + std::string(200, 0)};
-  for (uint64_t left = below(5); left > 0; --left) {
-    const bool command = below(2) == 0;
-    bytes +=
-        frame(static_cast<char>(command ? 4 : below(8)), command ? commands[below(std::size(commands))] : std::string(below(120), 'x'));
-  }
-  return bytes;
 }
 
 // Connections that keep the protocol in part.

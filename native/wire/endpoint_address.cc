@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 namespace terabag {
 namespace {
@@ -31,43 +32,39 @@ EndpointAddress::EndpointAddress(const std::string& endpoint) {
 #if TERABAG_POSIX
 namespace {
 
-struct Address {
-  uint16_t port = 0;
-  std::string path;
-};
-
-Address address_of(const sockaddr_storage& of, socklen_t length) {
-  Address address;
-  if (of.ss_family == AF_INET) address.port = ntohs(reinterpret_cast<const sockaddr_in&>(of).sin_port);
-  if (of.ss_family == AF_INET6) address.port = ntohs(reinterpret_cast<const sockaddr_in6&>(of).sin6_port);
-  if (of.ss_family != AF_UNIX || length <= offsetof(sockaddr_un, sun_path)) return address;
-  address.path.assign(reinterpret_cast<const sockaddr_un&>(of).sun_path, length - offsetof(sockaddr_un, sun_path));
+std::string path_of(const sockaddr_un& of, size_t length) {
+  std::string path(of.sun_path, length);
   // Names without a file begin with a zero, of which an endpoint has an @; paths end with one.
-  if (address.path[0] == '\0')
-    address.path[0] = '@';
+  if (!path.empty() && path[0] == '\0')
+    path[0] = '@';
   else
-    address.path.resize(std::strlen(address.path.c_str()));
-  return address;
+    path.resize(std::strlen(path.c_str()));
+  return path;
+}
+
+// name: getsockname or getpeername.
+std::optional<EndpointAddress> address_of(int descriptor, decltype(&getpeername) name) {
+  sockaddr_storage of{};
+  socklen_t length = sizeof of;
+  if (name(descriptor, reinterpret_cast<sockaddr*>(&of), &length) != 0) return std::nullopt;
+  switch (of.ss_family) {
+    case AF_INET: return EndpointAddress(ntohs(reinterpret_cast<const sockaddr_in&>(of).sin_port), {});
+    case AF_INET6: return EndpointAddress(ntohs(reinterpret_cast<const sockaddr_in6&>(of).sin6_port), {});
+    case AF_UNIX: {
+      const size_t header = offsetof(sockaddr_un, sun_path);
+      return EndpointAddress(0, path_of(reinterpret_cast<const sockaddr_un&>(of), length > header ? length - header : 0));
+    }
+    default: return std::nullopt;
+  }
 }
 
 }  // namespace
 
 bool EndpointAddress::accepted(int descriptor) const {
-  sockaddr_storage own{}, peer{};
-  socklen_t own_length = sizeof own, peer_length = sizeof peer;
-  if (getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &peer_length) != 0) return false;
-  if (getsockname(descriptor, reinterpret_cast<sockaddr*>(&own), &own_length) != 0) return false;
-  const Address address = address_of(own, own_length);
-  return address.port == port_ && address.path == path_;
+  return address_of(descriptor, getpeername).has_value() && address_of(descriptor, getsockname) == *this;
 }
 
-bool EndpointAddress::connected(int descriptor) const {
-  sockaddr_storage peer{};
-  socklen_t length = sizeof peer;
-  if (getpeername(descriptor, reinterpret_cast<sockaddr*>(&peer), &length) != 0) return false;
-  const Address address = address_of(peer, length);
-  return address.port == port_ && address.path == path_;
-}
+bool EndpointAddress::connected(int descriptor) const { return address_of(descriptor, getpeername) == *this; }
 #else
 bool EndpointAddress::accepted(int) const { return false; }
 bool EndpointAddress::connected(int) const { return false; }

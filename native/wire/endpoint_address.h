@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <utility>
 
 namespace terabag {
 
@@ -9,6 +10,8 @@ class EndpointAddress {
  public:
   // endpoint: tcp://HOST:PORT or ipc://PATH, as libzmq names what is bound.
   explicit EndpointAddress(const std::string& endpoint);
+  EndpointAddress(uint16_t port, std::string path) : port_(port), path_(std::move(path)) {}
+  bool operator==(const EndpointAddress& other) const = default;
   bool operator<(const EndpointAddress& other) const { return port_ != other.port_ ? port_ < other.port_ : path_ < other.path_; }
   // Of a connection that was accepted here, and of one that leads here; not of the socket that listens.
   bool accepted(int descriptor) const;

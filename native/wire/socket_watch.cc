@@ -156,7 +156,7 @@ bool SocketWatch::introduce(Connection* connection, std::shared_ptr<SendAccount>
   const std::lock_guard<std::mutex> lock(mutex_);
   connection->account = std::move(account);
   connection->key = key;
-  return domain_.empty() || may_enter(key);
+  return may_enter(key);
 }
 
 void SocketWatch::drained() { drained_ms_.store(now_ms(), std::memory_order_relaxed); }

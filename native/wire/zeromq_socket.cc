@@ -110,12 +110,10 @@ ZeromqSocket::ZeromqSocket(std::shared_ptr<ZeromqContext> context, const ZeromqS
       set(kCurveServer, router_ ? 1 : 0, sizeof(int));
       set_keys(options.keys);
     }
-    if (!watch_->domain().empty()) {
+    if (router_) {
       set(kZapDomain, watch_->domain());
       // Without an answer nobody is let in.
       set(kZapEnforceDomain, 1, sizeof(int));
-    }
-    if (router_) {
       // A peer that is not there is an error, not a silent drop.
       set(kRouterMandatory, 1, sizeof(int));
       // The name of a peer stays its own.

@@ -1,6 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { type AddressInfo, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
@@ -224,6 +226,28 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
     await raw().send('four');
     await until(() => received.length > 0);
     expect(received).toEqual(['four']);
+  });
+
+  test.each([
+    'tcp://127.0.0.1:*',
+    'tcp://*:*',
+    'tcp://[::1]:*',
+    `ipc://${join(tmpdir(), `sockets-${process.pid}`)}`,
+    `ipc://@sockets-${process.pid}`,
+  ])('messages come and go over %s', async (endpoint) => {
+    const transport = await server((peer, message) => {
+      void transport.send(peer, [Buffer.from(message.bytes)]);
+      message.release();
+    }, endpoint);
+    const heard: string[] = [];
+    const asker = await connected(transport.endpoint.replace('0.0.0.0', '127.0.0.1').replace('[::]', '127.0.0.1'), (message) => {
+      heard.push(Buffer.from(message.bytes).toString());
+      message.release();
+    });
+    asker.send(Buffer.from('there'));
+    await until(() => heard.length > 0);
+    expect(heard).toEqual(['there']);
+    expect(transport.peerCounts()).toMatchObject({ connections: 1, cut: 0 });
   });
 
   test('connections of ZMTP before 3, and of other protocols, are ended at once, and heard by nobody', async () => {
