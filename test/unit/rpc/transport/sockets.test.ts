@@ -252,10 +252,13 @@ describe.each(kinds)('$name', ({ connect, listen }) => {
 
   test('connections of ZMTP before 3, and of other protocols, are ended at once, and heard by nobody', async () => {
     const heard: string[] = [];
-    const transport = await server((_, message) => {
+    const hear: ServerHandler = (_, message) => {
       heard.push(Buffer.from(message.bytes).toString());
       message.release();
-    });
+    };
+    // Nobody is cut off for silence meanwhile.
+    const transport = await listen(ANY_PORT, hear, { limits: { ...PEER_LIMITS, firstMessageMs: 600_000 } });
+    open.push(transport);
     const version2 = Buffer.concat([Buffer.from('ff00000000000000017f0105', 'hex'), Buffer.of(0, 0, 0, 5), Buffer.from('hello')]);
     for (const bytes of [
       // Frames of ZMTP 1, with a length and flags, whole and without an end.
