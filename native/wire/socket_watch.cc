@@ -97,7 +97,7 @@ SocketWatch::Watched* SocketWatch::watch(int descriptor) {
   if (connection == nullptr || !is_ours(descriptor) || !connection->is_there()) return nullptr;
   const auto before = connections_.find(descriptor);
   if (before != connections_.end()) note_gone(before->second);
-  connections_[descriptor] = {.connection = std::move(connection), .opened_ms = now_ms()};
+  connections_[descriptor] = {.connection = std::move(connection), .opened_ms = now_ms(), .number = numbered_++};
   make_room();
   return &connections_[descriptor];
 }
@@ -110,10 +110,10 @@ void SocketWatch::make_room() {
   for (auto& [_, watched] : connections_) {
     if (watched.cut) continue;
     ++all;
-    if (latest == nullptr || watched.opened_ms >= latest->opened_ms) latest = &watched;
+    if (latest == nullptr || watched.number > latest->number) latest = &watched;
     if (watched.connection->messages() > 0) continue;
     ++silent;
-    if (oldest == nullptr || watched.opened_ms < oldest->opened_ms) oldest = &watched;
+    if (oldest == nullptr || watched.number < oldest->number) oldest = &watched;
   }
   if (all > limits_.connections)
     cut_watched(oldest != nullptr ? oldest : latest, "too many connections");

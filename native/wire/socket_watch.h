@@ -81,6 +81,8 @@ class SocketWatch {
   struct Watched {
     std::shared_ptr<Connection> connection;
     int64_t opened_ms;
+    // Of those heard of, in their order: several are within a millisecond.
+    uint64_t number;
     bool cut = false;
     // libzmq has told of it.
     bool is_told = false;
@@ -118,7 +120,7 @@ class SocketWatch {
   std::set<EndpointAddress> bound_, reached_;
   std::map<int, Watched> connections_;  // by descriptor
   std::set<std::string> allowed_;
-  uint64_t strangers_ = 0, cut_ = 0;
+  uint64_t numbered_ = 0, strangers_ = 0, cut_ = 0;
   std::string reason_;
 };
 
