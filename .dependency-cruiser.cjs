@@ -2,7 +2,7 @@
 const levels = [
   ['cli'],
   ['lab'],
-  ['cluster', 'pack', 'import'],
+  ['cluster', 'pack', 'import', 'serve'],
   ['predictor', 'shard'],
   ['observe', 'rpc', 'endpoints', 'plan', 'engine'],
   ['model'],
