@@ -92,6 +92,8 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
   const { request, signal, parameters } = call;
   const headerLength = headerLengthOf(request);
+  // Before a body is read for nobody.
+  serving.repository.model(parameters['model'] ?? '', parameters['version']);
   return withBody(request, headerLength ?? 0, limits, async (body) => {
     const asked = readInferRequest(body, headerLength);
     const { timeout, items } = asked.parameters;
