@@ -118,10 +118,10 @@ Examples:
   curl -d '{"dense": {}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2]}}}' http://127.0.0.1:8000/v1/models/ranker:rank`),
   )
   .action(async (models: readonly NamedPath[], options: ServeCommandOptions, command: Command) => {
-    const find = await modelFinder(models, options, command);
     const { tlsCert, tlsKey, tlsCa } = options;
     if ((tlsCert === undefined) !== (tlsKey === undefined)) command.error('error: --tls-cert and --tls-key need each other');
     if (tlsCa !== undefined && tlsCert === undefined) command.error('error: --tls-ca needs --tls-cert and --tls-key');
+    const find = await modelFinder(models, options, command);
     if (options.workers > 1 && cluster.isPrimary) return primary(options);
     const server = await serveModels(
       find,
