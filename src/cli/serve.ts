@@ -33,6 +33,7 @@ interface ServeCommandOptions extends SecurityFlags {
   readonly plan?: readonly NamedPath[];
   readonly repository?: string;
   readonly http: string;
+  readonly grpc: string;
   readonly deadline: number;
   readonly drain: number;
   readonly tlsCert?: string;
@@ -75,6 +76,7 @@ export const serveCommand = new Command('serve')
   )
   .option('--repository <dir>', 'serve every DIR/NAME/VERSION/, which is a bundle, with plan.json in it if it has shards')
   .option('--http <address>', 'HOST:PORT of HTTP; *:PORT: every address of this machine', '127.0.0.1:8000')
+  .option('--grpc <address>', 'HOST:PORT of gRPC, likewise; off: none', '127.0.0.1:8001')
   .addOption(quantityOption('--deadline <time>', 'of requests that name none', positiveDurationMs, '100ms'))
   .addOption(
     quantityOption(
@@ -120,12 +122,13 @@ Examples:
     const ending = new AbortController();
     const server = await serveModels(find, {
       ...{ http: options.http, maxBody: options.maxBody, drainMs: options.drain, onWarning: warn },
+      ...(options.grpc !== 'off' && { grpc: options.grpc }),
       ...(tlsCert !== undefined && tlsKey !== undefined && { tls: { cert: tlsCert, key: tlsKey, clientCa: tlsCa } }),
       ...(options.tokenFile !== undefined && { tokenFile: options.tokenFile }),
       ...(options.corsOrigin !== undefined && { corsOrigin: options.corsOrigin }),
       repositoryControl: options.allowRepositoryControl === true,
     });
-    console.log(`serving at ${server.url}`);
+    console.log(`serving at ${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`);
     for (const signal of ['SIGINT', 'SIGTERM'] as const)
       process.on(signal, () => {
         // Asked twice: it does not wait.
