@@ -385,6 +385,11 @@ export interface NativeAddon {
   socketsAvailable(): boolean;
   /** [sync] CRC-32C (RFC 3720, appendix B.4) of an answer: of the id as a little-endian float64, the stamp and the vectors. */
   answerChecksum(id: number, stamp: Uint8Array, vectors: Uint8Array): number;
+  /**
+   * [sync] Sends text as one datagram to a Unix socket, by its path or, after an @, its abstract name; never waits. Returns 0 or the system's error
+   * number: EAGAIN while the receiver's queue is full.
+   */
+  sendDatagram(address: string, text: string): number;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later; of a ROUTER, that somebody came. */
   Socket: {
     new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;
