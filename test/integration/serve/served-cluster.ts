@@ -44,7 +44,7 @@ async function freePort(): Promise<number> {
 /** Starts terabag serve with the arguments, on free ports, and waits until it is ready. */
 export async function startServing(...args: readonly string[]): Promise<Served> {
   const [http, grpc] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
-  const child = spawn(process.execPath, [main, 'serve', ...args, '--http', http, '--grpc', grpc], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(process.execPath, [main, 'serve', ...args, '--http', http], { stdio: ['ignore', 'ignore', 'pipe'] });
   let errors = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     errors = (errors + text).slice(-10_000);
