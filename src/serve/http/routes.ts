@@ -9,6 +9,7 @@ import { type BodyLimits, withBody } from './body.js';
 import { parseExactJson } from './exact-json.js';
 import { writeInferAnswer } from './infer-answer.js';
 import { type InferRequest, readInferRequest } from './infer-request.js';
+import { openApiDocument } from './openapi.js';
 import type { Route } from './router.js';
 
 /** A request as handlers see it. */
@@ -49,6 +50,7 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
   ]);
   const trace = unsupported('the trace extension');
   const logging = unsupported('the logging extension');
+  const document = jsonAnswer(openApiDocument());
   return [
     get('/v2', () => jsonAnswer(SERVER_METADATA)),
     get('/v2/health/live', () => jsonAnswer({ live: true })),
@@ -76,6 +78,7 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
     post('/v2/trace/setting', trace),
     get('/v2/logging', logging),
     post('/v2/logging', logging),
+    get('/openapi.json', () => document),
     post('/v1/models/{model}:rank', (call) => rankAnswer(serving, limits, call)),
     post('/v1/models/{model}/versions/{version}:rank', (call) => rankAnswer(serving, limits, call)),
   ];
