@@ -18,6 +18,7 @@ const COMMANDS = {
   keygen: async () => (await import('./keygen.js')).keygenCommand,
   shard: async () => (await import('./shard.js')).shardCommand,
   up: async () => (await import('./up.js')).upCommand,
+  serve: async () => (await import('./serve.js')).serveCommand,
   predict: async () => (await import('./predict.js')).predictCommand,
   evaluate: async () => (await import('./evaluate.js')).evaluateCommand,
   synth: async () => (await import('./synth.js')).synthCommand,
@@ -46,6 +47,7 @@ Examples:
   terabag profile ./model requests.jsonl -o profile.json
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
+  terabag serve ./model --plan plan.json
   terabag predict requests.jsonl --bundle ./model --plan plan.json
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
   terabag bench --bundle ./model --plan plan.json --qps 25

@@ -24,6 +24,7 @@ export interface AskedShard {
 /** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
 export class MainShard implements Predictor {
   readonly modelHash: string;
+  readonly model: ResolvedModel;
   /** planHash is empty without a plan. */
   readonly version: ServedVersion;
   readonly #pipeline: Pipeline;
@@ -42,6 +43,7 @@ export class MainShard implements Predictor {
     this.version = options.version ?? { modelHash: bundle.hash, planHash: '', epoch: 0 };
     this.#net = options.net;
     const model = bundle.model as ResolvedModel;
+    this.model = model;
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
     this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });

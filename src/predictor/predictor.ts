@@ -1,6 +1,7 @@
 import type { Precision } from '../engine/native.js';
 import type { OnnxOptions } from '../engine/onnx/onnx-net.js';
 import type { Residency } from '../engine/residency.js';
+import type { ResolvedModel } from '../model/graph.js';
 import type { PredictorStats } from '../observe/counters.js';
 import type { Tracer } from '../observe/tracer.js';
 
@@ -114,6 +115,8 @@ export interface Readiness {
  */
 export interface Predictor {
   readonly modelHash: string;
+  /** Names, dims and rules of what a request has to hold, and of the outputs. */
+  readonly model: ResolvedModel;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
   /** A predictor that is not ready stays usable: requests wait for what is missing until their deadline. */
   readiness(): Readiness;

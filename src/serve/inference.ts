@@ -1,0 +1,99 @@
+import { TerabagError } from '../errors.js';
+import type { Prediction, PredictOptions, PredictRequest } from '../predictor/predictor.js';
+import type { Repository } from './repository.js';
+import type { Opened, ServedModel } from './served-model.js';
+import { requestOfTensors } from './tensors/request-tensors.js';
+import { SCORES, type Signature } from './tensors/signature.js';
+import type { Tensor } from './tensors/tensor.js';
+
+/** An inference as any protocol asks for it. */
+export interface InferCall {
+  readonly model: string;
+  /** Empty or left out: the latest. */
+  readonly version?: string | undefined;
+  readonly tensors: readonly Tensor[];
+  /** N; left out: the largest number of rows or bags given. */
+  readonly items?: number | undefined;
+  /** Names of outputs; left out or empty: all. */
+  readonly outputs?: readonly string[] | undefined;
+  readonly options: PredictOptions;
+}
+
+export interface OutputTensor {
+  readonly name: string;
+  /** [items, values of an item]. */
+  readonly shape: readonly [number, number];
+  readonly data: Float32Array;
+}
+
+export interface InferAnswer {
+  readonly model: ServedModel;
+  readonly prediction: Prediction;
+  readonly outputs: readonly OutputTensor[];
+}
+
+/** Answers with the model's predictor, and counts that. Throws what is wrong with the call as predict does, and not_found. */
+export async function infer(repository: Repository, call: InferCall): Promise<InferAnswer> {
+  const model = repository.model(call.model, call.version);
+  const startedAt = performance.now();
+  try {
+    const opened = openedOf(model);
+    const { signature, predictor } = opened;
+    const names = outputNames(signature, call.outputs);
+    const request = requestOfTensors(predictor.model, signature, call.tensors, call.items);
+    const prediction = await predictCounted(model, opened, request, call.options, startedAt);
+    return { model, prediction, outputs: names.map((name) => outputOf(prediction, name)) };
+  } catch (error) {
+    model.counter.failed(performance.now() - startedAt);
+    throw error;
+  }
+}
+
+/** As infer, of a request that is one already. */
+export async function rank(
+  repository: Repository,
+  { model: name, version, request, options }: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
+): Promise<{ readonly model: ServedModel; readonly prediction: Prediction }> {
+  const model = repository.model(name, version);
+  const startedAt = performance.now();
+  try {
+    return { model, prediction: await predictCounted(model, openedOf(model), request, options, startedAt) };
+  } catch (error) {
+    model.counter.failed(performance.now() - startedAt);
+    throw error;
+  }
+}
+
+async function predictCounted(
+  model: ServedModel,
+  { predictor }: Opened,
+  request: PredictRequest,
+  options: PredictOptions,
+  startedAt: number,
+): Promise<Prediction> {
+  const calledAt = performance.now();
+  const prediction = await predictor.predict(request, options);
+  model.counter.succeeded(prediction.items, calledAt - startedAt, performance.now() - calledAt);
+  return prediction;
+}
+
+/** Throws shard_unavailable, with the reason, of one that is not READY. */
+export function openedOf(model: ServedModel): Opened {
+  const { opened, name, version, reason } = model;
+  if (opened !== null) return opened;
+  throw new TerabagError('shard_unavailable', `model ${name} version ${version} is not there: ${reason}`, { model: name, version });
+}
+
+function outputNames({ outputs }: Signature, asked: readonly string[] = []): readonly string[] {
+  const known = outputs.map(({ name }) => name);
+  if (asked.length === 0) return known;
+  const unknown = asked.find((name) => !known.includes(name));
+  if (unknown === undefined) return asked;
+  throw new TerabagError('invalid_argument', `output ${unknown} is not of the model; it has ${known.join(', ')}`, { field: unknown });
+}
+
+function outputOf({ scores, scoreDim, items, outputs }: Prediction, name: string): OutputTensor {
+  const further = outputs !== undefined && Object.hasOwn(outputs, name) ? outputs[name] : undefined;
+  if (further === undefined || name === SCORES) return { name, shape: [items, scoreDim], data: scores };
+  return { name, shape: [items, items === 0 ? 0 : further.length / items], data: further };
+}
