@@ -48,7 +48,7 @@ export interface PredictOptions {
   readonly caller?: string;
 }
 
-/** From the one that goes first. @useDeclaredType */
+/** From the one that goes first. */
 export const PRIORITIES = ['high', 'normal', 'low'] as const;
 /** @useDeclaredType */
 export type Priority = (typeof PRIORITIES)[number];
