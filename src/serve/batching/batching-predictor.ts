@@ -23,7 +23,8 @@ import { RunCost } from './run-cost.js';
 
 const DEFAULT_MAX_DELAY_MS = 2;
 const DEFAULT_MAX_ITEMS = 1024;
-const DEFAULT_MAX_RUNS = 1;
+/** One runs while the next is on its way. */
+const DEFAULT_MAX_RUNS = 2;
 /** A request starts when so many times what it is expected to take is left to its deadline. */
 const DEADLINE_RUNS = 2;
 /** After a shard gave no answer in time: a request is run again, alone, when this part of its deadline is left. */
@@ -35,7 +36,7 @@ export interface BatchingOptions extends Pick<PredictorOptions, 'deadlineMs' | '
   readonly maxDelayMs?: number;
   /** Items of a run of several requests; default 1024. */
   readonly maxItems?: number;
-  /** Runs at a time, beside those of requests that have waited as long as they may; default 1. */
+  /** Runs at a time, beside those of requests that have waited as long as they may; default 2. */
   readonly maxRuns?: number;
   /** Told of each run that ended, for histograms. */
   readonly onRun?: (run: EndedRun) => void;
@@ -90,7 +91,7 @@ interface Waiting {
  * Merges requests of many callers into one run of another predictor, where that costs less. The bits of a request do not depend on the others: the engine
  * computes every item by itself, and what a user's items share once a user. So a request waits only for what it gains:
  * - When nothing runs and nothing else comes, it starts at once, as without batching.
- * - While a run is under way it waits for its end, together with those that come meanwhile, for maxDelayMs at most, or less when its deadline is near.
+ * - While maxRuns runs are under way it waits for its end, together with those that come meanwhile, for maxDelayMs at most, or less when its deadline is near.
  * - Requests that come in turn after turn of the event loop are collected for as long as a run takes beside its items: waiting longer costs more than it saves.
  * - One that is so large that a run's other costs are small beside it starts at once.
  * When a run of several fails, each of them is run alone: an error is of the request that made it. ONNX models are not batched: their runtime's

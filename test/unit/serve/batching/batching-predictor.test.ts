@@ -52,7 +52,7 @@ const ofUser = (items: number, x: number): PredictRequest => ({ items, dense: { 
 
 function started(options: BatchingOptions = {}) {
   const [clock, held] = [new FakeClock(), new Held()];
-  const batching = new BatchingPredictor(held, { clock, maxDelayMs: 4, deadlineMs: 100, ...options });
+  const batching = new BatchingPredictor(held, { clock, maxDelayMs: 4, maxRuns: 1, deadlineMs: 100, ...options });
   /** What became of a request, once it is known. */
   const predict = (given: PredictRequest, own: PredictOptions = {}): { outcome: number[] | string | null; error?: TerabagError } => {
     const told: { outcome: number[] | string | null; error?: TerabagError } = { outcome: null };
