@@ -34,3 +34,10 @@ export function seriesOf(body: string): Map<string, number> {
 /** Names of the families of a text, with their types. */
 export const typesOf = (body: string): Map<string, string> =>
   new Map([...body.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name = '', type = '']) => [name, type]));
+
+/** Pieces together. */
+export async function textOf(pieces: AsyncIterable<Uint8Array>): Promise<string> {
+  let text = '';
+  for await (const piece of pieces) text += Buffer.from(piece).toString();
+  return text;
+}
