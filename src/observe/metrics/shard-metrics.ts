@@ -81,7 +81,8 @@ export class ShardMetrics {
     const numbers = Object.entries(SHARD_METRICS).flatMap(([key, name]) => {
       if (name === null) return [];
       const field = key as keyof typeof SHARD_METRICS;
-      const { kind, description: help } = SHARD_STATS[field];
+      const { kind, description } = SHARD_STATS[field];
+      const help = description.replace('Milliseconds', 'Seconds');
       const isCounter = kind === 'counter' || kind === 'counters';
       return [
         this.#family(
