@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { PredictOptions, PredictRequest } from '../predictor/predictor.js';
-import { type InferAnswer, type InferCall, infer, rank } from './inference.js';
+import { type InferAnswer, type InferCall, infer, type Predicted, rank } from './inference.js';
 import type { Repository } from './repository.js';
 
 export type Protocol = 'http' | 'grpc';
@@ -52,11 +52,11 @@ export class Serving {
   rank(
     protocol: Protocol,
     call: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
-  ): ReturnType<typeof rank> {
+  ): Promise<Predicted> {
     return this.#counted(protocol, () => rank(this.repository, call));
   }
 
-  async #counted<T extends Pick<InferAnswer, 'model' | 'prediction'>>(protocol: Protocol, run: () => Promise<T>): Promise<T> {
+  async #counted<T extends Predicted>(protocol: Protocol, run: () => Promise<T>): Promise<T> {
     const startedAt = performance.now();
     this.#inFlight++;
     const { onRequest } = this.options;
