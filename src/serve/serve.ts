@@ -68,7 +68,9 @@ export async function serve(predictors: Predictor | readonly ServedPredictor[], 
   const sources = served.map(
     ({ name, version = '1', predictor }): ModelSource => ({ name, version, open: async () => borrowed(predictor) }),
   );
-  return serveModels(async () => sources, options);
+  const server = await serveModels(async () => sources, options);
+  await server.opened;
+  return server;
 }
 
 /** Its owner closes it. */
@@ -82,7 +84,7 @@ const borrowed = (predictor: Predictor): Predictor => ({
 });
 
 /** Serves what find gives, which is opened while it listens already: live, and ready when all is there. @internal */
-export async function serveModels(find: FindModels, options: ServeOptions): Promise<ServingServer> {
+export async function serveModels(find: FindModels, options: ServeOptions): Promise<ServingServer & { readonly opened: Promise<void> }> {
   const { onWarning = (message: string) => process.emitWarning(message) } = options;
   const { host, port } = addressOf('http', options.http ?? DEFAULT_HTTP);
   const { drainMs = 0 } = options;
@@ -105,7 +107,6 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
     throw error;
   }
   const opened = repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
-  void opened;
   let closing: Promise<void> | null = null;
   const close = async (): Promise<void> => {
     serving.startDraining();
@@ -116,6 +117,7 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
     await repository.close();
   };
   return {
+    opened,
     url: `${tls === undefined ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${http.port}`,
     get ready() {
       return serving.ready;

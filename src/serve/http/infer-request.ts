@@ -44,8 +44,8 @@ const inputSchema = z.looseObject({
   name: z.string(),
   shape: z.array(z.unknown()),
   datatype: z.string(),
-  parameters: optional(z.looseObject({ binary_data_size: optional(count), shared_memory_region: optional(z.unknown()) })),
-  data: z.unknown(),
+  parameters: optional(z.looseObject({ binary_data_size: optional(count), shared_memory_region: z.unknown().optional() })),
+  data: z.unknown().optional(),
 });
 
 const outputSchema = z.looseObject({
@@ -53,8 +53,8 @@ const outputSchema = z.looseObject({
   parameters: optional(
     z.looseObject({
       binary_data: optional(z.boolean()),
-      classification: optional(z.unknown()),
-      shared_memory_region: optional(z.unknown()),
+      classification: z.unknown().optional(),
+      shared_memory_region: z.unknown().optional(),
     }),
   ),
 });

@@ -94,6 +94,8 @@ async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall)
   const { request, signal, parameters } = call;
   const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
+  // Before a body is read for nobody.
+  serving.repository.model(parameters['model'] ?? '', parameters['version']);
   return withBody(request, headerLength ?? 0, limits, async (body) => {
     const readAt = performance.now();
     const asked = readInferRequest(body, headerLength);
