@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { anObject, TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { HttpServer } from './http/server.js';
+import type { Answering, Peers } from './peers.js';
 import { type FindModels, Repository } from './repository.js';
 import { readTls, type TlsOptions } from './security/tls.js';
 import { Tokens } from './security/tokens.js';
@@ -31,6 +32,9 @@ export interface ServeOptions {
   readonly maxBody?: number;
   /** Connections of HTTP at a time; default 10,000. */
   readonly maxConnections?: number;
+  /** Ms that a client may take to send a header, default 10 s; and a whole request, default 60 s: slower ones lose their connection. */
+  readonly headersMs?: number;
+  readonly requestMs?: number;
   /** Origin whose pages may call, or *; default none. */
   readonly corsOrigin?: string;
   /** Whether clients may load and unload models; default false. */
@@ -41,6 +45,13 @@ export interface ServeOptions {
   readonly onRequest?: (ended: EndedRequest) => void;
   /** Told of models that cannot be opened, and of files that cannot be read anew; default process.emitWarning. */
   readonly onWarning?: (message: string) => void;
+}
+
+/** Of a process among several of a server. */
+export interface ProcessOptions {
+  readonly peersOf?: (answer: Answering) => Peers;
+  /** Opens the models before it listens, since other processes serve meanwhile; default it listens first, live and not ready. */
+  readonly openFirst?: boolean;
 }
 
 /** What serves. */
@@ -56,6 +67,8 @@ export interface ServingServer {
 const DEFAULT_HTTP = '127.0.0.1:8000';
 const DEFAULT_MAX_BODY = 64 * 2 ** 20;
 const DEFAULT_MAX_CONNECTIONS = 10_000;
+const DEFAULT_HEADERS_MS = 10_000;
+const DEFAULT_REQUEST_MS = 60_000;
 const MOST_DRAIN_MS = 2 ** 31 - 1;
 
 /** Serves a predictor, or several models and versions, over the Open Inference Protocol v2. Resolves when it listens. */
@@ -84,7 +97,11 @@ const borrowed = (predictor: Predictor): Predictor => ({
 });
 
 /** Serves what find gives, which is opened while it listens already: live, and ready when all is there. @internal */
-export async function serveModels(find: FindModels, options: ServeOptions): Promise<ServingServer & { readonly opened: Promise<void> }> {
+export async function serveModels(
+  find: FindModels,
+  options: ServeOptions,
+  { peersOf, openFirst = false }: ProcessOptions = {},
+): Promise<ServingServer & { readonly opened: Promise<void> }> {
   const { onWarning = (message: string) => process.emitWarning(message) } = options;
   const { host, port } = addressOf('http', options.http ?? DEFAULT_HTTP);
   const { drainMs = 0 } = options;
@@ -94,19 +111,26 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
   const tokens = options.tokenFile === undefined ? undefined : await Tokens.open(options.tokenFile, onWarning);
   const repository = new Repository(find, ({ name, version }, { message }) => onWarning(`model ${name} version ${version}: ${message}`));
   const { repositoryControl = false, onRequest } = options;
-  const serving = new Serving(repository, { repositoryControl, onRequest });
+  const serving = new Serving(repository, { repositoryControl, onRequest, peersOf });
+  const open = (): Promise<void> =>
+    repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
+  let opened = openFirst ? open() : null;
+  await opened;
   let http: HttpServer;
   try {
     http = await HttpServer.listen(serving, {
       ...{ host, port, tls, tokens, corsOrigin: options.corsOrigin },
       maxBody: options.maxBody ?? DEFAULT_MAX_BODY,
       maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+      headersMs: options.headersMs ?? DEFAULT_HEADERS_MS,
+      requestMs: options.requestMs ?? DEFAULT_REQUEST_MS,
     });
   } catch (error) {
     tokens?.close();
+    await repository.close();
     throw error;
   }
-  const opened = repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
+  opened ??= open();
   let closing: Promise<void> | null = null;
   const close = async (): Promise<void> => {
     serving.startDraining();

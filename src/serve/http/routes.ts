@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http';
 import { TerabagError } from '../../errors.js';
 import { predictionToJson, refuseNotFinite } from '../../predictor/prediction-json.js';
 import { requestFromJson } from '../../predictor/request-json.js';
-import { modelConfig, modelMetadata, SERVER_METADATA, statisticsOf } from '../metadata.js';
+import { modelConfig, modelMetadata, SERVER_METADATA } from '../metadata.js';
 import { predictOptions, type Serving } from '../serving.js';
 import { type Answer, jsonAnswer } from './answer.js';
 import { type BodyLimits, withBody } from './body.js';
@@ -55,21 +55,21 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
     get('/v2/health/live', () => jsonAnswer({ live: true })),
     get('/v2/health/ready', () => readyAnswer({ ready: serving.ready })),
     get('/v2/models', () => jsonAnswer({ models: [...new Set(repository.models.map(({ name }) => name))] })),
-    get('/v2/models/stats', () => jsonAnswer({ model_stats: statisticsOf(repository) })),
+    get('/v2/models/stats', async () => jsonAnswer({ model_stats: await serving.statistics() })),
     ...both((path) => get(path, (call) => jsonAnswer(modelMetadata(repository, model(call)))), ''),
     ...both((path) => get(path, (call) => readyAnswer(modelReadiness(serving, call))), '/ready'),
     ...both((path) => get(path, (call) => jsonAnswer(modelConfig(model(call)))), '/config'),
     ...both(
       (path) =>
-        get(path, ({ parameters: { model: name, version } }) => jsonAnswer({ model_stats: statisticsOf(repository, name, version) })),
+        get(path, async ({ parameters: { model: name, version } }) => jsonAnswer({ model_stats: await serving.statistics(name, version) })),
       '/stats',
     ),
     ...both((path) => post(path, (call) => inferAnswer(serving, limits, call)), '/infer'),
     post('/v2/repository/index', (call) =>
       withBody(call.request, 0, limits, async (body) => jsonAnswer(await repositoryIndex(serving, body))),
     ),
-    post('/v2/repository/models/{model}/load', (call) => repositoryAnswer(serving, limits, call, (name) => repository.load(name))),
-    post('/v2/repository/models/{model}/unload', (call) => repositoryAnswer(serving, limits, call, (name) => repository.unload(name))),
+    post('/v2/repository/models/{model}/load', (call) => repositoryAnswer(serving, limits, call, 'load')),
+    post('/v2/repository/models/{model}/unload', (call) => repositoryAnswer(serving, limits, call, 'unload')),
     ...shared,
     ...both((path) => get(path, trace), '/trace/setting'),
     ...both((path) => post(path, trace), '/trace/setting'),
@@ -169,11 +169,10 @@ async function repositoryAnswer(
   serving: Serving,
   limits: BodyLimits,
   { request, parameters }: HttpCall,
-  change: (name: string) => Promise<void>,
+  change: 'load' | 'unload',
 ): Promise<Answer> {
-  serving.requireRepositoryControl();
   return withBody(request, 0, limits, async () => {
-    await change(parameters['model'] ?? '');
+    await serving.changeRepository(change, parameters['model'] ?? '');
     return jsonAnswer({});
   });
 }
