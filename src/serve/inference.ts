@@ -74,6 +74,8 @@ async function predictCounted(
   const calledAt = performance.now();
   const prediction = await predictor.predict(request, options);
   model.counter.succeeded(prediction.items, calledAt - startedAt, performance.now() - calledAt);
+  // Not before: names of bags that the model does not have were refused.
+  model.lookups?.count(request);
   return prediction;
 }
 

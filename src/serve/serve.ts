@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { anObject, TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
 import { HttpServer } from './http/server.js';
+import { Page } from './page/page.js';
 import { type FindModels, Repository } from './repository.js';
 import { readTls, type TlsOptions } from './security/tls.js';
 import { Tokens } from './security/tokens.js';
@@ -77,6 +78,7 @@ export async function serve(predictors: Predictor | readonly ServedPredictor[], 
 const borrowed = (predictor: Predictor): Predictor => ({
   modelHash: predictor.modelHash,
   model: predictor.model,
+  ...(predictor.watched && { watched: predictor.watched }),
   predict: (request, options) => predictor.predict(request, options),
   readiness: () => predictor.readiness(),
   stats: () => predictor.stats(),
@@ -94,13 +96,21 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
   const tokens = options.tokenFile === undefined ? undefined : await Tokens.open(options.tokenFile, onWarning);
   const repository = new Repository(find, ({ name, version }, { message }) => onWarning(`model ${name} version ${version}: ${message}`));
   const { repositoryControl = false, onRequest } = options;
-  const serving = new Serving(repository, { repositoryControl, onRequest });
+  const serving = new Serving(repository, {
+    repositoryControl,
+    onRequest: (ended) => {
+      page.watch.ended(ended);
+      onRequest?.(ended);
+    },
+  });
+  const page = await Page.open(serving);
   let http: HttpServer;
   try {
     http = await HttpServer.listen(serving, {
       ...{ host, port, tls, tokens, corsOrigin: options.corsOrigin },
       maxBody: options.maxBody ?? DEFAULT_MAX_BODY,
       maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+      routes: page.routes(),
     });
   } catch (error) {
     tokens?.close();
@@ -112,6 +122,7 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
     serving.startDraining();
     if (drainMs > 0) await sleep(drainMs);
     await serving.whenIdle();
+    page.close();
     await http.close();
     tokens?.close();
     await repository.close();
