@@ -4,11 +4,14 @@ import type { Bundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { type OwnStats, type PredictorStats, sumRpcCounts } from '../observe/counters.js';
 import type { PredictorMeter } from '../observe/predictor-meter.js';
+import type { Plan } from '../plan/file/plan.js';
+import { type Placement, placementOf } from '../plan/placement/placement.js';
 import type { ShardClient } from '../rpc/client.js';
 import type { ReplicaStats } from '../rpc/shard-stats.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
 import type { Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest, Readiness } from './predictor.js';
+import type { Watched } from './watched.js';
 
 const STATS_MS = 2000;
 
@@ -32,13 +35,14 @@ export class MainShard implements Predictor {
   readonly #pipeline: Pipeline;
   readonly #rounds: Way['rounds'];
   readonly #net: Way['net'];
+  readonly watched: Watched;
 
   constructor(
     bundle: Bundle,
     private readonly shards: readonly AskedShard[],
     /** Main's own tables; none of most plans. */
     private readonly own: OpenedTables,
-    options: Way & { readonly version: ServedVersion | null } & Pick<
+    options: Way & { readonly version: ServedVersion | null; readonly plan?: Plan } & Pick<
         PipelineOptions,
         'batchItems' | 'dedup' | 'onShardFailure' | 'trace' | 'meter'
       > &
@@ -53,8 +57,27 @@ export class MainShard implements Predictor {
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
     this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
-    options.trace?.watch(clients.map(({ name }) => name));
     options.meter?.watch({ version: this.version, shards: clients, ownStats: () => this.#ownStats() });
+    this.watched = this.#watched(placementOf(bundle.spec, options.plan ?? null));
+    this.watched.trace = options.trace ?? null;
+  }
+
+  #watched(placement: Placement): Watched {
+    const { version, shards } = this;
+    const pipeline = this.#pipeline;
+    const names = shards.map(({ client }) => client.name);
+    return {
+      ...{ version, placement },
+      get trace() {
+        return pipeline.trace;
+      },
+      set trace(trace) {
+        trace?.watch(names);
+        pipeline.trace = trace;
+      },
+      replicas: () => shards.flatMap(({ client }) => client.replicas()),
+      shardStats: () => this.shardStats(),
+    };
   }
 
   /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */

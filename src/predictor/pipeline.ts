@@ -122,17 +122,18 @@ export class Pipeline {
   readonly #batchItems: number;
   readonly #cutter: SequenceCutter;
   readonly #counts = { degraded: 0, nonFinite: 0 };
+  trace: Tracer | null;
 
   constructor(private readonly options: PipelineOptions) {
+    this.trace = options.trace ?? null;
     this.#cutter = new SequenceCutter(options.model, { repeated: options.onMain ? 'each' : 'once' });
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
     this.#admission = new Admission(() => new RequestMemory(options.net), options.admission);
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    const { trace, meter } = this.options;
-    const traced = trace?.open() ?? NO_STAGES;
-    const stages = meter?.open(traced) ?? traced;
+    const traced = this.trace?.open() ?? NO_STAGES;
+    const stages = this.options.meter?.open(traced) ?? traced;
     return this.#admission.run(options, (admitted) => this.#predict(request, this.#running(admitted, stages)), stages);
   }
 

@@ -5,6 +5,7 @@ import type { ResolvedModel } from '../model/graph.js';
 import type { PredictorStats } from '../observe/counters.js';
 import type { PredictorMeter } from '../observe/predictor-meter.js';
 import type { Tracer } from '../observe/tracer.js';
+import type { Watched } from './watched.js';
 
 /** Ids of one embedding bag or sequence layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
 export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint | string)[];
@@ -118,6 +119,8 @@ export interface Readiness {
  */
 export interface Predictor {
   readonly modelHash: string;
+  /** What a server's page shows of it. @internal */
+  readonly watched?: Watched;
   /** Names, dims and rules of what a request has to hold, and of the outputs. */
   readonly model: ResolvedModel;
   /** That it was opened with. */

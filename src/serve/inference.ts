@@ -86,6 +86,8 @@ async function predictCounted(
   const prediction = await predictor.predict(request, options);
   const times = { inputMs: calledAt - startedAt, predictMs: performance.now() - calledAt };
   model.counter.succeeded(prediction.items, times.inputMs, times.predictMs);
+  // Not before: names of bags that the model does not have were refused.
+  model.lookups?.count(request);
   return { model, prediction, times };
 }
 
