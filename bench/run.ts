@@ -9,6 +9,7 @@ import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
+import { metricsSuite } from './metrics.js';
 import { modelsSuite } from './models.js';
 import { overloadSuite } from './overload.js';
 import { pinTo } from './peers/process.js';
@@ -32,13 +33,14 @@ const suites: readonly Suite[] = [
   shardsSuite,
   rpcSuite,
   stagesSuite,
+  metricsSuite,
   overloadSuite,
   planSuite,
   plannerSuite,
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
