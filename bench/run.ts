@@ -10,6 +10,7 @@ import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
+import { metricsSuite } from './metrics.js';
 import { modelsSuite } from './models.js';
 import { overloadSuite } from './overload.js';
 import { pinTo } from './peers/process.js';
@@ -33,6 +34,7 @@ const suites: readonly Suite[] = [
   shardsSuite,
   rpcSuite,
   stagesSuite,
+  metricsSuite,
   overloadSuite,
   batchingSuite,
   planSuite,
@@ -41,6 +43,7 @@ const suites: readonly Suite[] = [
 ];
 /** They start processes of their own. */
 const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
