@@ -1,6 +1,7 @@
 /** Every code, in the order of docs/errors.md, which says when each comes and what to do. */
 export const ERROR_CODES = [
   'invalid_argument',
+  'not_found',
   'index_out_of_range',
   'bad_offsets',
   'bad_model',

@@ -1,9 +1,10 @@
 import { Command } from 'commander';
 import type { Precision } from '../engine/native.js';
-import { TerabagError } from '../errors.js';
+import type { TerabagError } from '../errors.js';
 import { holdsManyRequests, locatedError, type ReadRequest, readRequests, readSafetensorsRequest } from '../lab/requests/request-file.js';
 import { chromeTrace } from '../observe/chrome-trace.js';
 import { Tracer } from '../observe/tracer.js';
+import { firstNotFinite, predictionToJson, refuseNotFinite } from '../predictor/prediction-json.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest } from '../predictor/predictor.js';
 import { refuseUnwritable, writeAtomic, writeFileAtomic } from '../tables/atomic.js';
 import { writeSafetensors } from '../tables/safetensors.js';
@@ -178,27 +179,6 @@ class Comparison {
   }
 }
 
-/** Position of the first score that is NaN or infinite; null when all are finite. */
-function firstNotFinite({ scores }: Prediction): number | null {
-  const at = scores.findIndex((score) => !Number.isFinite(score));
-  return at < 0 ? null : at;
-}
-
-/** Scores that are no numbers rank nothing, and JSON has no word for them: such a request has failed. Likewise values of further outputs. */
-function refuseNotFinite(prediction: Prediction): void {
-  for (const [output, values] of Object.entries(prediction.outputs ?? {})) {
-    const at = values.findIndex((value) => !Number.isFinite(value));
-    if (at < 0) continue;
-    const [item, value] = [Math.floor(at / (values.length / prediction.items)), String(values[at])];
-    throw new TerabagError('unsupported', `values of an output are not finite: ${output}, item ${item}, ${value}`, { output, item, value });
-  }
-  const at = firstNotFinite(prediction);
-  if (at === null) return;
-  const { scores, scoreDim } = prediction;
-  const [item, score, value] = [Math.floor(at / scoreDim), at % scoreDim, String(scores[at])];
-  throw new TerabagError('unsupported', `scores are not finite: item ${item}, score ${score}, ${value}`, { item, score, value });
-}
-
 /** A predictor, and what its scores are compared with. */
 interface Scorer {
   readonly predictor: Predictor;
@@ -268,7 +248,7 @@ async function answerLines(
     try {
       const prediction = await score(scorer, read.request, read.line, deadline);
       counts.scored++;
-      return `${JSON.stringify(scoresOf(prediction))}\n`;
+      return `${JSON.stringify(predictionToJson(prediction))}\n`;
     } catch (error) {
       return failed(locatedError(path, read.line, error), read.line);
     }
@@ -280,15 +260,4 @@ async function answerLines(
   }
   for (const answered of inFlight) await put(await answered);
   return counts;
-}
-
-/** Scores are [items, scoreDim] row-major; scoreDim is told when it is not 1. Further outputs, if the model has some, likewise by name. */
-function scoresOf({ scores, scoreDim, outputs, degraded, missingTables }: Prediction): object {
-  const further = outputs && Object.fromEntries(Object.entries(outputs).map(([name, values]) => [name, Array.from(values)]));
-  return {
-    ...(scoreDim > 1 && { scoreDim }),
-    scores: Array.from(scores),
-    ...(further && { outputs: further }),
-    ...(degraded && { degraded, missingTables }),
-  };
 }

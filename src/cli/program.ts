@@ -16,6 +16,7 @@ const COMMANDS = {
   keygen: async () => (await import('./keygen.js')).keygenCommand,
   shard: async () => (await import('./shard.js')).shardCommand,
   up: async () => (await import('./up.js')).upCommand,
+  serve: async () => (await import('./serve.js')).serveCommand,
   deploy: async () => (await import('./deploy.js')).deployCommand,
   predict: async () => (await import('./predict.js')).predictCommand,
   evaluate: async () => (await import('./evaluate.js')).evaluateCommand,
@@ -45,6 +46,7 @@ Examples:
   terabag profile ./model requests.jsonl -o profile.json
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
+  terabag serve ./model --plan plan.json
   terabag deploy kubernetes plan.json -o manifests
   terabag predict requests.jsonl --bundle ./model --plan plan.json
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model

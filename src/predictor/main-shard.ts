@@ -2,7 +2,8 @@ import type { OpenedTables } from '../engine/tables.js';
 import { sumUnseen } from '../engine/unseen-counts.js';
 import type { Bundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
-import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import { type OwnStats, type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import type { PredictorMeter } from '../observe/predictor-meter.js';
 import type { ShardClient } from '../rpc/client.js';
 import type { ReplicaStats } from '../rpc/shard-stats.js';
 import type { ServedVersion } from '../rpc/version.js';
@@ -24,8 +25,10 @@ export interface AskedShard {
 /** The predictor of any plan: main's own tables, which may be all of them, and connections to the shards that have the others. */
 export class MainShard implements Predictor {
   readonly modelHash: string;
+  readonly model: ResolvedModel;
   /** planHash is empty without a plan. */
   readonly version: ServedVersion;
+  readonly meter?: PredictorMeter;
   readonly #pipeline: Pipeline;
   readonly #rounds: Way['rounds'];
   readonly #net: Way['net'];
@@ -35,17 +38,23 @@ export class MainShard implements Predictor {
     private readonly shards: readonly AskedShard[],
     /** Main's own tables; none of most plans. */
     private readonly own: OpenedTables,
-    options: Way & { readonly version: ServedVersion | null } & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'onShardFailure' | 'trace'> &
+    options: Way & { readonly version: ServedVersion | null } & Pick<
+        PipelineOptions,
+        'batchItems' | 'dedup' | 'onShardFailure' | 'trace' | 'meter'
+      > &
       Pick<PredictorOptions, 'deadlineMs' | 'maxInFlight' | 'maxInFlightBytes'>,
   ) {
     this.modelHash = bundle.hash;
     this.version = options.version ?? { modelHash: bundle.hash, planHash: '', epoch: 0 };
+    if (options.meter !== undefined) this.meter = options.meter;
     this.#net = options.net;
     const model = bundle.model as ResolvedModel;
+    this.model = model;
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
     this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
     options.trace?.watch(clients.map(({ name }) => name));
+    options.meter?.watch({ version: this.version, shards: clients, ownStats: () => this.#ownStats() });
   }
 
   /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */
@@ -69,11 +78,14 @@ export class MainShard implements Predictor {
   }
 
   stats(): PredictorStats {
+    return { ...this.#ownStats(), ...sumRpcCounts(this.shards.map(({ client }) => client.counts)) };
+  }
+
+  #ownStats(): OwnStats {
     const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
       unseen: sumUnseen([this.own.engine, ...this.#rounds.map(({ partitioner }) => partitioner)]),
-      ...sumRpcCounts(this.shards.map(({ client }) => client.counts)),
       ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };
   }

@@ -31,7 +31,10 @@ import { shown } from './shown.js';
 export interface ConnectOptions extends PredictorOptions, RpcOptions {
   /** The bundle's directory, or what was published of it: model.json and dense.safetensors are read, and those tables that the plan gives to main. */
   readonly bundle: string;
-  /** How long to wait for all shards, ms above 0 and below 2^31; default 10 s. */
+  /**
+   * How long to wait for all shards, ms of 0 or more and below 2^31; default 10 s. With 0 it does not wait: readiness() tells which shards are not
+   * there yet, and requests wait for them until their deadline.
+   */
   readonly readyMs?: number;
   /**
    * Sends and pools bags that are alike within a request (a batch, with rpc paper) once; default false. `npm run bench -- rpc --case dedup`, 33
@@ -102,7 +105,8 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
     throw error;
   }
   try {
-    await predictor.whenReady(options.readyMs ?? DEFAULT_READY_MS);
+    const { readyMs = DEFAULT_READY_MS } = options;
+    if (readyMs > 0) await predictor.whenReady(readyMs);
   } catch (error) {
     await predictor.close();
     throw error;
@@ -138,8 +142,8 @@ const tablesOf = (plan: Plan, shard: string): string[] => plan.tables.flatMap(({
 function checkOptions(options: ConnectOptions): void {
   const { readyMs = DEFAULT_READY_MS, onShardFailure = 'error', security } = options;
   oneOf('onShardFailure', onShardFailure, SHARD_FAILURE_POLICIES);
-  if (typeof readyMs !== 'number' || !(readyMs > 0) || readyMs > 2 ** 31 - 1)
-    throw new TerabagError('invalid_argument', `readyMs has to be a number above 0 and below 2^31: ${shown(readyMs)}`, {
+  if (typeof readyMs !== 'number' || !(readyMs >= 0) || readyMs > 2 ** 31 - 1)
+    throw new TerabagError('invalid_argument', `readyMs has to be a number of 0 or more and below 2^31: ${shown(readyMs)}`, {
       field: 'readyMs',
     });
   if (security !== undefined) checkSecurity(security);

@@ -2,6 +2,7 @@ import { type Clock, systemClock } from '../clock.js';
 import type { SparseBatch } from '../engine/sparse-batch.js';
 import { type ErrorCode, TerabagError } from '../errors.js';
 import { RPC_COUNTERS, type RpcCounts } from '../observe/counters.js';
+import type { MeteredReplica } from '../observe/predictor-meter.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { type Random, systemRandom } from '../random.js';
 import { poolMessageBytes, renewPool, writePoolMessage } from './codec.js';
@@ -120,6 +121,13 @@ export class ShardClient {
   /** Whether some replica takes requests. */
   get ready(): boolean {
     return this.#replicas.ready;
+  }
+
+  /** In the order of the endpoints. */
+  replicas(): readonly MeteredReplica[] {
+    return this.#replicas.listed.map(({ link, ejection }) => ({
+      ...{ endpoint: link.endpoint, ready: link.ready, ejected: !ejection.sound, inFlight: link.inFlight },
+    }));
   }
 
   /** Why no replica takes requests; null while one does. */

@@ -335,6 +335,9 @@ test('the opening of a predictor ends with its signal, and leaves no connection 
     setTimeout(() => ending.abort('over'), 50);
     await expect(opening).rejects.toMatchObject({ code: 'aborted', cause: 'over' });
     expect(getEventListeners(ending.signal, 'abort')).toHaveLength(0);
+    const early = await connect(nobody, { bundle: model.dir, readyMs: 0 });
+    expect(early.readiness()).toMatchObject({ ready: false, missing: [{ shard: 'shard-0' }, { shard: 'shard-1' }] });
+    await early.close();
   });
 });
 

@@ -1,5 +1,6 @@
 import { TerabagError } from '../../src/errors.js';
 import type { Pacer } from '../../src/lab/load/pacer.js';
+import type { ResolvedModel } from '../../src/model/graph.js';
 import type { PredictorStats } from '../../src/observe/counters.js';
 import type { Prediction, PredictOptions, Predictor, Readiness } from '../../src/predictor/predictor.js';
 import { NO_STATS } from './no-stats.js';
@@ -69,6 +70,7 @@ const PREDICTION: Prediction = { scores: new Float32Array(1), items: 1, scoreDim
 /** One server that handles requests in turn, each for its service time: M/D/1 under Poisson load when that is constant. Those that would be too late are not served. */
 export class QueueingServer implements Predictor {
   readonly modelHash = 'simulated';
+  readonly model: ResolvedModel = { dense: [], bags: [], layers: [], output: 0, outputDim: 1 };
   requests = 0;
   #freeAt = 0;
 

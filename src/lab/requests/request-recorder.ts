@@ -1,4 +1,5 @@
 import { type ErrorCode, TerabagError } from '../../errors.js';
+import type { ResolvedModel } from '../../model/graph.js';
 import type { PredictorStats } from '../../observe/counters.js';
 import type { Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from '../../predictor/predictor.js';
 import { writeRequestArchive } from './request-archive.js';
@@ -56,6 +57,10 @@ export class RequestRecorder implements Predictor {
 
   get modelHash(): string {
     return this.predictor.modelHash;
+  }
+
+  get model(): ResolvedModel {
+    return this.predictor.model;
   }
 
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {

@@ -1,3 +1,4 @@
+import type { ResolvedModel } from '../../model/graph.js';
 import type { PredictorStats } from '../../observe/counters.js';
 import type { BagsInput, Prediction, PredictOptions, Predictor, PredictRequest, Readiness } from '../../predictor/predictor.js';
 
@@ -56,6 +57,7 @@ function part<T extends Int32Array | Uint32Array | BigInt64Array | Float32Array 
 /** Sends a request as several predict calls of at most so many items, all at once, and puts their scores together. */
 export class SplittingPredictor implements Predictor {
   readonly modelHash: string;
+  readonly model: ResolvedModel;
 
   constructor(
     private readonly predictor: Predictor,
@@ -63,6 +65,7 @@ export class SplittingPredictor implements Predictor {
     private readonly dense: DenseFeatures,
   ) {
     this.modelHash = predictor.modelHash;
+    this.model = predictor.model;
   }
 
   async predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {

@@ -6,6 +6,7 @@ import { afterAll, expect, test } from 'vitest';
 import { type ErrorCode, TerabagError } from '../../../../src/errors.js';
 import { readRequests, writeRequests } from '../../../../src/lab/requests/request-file.js';
 import { recordRequests } from '../../../../src/lab/requests/request-recorder.js';
+import type { ResolvedModel } from '../../../../src/model/graph.js';
 import type { Prediction, Predictor, PredictRequest, Readiness } from '../../../../src/predictor/predictor.js';
 import { readSafetensorsHeader, readTensor, writeSafetensors } from '../../../../src/tables/safetensors.js';
 import { NO_STATS } from '../../../reference/no-stats.js';
@@ -450,6 +451,7 @@ test.each([
 /** Answers with the number of items, or fails as it is told. */
 class Answering implements Predictor {
   readonly modelHash = 'hash';
+  readonly model: ResolvedModel = { dense: [], bags: [], layers: [], output: 0, outputDim: 1 };
   fails: ErrorCode | null = null;
   async predict({ items = 0 }: PredictRequest): Promise<Prediction> {
     if (this.fails !== null) throw new TerabagError(this.fails, 'as told');
