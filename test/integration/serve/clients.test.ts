@@ -10,12 +10,13 @@ import { connect, openLocal, type Predictor, type PredictRequest, readModelSpec,
 import { writeModelJson } from '../../../src/model/bundle.js';
 import { modelSchema } from '../../../src/model/spec.js';
 import { signatureOf } from '../../../src/serve/tensors/signature.js';
+import { type ClientTensor, inferBody } from '../../reference/infer-body.js';
 import { keyedRequest, writeKeyedModel } from '../../reference/keyed-model.js';
 import { randomRequest } from '../../reference/random-model.js';
 import { DENSE, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
-import { type Form, type JsonTensor, outputsOf, tensorsOf } from './client-requests.js';
+import { type Form, inJson, outputsOf, tensorsIn } from './client-requests.js';
 import { inputData, loadResults, perfAnalyzer } from './perf-analyzer.js';
-import { launchShards, type RunningShards, type Served, startServing } from './served-cluster.js';
+import { launchShards, type RunningShards, startReady } from './served-cluster.js';
 
 /** Where scripts/test-clients.mjs installs them; tests without it are skipped. */
 const CLIENTS = process.env['TERABAG_CLIENTS'] ?? '';
@@ -28,7 +29,7 @@ const run = promisify(execFile);
 let dir: string;
 let small: SmallModel;
 let shards: RunningShards;
-let served: Served;
+let served: ServeProcess;
 let task: string;
 let requests: readonly ClientRequest[];
 const predictors: Predictor[] = [];
@@ -39,8 +40,8 @@ const LENGTHS: readonly string[] = ['lengths', 'no ids', 'one item'];
 interface ClientRequest {
   readonly model: string;
   readonly what: string;
-  readonly inputs: readonly JsonTensor[];
-  readonly outputs: readonly JsonTensor[];
+  readonly inputs: readonly ClientTensor[];
+  readonly outputs: readonly ClientTensor[];
 }
 
 /** A request and how it is sent. */
@@ -88,12 +89,12 @@ function smallRequests(): Given[] {
 async function clientRequests(
   model: string,
   predictor: Predictor,
-  dims: Map<string, number>,
+  dims: Readonly<Record<string, number>>,
   given: readonly Given[],
 ): Promise<ClientRequest[]> {
   const requests: ClientRequest[] = [];
   for (const [what, request, form = 'lengths', datatype = 'INT64'] of given) {
-    const inputs = tensorsOf(request, dims, { form, datatype });
+    const inputs = tensorsIn(request, dims, { form, datatype });
     requests.push({ model, what, inputs, outputs: outputsOf(await predictor.predict(request, { deadlineMs: 10_000 })) });
   }
   return requests;
@@ -110,10 +111,11 @@ beforeAll(async () => {
   const plan = await readPlan(shards.plan);
   const [remote, local] = await Promise.all([connect(plan, { bundle: small.dir }), openLocal(keyedDir)]);
   predictors.push(remote, local);
-  const dense = (spec: { dense: readonly { name: string; dim: number }[] }) => new Map(spec.dense.map(({ name, dim }) => [name, dim]));
+  const dense = (spec: { dense: readonly { name: string; dim: number }[] }) =>
+    Object.fromEntries(spec.dense.map(({ name, dim }) => [name, dim]));
   const next = random(8);
   const { inputs, outputs } = signatureOf(remote.model);
-  served = await startServing(
+  served = await startReady(
     `small=${small.dir}`,
     `keyed=${keyedDir}`,
     ...['--plan', `small=${shards.plan}`, '--allow-repository-control', '--deadline', '10s'],
@@ -128,19 +130,19 @@ beforeAll(async () => {
   await writeFile(
     task,
     JSON.stringify({
-      http: served.http,
+      http: new URL(served.url).host,
       grpc: served.grpc,
       model: 'small',
       other: 'keyed',
       shards: shards.cluster.shards.map(({ pid }) => pid),
       extensions: ['binary_tensor_data', 'model_repository', 'statistics'],
       signature: [...inputs, ...outputs],
-      requests,
+      requests: requests.map((request) => ({ ...request, inputs: request.inputs.map(inJson), outputs: request.outputs.map(inJson) })),
     }),
   );
 });
 afterAll(async () => {
-  await served?.stop();
+  await served?.end();
   await Promise.all(predictors.map((predictor) => predictor.close()));
   await shards?.cluster.stop();
   for (const each of [dir, small?.dir]) if (each !== undefined) await rm(each, { recursive: true });
@@ -192,14 +194,14 @@ test.skipIf(CLIENTS === '').each(LOADS)(
 
 test.skipIf(CLIENTS === '')('curl ranks with plain JSON, and infers with a body that is compressed', async () => {
   const [request] = requests as readonly [ClientRequest];
-  const [scores] = request.outputs as readonly [JsonTensor];
+  const [scores] = request.outputs as readonly [ClientTensor];
   const curl = async (...args: readonly string[]): Promise<unknown> =>
     JSON.parse((await run('curl', ['--silent', '--show-error', '--fail-with-body', '--max-time', '20', ...args])).stdout);
-  expect(await curl(`http://${served.http}/v2/health/ready`)).toEqual({ ready: true });
+  expect(await curl(`${served.url}/v2/health/ready`)).toEqual({ ready: true });
   const body = join(dir, 'body.json');
-  await writeFile(body, JSON.stringify({ id: 'curl', inputs: request.inputs }));
-  const url = `http://${served.http}/v2/models/small/infer`;
-  const expected = { id: 'curl', model_name: 'small', outputs: expect.arrayContaining([expect.objectContaining({ data: scores.data })]) };
+  await writeFile(body, inferBody(request.inputs, () => false, { id: 'curl' }).body);
+  const url = `${served.url}/v2/models/small/infer`;
+  const expected = { id: 'curl', model_name: 'small', outputs: expect.arrayContaining([expect.objectContaining({ data: scores.values })]) };
   expect(await curl(url, '--data-binary', `@${body}`)).toMatchObject(expected);
   const compressed = join(dir, 'body.json.gz');
   await writeFile(compressed, gzipSync(await readFile(body)));
@@ -207,13 +209,13 @@ test.skipIf(CLIENTS === '')('curl ranks with plain JSON, and infers with a body 
   expect(await curl(url, ...headers, '--data-binary', `@${compressed}`)).toMatchObject(expected);
   const none = { indices: [], offsets: [0, 0] };
   const plain = { items: 2, dense: { dense: [1, 0, 1, 0, 1] }, sparse: { sum: none, mean: none, weighted: { ...none, weights: [] } } };
-  const ranked = await curl(`http://${served.http}/v1/models/small:rank`, '-d', JSON.stringify(plain));
+  const ranked = await curl(`${served.url}/v1/models/small:rank`, '-d', JSON.stringify(plain));
   expect(ranked).toMatchObject({ model: 'small', scores: [expect.any(Number), expect.any(Number)] });
   // A body that curl announces before it sends it (Expect: 100-continue).
   const large = join(dir, 'large.json');
   await writeFile(large, `${' '.repeat(2 ** 21)}${await readFile(body, 'utf8')}`);
   expect(await curl(url, '-H', 'Expect: 100-continue', '--data-binary', `@${large}`)).toMatchObject(expected);
-  await expect(curl(`http://${served.http}/v2/models/nobody`)).rejects.toMatchObject({
+  await expect(curl(`${served.url}/v2/models/nobody`)).rejects.toMatchObject({
     code: 22,
     stdout: expect.stringContaining('nobody'),
   });
