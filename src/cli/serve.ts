@@ -15,7 +15,7 @@ import { connect } from '../predictor/sharded.js';
 import { type ModelFiles, modelsOfRepository } from '../serve/models.js';
 import { serveModels } from '../serve/serve.js';
 import type { ModelSource } from '../serve/served-model.js';
-import { replacesWorker, superviseWorkers, workerPeers } from '../serve/workers.js';
+import { replacesWorker, superviseWorkers, tellPrimary, workerPeers } from '../serve/workers.js';
 import { further } from './help.js';
 import {
   durationMs,
@@ -36,6 +36,7 @@ interface ServeCommandOptions extends SecurityFlags {
   readonly plan?: readonly NamedPath[];
   readonly repository?: string;
   readonly http: string;
+  readonly grpc: string;
   readonly deadline: number;
   readonly drain: number;
   readonly workers: number;
@@ -79,6 +80,7 @@ export const serveCommand = new Command('serve')
   )
   .option('--repository <dir>', 'serve every DIR/NAME/VERSION/, which is a bundle, with plan.json in it if it has shards')
   .option('--http <address>', 'HOST:PORT of HTTP; *:PORT: every address of this machine', '127.0.0.1:8000')
+  .option('--grpc <address>', 'HOST:PORT of gRPC, likewise; off: none', '127.0.0.1:8001')
   .addOption(quantityOption('--deadline <time>', 'of requests that name none', positiveDurationMs, '100ms'))
   .addOption(
     quantityOption(
@@ -127,6 +129,7 @@ Examples:
       find,
       {
         ...{ http: options.http, maxBody: options.maxBody, drainMs: options.drain, onWarning: warn },
+        ...(options.grpc !== 'off' && { grpc: options.grpc }),
         ...(tlsCert !== undefined &&
           tlsKey !== undefined && { tls: { cert: tlsCert, key: tlsKey, ...(tlsCa !== undefined && { clientCa: tlsCa }) } }),
         ...(options.tokenFile !== undefined && { tokenFile: options.tokenFile }),
@@ -135,7 +138,9 @@ Examples:
       },
       cluster.isWorker ? { peersOf: workerPeers, openFirst: replacesWorker() } : {},
     );
-    if (cluster.isPrimary) console.log(`serving at ${server.url}`);
+    const where = `${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`;
+    if (cluster.isPrimary) console.log(`serving at ${where}`);
+    else tellPrimary(where);
     await askedToEnd();
     await server.close();
     if (cluster.isPrimary) console.log('stopped');
@@ -156,14 +161,10 @@ async function askedToEnd(): Promise<void> {
   await once(ending.signal, 'abort');
 }
 
-async function primary({ workers, tlsCert }: ServeCommandOptions): Promise<void> {
+async function primary({ workers }: ServeCommandOptions): Promise<void> {
   const ended = new AbortController();
   void askedToEnd().then(() => ended.abort());
-  cluster.once('listening', (_, { address, port }) => {
-    const host = address === null ? '*' : String(address).includes(':') ? `[${address}]` : address;
-    console.log(`serving at ${tlsCert === undefined ? 'http' : 'https'}://${host}:${port}`);
-  });
-  await superviseWorkers(workers, ended.signal, warn);
+  await superviseWorkers(workers, ended.signal, { onServing: (where) => console.log(`serving at ${where}`), onWarning: warn });
   console.log('stopped');
 }
 

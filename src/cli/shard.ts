@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { runDaemon } from '../cluster/daemon.js';
 import { whenFree } from '../cluster/launch-lock.js';
+import { openServiceManager } from '../cluster/service-manager.js';
 import { shardLog } from '../cluster/shard-log.js';
 import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
@@ -40,7 +41,8 @@ export const shardCommand = new Command('shard')
   .addHelpText(
     'after',
     further(`
-On SIGTERM it refuses new requests, answers those in flight, and ends with exit code 0.
+On SIGTERM it refuses new requests, answers those in flight, and ends with exit code 0. A service manager that started it (systemd, Type=notify) is
+told when it serves and when it drains, and gets signs of life (WatchdogSec).
 
 Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
@@ -56,6 +58,7 @@ Examples:
     const spec = await readModelSpec(await bundleOf(bundle, shard));
     const warning = wholeTablesWarning({ plan, spec, dir: bundle, planPath, residency }, shard);
     if (warning !== null) log.warn(warning);
+    const manager = await openServiceManager({ onWarning: (message) => log.warn(message) });
     const endpoint = endpointOf(plan, options);
     // Before a table is read for it.
     if (endpoint !== null) await whenFree([endpoint], 0);
@@ -69,6 +72,7 @@ Examples:
         residency,
         drainMs: drain,
         onProgress,
+        manager,
         ...securityOf(options),
         ...(replica !== undefined && { replica }),
         ...(listen !== undefined && { endpoint: listen }),

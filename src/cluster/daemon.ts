@@ -1,4 +1,5 @@
 import { type Shard, type ShardOptions, startShard } from '../shard/shard.js';
+import type { ServiceManager } from './service-manager.js';
 
 export interface DaemonOptions extends ShardOptions {
   /** The longest that requests in flight are waited for at the end. */
@@ -7,6 +8,8 @@ export interface DaemonOptions extends ShardOptions {
   readonly leave?: () => Promise<void>;
   /** Drains the shard at once, as the end of its launcher does. */
   readonly ended?: AbortSignal;
+  /** What started the process, and is told when the shard serves and when it drains. */
+  readonly manager?: ServiceManager;
 }
 
 /** How often a shard looks whether its launcher is still its parent, should the end of their channel not be told. */
@@ -16,13 +19,14 @@ const PARENT_MS = 1_000;
  * Starts a shard that this process is for: SIGTERM, SIGINT and the end of the process that launched this one (over whose IPC channel it was
  * started) drain the shard and exit with 0.
  */
-export async function runDaemon({ drainMs, leave, ended, ...options }: DaemonOptions): Promise<Shard> {
+export async function runDaemon({ drainMs, leave, ended, manager, ...options }: DaemonOptions): Promise<Shard> {
   // Before it serves, a shard has nothing to drain.
   let shard: Shard | null = null;
   let ending = false;
   const end = (): void => {
     if (ending) return;
     ending = true;
+    manager?.stopping();
     Promise.resolve(shard?.drain(drainMs)).then(
       () => process.exit(0),
       (error: unknown) => {
@@ -46,6 +50,7 @@ export async function runDaemon({ drainMs, leave, ended, ...options }: DaemonOpt
   endWithLauncher(end);
   // Not drained: what it would still answer may be wrong.
   shard = await startShard({ ...options, onUnservable: () => process.exit(1) });
+  if (!ending) manager?.ready(`serving ${options.shard} at ${shard.endpoint}`);
   return shard;
 }
 

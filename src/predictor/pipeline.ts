@@ -411,7 +411,7 @@ export class Pipeline {
 
   /** Runs a stage of the dense part; pooled from stage 1 on, what is returned of the last. */
   #runLayers(
-    { request: { items, perItem, dense }, lengths, memory, number }: PreparedBatch,
+    { request: { items, perItem, users, dense }, lengths, memory, number }: PreparedBatch,
     round: number,
     stage: number,
     { pooled, returned }: { readonly pooled: Float32Array | null; readonly returned: Float32Array | null },
@@ -420,7 +420,7 @@ export class Pipeline {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times, admitted),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times, admitted, users),
     );
   }
 }

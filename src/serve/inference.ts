@@ -97,3 +97,10 @@ function outputOf({ scores, scoreDim, items, outputs }: Prediction, name: string
   if (further === undefined || name === SCORES) return { name, shape: [items, scoreDim], data: scores };
   return { name, shape: [items, items === 0 ? 0 : further.length / items], data: further };
 }
+
+/** What an answer says of itself beside its outputs; null of one that is whole. */
+export const answerParameters = ({
+  degraded,
+  missingTables = [],
+}: Prediction): { readonly degraded: true; readonly missing_tables: string } | null =>
+  degraded ? { degraded, missing_tables: missingTables.join(',') } : null;

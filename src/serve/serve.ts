@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { anObject, TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
+import type { GrpcOptions, GrpcServer } from './grpc/server.js';
 import { HttpServer } from './http/server.js';
 import type { Answering, Peers } from './peers.js';
 import { type FindModels, Repository } from './repository.js';
@@ -23,14 +24,16 @@ export interface ServedPredictor {
 export interface ServeOptions {
   /** Where HTTP listens: HOST:PORT; port 0 takes a free one. Default 127.0.0.1:8000. */
   readonly http?: string;
+  /** Where gRPC listens, likewise; default: it does not. */
+  readonly grpc?: string;
   /** Of a predictor that is given without a name; default model. */
   readonly name?: string;
   readonly tls?: TlsOptions;
   /** A file of bearer tokens, one a line, of which each request but those for health needs one; read anew when it changes. Default: none is asked for. */
   readonly tokenFile?: string;
-  /** Bytes of the body of a request, decompressed; default 64 MiB. */
+  /** Bytes of the body of a request, or of a message of gRPC, decompressed; default 64 MiB. */
   readonly maxBody?: number;
-  /** Connections of HTTP at a time; default 10,000. */
+  /** Connections of HTTP, and of gRPC, at a time; default 10,000. */
   readonly maxConnections?: number;
   /** Ms that a client may take to send a header, default 10 s; and a whole request, default 60 s: slower ones lose their connection. */
   readonly headersMs?: number;
@@ -58,6 +61,8 @@ export interface ProcessOptions {
 export interface ServingServer {
   /** Of HTTP, as http://127.0.0.1:8000. */
   readonly url: string;
+  /** Of gRPC, as 127.0.0.1:8001; null where it does not listen. */
+  readonly grpcAddress: string | null;
   /** Whether every table of every model has a live replica, and nothing was asked to end. */
   readonly ready: boolean;
   /** Not ready at once; requests are answered for drainMs more, those in flight end, and then the listeners close. */
@@ -104,6 +109,7 @@ export async function serveModels(
 ): Promise<ServingServer & { readonly opened: Promise<void> }> {
   const { onWarning = (message: string) => process.emitWarning(message) } = options;
   const { host, port } = addressOf('http', options.http ?? DEFAULT_HTTP);
+  const grpcAddress = options.grpc === undefined ? null : addressOf('grpc', options.grpc);
   const { drainMs = 0 } = options;
   if (!(drainMs >= 0 && drainMs <= MOST_DRAIN_MS))
     throw new TerabagError('invalid_argument', `drainMs has to be a number of 0 or more and below 2^31: ${drainMs}`, { field: 'drainMs' });
@@ -116,33 +122,37 @@ export async function serveModels(
     repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
   let opened = openFirst ? open() : null;
   await opened;
-  let http: HttpServer;
+  const limits = { maxBody: options.maxBody ?? DEFAULT_MAX_BODY, maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS };
+  let http: HttpServer | null = null;
+  let grpc: GrpcServer | null = null;
   try {
     http = await HttpServer.listen(serving, {
-      ...{ host, port, tls, tokens, corsOrigin: options.corsOrigin },
-      maxBody: options.maxBody ?? DEFAULT_MAX_BODY,
-      maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+      ...{ ...limits, host, port, tls, tokens, corsOrigin: options.corsOrigin },
       headersMs: options.headersMs ?? DEFAULT_HEADERS_MS,
       requestMs: options.requestMs ?? DEFAULT_REQUEST_MS,
     });
+    if (grpcAddress !== null) grpc = await listenGrpc(serving, { ...limits, ...grpcAddress, tls, tokens });
   } catch (error) {
+    await http?.close();
     tokens?.close();
     await repository.close();
     throw error;
   }
   opened ??= open();
+  const servers = [http, ...(grpc === null ? [] : [grpc])];
   let closing: Promise<void> | null = null;
   const close = async (): Promise<void> => {
     serving.startDraining();
     if (drainMs > 0) await sleep(drainMs);
     await serving.whenIdle();
-    await http.close();
+    await Promise.all(servers.map((server) => server.close()));
     tokens?.close();
     await repository.close();
   };
   return {
     opened,
-    url: `${tls === undefined ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${http.port}`,
+    url: `${tls === undefined ? 'http' : 'https'}://${authority(host, http.port)}`,
+    grpcAddress: grpcAddress === null || grpc === null ? null : authority(grpcAddress.host, grpc.port),
     get ready() {
       return serving.ready;
     },
@@ -151,6 +161,14 @@ export async function serveModels(
       return closing;
     },
   };
+}
+
+const authority = (host: string, port: number): string => `${host.includes(':') ? `[${host}]` : host}:${port}`;
+
+/** Loaded only where it is asked for: its packages take longer to load than all else. */
+async function listenGrpc(serving: Serving, options: GrpcOptions): Promise<GrpcServer> {
+  const { GrpcServer: Grpc } = await import('./grpc/server.js');
+  return Grpc.listen(serving, options);
 }
 
 /** HOST:PORT, [IPv6]:PORT, or *:PORT for all addresses. Throws invalid_argument. */

@@ -77,10 +77,8 @@ test('every process of a served, replicated cluster is restarted under load, and
     ...single,
     shards: single.shards.map((shard) => ({ ...shard, endpoints: [0, 1].map((replica) => `tcp://${shard.name}-${replica}:1`) })),
   };
-  const events: string[] = [];
   const cluster = await launchCluster(plan, {
     ...{ bundle: model.dir, ephemeralPorts: true, logLevel: 'error' },
-    onEvent: ({ shard, replica, what }) => events.push(`${shard} ${replica} ${what}`),
   });
   const servers: ServeProcess[] = [];
   try {
