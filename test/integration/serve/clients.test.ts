@@ -13,6 +13,7 @@ import { signatureOf } from '../../../src/serve/tensors/signature.js';
 import { type ClientTensor, inferBody } from '../../reference/infer-body.js';
 import { keyedRequest, writeKeyedModel } from '../../reference/keyed-model.js';
 import { randomRequest } from '../../reference/random-model.js';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { DENSE, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
 import { type Form, inJson, outputsOf, tensorsIn } from './client-requests.js';
 import { inputData, loadResults, perfAnalyzer } from './perf-analyzer.js';
@@ -151,7 +152,10 @@ afterAll(async () => {
 test.skipIf(CLIENTS === '').each([
   ['tritonclient[http] 2.73', 'triton', 'triton_http.py', 15],
   ['tritonclient[http] 2.50', 'triton-2.50', 'triton_http.py', 15],
+  ['tritonclient[grpc] 2.73', 'triton', 'triton_grpc.py', 16],
+  ['tritonclient[grpc] 2.50', 'triton-2.50', 'triton_grpc.py', 16],
   ["kserve's REST client", 'kserve', 'kserve_rest.py', 6],
+  ["kserve's gRPC client", 'kserve', 'kserve_grpc.py', 5],
 ] as const)('%s gets the bits of the API, and is told what is wrong', async (_, environment, script, checks) => {
   const { stdout } = await run(python(environment), [join(here, script), task], { timeout: 110_000, maxBuffer: 2 ** 24 });
   const results = stdout
@@ -163,7 +167,7 @@ test.skipIf(CLIENTS === '').each([
 });
 
 /** Not its --input-tensor-format json: of a dim that may vary it sends one value. */
-const LOADS = ['http'].flatMap((protocol) => [
+const LOADS = ['http', 'grpc'].flatMap((protocol) => [
   { protocol, what: 'concurrency', load: 4, args: ['--concurrency-range', '4'] },
   { protocol, what: 'concurrency, asynchronously', load: 4, args: ['--concurrency-range', '4', '--async'] },
   { protocol, what: 'request rate', load: 60, args: ['--request-rate-range', '60'] },
@@ -179,7 +183,7 @@ test.skipIf(CLIENTS === '').each(LOADS)(
     await writeFile(data, inputData(sent.map(({ inputs }) => inputs)));
     const report = join(dir, 'report.csv');
     const stdout = await perfAnalyzer(CLIENTS, [
-      ...['-m', 'small', '-u', protocol === 'http' ? served.http : served.grpc, '-i', protocol, '--input-data', data],
+      ...['-m', 'small', '-u', protocol === 'http' ? new URL(served.url).host : (served.grpc ?? ''), '-i', protocol, '--input-data', data],
       ...[...args, '--request-count', '60', '-f', report],
     ]);
     const [result, ...others] = loadResults(report);

@@ -8,6 +8,7 @@ import { ERROR_CODES, type ErrorCode } from '../../../src/errors.js';
 import { openLocal } from '../../../src/index.js';
 import { rssOf } from '../../chaos/processes.js';
 import { inferBody, tensorsOf } from '../../reference/infer-body.js';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { DENSE, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
 import { startReady } from './served-cluster.js';
 

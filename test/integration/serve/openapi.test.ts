@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { type SmallModel, writeSmallModel } from '../../reference/small-model.js';
 import { startReady } from './served-cluster.js';
 

@@ -19,7 +19,7 @@ export async function launchShards(bundle: string): Promise<RunningShards> {
 
 /** Starts terabag serve with the arguments, on free ports, and waits until it is ready. */
 export async function startReady(...args: readonly string[]): Promise<ServeProcess> {
-  const served = await startServe([...args, '--drain', '0s', '--grpc', '127.0.0.1:0']);
+  const served = await startServe([...args, '--drain', '0s'], '127.0.0.1:0');
   for (const until = performance.now() + 30_000; ; await sleep(20)) {
     const { ok } = await fetch(`${served.url}/v2/health/ready`);
     if (ok) return served;
