@@ -175,7 +175,7 @@ const LOADS = ['http', 'grpc'].flatMap((protocol) => [
 ]);
 
 test.skipIf(CLIENTS === '').each(LOADS)(
-  'perf_analyzer drives ragged requests over $protocol by $what',
+  'perf_analyzer drives ragged requests, $protocol: $what',
   async ({ protocol, load, args }) => {
     const data = join(dir, 'input-data.json');
     // It takes the inputs of all requests to be those of the first.
