@@ -63,4 +63,4 @@ if (missing.length > 0) {
   process.exit(1);
 }
 process.env.TERABAG_CLIENTS = target;
-run('npx', 'vitest', 'run', 'test/integration/serve/clients', ...process.argv.slice(2));
+run('npx', 'vitest', 'run', 'test/integration/serve/clients', 'test/integration/serve/openapi', ...process.argv.slice(2));

@@ -1,37 +1,22 @@
 import type { BagsInput, Prediction, PredictRequest } from '../../../src/index.js';
-
-/** A tensor as JSON carries it: integers of 64 bits are strings where a double has not their value. */
-export interface JsonTensor {
-  readonly name: string;
-  readonly datatype: string;
-  readonly shape: readonly number[];
-  readonly data: readonly (number | string)[];
-}
+import type { ClientTensor } from '../../reference/infer-body.js';
 
 /** How the bags of a request are named: lengths or offsets, names of Terabag or of NVIDIA Merlin, or the ids alone where all bags are of one length. */
 export type Form = 'lengths' | 'offsets' | 'merlin' | 'short';
 
-const jsonOf = (value: number | bigint | string): number | string => {
-  const number = Number(value);
-  return Number.isSafeInteger(number) ? number : String(value);
+const integers = (name: string, datatype: string, values: Iterable<number | bigint | string>, shape?: readonly number[]): ClientTensor => {
+  const listed = Array.from(values, (value) => (typeof value === 'string' ? BigInt(value) : value));
+  return { name, datatype, shape: shape ?? [listed.length], values: listed };
 };
 
-const integers = (name: string, datatype: string, values: ArrayLike<number | bigint | string>, shape?: readonly number[]): JsonTensor => ({
-  name,
-  datatype,
-  shape: shape ?? [values.length],
-  data: Array.from(values, jsonOf),
-});
-
-const floats = (name: string, values: ArrayLike<number>, shape: readonly number[]): JsonTensor => ({
+const floats = (name: string, values: Iterable<number>, shape: readonly number[]): ClientTensor => ({
   name,
   datatype: 'FP32',
   shape,
-  data: Array.from(values),
+  values: [...values],
 });
 
-function bagTensors(name: string, bags: BagsInput, form: Form, datatype: string): JsonTensor[] {
-  const { indices, offsets, weights } = bags;
+function bagTensors(name: string, { indices, offsets, weights }: BagsInput, form: Form, datatype: string): ClientTensor[] {
   const ends = Array.from(offsets, Number);
   const lengths = ends.slice(1).map((end, bag) => end - (ends[bag] as number));
   const weighted = weights === undefined ? [] : [floats(`${name}.weights`, weights, [weights.length])];
@@ -43,23 +28,29 @@ function bagTensors(name: string, bags: BagsInput, form: Form, datatype: string)
   return [integers(`${name}${between}values`, datatype, indices), bounds, ...weighted];
 }
 
-/** A request as named tensors. datatype: of ids. */
-export function tensorsOf(
-  request: PredictRequest,
-  dims: ReadonlyMap<string, number>,
+/** A request as named tensors. dims: of dense features. datatype: of ids. */
+export function tensorsIn(
+  { dense, sparse }: PredictRequest,
+  dims: Readonly<Record<string, number>>,
   { form = 'lengths', datatype = 'INT64' }: { readonly form?: Form; readonly datatype?: string } = {},
-): JsonTensor[] {
-  const dense = Object.entries(request.dense).map(([name, values]) => {
-    const dim = dims.get(name) as number;
+): ClientTensor[] {
+  const groups = Object.entries(dense).map(([name, values]) => {
+    const dim = dims[name] as number;
     return floats(name, values, [values.length / dim, dim]);
   });
-  return [...dense, ...Object.entries(request.sparse).flatMap(([name, bags]) => bagTensors(name, bags, form, datatype))];
+  return [...groups, ...Object.entries(sparse).flatMap(([name, bags]) => bagTensors(name, bags, form, datatype))];
 }
 
 /** What the API answers, as the tensors that a client has to get. */
-export function outputsOf({ scores, items, scoreDim, outputs = {} }: Prediction): JsonTensor[] {
+export function outputsOf({ scores, items, scoreDim, outputs = {} }: Prediction): ClientTensor[] {
   return [
     floats('scores', scores, [items, scoreDim]),
     ...Object.entries(outputs).map(([name, values]) => floats(name, values, [items, values.length / items])),
   ];
 }
+
+/** As JSON carries it: integers are strings where a number of JavaScript has not their value. */
+export const inJson = ({ values, ...tensor }: ClientTensor): object => ({
+  ...tensor,
+  data: values.map((value) => (typeof value === 'bigint' && !Number.isSafeInteger(Number(value)) ? String(value) : Number(value))),
+});

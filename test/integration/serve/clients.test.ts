@@ -10,12 +10,14 @@ import { connect, openLocal, type Predictor, type PredictRequest, readModelSpec,
 import { writeModelJson } from '../../../src/model/bundle.js';
 import { modelSchema } from '../../../src/model/spec.js';
 import { signatureOf } from '../../../src/serve/tensors/signature.js';
+import { type ClientTensor, inferBody } from '../../reference/infer-body.js';
 import { keyedRequest, writeKeyedModel } from '../../reference/keyed-model.js';
 import { randomRequest } from '../../reference/random-model.js';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { DENSE, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
-import { type Form, type JsonTensor, outputsOf, tensorsOf } from './client-requests.js';
+import { type Form, inJson, outputsOf, tensorsIn } from './client-requests.js';
 import { inputData, loadResults, perfAnalyzer } from './perf-analyzer.js';
-import { launchShards, type RunningShards, type Served, startServing } from './served-cluster.js';
+import { launchShards, type RunningShards, startReady } from './served-cluster.js';
 
 /** Where scripts/test-clients.mjs installs them; tests without it are skipped. */
 const CLIENTS = process.env['TERABAG_CLIENTS'] ?? '';
@@ -28,7 +30,7 @@ const run = promisify(execFile);
 let dir: string;
 let small: SmallModel;
 let shards: RunningShards;
-let served: Served;
+let served: ServeProcess;
 let task: string;
 let requests: readonly ClientRequest[];
 const predictors: Predictor[] = [];
@@ -39,8 +41,8 @@ const LENGTHS: readonly string[] = ['lengths', 'no ids', 'one item'];
 interface ClientRequest {
   readonly model: string;
   readonly what: string;
-  readonly inputs: readonly JsonTensor[];
-  readonly outputs: readonly JsonTensor[];
+  readonly inputs: readonly ClientTensor[];
+  readonly outputs: readonly ClientTensor[];
 }
 
 /** A request and how it is sent. */
@@ -88,12 +90,12 @@ function smallRequests(): Given[] {
 async function clientRequests(
   model: string,
   predictor: Predictor,
-  dims: Map<string, number>,
+  dims: Readonly<Record<string, number>>,
   given: readonly Given[],
 ): Promise<ClientRequest[]> {
   const requests: ClientRequest[] = [];
   for (const [what, request, form = 'lengths', datatype = 'INT64'] of given) {
-    const inputs = tensorsOf(request, dims, { form, datatype });
+    const inputs = tensorsIn(request, dims, { form, datatype });
     requests.push({ model, what, inputs, outputs: outputsOf(await predictor.predict(request, { deadlineMs: 10_000 })) });
   }
   return requests;
@@ -110,10 +112,11 @@ beforeAll(async () => {
   const plan = await readPlan(shards.plan);
   const [remote, local] = await Promise.all([connect(plan, { bundle: small.dir }), openLocal(keyedDir)]);
   predictors.push(remote, local);
-  const dense = (spec: { dense: readonly { name: string; dim: number }[] }) => new Map(spec.dense.map(({ name, dim }) => [name, dim]));
+  const dense = (spec: { dense: readonly { name: string; dim: number }[] }) =>
+    Object.fromEntries(spec.dense.map(({ name, dim }) => [name, dim]));
   const next = random(8);
   const { inputs, outputs } = signatureOf(remote.model);
-  served = await startServing(
+  served = await startReady(
     `small=${small.dir}`,
     `keyed=${keyedDir}`,
     ...['--plan', `small=${shards.plan}`, '--allow-repository-control', '--deadline', '10s'],
@@ -128,19 +131,19 @@ beforeAll(async () => {
   await writeFile(
     task,
     JSON.stringify({
-      http: served.http,
+      http: new URL(served.url).host,
       grpc: served.grpc,
       model: 'small',
       other: 'keyed',
       shards: shards.cluster.shards.map(({ pid }) => pid),
       extensions: ['binary_tensor_data', 'model_repository', 'statistics'],
       signature: [...inputs, ...outputs],
-      requests,
+      requests: requests.map((request) => ({ ...request, inputs: request.inputs.map(inJson), outputs: request.outputs.map(inJson) })),
     }),
   );
 });
 afterAll(async () => {
-  await served?.stop();
+  await served?.end();
   await Promise.all(predictors.map((predictor) => predictor.close()));
   await shards?.cluster.stop();
   for (const each of [dir, small?.dir]) if (each !== undefined) await rm(each, { recursive: true });
@@ -149,7 +152,10 @@ afterAll(async () => {
 test.skipIf(CLIENTS === '').each([
   ['tritonclient[http] 2.73', 'triton', 'triton_http.py', 15],
   ['tritonclient[http] 2.50', 'triton-2.50', 'triton_http.py', 15],
+  ['tritonclient[grpc] 2.73', 'triton', 'triton_grpc.py', 16],
+  ['tritonclient[grpc] 2.50', 'triton-2.50', 'triton_grpc.py', 16],
   ["kserve's REST client", 'kserve', 'kserve_rest.py', 6],
+  ["kserve's gRPC client", 'kserve', 'kserve_grpc.py', 5],
 ] as const)('%s gets the bits of the API, and is told what is wrong', async (_, environment, script, checks) => {
   const { stdout } = await run(python(environment), [join(here, script), task], { timeout: 110_000, maxBuffer: 2 ** 24 });
   const results = stdout
@@ -161,7 +167,7 @@ test.skipIf(CLIENTS === '').each([
 });
 
 /** Not its --input-tensor-format json: of a dim that may vary it sends one value. */
-const LOADS = ['http'].flatMap((protocol) => [
+const LOADS = ['http', 'grpc'].flatMap((protocol) => [
   { protocol, what: 'concurrency', load: 4, args: ['--concurrency-range', '4'] },
   { protocol, what: 'concurrency, asynchronously', load: 4, args: ['--concurrency-range', '4', '--async'] },
   { protocol, what: 'request rate', load: 60, args: ['--request-rate-range', '60'] },
@@ -169,7 +175,7 @@ const LOADS = ['http'].flatMap((protocol) => [
 ]);
 
 test.skipIf(CLIENTS === '').each(LOADS)(
-  'perf_analyzer drives ragged requests over $protocol by $what',
+  'perf_analyzer drives ragged requests, $protocol: $what',
   async ({ protocol, load, args }) => {
     const data = join(dir, 'input-data.json');
     // It takes the inputs of all requests to be those of the first.
@@ -177,7 +183,7 @@ test.skipIf(CLIENTS === '').each(LOADS)(
     await writeFile(data, inputData(sent.map(({ inputs }) => inputs)));
     const report = join(dir, 'report.csv');
     const stdout = await perfAnalyzer(CLIENTS, [
-      ...['-m', 'small', '-u', protocol === 'http' ? served.http : served.grpc, '-i', protocol, '--input-data', data],
+      ...['-m', 'small', '-u', protocol === 'http' ? new URL(served.url).host : (served.grpc ?? ''), '-i', protocol, '--input-data', data],
       ...[...args, '--request-count', '60', '-f', report],
     ]);
     const [result, ...others] = loadResults(report);
@@ -192,14 +198,14 @@ test.skipIf(CLIENTS === '').each(LOADS)(
 
 test.skipIf(CLIENTS === '')('curl ranks with plain JSON, and infers with a body that is compressed', async () => {
   const [request] = requests as readonly [ClientRequest];
-  const [scores] = request.outputs as readonly [JsonTensor];
+  const [scores] = request.outputs as readonly [ClientTensor];
   const curl = async (...args: readonly string[]): Promise<unknown> =>
     JSON.parse((await run('curl', ['--silent', '--show-error', '--fail-with-body', '--max-time', '20', ...args])).stdout);
-  expect(await curl(`http://${served.http}/v2/health/ready`)).toEqual({ ready: true });
+  expect(await curl(`${served.url}/v2/health/ready`)).toEqual({ ready: true });
   const body = join(dir, 'body.json');
-  await writeFile(body, JSON.stringify({ id: 'curl', inputs: request.inputs }));
-  const url = `http://${served.http}/v2/models/small/infer`;
-  const expected = { id: 'curl', model_name: 'small', outputs: expect.arrayContaining([expect.objectContaining({ data: scores.data })]) };
+  await writeFile(body, inferBody(request.inputs, () => false, { id: 'curl' }).body);
+  const url = `${served.url}/v2/models/small/infer`;
+  const expected = { id: 'curl', model_name: 'small', outputs: expect.arrayContaining([expect.objectContaining({ data: scores.values })]) };
   expect(await curl(url, '--data-binary', `@${body}`)).toMatchObject(expected);
   const compressed = join(dir, 'body.json.gz');
   await writeFile(compressed, gzipSync(await readFile(body)));
@@ -207,13 +213,13 @@ test.skipIf(CLIENTS === '')('curl ranks with plain JSON, and infers with a body 
   expect(await curl(url, ...headers, '--data-binary', `@${compressed}`)).toMatchObject(expected);
   const none = { indices: [], offsets: [0, 0] };
   const plain = { items: 2, dense: { dense: [1, 0, 1, 0, 1] }, sparse: { sum: none, mean: none, weighted: { ...none, weights: [] } } };
-  const ranked = await curl(`http://${served.http}/v1/models/small:rank`, '-d', JSON.stringify(plain));
+  const ranked = await curl(`${served.url}/v1/models/small:rank`, '-d', JSON.stringify(plain));
   expect(ranked).toMatchObject({ model: 'small', scores: [expect.any(Number), expect.any(Number)] });
   // A body that curl announces before it sends it (Expect: 100-continue).
   const large = join(dir, 'large.json');
   await writeFile(large, `${' '.repeat(2 ** 21)}${await readFile(body, 'utf8')}`);
   expect(await curl(url, '-H', 'Expect: 100-continue', '--data-binary', `@${large}`)).toMatchObject(expected);
-  await expect(curl(`http://${served.http}/v2/models/nobody`)).rejects.toMatchObject({
+  await expect(curl(`${served.url}/v2/models/nobody`)).rejects.toMatchObject({
     code: 22,
     stdout: expect.stringContaining('nobody'),
   });

@@ -7,9 +7,10 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ERROR_CODES, type ErrorCode } from '../../../src/errors.js';
 import { openLocal } from '../../../src/index.js';
 import { rssOf } from '../../chaos/processes.js';
+import { inferBody, tensorsOf } from '../../reference/infer-body.js';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { DENSE, random, type SmallModel, smallRequest, writeSmallModel } from '../../reference/small-model.js';
-import { type JsonTensor, tensorsOf } from './client-requests.js';
-import { type Served, startServing } from './served-cluster.js';
+import { startReady } from './served-cluster.js';
 
 /** Requests of a run; by hand more: TERABAG_FUZZ_RUNS=100000. */
 const RUNS = Number(process.env['TERABAG_FUZZ_RUNS'] ?? 3000);
@@ -21,7 +22,7 @@ const MOST_GROWTH = 160 * MIB;
 const STATUSES = [200, 400, 404, 413, 415, 501, 503, 504];
 
 let model: SmallModel;
-let served: Served;
+let served: ServeProcess;
 let scores: number[];
 const agent = new Agent({ keepAlive: true, maxSockets: 4 });
 
@@ -30,19 +31,13 @@ beforeAll(async () => {
   const local = await openLocal(model.dir);
   scores = Array.from((await local.predict(smallRequest(random(4), 3))).scores);
   await local.close();
-  served = await startServing(`small=${model.dir}`, '--max-body', '1MiB', '--deadline', '2s');
+  served = await startReady(`small=${model.dir}`, '--max-body', '1MiB', '--deadline', '2s');
 });
 afterAll(async () => {
   agent.destroy();
-  await served?.stop();
+  await served?.end();
   await rm(model.dir, { recursive: true });
 });
-
-function bytesOf({ datatype, data }: JsonTensor): Buffer {
-  if (datatype === 'INT64') return Buffer.from(BigInt64Array.from(data, BigInt).buffer);
-  const numbers = data.map(Number);
-  return Buffer.from((datatype === 'INT32' ? Int32Array.from(numbers) : Float32Array.from(numbers)).buffer);
-}
 
 interface Body {
   readonly json: string;
@@ -51,15 +46,10 @@ interface Body {
 
 /** As clients write it: all inputs binary, or none. */
 function bodyOf(binary: boolean): Body {
-  const tensors = tensorsOf(smallRequest(random(4), 3), new Map([['dense', DENSE]]));
-  const outputs = binary ? { parameters: { binary_data_output: true } } : {};
-  if (!binary) return { json: JSON.stringify({ id: 'a', inputs: tensors, ...outputs }), binary: Buffer.alloc(0) };
-  const parts = tensors.map(bytesOf);
-  const inputs = tensors.map(({ data: _, ...tensor }, at) => ({
-    ...tensor,
-    parameters: { binary_data_size: (parts[at] as Buffer).length },
-  }));
-  return { json: JSON.stringify({ id: 'a', inputs, ...outputs }), binary: Buffer.concat(parts) };
+  const more = { id: 'a', ...(binary && { parameters: { binary_data_output: true } }) };
+  const { body, headers } = inferBody(tensorsOf(smallRequest(random(4), 3), { dense: DENSE }), () => binary, more);
+  const length = Number(headers['inference-header-content-length'] ?? body.length);
+  return { json: body.toString('utf8', 0, length), binary: body.subarray(length) };
 }
 
 const BODIES = [bodyOf(true), bodyOf(false)] as const;
@@ -180,7 +170,7 @@ function encoded(whole: Buffer, encoding: string): Buffer {
 }
 
 async function answerTo({ body, headers }: Sent, path = '/v2/models/small/infer'): Promise<{ status: number; text: Buffer }> {
-  const sent = httpRequest(`http://${served.http}${path}`, {
+  const sent = httpRequest(`${served.url}${path}`, {
     method: 'POST',
     agent,
     headers: { ...headers, 'content-length': body.length },

@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { ServeProcess } from '../../reference/serve-process.js';
 import { type SmallModel, writeSmallModel } from '../../reference/small-model.js';
-import { type Served, startServing } from './served-cluster.js';
+import { startReady } from './served-cluster.js';
 
 /** Where scripts/test-clients.mjs installs schemathesis; tests without it are skipped. */
 const CLIENTS = process.env['TERABAG_CLIENTS'] ?? '';
@@ -19,7 +20,7 @@ const script = fileURLToPath(new URL('clients/schemathesis_run.py', import.meta.
 const run = promisify(execFile);
 let dir: string;
 let model: SmallModel;
-let served: Served;
+let served: ServeProcess;
 
 /** 500 is a fault; these are what the moment or the server's kind answers with. */
 const CONFIG = `[checks.not_a_server_error]
@@ -58,14 +59,14 @@ beforeAll(async () => {
   if (CLIENTS === '') return;
   dir = await mkdtemp(join(tmpdir(), 'terabag-openapi-'));
   model = await writeSmallModel(5);
-  served = await startServing(`small=${model.dir}`, '--allow-repository-control', '--max-body', '1MiB', '--deadline', '5s');
+  served = await startReady(`small=${model.dir}`, '--allow-repository-control', '--max-body', '1MiB', '--deadline', '5s');
 });
 afterAll(async () => {
-  await served?.stop();
+  await served?.end();
   for (const each of [dir, model?.dir]) if (each !== undefined) await rm(each, { recursive: true });
 });
 
-const read = async (path: string): Promise<unknown> => (await fetch(`http://${served.http}${path}`)).json();
+const read = async (path: string): Promise<unknown> => (await fetch(`${served.url}${path}`)).json();
 
 test.skipIf(CLIENTS === '')('the OpenAPI file is one', async () => {
   const file = join(dir, 'openapi.json');
@@ -89,7 +90,7 @@ test.skipIf(CLIENTS === '')(
       program('python'),
       [
         script,
-        ...['--config-file', join(dir, 'schemathesis.toml'), 'run', join(dir, 'narrowed.json'), '--url', `http://${served.http}`],
+        ...['--config-file', join(dir, 'schemathesis.toml'), 'run', join(dir, 'narrowed.json'), '--url', `${served.url}`],
         ...['--checks', CHECKS.join(','), '--phases', 'coverage,fuzzing', '--request-timeout', '10', '--warnings', 'off'],
         ...[
           '--max-examples',

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import type { JsonTensor } from './client-requests.js';
+import type { ClientTensor } from '../../reference/infer-body.js';
 
 /** What perf_analyzer found at one concurrency or request rate. */
 export interface LoadResult {
@@ -14,14 +14,12 @@ export interface LoadResult {
 }
 
 /** perf_analyzer reads a number without a decimal point as an integer, which it refuses for FP32. */
-const decimal = (value: number | string): string => (Number.isInteger(value) ? `${value}.0` : String(value));
+const decimal = (value: number | bigint): string => (Number.isInteger(value) ? `${value}.0` : String(value));
 
 /** Its file of input data: requests of ragged tensors, which it sends one after the other. */
-export function inputData(requests: readonly (readonly JsonTensor[])[]): string {
-  const tensor = ({ name, datatype, shape, data }: JsonTensor): string => {
-    const content = datatype === 'FP32' ? data.map(decimal) : data;
-    return `${JSON.stringify(name)}: {"content": [${content.join(', ')}], "shape": ${JSON.stringify(shape)}}`;
-  };
+export function inputData(requests: readonly (readonly ClientTensor[])[]): string {
+  const tensor = ({ name, datatype, shape, values }: ClientTensor): string =>
+    `${JSON.stringify(name)}: {"content": [${values.map(datatype === 'FP32' ? decimal : String).join(', ')}], "shape": [${shape.join(', ')}]}`;
   return `{"data": [\n${requests.map((tensors) => `{${tensors.map(tensor).join(', ')}}`).join(',\n')}\n]}\n`;
 }
 
