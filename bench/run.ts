@@ -42,8 +42,7 @@ const suites: readonly Suite[] = [
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

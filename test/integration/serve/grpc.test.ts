@@ -425,7 +425,7 @@ test('a stream has so many requests in work, and leaves others unread', async ()
     stream.on('data', () => answers++);
     const bytes = Buffer.from(toBinary(ModelInferRequestSchema, create(ModelInferRequestSchema, asked())));
     for (let n = 0; n < 60; n++) stream.write(bytes);
-    await open.begun;
+    await expect.poll(() => running, { timeout: 10_000 }).toBe(16);
     await sleep(200);
     expect(running).toBe(16);
     open.release();
