@@ -5,6 +5,7 @@ import { positiveInteger, regularExpression } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/lab/report/machine.js';
 import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
 import { attentionSuite } from './attention.js';
+import { batchingSuite } from './batching.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
@@ -33,12 +34,13 @@ const suites: readonly Suite[] = [
   rpcSuite,
   stagesSuite,
   overloadSuite,
+  batchingSuite,
   planSuite,
   plannerSuite,
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

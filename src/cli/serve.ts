@@ -1,3 +1,4 @@
+import cluster from 'node:cluster';
 import { once } from 'node:events';
 import { basename, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
@@ -14,11 +15,13 @@ import { connect } from '../predictor/sharded.js';
 import { type ModelFiles, modelsOfRepository } from '../serve/models.js';
 import { serveModels } from '../serve/serve.js';
 import type { ModelSource } from '../serve/served-model.js';
+import { replacesWorker, superviseWorkers, tellPrimary, workerPeers } from '../serve/workers.js';
 import { further } from './help.js';
 import {
   durationMs,
   positiveByteSize,
   positiveDurationMs,
+  positiveInteger,
   precisionOption,
   quantityOption,
   residencyOption,
@@ -33,8 +36,10 @@ interface ServeCommandOptions extends SecurityFlags {
   readonly plan?: readonly NamedPath[];
   readonly repository?: string;
   readonly http: string;
+  readonly grpc: string;
   readonly deadline: number;
   readonly drain: number;
+  readonly workers: number;
   readonly tlsCert?: string;
   readonly tlsKey?: string;
   readonly tlsCa?: string;
@@ -75,6 +80,7 @@ export const serveCommand = new Command('serve')
   )
   .option('--repository <dir>', 'serve every DIR/NAME/VERSION/, which is a bundle, with plan.json in it if it has shards')
   .option('--http <address>', 'HOST:PORT of HTTP; *:PORT: every address of this machine', '127.0.0.1:8000')
+  .option('--grpc <address>', 'HOST:PORT of gRPC, likewise; off: none', '127.0.0.1:8001')
   .addOption(quantityOption('--deadline <time>', 'of requests that name none', positiveDurationMs, '100ms'))
   .addOption(
     quantityOption(
@@ -84,6 +90,7 @@ export const serveCommand = new Command('serve')
       '3s',
     ),
   )
+  .option('--workers <n>', 'processes that share the listening sockets and the mapped tables, each a main shard', positiveInteger, 1)
   .option('--tls-cert <file>', 'certificate (PEM): HTTPS and gRPC over TLS')
   .option('--tls-key <file>', 'its key (PEM)')
   .option('--tls-ca <file>', 'roots (PEM) of client certificates: others are refused')
@@ -113,29 +120,53 @@ Examples:
   curl -d '{"dense": {}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2]}}}' http://127.0.0.1:8000/v1/models/ranker:rank`),
   )
   .action(async (models: readonly NamedPath[], options: ServeCommandOptions, command: Command) => {
-    const find = await modelFinder(models, options, command);
     const { tlsCert, tlsKey, tlsCa } = options;
     if ((tlsCert === undefined) !== (tlsKey === undefined)) command.error('error: --tls-cert and --tls-key need each other');
     if (tlsCa !== undefined && tlsCert === undefined) command.error('error: --tls-ca needs --tls-cert and --tls-key');
-    const ending = new AbortController();
-    const server = await serveModels(find, {
-      ...{ http: options.http, maxBody: options.maxBody, drainMs: options.drain, onWarning: warn },
-      ...(tlsCert !== undefined && tlsKey !== undefined && { tls: { cert: tlsCert, key: tlsKey, clientCa: tlsCa } }),
-      ...(options.tokenFile !== undefined && { tokenFile: options.tokenFile }),
-      ...(options.corsOrigin !== undefined && { corsOrigin: options.corsOrigin }),
-      repositoryControl: options.allowRepositoryControl === true,
-    });
-    console.log(`serving at ${server.url}`);
-    for (const signal of ['SIGINT', 'SIGTERM'] as const)
-      process.on(signal, () => {
-        // Asked twice: it does not wait.
-        if (ending.signal.aborted) process.exit(0);
-        ending.abort();
-      });
-    await once(ending.signal, 'abort');
+    const find = await modelFinder(models, options, command);
+    if (options.workers > 1 && cluster.isPrimary) return primary(options);
+    const server = await serveModels(
+      find,
+      {
+        ...{ http: options.http, maxBody: options.maxBody, drainMs: options.drain, onWarning: warn },
+        ...(options.grpc !== 'off' && { grpc: options.grpc }),
+        ...(tlsCert !== undefined &&
+          tlsKey !== undefined && { tls: { cert: tlsCert, key: tlsKey, ...(tlsCa !== undefined && { clientCa: tlsCa }) } }),
+        ...(options.tokenFile !== undefined && { tokenFile: options.tokenFile }),
+        ...(options.corsOrigin !== undefined && { corsOrigin: options.corsOrigin }),
+        repositoryControl: options.allowRepositoryControl === true,
+      },
+      cluster.isWorker ? { peersOf: workerPeers, openFirst: replacesWorker() } : {},
+    );
+    const where = `${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`;
+    if (cluster.isPrimary) console.log(`serving at ${where}`);
+    else tellPrimary(where);
+    await askedToEnd();
     await server.close();
-    console.log('stopped');
+    if (cluster.isPrimary) console.log('stopped');
+    // Its channel to the primary keeps a worker.
+    else process.disconnect();
   });
+
+/** Resolves at the first SIGTERM or SIGINT; a second one ends the process at once. */
+async function askedToEnd(): Promise<void> {
+  const ending = new AbortController();
+  const asked = (): void => {
+    if (ending.signal.aborted) process.exit(0);
+    ending.abort();
+  };
+  process.on('SIGTERM', asked);
+  // A terminal sends it to all processes: workers end when their primary says so.
+  process.on('SIGINT', cluster.isWorker ? () => undefined : asked);
+  await once(ending.signal, 'abort');
+}
+
+async function primary({ workers }: ServeCommandOptions): Promise<void> {
+  const ended = new AbortController();
+  void askedToEnd().then(() => ended.abort());
+  await superviseWorkers(workers, ended.signal, { onServing: (where) => console.log(`serving at ${where}`), onWarning: warn });
+  console.log('stopped');
+}
 
 async function modelFinder(
   models: readonly NamedPath[],

@@ -2,7 +2,6 @@ import { readFileSync } from 'node:fs';
 import { openedOf } from './inference.js';
 import type { Repository } from './repository.js';
 import type { ServedModel } from './served-model.js';
-import type { ModelStatistics } from './statistics.js';
 import type { TensorSpec } from './tensors/signature.js';
 
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -45,10 +44,4 @@ export function modelConfig(model: ServedModel) {
     output: signature.outputs.map(dims),
     ...{ instance_group: [], default_model_filename: 'model.json', parameters: {} },
   };
-}
-
-/** Of one version, of all of a model, or of all models when none is named. Throws not_found. */
-export function statisticsOf(repository: Repository, name = '', version = ''): ModelStatistics[] {
-  const models = name === '' ? repository.models : version === '' ? repository.versions(name) : [repository.model(name, version)];
-  return models.map((model) => model.counter.statistics(model.name, model.version));
 }

@@ -18,15 +18,15 @@ export class Repository {
   readonly #models = new Map<string, ServedModel[]>();
   #closed = false;
 
-  /** find is asked at open and at each load. onFailure is told of models that cannot be opened. */
+  /** findModels is asked at open and at each load. onFailure is told of models that cannot be opened. */
   constructor(
-    private readonly find: FindModels,
+    private readonly findModels: FindModels,
     private readonly onFailure: (model: ServedModel, error: TerabagError) => void = () => undefined,
   ) {}
 
   /** Opens every model that there is, side by side. Those that cannot be opened are UNAVAILABLE. Rejects when the repository cannot be read. */
   async open(): Promise<void> {
-    await Promise.all((await this.find()).map((source) => this.#openOne(source)));
+    await Promise.all((await this.findModels()).map((source) => this.#openOne(source)));
   }
 
   async #openOne(source: ModelSource): Promise<TerabagError | null> {
@@ -80,22 +80,27 @@ export class Repository {
     throw new TerabagError('not_found', `no model is named ${quoted(name)}; there are: ${known || 'none'}`, { model: cut(name) });
   }
 
-  /** A version of a model; without one, the latest that is READY, or the latest. Throws not_found. */
+  /** A version of a model; without one, the latest that is READY, or the latest. Undefined when there is none. */
+  find(name: string, version = ''): ServedModel | undefined {
+    const versions = this.#models.get(name) ?? [];
+    if (version !== '') return versions.find((model) => model.version === version);
+    return versions.find(({ state }) => state === 'READY') ?? versions[0];
+  }
+
+  /** As find; throws not_found. */
   model(name: string, version = ''): ServedModel {
-    const versions = this.versions(name);
-    const found =
-      version === ''
-        ? (versions.find(({ state }) => state === 'READY') ?? versions[0])
-        : versions.find((model) => model.version === version);
+    const found = this.find(name, version);
     if (found !== undefined) return found;
-    const known = versions.map((model) => model.version).join(', ');
+    const known = this.versions(name)
+      .map((model) => model.version)
+      .join(', ');
     const details = { model: cut(name), version: cut(version) };
     throw new TerabagError('not_found', `model ${quoted(name)} has no version ${quoted(version)}; it has: ${known}`, details);
   }
 
   /** Also of what could be loaded. */
   async index(): Promise<ModelEntry[]> {
-    const found = await this.find();
+    const found = await this.findModels();
     const loaded = this.models.map(({ name, version, state, reason }) => ({ name, version, state, reason }));
     const more = found.filter(({ name, version }) => !loaded.some((entry) => entry.name === name && entry.version === version));
     return [...loaded, ...more.map(({ name, version }) => ({ name, version, state: 'UNAVAILABLE' as const, reason: 'not loaded' }))];
@@ -103,7 +108,7 @@ export class Repository {
 
   /** Opens all versions of a model that there are now, and closes those that are no more. Rejects with the first failure. */
   async load(name: string): Promise<void> {
-    const sources = (await this.find()).filter((source) => source.name === name);
+    const sources = (await this.findModels()).filter((source) => source.name === name);
     if (sources.length === 0) throw new TerabagError('not_found', `the repository has no model ${quoted(name)}`, { model: cut(name) });
     const failures = await Promise.all(sources.map((source) => this.#openOne(source)));
     const failure = failures.find((error) => error !== null);

@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { anObject, TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
+import type { GrpcOptions, GrpcServer } from './grpc/server.js';
 import { HttpServer } from './http/server.js';
 import { Page } from './page/page.js';
+import type { Answering, Peers } from './peers.js';
 import { type FindModels, Repository } from './repository.js';
 import { readTls, type TlsOptions } from './security/tls.js';
 import { Tokens } from './security/tokens.js';
@@ -23,15 +25,20 @@ export interface ServedPredictor {
 export interface ServeOptions {
   /** Where HTTP listens: HOST:PORT; port 0 takes a free one. Default 127.0.0.1:8000. */
   readonly http?: string;
+  /** Where gRPC listens, likewise; default: it does not. */
+  readonly grpc?: string;
   /** Of a predictor that is given without a name; default model. */
   readonly name?: string;
   readonly tls?: TlsOptions;
   /** A file of bearer tokens, one a line, of which each request but those for health needs one; read anew when it changes. Default: none is asked for. */
   readonly tokenFile?: string;
-  /** Bytes of the body of a request, decompressed; default 64 MiB. */
+  /** Bytes of the body of a request, or of a message of gRPC, decompressed; default 64 MiB. */
   readonly maxBody?: number;
-  /** Connections of HTTP at a time; default 10,000. */
+  /** Connections of HTTP, and of gRPC, at a time; default 10,000. */
   readonly maxConnections?: number;
+  /** Ms that a client may take to send a header, default 10 s; and a whole request, default 60 s: slower ones lose their connection. */
+  readonly headersMs?: number;
+  readonly requestMs?: number;
   /** Origin whose pages may call, or *; default none. */
   readonly corsOrigin?: string;
   /** Whether clients may load and unload models; default false. */
@@ -44,10 +51,19 @@ export interface ServeOptions {
   readonly onWarning?: (message: string) => void;
 }
 
+/** Of a process among several of a server. */
+export interface ProcessOptions {
+  readonly peersOf?: (answer: Answering) => Peers;
+  /** Opens the models before it listens, since other processes serve meanwhile; default it listens first, live and not ready. */
+  readonly openFirst?: boolean;
+}
+
 /** What serves. */
 export interface ServingServer {
   /** Of HTTP, as http://127.0.0.1:8000. */
   readonly url: string;
+  /** Of gRPC, as 127.0.0.1:8001; null where it does not listen. */
+  readonly grpcAddress: string | null;
   /** Whether every table of every model has a live replica, and nothing was asked to end. */
   readonly ready: boolean;
   /** Not ready at once; requests are answered for drainMs more, those in flight end, and then the listeners close. */
@@ -57,6 +73,8 @@ export interface ServingServer {
 const DEFAULT_HTTP = '127.0.0.1:8000';
 const DEFAULT_MAX_BODY = 64 * 2 ** 20;
 const DEFAULT_MAX_CONNECTIONS = 10_000;
+const DEFAULT_HEADERS_MS = 10_000;
+const DEFAULT_REQUEST_MS = 60_000;
 const MOST_DRAIN_MS = 2 ** 31 - 1;
 
 /** Serves a predictor, or several models and versions, over the Open Inference Protocol v2. Resolves when it listens. */
@@ -86,9 +104,14 @@ const borrowed = (predictor: Predictor): Predictor => ({
 });
 
 /** Serves what find gives, which is opened while it listens already: live, and ready when all is there. @internal */
-export async function serveModels(find: FindModels, options: ServeOptions): Promise<ServingServer & { readonly opened: Promise<void> }> {
+export async function serveModels(
+  find: FindModels,
+  options: ServeOptions,
+  { peersOf, openFirst = false }: ProcessOptions = {},
+): Promise<ServingServer & { readonly opened: Promise<void> }> {
   const { onWarning = (message: string) => process.emitWarning(message) } = options;
   const { host, port } = addressOf('http', options.http ?? DEFAULT_HTTP);
+  const grpcAddress = options.grpc === undefined ? null : addressOf('grpc', options.grpc);
   const { drainMs = 0 } = options;
   if (!(drainMs >= 0 && drainMs <= MOST_DRAIN_MS))
     throw new TerabagError('invalid_argument', `drainMs has to be a number of 0 or more and below 2^31: ${drainMs}`, { field: 'drainMs' });
@@ -97,39 +120,50 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
   const repository = new Repository(find, ({ name, version }, { message }) => onWarning(`model ${name} version ${version}: ${message}`));
   const { repositoryControl = false, onRequest } = options;
   const serving = new Serving(repository, {
-    repositoryControl,
+    ...{ repositoryControl, peersOf },
     onRequest: (ended) => {
       page.watch.ended(ended);
       onRequest?.(ended);
     },
   });
   const page = await Page.open(serving);
-  let http: HttpServer;
+  const open = (): Promise<void> =>
+    repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
+  let opened = openFirst ? open() : null;
+  await opened;
+  const limits = { maxBody: options.maxBody ?? DEFAULT_MAX_BODY, maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS };
+  let http: HttpServer | null = null;
+  let grpc: GrpcServer | null = null;
   try {
     http = await HttpServer.listen(serving, {
-      ...{ host, port, tls, tokens, corsOrigin: options.corsOrigin },
-      maxBody: options.maxBody ?? DEFAULT_MAX_BODY,
-      maxConnections: options.maxConnections ?? DEFAULT_MAX_CONNECTIONS,
+      ...{ ...limits, host, port, tls, tokens, corsOrigin: options.corsOrigin },
+      headersMs: options.headersMs ?? DEFAULT_HEADERS_MS,
+      requestMs: options.requestMs ?? DEFAULT_REQUEST_MS,
       routes: page.routes(),
     });
+    if (grpcAddress !== null) grpc = await listenGrpc(serving, { ...limits, ...grpcAddress, tls, tokens });
   } catch (error) {
+    await http?.close();
     tokens?.close();
+    await repository.close();
     throw error;
   }
-  const opened = repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
+  opened ??= open();
+  const servers = [http, ...(grpc === null ? [] : [grpc])];
   let closing: Promise<void> | null = null;
   const close = async (): Promise<void> => {
     serving.startDraining();
     if (drainMs > 0) await sleep(drainMs);
     await serving.whenIdle();
     page.close();
-    await http.close();
+    await Promise.all(servers.map((server) => server.close()));
     tokens?.close();
     await repository.close();
   };
   return {
     opened,
-    url: `${tls === undefined ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${http.port}`,
+    url: `${tls === undefined ? 'http' : 'https'}://${authority(host, http.port)}`,
+    grpcAddress: grpcAddress === null || grpc === null ? null : authority(grpcAddress.host, grpc.port),
     get ready() {
       return serving.ready;
     },
@@ -138,6 +172,14 @@ export async function serveModels(find: FindModels, options: ServeOptions): Prom
       return closing;
     },
   };
+}
+
+const authority = (host: string, port: number): string => `${host.includes(':') ? `[${host}]` : host}:${port}`;
+
+/** Loaded only where it is asked for: its packages take longer to load than all else. */
+async function listenGrpc(serving: Serving, options: GrpcOptions): Promise<GrpcServer> {
+  const { GrpcServer: Grpc } = await import('./grpc/server.js');
+  return Grpc.listen(serving, options);
 }
 
 /** HOST:PORT, [IPv6]:PORT, or *:PORT for all addresses. Throws invalid_argument. */

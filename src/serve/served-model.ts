@@ -1,7 +1,7 @@
 import { TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
 import type { LookupCounter } from './page/lookup-counter.js';
-import { StatisticsCounter } from './statistics.js';
+import { type ModelStatistics, StatisticsCounter } from './statistics.js';
 import { type Signature, signatureOf } from './tensors/signature.js';
 
 /** Where a version of a model comes from. */
@@ -57,6 +57,10 @@ export class ServedModel {
     if (this.#opened !== null) return '';
     if (this.#opening !== null) return 'loading';
     return this.#failure?.message ?? 'unloaded';
+  }
+
+  statistics(): ModelStatistics {
+    return this.counter.statistics(this.name, this.version);
   }
 
   /** Whether requests are answered now; why they are not otherwise. */

@@ -1,14 +1,16 @@
 import { TerabagError } from '../errors.js';
 import type { PredictOptions, PredictRequest } from '../predictor/predictor.js';
-import { type InferAnswer, type InferCall, infer, rank } from './inference.js';
+import { type InferAnswer, type InferCall, infer, type Predicted, rank } from './inference.js';
+import { type Answering, alone, type Peers } from './peers.js';
 import type { Repository } from './repository.js';
+import { type ModelStatistics, sumStatistics } from './statistics.js';
 
 export type Protocol = 'http' | 'grpc';
 
 /** A request that was answered, or refused. */
 export interface EndedRequest {
   readonly protocol: Protocol;
-  /** As the client wrote it; only of models that are served. */
+  /** Empty, as its version, when no such model is served. */
   readonly model: string;
   readonly version: string;
   /** ok, or the code of the error. */
@@ -19,6 +21,9 @@ export interface EndedRequest {
 
 /** What all protocols share: models, whether requests are taken, and who is told of each. */
 export class Serving {
+  /** All processes of this server. */
+  readonly peers: Peers;
+  readonly #answers = new Map<string, (argument: string) => unknown>();
   #draining = false;
   #inFlight = 0;
   #whenIdle: (() => void) | null = null;
@@ -29,8 +34,25 @@ export class Serving {
       /** Whether clients may load and unload models. */
       readonly repositoryControl: boolean;
       readonly onRequest?: ((ended: EndedRequest) => void) | undefined;
+      /** How to reach the other processes of this server; default there are none. */
+      readonly peersOf?: ((answer: Answering) => Peers) | undefined;
     },
-  ) {}
+  ) {
+    const { peersOf = alone } = options;
+    this.peers = peersOf(async (question, argument) => {
+      const answer = this.#answers.get(question);
+      if (answer !== undefined) return answer(argument);
+      throw new TerabagError('internal', `no process answers such a question: ${question}`);
+    });
+    this.answer('statistics', () => repository.models.map((model) => model.statistics()));
+    this.answer('load', (name) => repository.load(name));
+    this.answer('unload', (name) => repository.unload(name));
+  }
+
+  /** Says what this process answers when any of the server asks. */
+  answer(question: string, answer: (argument: string) => unknown): void {
+    this.#answers.set(question, answer);
+  }
 
   /** Whether traffic should come here: not while it drains, and only when every table of every model has a live replica. */
   get ready(): boolean {
@@ -46,17 +68,21 @@ export class Serving {
   }
 
   infer(protocol: Protocol, call: InferCall): Promise<InferAnswer> {
-    return this.#counted(protocol, () => infer(this.repository, call));
+    return this.#counted(protocol, call, () => infer(this.repository, call));
   }
 
   rank(
     protocol: Protocol,
     call: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
-  ): ReturnType<typeof rank> {
-    return this.#counted(protocol, () => rank(this.repository, call));
+  ): Promise<Predicted> {
+    return this.#counted(protocol, call, () => rank(this.repository, call));
   }
 
-  async #counted<T extends Pick<InferAnswer, 'model' | 'prediction'>>(protocol: Protocol, run: () => Promise<T>): Promise<T> {
+  async #counted<T extends Predicted>(
+    protocol: Protocol,
+    { model: name, version: asked }: Pick<InferCall, 'model' | 'version'>,
+    run: () => Promise<T>,
+  ): Promise<T> {
     const startedAt = performance.now();
     this.#inFlight++;
     const { onRequest } = this.options;
@@ -74,7 +100,9 @@ export class Serving {
       return answer;
     } catch (thrown) {
       const error = TerabagError.from(thrown);
-      onRequest?.({ protocol, model: '', version: '', code: error.code, items: 0, ms: performance.now() - startedAt });
+      const model = this.repository.find(name, asked);
+      const of = { model: model?.name ?? '', version: model?.version ?? '' };
+      onRequest?.({ protocol, ...of, code: error.code, items: 0, ms: performance.now() - startedAt });
       throw error;
     } finally {
       this.#inFlight--;
@@ -82,9 +110,23 @@ export class Serving {
     }
   }
 
-  /** Throws unsupported unless clients may load and unload models. */
-  requireRepositoryControl(): void {
-    if (this.options.repositoryControl) return;
+  /** Of one version, of all of a model, or of all models when none is named, over all processes. Throws not_found. */
+  async statistics(name = '', version = ''): Promise<ModelStatistics[]> {
+    const { repository } = this;
+    const models = name === '' ? repository.models : version === '' ? repository.versions(name) : [repository.model(name, version)];
+    const told = (await this.peers.ask('statistics')) as readonly (readonly ModelStatistics[])[];
+    return models.map((model) => {
+      const same = told.flat().filter((each) => each.name === model.name && each.version === model.version);
+      return same.length === 0 ? model.statistics() : same.reduce(sumStatistics);
+    });
+  }
+
+  /** In all processes. Throws unsupported unless clients may. */
+  async changeRepository(change: 'load' | 'unload', name: string): Promise<void> {
+    if (this.options.repositoryControl) {
+      await this.peers.ask(change, name);
+      return;
+    }
     throw new TerabagError(
       'unsupported',
       'models cannot be loaded and unloaded by clients here; the server has to allow it (--allow-repository-control)',

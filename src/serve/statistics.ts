@@ -17,6 +17,23 @@ export interface ModelStatistics {
   readonly inference_stats: Readonly<Record<'success' | 'fail' | 'queue' | 'compute_input' | 'compute_infer' | 'compute_output', Duration>>;
 }
 
+/** Of two processes that serve the same version. */
+export function sumStatistics(a: ModelStatistics, b: ModelStatistics): ModelStatistics {
+  const sum = (of: keyof ModelStatistics['inference_stats']): Duration => {
+    const [x, y] = [a.inference_stats[of], b.inference_stats[of]];
+    return { count: x.count + y.count, ns: x.ns + y.ns };
+  };
+  return {
+    ...{ name: a.name, version: a.version, last_inference: Math.max(a.last_inference, b.last_inference) },
+    inference_count: a.inference_count + b.inference_count,
+    execution_count: a.execution_count + b.execution_count,
+    inference_stats: {
+      ...{ success: sum('success'), fail: sum('fail'), queue: sum('queue') },
+      ...{ compute_input: sum('compute_input'), compute_infer: sum('compute_infer'), compute_output: sum('compute_output') },
+    },
+  };
+}
+
 export class StatisticsCounter {
   #lastInference = 0;
   #items = 0;

@@ -32,9 +32,13 @@ const parametersSchema = z.looseObject({
   /** N, where no input tells it. */
   items: optional(count),
   binary_data_output: optional(z.boolean()),
+  /** Whether Server-Timing is asked for. */
+  timing: optional(z.boolean()),
 });
 
-const NO_PARAMETERS: Parameters = { timeout: undefined, priority: undefined, items: undefined, binary_data_output: undefined };
+const NO_PARAMETERS: Parameters = {
+  ...{ timeout: undefined, priority: undefined, items: undefined, binary_data_output: undefined, timing: undefined },
+};
 
 const inputSchema = z.looseObject({
   name: z.string(),
@@ -74,7 +78,8 @@ export function readInferRequest(body: Buffer, headerLength: number | null): Inf
   let at = headerLength ?? body.length;
   const tensors = inputs.map((input): Tensor => {
     const size = input.parameters?.binary_data_size;
-    if (input.parameters?.shared_memory_region !== undefined) throw unsupported(`input ${input.name}: shared memory`, input.name);
+    if ((input.parameters?.shared_memory_region ?? undefined) !== undefined)
+      throw unsupported(`input ${input.name}: shared memory`, input.name);
     if (size === undefined) return jsonTensor(input);
     if (headerLength === null && size > 0)
       throw invalid(input.name, 'has binary_data_size, which needs the header Inference-Header-Content-Length', 'input ');
@@ -88,8 +93,8 @@ export function readInferRequest(body: Buffer, headerLength: number | null): Inf
   if (at < body.length) throw invalid('body', `has ${body.length - at} bytes beyond those of its tensors`);
   const { binary_data_output: binaryOutput = false } = parameters;
   const asked = outputs.map(({ name, parameters: how }): AskedOutput => {
-    if (how?.classification !== undefined) throw unsupported(`output ${name}: classification`, name);
-    if (how?.shared_memory_region !== undefined) throw unsupported(`output ${name}: shared memory`, name);
+    if ((how?.classification ?? undefined) !== undefined) throw unsupported(`output ${name}: classification`, name);
+    if ((how?.shared_memory_region ?? undefined) !== undefined) throw unsupported(`output ${name}: shared memory`, name);
     return { name, binary: how?.binary_data ?? binaryOutput };
   });
   return { id, tensors, outputs: asked, parameters };

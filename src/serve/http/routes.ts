@@ -2,14 +2,16 @@ import type { IncomingMessage } from 'node:http';
 import { TerabagError } from '../../errors.js';
 import { predictionToJson, refuseNotFinite } from '../../predictor/prediction-json.js';
 import { requestFromJson } from '../../predictor/request-json.js';
-import { modelConfig, modelMetadata, SERVER_METADATA, statisticsOf } from '../metadata.js';
+import { modelConfig, modelMetadata, SERVER_METADATA } from '../metadata.js';
 import { predictOptions, type Serving } from '../serving.js';
 import { type Answer, jsonAnswer } from './answer.js';
 import { type BodyLimits, withBody } from './body.js';
 import { parseExactJson } from './exact-json.js';
 import { writeInferAnswer } from './infer-answer.js';
 import { type InferRequest, readInferRequest } from './infer-request.js';
+import { openApiDocument } from './openapi.js';
 import type { Route } from './router.js';
+import { asksForTiming, withTiming } from './server-timing.js';
 
 /** A request as handlers see it. */
 export interface HttpCall {
@@ -49,26 +51,27 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
   ]);
   const trace = unsupported('the trace extension');
   const logging = unsupported('the logging extension');
+  const document = jsonAnswer(openApiDocument());
   return [
     get('/v2', () => jsonAnswer(SERVER_METADATA)),
     get('/v2/health/live', () => jsonAnswer({ live: true })),
     get('/v2/health/ready', () => readyAnswer({ ready: serving.ready })),
     get('/v2/models', () => jsonAnswer({ models: [...new Set(repository.models.map(({ name }) => name))] })),
-    get('/v2/models/stats', () => jsonAnswer({ model_stats: statisticsOf(repository) })),
+    get('/v2/models/stats', async () => jsonAnswer({ model_stats: await serving.statistics() })),
     ...both((path) => get(path, (call) => jsonAnswer(modelMetadata(repository, model(call)))), ''),
     ...both((path) => get(path, (call) => readyAnswer(modelReadiness(serving, call))), '/ready'),
     ...both((path) => get(path, (call) => jsonAnswer(modelConfig(model(call)))), '/config'),
     ...both(
       (path) =>
-        get(path, ({ parameters: { model: name, version } }) => jsonAnswer({ model_stats: statisticsOf(repository, name, version) })),
+        get(path, async ({ parameters: { model: name, version } }) => jsonAnswer({ model_stats: await serving.statistics(name, version) })),
       '/stats',
     ),
     ...both((path) => post(path, (call) => inferAnswer(serving, limits, call)), '/infer'),
     post('/v2/repository/index', (call) =>
       withBody(call.request, 0, limits, async (body) => jsonAnswer(await repositoryIndex(serving, body))),
     ),
-    post('/v2/repository/models/{model}/load', (call) => repositoryAnswer(serving, limits, call, (name) => repository.load(name))),
-    post('/v2/repository/models/{model}/unload', (call) => repositoryAnswer(serving, limits, call, (name) => repository.unload(name))),
+    post('/v2/repository/models/{model}/load', (call) => repositoryAnswer(serving, limits, call, 'load')),
+    post('/v2/repository/models/{model}/unload', (call) => repositoryAnswer(serving, limits, call, 'unload')),
     ...shared,
     ...both((path) => get(path, trace), '/trace/setting'),
     ...both((path) => post(path, trace), '/trace/setting'),
@@ -76,6 +79,7 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
     post('/v2/trace/setting', trace),
     get('/v2/logging', logging),
     post('/v2/logging', logging),
+    get('/openapi.json', () => document),
     post('/v1/models/{model}:rank', (call) => rankAnswer(serving, limits, call)),
     post('/v1/models/{model}/versions/{version}:rank', (call) => rankAnswer(serving, limits, call)),
   ];
@@ -91,18 +95,25 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
   const { request, signal, parameters } = call;
+  const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
   // Before a body is read for nobody.
   serving.repository.model(parameters['model'] ?? '', parameters['version']);
   return withBody(request, headerLength ?? 0, limits, async (body) => {
+    const readAt = performance.now();
     const asked = readInferRequest(body, headerLength);
-    const { timeout, items } = asked.parameters;
+    const parsedAt = performance.now();
+    const { timeout, items, timing } = asked.parameters;
     const answer = await serving.infer('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'], tensors: asked.tensors, items },
       outputs: asked.outputs.map(({ name }) => name),
       options: predictOptions([timeout === undefined ? undefined : timeout / 1000], signal),
     });
-    return encodedAnswer(asked, answer);
+    const answeredAt = performance.now();
+    const encoded = encodedAnswer(asked, answer);
+    if (!timing && !asksForTiming(request)) return encoded;
+    const { inputMs, predictMs } = answer.times;
+    return withTiming(encoded, { startedAt, readAt, decodeMs: parsedAt - readAt + inputMs, predictMs, answeredAt });
   });
 }
 
@@ -131,14 +142,21 @@ async function rankAnswer(serving: Serving, limits: BodyLimits, { request, param
   const deadlineMs = deadline === null ? undefined : Number(deadline);
   if (deadlineMs !== undefined && !(deadlineMs > 0))
     throw new TerabagError('invalid_argument', `deadline_ms has to be a number above 0: ${deadline}`, { field: 'deadline_ms' });
+  const startedAt = performance.now();
   return withBody(request, 0, limits, async (body) => {
-    const { model, prediction } = await serving.rank('http', {
+    const readAt = performance.now();
+    const asked = requestFromJson(parseExactJson(body.toString('utf8')));
+    const decodeMs = performance.now() - readAt;
+    const { model, prediction, times } = await serving.rank('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'] },
-      request: requestFromJson(parseExactJson(body.toString('utf8'))),
+      request: asked,
       options: predictOptions([deadlineMs], signal),
     });
+    const answeredAt = performance.now();
     refuseNotFinite(prediction);
-    return jsonAnswer({ model: model.name, version: model.version, ...predictionToJson(prediction) });
+    const encoded = jsonAnswer({ model: model.name, version: model.version, ...predictionToJson(prediction) });
+    if (!asksForTiming(request)) return encoded;
+    return withTiming(encoded, { startedAt, readAt, decodeMs: decodeMs + times.inputMs, predictMs: times.predictMs, answeredAt });
   });
 }
 
@@ -154,11 +172,10 @@ async function repositoryAnswer(
   serving: Serving,
   limits: BodyLimits,
   { request, parameters }: HttpCall,
-  change: (name: string) => Promise<void>,
+  change: 'load' | 'unload',
 ): Promise<Answer> {
-  serving.requireRepositoryControl();
   return withBody(request, 0, limits, async () => {
-    await change(parameters['model'] ?? '');
+    await serving.changeRepository(change, parameters['model'] ?? '');
     return jsonAnswer({});
   });
 }

@@ -18,6 +18,9 @@ export interface HttpOptions {
   /** Bytes of one body, decompressed. */
   readonly maxBody: number;
   readonly maxConnections: number;
+  /** Slow clients lose their connection: after this for a header, and for a whole request. */
+  readonly headersMs: number;
+  readonly requestMs: number;
   readonly tls?: TlsFiles | undefined;
   readonly tokens?: Tokens | undefined;
   /** Whose pages may call: an origin, or *; left out: none. */
@@ -26,10 +29,7 @@ export interface HttpOptions {
   readonly routes?: readonly Route<Handler>[];
 }
 
-/** Slow clients lose their connection: after this for a header, and for a whole request. */
-const HEADERS_MS = 10_000;
-const REQUEST_MS = 60_000;
-/** How often these are looked at. */
+/** How often slow clients are looked for. */
 const CHECK_MS = 1_000;
 /** Longer than load balancers keep idle connections, which would otherwise send into one that is being closed. */
 const KEEP_ALIVE_MS = 75_000;
@@ -46,7 +46,10 @@ const OPEN_PATHS: ReadonlySet<string> = new Set(['/v2/health/live', '/v2/health/
 export class HttpServer {
   readonly #server: Server;
   readonly #router: Router<Handler>;
-  #bodies = new ByteBudget(MAX_BODIES_BYTES);
+  readonly #bodies = new ByteBudget(MAX_BODIES_BYTES);
+  /** Requests whose header was read, and whose answer was not written. */
+  #active = 0;
+  #whenIdle: (() => void) | null = null;
 
   private constructor(
     private readonly serving: Serving,
@@ -54,10 +57,10 @@ export class HttpServer {
   ) {
     this.#router = new Router([...protocolRoutes(serving, { maxBytes: options.maxBody, budget: this.#bodies }), ...(options.routes ?? [])]);
     const limits: ServerOptions = {
-      ...{ headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, connectionsCheckingInterval: CHECK_MS },
+      ...{ headersTimeout: options.headersMs, requestTimeout: options.requestMs, connectionsCheckingInterval: CHECK_MS },
       ...{ keepAliveTimeout: KEEP_ALIVE_MS, maxHeaderSize: MAX_HEADER_BYTES, noDelay: true },
     };
-    const listener = (request: IncomingMessage, response: ServerResponse): void => void this.#handle(request, response);
+    const listener = (request: IncomingMessage, response: ServerResponse): void => void this.#counted(request, response);
     this.#server = options.tls === undefined ? createServer(limits, listener) : createTlsServer({ ...limits, ...options.tls }, listener);
     this.#server.maxConnections = options.maxConnections;
   }
@@ -81,6 +84,14 @@ export class HttpServer {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  async #counted(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    this.#active++;
+    await this.#handle(request, response);
+    this.#active--;
+    if (this.#active === 0) this.#whenIdle?.();
+  }
+
+  /** Never rejects. */
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const gone = new AbortController();
     response.once('close', () => {
@@ -133,6 +144,10 @@ export class HttpServer {
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeIdleConnections();
+    if (this.#active > 0)
+      await new Promise<void>((resolve) => {
+        this.#whenIdle = resolve;
+      });
     const cut = setTimeout(() => this.#server.closeAllConnections(), LINGER_MS);
     await closed;
     clearTimeout(cut);

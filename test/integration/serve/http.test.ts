@@ -24,7 +24,9 @@ afterAll(async () => {
 });
 
 const post = (path: string, body: Buffer | string, headers: Record<string, string> = {}): Promise<Response> =>
-  fetch(server.url + path, { method: 'POST', body: body as BodyInit, headers });
+  fetch(server.url + path, { method: 'POST', body, headers });
+// biome-ignore lint/suspicious/noExplicitAny: parsed JSON of the server
+const json = (response: Response): Promise<any> => response.json() as Promise<any>;
 const infer = (tensors: readonly ClientTensor[], more: object = {}): Promise<Response> => {
   const { body, headers } = inferBody(tensors, () => true, more);
   return post('/v2/models/small/infer', body, headers);
@@ -164,43 +166,55 @@ describe('what is wrong is refused with its status, and names the tensor or the 
     const response = await infer(given, more);
     expect(response.status).toBe(status);
     expect(response.headers.get('content-type')).toBe('application/json');
-    expect((await response.json()).error).toMatch(message);
+    expect((await json(response)).error).toMatch(message);
   });
 
-  const json = (inputs: unknown): string => JSON.stringify({ inputs });
+  const inputsJson = (inputs: unknown): string => JSON.stringify({ inputs });
   const input = { name: 'sum.values', datatype: 'INT64', shape: [2], data: [1, 2] };
   const bodies: readonly (readonly [string, string, Record<string, string>, number, RegExp])[] = [
     ['no JSON', '{', {}, 400, /^the body is not JSON/],
     ['nothing', '', {}, 400, /^the body is not JSON/],
     ['a header longer than the body', '{}', { 'inference-header-content-length': '3' }, 400, /^Inference-Header-Content-Length is 3/],
     ['a header that is no number', '{}', { 'inference-header-content-length': '-1' }, 400, /^Inference-Header-Content-Length has to be/],
-    ['bytes beyond the tensors', `${json([])}xyz`, { 'inference-header-content-length': String(json([]).length) }, 400, /3 bytes beyond/],
+    [
+      'bytes beyond the tensors',
+      `${inputsJson([])}xyz`,
+      { 'inference-header-content-length': String(inputsJson([]).length) },
+      400,
+      /3 bytes beyond/,
+    ],
     [
       'more bytes than there are',
-      json([{ ...input, data: undefined, parameters: { binary_data_size: 16 } }]),
+      inputsJson([{ ...input, data: undefined, parameters: { binary_data_size: 16 } }]),
       {},
       400,
       /^input sum\.values has binary_data_size/,
     ],
     [
       'a datatype that no input has',
-      json([{ ...input, datatype: 'BYTES' }]),
+      inputsJson([{ ...input, datatype: 'BYTES' }]),
       {},
       400,
       /^input sum\.values has to have a datatype of .*: BYTES/,
     ],
-    ['fewer values than the shape', json([{ ...input, shape: [3] }]), {}, 400, /^input sum\.values has 2 values/],
-    ['more values than the shape', json([{ ...input, shape: [1] }]), {}, 400, /^input sum\.values has more than the 1 values/],
-    ['words for numbers', json([{ ...input, data: [1, 'two'] }]), {}, 400, /^input sum\.values has to have numbers as data: position 1/],
-    ['a shape of no integers', json([{ ...input, shape: [1.5] }]), {}, 400, /^input sum\.values has to have a shape of integers/],
+    ['fewer values than the shape', inputsJson([{ ...input, shape: [3] }]), {}, 400, /^input sum\.values has 2 values/],
+    ['more values than the shape', inputsJson([{ ...input, shape: [1] }]), {}, 400, /^input sum\.values has more than the 1 values/],
+    [
+      'words for numbers',
+      inputsJson([{ ...input, data: [1, 'two'] }]),
+      {},
+      400,
+      /^input sum\.values has to have numbers as data: position 1/,
+    ],
+    ['a shape of no integers', inputsJson([{ ...input, shape: [1.5] }]), {}, 400, /^input sum\.values has to have a shape of integers/],
     [
       'a shape beyond all counting',
-      json([{ ...input, shape: [2 ** 40, 2 ** 40] }]),
+      inputsJson([{ ...input, shape: [2 ** 40, 2 ** 40] }]),
       {},
       400,
       /^input sum\.values has a shape of more values/,
     ],
-    ['shared memory', json([{ ...input, parameters: { shared_memory_region: 'r' } }]), {}, 501, /shared memory is not supported/],
+    ['shared memory', inputsJson([{ ...input, parameters: { shared_memory_region: 'r' } }]), {}, 501, /shared memory is not supported/],
     ['inputs that are none', '{"inputs": 1}', {}, 400, /^inputs /],
     ['an encoding that is unknown', '{}', { 'content-encoding': 'zstd' }, 415, /^Content-Encoding has to be one of/],
     ['bytes that are no gzip', '{}', { 'content-encoding': 'gzip' }, 400, /^the body cannot be decompressed/],
@@ -208,12 +222,12 @@ describe('what is wrong is refused with its status, and names the tensor or the 
   test.each(bodies)('%s', async (_, body, headers, status, message) => {
     const response = await post('/v2/models/small/infer', body, headers);
     expect(response.status).toBe(status);
-    expect((await response.json()).error).toMatch(message);
+    expect((await json(response)).error).toMatch(message);
   });
 
   test('a body that is too large, also once it is decompressed', async () => {
     const large = await post('/v2/models/small/infer', Buffer.alloc(2 ** 20 + 1));
-    expect([large.status, (await large.json()).error]).toEqual([413, expect.stringContaining('1048576 bytes')]);
+    expect([large.status, (await json(large)).error]).toEqual([413, expect.stringContaining('1048576 bytes')]);
     const bomb = await post('/v2/models/small/infer', gzipSync(Buffer.alloc(2 ** 26)), { 'content-encoding': 'gzip' });
     expect(bomb.status).toBe(413);
   });
@@ -231,7 +245,7 @@ describe('what is wrong is refused with its status, and names the tensor or the 
   ])('%s is %i', async (path, status) => {
     const response = await post(path, '{}');
     expect(response.status).toBe(status);
-    expect(await response.json()).toMatchObject({ error: expect.any(String) });
+    expect(await json(response)).toMatchObject({ error: expect.any(String) });
   });
 });
 
@@ -278,7 +292,7 @@ test('a request as plain JSON is ranked as predict does, and refused as it does'
     ),
   };
   const response = await post('/v1/models/small:rank', JSON.stringify(plain));
-  expect(await response.json()).toEqual({ model: 'small', version: '3', scores: [...(await scoresOf())] });
+  expect(await json(response)).toEqual({ model: 'small', version: '3', scores: [...(await scoresOf())] });
   const refused = await post('/v1/models/small/versions/3:rank', JSON.stringify({ ...plain, dense: { dense: [null] } }));
   expect([refused.status, await refused.json()]).toEqual([
     400,
@@ -289,7 +303,7 @@ test('a request as plain JSON is ranked as predict does, and refused as it does'
 });
 
 test('metadata, configuration, statistics and the index say what is served', async () => {
-  const get = async (path: string) => (await fetch(server.url + path)).json();
+  const get = async (path: string) => json(await fetch(server.url + path));
   expect(await get('/v2')).toMatchObject({
     name: 'terabag',
     version: expect.any(String),
