@@ -17,6 +17,7 @@ import { plannerSuite } from './planner.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { rpcSuite } from './rpc.js';
+import { serveSuite } from './serve.js';
 import { shardsSuite } from './shards.js';
 import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
@@ -29,6 +30,7 @@ const suites: readonly Suite[] = [
   attentionSuite,
   predictSuite,
   modelsSuite,
+  serveSuite,
   shardsSuite,
   rpcSuite,
   stagesSuite,
@@ -38,7 +40,7 @@ const suites: readonly Suite[] = [
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [serveSuite, shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 
