@@ -136,6 +136,11 @@ export class BatchingPredictor implements Predictor {
     this.#admission = new Admission(() => new RequestCopy(), { ...options, clock, makeRoom: (coming) => this.#makeRoom(coming) });
   }
 
+  /** That of what runs the requests. */
+  get watched(): Exclude<Predictor['watched'], undefined> {
+    return this.inner.watched as Exclude<Predictor['watched'], undefined>;
+  }
+
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
     return this.#admission.run(options, (admitted) => this.#enter(request, options, admitted));
   }
