@@ -16,6 +16,7 @@ import {
 } from '../../predictor/predictor.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { shown } from '../../predictor/shown.js';
+import type { Watched } from '../../predictor/watched.js';
 import { isFinite32 } from '../../tables/finite.js';
 import { mergeRequests, RequestCopy } from './request-copy.js';
 import { RequestQueue } from './request-queue.js';
@@ -100,6 +101,7 @@ interface Waiting {
 export class BatchingPredictor implements Predictor {
   readonly modelHash: string;
   readonly model: ResolvedModel;
+  readonly watched?: Watched;
   readonly #admission: Admission<RequestCopy>;
   readonly #queue = new RequestQueue<Waiting>();
   readonly #cost = new RunCost();
@@ -127,6 +129,7 @@ export class BatchingPredictor implements Predictor {
     if (typeof maxDelayMs !== 'number' || !(maxDelayMs >= 0)) throw wrongNumber('maxDelayMs', 'a number, 0 or more', maxDelayMs);
     for (const [field, value] of Object.entries({ maxItems, maxRuns }))
       if (!Number.isInteger(value) || value < 1) throw wrongNumber(field, 'an integer, 1 or more', value);
+    if (inner.watched !== undefined) this.watched = inner.watched;
     this.modelHash = inner.modelHash;
     this.model = inner.model;
     this.#clock = clock;
@@ -134,11 +137,6 @@ export class BatchingPredictor implements Predictor {
     this.#maxItems = maxItems;
     this.#maxRuns = maxRuns;
     this.#admission = new Admission(() => new RequestCopy(), { ...options, clock, makeRoom: (coming) => this.#makeRoom(coming) });
-  }
-
-  /** That of what runs the requests. */
-  get watched(): Exclude<Predictor['watched'], undefined> {
-    return this.inner.watched as Exclude<Predictor['watched'], undefined>;
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
