@@ -16,9 +16,9 @@ import {
   type Priority,
   type Readiness,
 } from '../../predictor/predictor.js';
-import type { Watched } from '../../predictor/watched.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { shown } from '../../predictor/shown.js';
+import type { Watched } from '../../predictor/watched.js';
 import { isFinite32 } from '../../tables/finite.js';
 import { mergeRequests, RequestCopy } from './request-copy.js';
 import { RequestQueue } from './request-queue.js';

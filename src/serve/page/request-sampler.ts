@@ -1,7 +1,7 @@
 import { performance } from 'node:perf_hooks';
 import { addLayers, EMBEDDED_LAYERS, embeddedStack, LATENCY_LAYERS, latencyStack, type Stack } from '../../observe/stacks.js';
-import { type EndedRecord, Tracer } from '../../observe/tracer.js';
 import type { TracedRequest } from '../../observe/traced-request.js';
+import { type EndedRecord, Tracer } from '../../observe/tracer.js';
 import type { Watched } from '../../predictor/watched.js';
 import type { SlowRequest } from './snapshot.js';
 import { waterfall } from './waterfall.js';
