@@ -19,6 +19,8 @@ const clients = process.env['TERABAG_CLIENTS'] ?? join(process.env['XDG_CACHE_HO
 const TABLE_BYTES = 2 ** 28;
 const ITEMS = 64;
 const REQUESTS = 64;
+/** Requests for each second of --seconds where as many are sent as are answered. */
+const CLOSED_PER_SECOND = 400;
 const LOADS = [
   { what: 'Concurrency', option: '--concurrency-range', loads: [1, 2, 4, 8, 16] },
   { what: 'Requests a second', option: '--request-rate-range', loads: [50, 100, 200, 400, 800] },
@@ -46,7 +48,7 @@ try {
         const address = protocol === 'http' ? new URL(served.url).host : (served.grpc ?? '');
         await perfAnalyzer(clients, [
           ...['-m', 'demo', '-u', address, '-i', protocol, '--input-data', data, option, String(load), '-f', report],
-          ...['--measurement-interval', String(seconds * 1000), '--stability-percentage', '20', '--max-trials', '4', '--async'],
+          ...['--request-count', String(seconds * (option === '--request-rate-range' ? load : CLOSED_PER_SECOND)), '--async'],
         ]);
         const [result] = loadResults(report);
         if (result === undefined) throw new Error(`perf_analyzer has no report of ${protocol}, ${option} ${load}`);
