@@ -10,6 +10,7 @@ import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
+import { metricsSuite } from './metrics.js';
 import { modelsSuite } from './models.js';
 import { overloadSuite } from './overload.js';
 import { pinTo } from './peers/process.js';
@@ -33,6 +34,7 @@ const suites: readonly Suite[] = [
   shardsSuite,
   rpcSuite,
   stagesSuite,
+  metricsSuite,
   overloadSuite,
   batchingSuite,
   planSuite,
@@ -40,7 +42,7 @@ const suites: readonly Suite[] = [
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

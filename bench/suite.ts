@@ -16,6 +16,7 @@ export type Peer =
   | 'limit'
   | 'anonymous-hugepages'
   | 'plain-rows'
+  | 'prom-client'
   | 'unseen-policy';
 
 /** One figure, as it is written to the JSON lines. */

@@ -1,3 +1,4 @@
+import { ENDPOINT_LAYERS, type EndpointStack, type EndpointStacks } from '../lab/endpoint/server-stages.js';
 import type { NetworkCounters } from '../lab/hosts/host-network.js';
 import type { BatchSchedule } from '../lab/load/batch-scheduler.js';
 import { type Capacity, type Probe, probeAsJson } from '../lab/load/capacity-search.js';
@@ -13,6 +14,8 @@ export interface BenchResult {
   readonly run: LoadRun;
   readonly repeats: readonly LoadRun[];
   readonly capacity?: Capacity;
+  /** Of a served model, where it tells; otherwise empty. */
+  readonly stacks: EndpointStacks;
 }
 
 const milliseconds = (value: number | null): string => (value === null ? '' : Number.isFinite(value) ? value.toFixed(3) : 'failed');
@@ -55,6 +58,21 @@ export function printResults(results: readonly BenchResult[]): void {
   ]);
 }
 
+const STACK_QUANTILES = [0.5, 0.99];
+const stacksOf = ({ stacks }: BenchResult): EndpointStack[] => STACK_QUANTILES.flatMap((q) => stacks.at(q) ?? []);
+
+/** Where the round trips of a served model go; nothing where no server told. */
+export function printStacks(results: readonly BenchResult[]): void {
+  const rows = results.flatMap((result) => stacksOf(result).map((stack) => ({ name: result.name, stack })));
+  if (rows.length === 0) return;
+  printTable(rows, [
+    text('load', ({ name }) => name),
+    text('round trip', ({ stack }) => `P${stack.quantile * 100}`),
+    ...ENDPOINT_LAYERS.map((layer) => numeric<(typeof rows)[number]>(`${layer}, ms`, ({ stack }) => stack.layers[layer], 3)),
+    numeric('sum, ms', ({ stack }) => stack.totalMs, 3),
+  ]);
+}
+
 const only = (condition: boolean, column: Column<BenchResult>): Column<BenchResult>[] => (condition ? [column] : []);
 
 const maxQps = ({ capacity }: BenchResult): string =>
@@ -77,7 +95,12 @@ export function probeLine({ qps, meetsBound, run }: Probe): string {
   return `  ${qps.toFixed(1)} qps: P50 ${p50}, P99 ${p99} ms, ${failures(run)} failed: ${verdict}`;
 }
 
-export const resultAsJson = ({ name, batchItems, run, repeats, capacity }: BenchResult): object => ({
+export const resultAsJson = (result: BenchResult): object => ({
+  ...asJson(result),
+  ...(result.stacks.count > 0 && { stacks: stacksOf(result) }),
+});
+
+const asJson = ({ name, batchItems, run, repeats, capacity }: BenchResult): object => ({
   name,
   batchItems,
   ...runAsJson(run),

@@ -1,16 +1,17 @@
 import { Command, Option } from 'commander';
+import { EndpointStacks, type ServerStages } from '../lab/endpoint/server-stages.js';
 import type { NetworkCounters } from '../lab/hosts/host-network.js';
 import { type BatchSchedule, scheduleBatches } from '../lab/load/batch-scheduler.js';
 import { type Capacity, type CapacityOptions, findMaxQps, firstRate } from '../lab/load/capacity-search.js';
-import { type Load, type LoadRun, mergeRuns } from '../lab/load/load-run.js';
+import { type Load, type LoadRun, type LoadTarget, mergeRuns } from '../lab/load/load-run.js';
 import { runOpenLoopLoad } from '../lab/load/open-loop-load.js';
 import { runSerialLoad } from '../lab/load/serial-load.js';
 import { describeMachine, machineLine } from '../lab/report/machine.js';
 import { itemsOf } from '../lab/requests/split-request.js';
-import type { Predictor, PredictRequest } from '../predictor/predictor.js';
+import type { PredictRequest } from '../predictor/predictor.js';
 import { refuseUnwritable, writeFileAtomic } from '../tables/atomic.js';
-import { type BenchResult, networkLine, printResults, probeLine, resultAsJson, scheduleLine } from './bench-table.js';
-import { type BenchTarget, loadRequests, openTarget, type RequestOptions, type TargetOptions } from './bench-target.js';
+import { type BenchResult, networkLine, printResults, printStacks, probeLine, resultAsJson, scheduleLine } from './bench-table.js';
+import { type BenchTarget, loadRequests, openTarget, type RequestOptions, servedModel, type TargetOptions } from './bench-target.js';
 import { further } from './help.js';
 import { addHostOptions, hostsOf } from './host-options.js';
 import { INTERRUPTED, interruption } from './interruption.js';
@@ -54,7 +55,10 @@ const LEAST_OVER_BOUND = 20;
 
 export const benchCommand = addHostOptions(new Command('bench'))
   .description('put a model under load, in this process or on shards, and measure latency, CPU and the rate it can take')
-  .requiredOption('--bundle <dir>', 'directory of the model')
+  .option('--bundle <dir>', 'directory of the model; with --url, only random requests are made of it')
+  .option('--url <url>', 'ask a served model (terabag serve) at http://HOST:PORT')
+  .option('--model <name>', 'with --url: which model, NAME or NAME:VERSION (default: the latest version)', servedModel)
+  .option('--token-file <file>', 'with --url: a bearer token, in the first line of this file')
   .option('--plan <file>', 'ask the shards of this plan; without it, all tables are opened in this process')
   .option('--launch', 'start the shards of the plan on this machine, on free ports, and end them afterwards')
   .addOption(rpcOption())
@@ -84,6 +88,8 @@ export const benchCommand = addHostOptions(new Command('bench'))
     'after',
     further(`
 Latency counts from the intended send time, so that a stall lengthens every request that would have been sent in it. CPU is per request, ms.
+With --url, "CPU main" is that of this process, the client, and the server's is told where it serves /metrics; the stacks say what the predictor took of a
+round trip, and what HTTP.
 Exits with 1 when a run is invalid (the load generator itself was late) or nothing was answered. Ctrl-C ends it and prints what was measured.
 
 Examples:
@@ -92,6 +98,7 @@ Examples:
   terabag bench --bundle ./model --plan plan.json --requests requests.jsonl --find-max-qps --p99 20ms
   terabag bench --bundle ./model --plan plan.json --launch --host-cpu 50 --network-delay 1ms --network-loss 0.1 --qps 25
   terabag bench --bundle ./model --items 512 --batch-sweep 1,8,64,512 --serial
+  terabag bench --url http://127.0.0.1:8000 --model ranker --bundle ./model --find-max-qps
   terabag bench --bundle ./model --items 512 --schedule --p99 50ms --duration 2s --repeats 1`),
   )
   .action(async (options: BenchOptions, command: Command) => {
@@ -106,20 +113,26 @@ Examples:
     const bench = new Bench(target, options, interrupted);
     let networkUsed: NetworkCounters | null = null;
     try {
-      await bench.run(await loadRequests(target.spec, options));
+      await bench.run(await loadRequests(options));
       networkUsed = await target.networkCounters();
     } finally {
       await target.close();
     }
     const { results, schedule } = bench;
     if (results.length > 0) printResults(results);
+    printStacks(results);
     if (networkUsed !== null) console.log(networkLine(networkUsed));
     if (schedule !== null) console.log(scheduleLine(schedule));
     for (const { name, run } of results) for (const reason of run.invalid) process.stderr.write(`terabag: invalid: ${name}: ${reason}\n`);
     if (options.json !== undefined) {
-      const { name, version } = target.spec;
-      const { strategy, shards } = target;
-      const described = { model: { name, version }, strategy, shards, network: networkUsed, interrupted: interrupted.aborted };
+      const { strategy, shards, model } = target;
+      const described = {
+        model: { name: model.name, version: model.version },
+        strategy,
+        shards,
+        network: networkUsed,
+        interrupted: interrupted.aborted,
+      };
       const data = { machine, ...described, options, results: results.map(resultAsJson), schedule };
       await writeFileAtomic(options.json, `${JSON.stringify(data)}\n`);
     }
@@ -132,6 +145,15 @@ function refuseContradictions(options: BenchOptions, command: Command): void {
   if (loads > 1) command.error('error: choose one of --serial, --qps, --find-max-qps and --schedule');
   if (loads === 0 && options.batchSweep === undefined)
     command.error('error: choose a load: --serial, --qps, --find-max-qps, --batch-sweep or --schedule');
+  if (options.url === undefined) {
+    if (options.bundle === undefined) command.error('error: name the model: --bundle <dir>, or --url <url> and --model <name>');
+    if (options.model ?? options.tokenFile) command.error('error: --model and --token-file are about a served model: they need --url');
+  } else {
+    if (options.model === undefined) command.error('error: --url needs --model <name>');
+    if (options.plan !== undefined) command.error("error: --plan is the server's: terabag serve has it");
+    if (options.bundle === undefined && options.requests === undefined)
+      command.error('error: with --url, name --requests <file>, or the --bundle <dir> that random requests are to fit');
+  }
   if (options.launch && options.plan === undefined) command.error('error: --launch needs --plan');
   if (!options.launch && hostsOf(options) !== undefined)
     command.error('error: --host-cpu and --network-... are about shards that are started here: they need --launch');
@@ -160,7 +182,7 @@ class Bench {
   async run(requests: readonly PredictRequest[]): Promise<void> {
     const { batchSweep, batchItems, schedule } = this.options;
     if (schedule) {
-      const mostItems = Math.max(...requests.map((request) => itemsOf(request, this.target.spec.dense)), 1);
+      const mostItems = Math.max(...requests.map((request) => itemsOf(request, this.target.dense)), 1);
       const measure = async (items: number): Promise<number> => (await this.#measure(requests, items)).capacity?.qps ?? 0;
       this.schedule = await scheduleBatches({ measure, mostItems, signal: this.signal });
       return;
@@ -170,13 +192,14 @@ class Bench {
 
   #measure(requests: readonly PredictRequest[], batchItems: number | null): Promise<BenchResult> {
     return this.target.withBatches(batchItems, async (predictor) => {
+      const stacks = new EndpointStacks();
       const searched = this.options.findMaxQps || this.options.schedule ? await this.#search(predictor, requests, batchItems) : null;
-      const repeats = searched === null ? await this.#repeat(predictor, requests) : [];
+      const repeats = searched === null ? await this.#repeat(predictor, requests, stacks) : [];
       const result: BenchResult = {
         name: batchItems === null ? this.#loadName() : `${this.#loadName()}, batches of ${batchItems}`,
         batchItems,
         run: searched === null ? mergeRuns(repeats) : searched.run,
-        repeats,
+        ...{ repeats, stacks },
         ...(searched && { capacity: searched.capacity }),
       };
       // A search that was interrupted before its first rate has measured nothing.
@@ -191,14 +214,18 @@ class Bench {
     return qps === undefined ? 'serial' : `${arrivals} ${qps} qps`;
   }
 
-  #load(predictor: Predictor, requests: readonly PredictRequest[]): Load {
+  #load(predictor: LoadTarget, requests: readonly PredictRequest[]): Load {
     const { shardCpu } = this.target;
     return { predictor, requests, deadlineMs: this.options.deadline, signal: this.signal, ...(shardCpu && { shardCpu }) };
   }
 
-  async #repeat(predictor: Predictor, requests: readonly PredictRequest[]): Promise<LoadRun[]> {
+  async #repeat(predictor: LoadTarget, requests: readonly PredictRequest[], stacks: EndpointStacks): Promise<LoadRun[]> {
     const { qps, arrivals, seed, maxInFlight, duration, warmUp, repeats } = this.options;
-    const load = { ...this.#load(predictor, requests), durationMs: duration, warmUpMs: warmUp };
+    const onAnswer = (answer: unknown, ms: number): void => {
+      const { stages } = answer as { readonly stages?: ServerStages | null };
+      if (stages) stacks.add(ms, stages);
+    };
+    const load = { ...this.#load(predictor, requests), durationMs: duration, warmUpMs: warmUp, onAnswer };
     return withProgress(this.#loadName(), 'seconds', async (onProgress) => {
       const runs: LoadRun[] = [];
       for (let repeat = 0; repeat < repeats && !this.signal.aborted; repeat++) {
@@ -221,7 +248,7 @@ class Bench {
 
   /** The run is that of the highest rate within the bound, or of the lowest tried when there is none. */
   async #search(
-    predictor: Predictor,
+    predictor: LoadTarget,
     requests: readonly PredictRequest[],
     batchItems: number | null,
   ): Promise<{ capacity: Capacity; run: LoadRun }> {

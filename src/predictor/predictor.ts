@@ -3,7 +3,9 @@ import type { OnnxOptions } from '../engine/onnx/onnx-net.js';
 import type { Residency } from '../engine/residency.js';
 import type { ResolvedModel } from '../model/graph.js';
 import type { PredictorStats } from '../observe/counters.js';
+import type { PredictorMeter } from '../observe/predictor-meter.js';
 import type { Tracer } from '../observe/tracer.js';
+import type { Watched } from './watched.js';
 
 /** Ids of one embedding bag or sequence layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
 export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint | string)[];
@@ -80,6 +82,8 @@ export interface PredictorOptions {
   readonly signal?: AbortSignal;
   /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */
   readonly trace?: Tracer;
+  /** Counts requests, and what their stages take, for /metrics. One meter measures one predictor. */
+  readonly meter?: PredictorMeter;
 }
 
 export interface Prediction {
@@ -115,8 +119,12 @@ export interface Readiness {
  */
 export interface Predictor {
   readonly modelHash: string;
+  /** What a server's page shows of it. @internal */
+  readonly watched?: Watched;
   /** Names, dims and rules of what a request has to hold, and of the outputs. */
   readonly model: ResolvedModel;
+  /** That it was opened with. */
+  readonly meter?: PredictorMeter;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
   /** A predictor that is not ready stays usable: requests wait for what is missing until their deadline. */
   readiness(): Readiness;

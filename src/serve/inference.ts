@@ -26,9 +26,20 @@ export interface OutputTensor {
   readonly data: Float32Array;
 }
 
-export interface InferAnswer {
+/** What an answer took, ms: from the request's tensors to the call of predict, and predict. */
+export interface InferTimes {
+  readonly inputMs: number;
+  readonly predictMs: number;
+}
+
+/** What a predictor answered, which one, and how fast. */
+export interface Predicted {
   readonly model: ServedModel;
   readonly prediction: Prediction;
+  readonly times: InferTimes;
+}
+
+export interface InferAnswer extends Predicted {
   readonly outputs: readonly OutputTensor[];
 }
 
@@ -41,8 +52,8 @@ export async function infer(repository: Repository, call: InferCall): Promise<In
     const { signature, predictor } = opened;
     const names = outputNames(signature, call.outputs);
     const request = requestOfTensors(predictor.model, signature, call.tensors, call.items);
-    const prediction = await predictCounted(model, opened, request, call.options, startedAt);
-    return { model, prediction, outputs: names.map((name) => outputOf(prediction, name)) };
+    const predicted = await predictCounted(model, opened, request, call.options, startedAt);
+    return { ...predicted, outputs: names.map((name) => outputOf(predicted.prediction, name)) };
   } catch (error) {
     model.counter.failed(performance.now() - startedAt);
     throw error;
@@ -53,11 +64,11 @@ export async function infer(repository: Repository, call: InferCall): Promise<In
 export async function rank(
   repository: Repository,
   { model: name, version, request, options }: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
-): Promise<{ readonly model: ServedModel; readonly prediction: Prediction }> {
+): Promise<Predicted> {
   const model = repository.model(name, version);
   const startedAt = performance.now();
   try {
-    return { model, prediction: await predictCounted(model, openedOf(model), request, options, startedAt) };
+    return await predictCounted(model, openedOf(model), request, options, startedAt);
   } catch (error) {
     model.counter.failed(performance.now() - startedAt);
     throw error;
@@ -70,11 +81,14 @@ async function predictCounted(
   request: PredictRequest,
   options: PredictOptions,
   startedAt: number,
-): Promise<Prediction> {
+): Promise<Predicted> {
   const calledAt = performance.now();
   const prediction = await predictor.predict(request, options);
-  model.counter.succeeded(prediction.items, calledAt - startedAt, performance.now() - calledAt);
-  return prediction;
+  const times = { inputMs: calledAt - startedAt, predictMs: performance.now() - calledAt };
+  model.counter.succeeded(prediction.items, times.inputMs, times.predictMs);
+  // Not before: names of bags that the model does not have were refused.
+  model.lookups?.count(request);
+  return { model, prediction, times };
 }
 
 /** Throws shard_unavailable, with the reason, of one that is not READY. */

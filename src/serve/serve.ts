@@ -4,6 +4,7 @@ import type { Predictor } from '../predictor/predictor.js';
 import type { GrpcOptions, GrpcServer } from './grpc/server.js';
 import { HttpServer } from './http/server.js';
 import type { Answering, Peers } from './peers.js';
+import { Page } from './page/page.js';
 import { type FindModels, Repository } from './repository.js';
 import { readTls, type TlsOptions } from './security/tls.js';
 import { Tokens } from './security/tokens.js';
@@ -95,6 +96,7 @@ export async function serve(predictors: Predictor | readonly ServedPredictor[], 
 const borrowed = (predictor: Predictor): Predictor => ({
   modelHash: predictor.modelHash,
   model: predictor.model,
+  ...(predictor.watched && { watched: predictor.watched }),
   predict: (request, options) => predictor.predict(request, options),
   readiness: () => predictor.readiness(),
   stats: () => predictor.stats(),
@@ -117,7 +119,14 @@ export async function serveModels(
   const tokens = options.tokenFile === undefined ? undefined : await Tokens.open(options.tokenFile, onWarning);
   const repository = new Repository(find, ({ name, version }, { message }) => onWarning(`model ${name} version ${version}: ${message}`));
   const { repositoryControl = false, onRequest } = options;
-  const serving = new Serving(repository, { repositoryControl, onRequest, peersOf });
+  const serving = new Serving(repository, {
+    ...{ repositoryControl, peersOf },
+    onRequest: (ended) => {
+      page.watch.ended(ended);
+      onRequest?.(ended);
+    },
+  });
+  const page = await Page.open(serving);
   const open = (): Promise<void> =>
     repository.open().catch((error: unknown) => onWarning(`the models cannot be found: ${TerabagError.from(error).message}`));
   let opened = openFirst ? open() : null;
@@ -130,6 +139,7 @@ export async function serveModels(
       ...{ ...limits, host, port, tls, tokens, corsOrigin: options.corsOrigin },
       headersMs: options.headersMs ?? DEFAULT_HEADERS_MS,
       requestMs: options.requestMs ?? DEFAULT_REQUEST_MS,
+      routes: page.routes(),
     });
     if (grpcAddress !== null) grpc = await listenGrpc(serving, { ...limits, ...grpcAddress, tls, tokens });
   } catch (error) {
@@ -145,6 +155,7 @@ export async function serveModels(
     serving.startDraining();
     if (drainMs > 0) await sleep(drainMs);
     await serving.whenIdle();
+    page.close();
     await Promise.all(servers.map((server) => server.close()));
     tokens?.close();
     await repository.close();

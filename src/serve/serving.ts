@@ -1,6 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { PredictOptions, PredictRequest } from '../predictor/predictor.js';
-import { type InferAnswer, type InferCall, infer, rank } from './inference.js';
+import { type InferAnswer, type InferCall, infer, type Predicted, rank } from './inference.js';
 import { type Answering, alone, type Peers } from './peers.js';
 import type { Repository } from './repository.js';
 import { type ModelStatistics, sumStatistics } from './statistics.js';
@@ -74,11 +74,11 @@ export class Serving {
   rank(
     protocol: Protocol,
     call: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
-  ): ReturnType<typeof rank> {
+  ): Promise<Predicted> {
     return this.#counted(protocol, call, () => rank(this.repository, call));
   }
 
-  async #counted<T extends Pick<InferAnswer, 'model' | 'prediction'>>(
+  async #counted<T extends Predicted>(
     protocol: Protocol,
     { model: name, version: asked }: Pick<InferCall, 'model' | 'version'>,
     run: () => Promise<T>,

@@ -18,7 +18,11 @@ const asText = (text: string): string => text.replaceAll('{{', '{{ "{{" }}');
 /** JSON is YAML: a value of any kind stands in one line. Elements are arguments, which --set would take for numbers. */
 const TEMPLATE: Dialect = {
   setting: (setting) => `{{ ${expressionOf(setting)} | toJson }}`,
-  items: ({ setting }) => ({ before: `{{- range ${expressionOf(setting)} }}`, element: '{{ . | toString | toJson }}', after: '{{- end }}' }),
+  items: ({ setting }) => ({
+    before: `{{- range ${expressionOf(setting)} }}`,
+    element: '{{ . | toString | toJson }}',
+    after: '{{- end }}',
+  }),
   when: ({ setting, is }) => ({ before: `{{- if ${is ? '' : 'not '}${expressionOf(setting)} }}`, after: '{{- end }}' }),
   text: asText,
 };

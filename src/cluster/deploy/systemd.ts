@@ -37,6 +37,8 @@ const RESTART_S = 2;
 export function systemdFiles(plan: Plan, options: SystemdOptions): DeployFile[] {
   const { name, program, planPath, bundles, keys, residency, verify, drainMs, metricsHost, http, grpc } = options;
   for (const [field, path] of Object.entries({ program, planPath, bundles, ...(keys !== null && { keys }) })) checkPath(field, path);
+  for (const [field, word] of Object.entries({ metricsHost, ...(http !== null && { http }), ...(grpc !== null && { grpc }) }))
+    checkWord(field, word);
   if (!/^[a-z][a-z0-9-]{0,63}$/.test(name))
     throw new TerabagError('invalid_argument', `names of units begin with it: lower-case letters, digits and dashes: ${name}`, {
       field: 'name',
@@ -93,6 +95,11 @@ function checkPath(field: string, path: string): void {
   throw new TerabagError('invalid_argument', `a unit needs an absolute path, without spaces and quotes: ${path}`, { field, path });
 }
 
+function checkWord(field: string, word: string): void {
+  if (/^[\w.:[\]*-]+$/.test(word)) return;
+  throw new TerabagError('invalid_argument', `an address is a host with its port: ${word}`, { field });
+}
+
 /** Whether a shard listens on it without being told that others may connect; refuses what no process can listen on. */
 function isLocal(shard: string, endpoint: string): boolean {
   if (!isEndpoint(endpoint) || !endpoint.startsWith('tcp://')) {
@@ -112,11 +119,8 @@ interface Unit {
   readonly options: SystemdOptions;
 }
 
-/** A specifier begins with a percent sign, a variable with a dollar; %d is meant. */
-const asArgument = (word: string): string => {
-  const escaped = word.replace(/%(?!d\/)/g, '%%').replaceAll('$', '$$$$');
-  return /["'\\\s;]/.test(escaped) ? `"${escaped.replace(/["\\]/g, '\\$&')}"` : escaped;
-};
+/** A specifier begins with a percent sign, a variable with a dollar; %d is meant. No word has spaces or quotes. */
+const asArgument = (word: string): string => word.replace(/%(?!d\/)/g, '%%').replaceAll('$', '$$$$');
 const asText = (text: string): string => text.replace(/\s+/g, ' ').replaceAll('%', '%%');
 
 function unit({ file, description, command, credentials, drainMs, options }: Unit): DeployFile {

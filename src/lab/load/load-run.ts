@@ -1,11 +1,16 @@
 import { TerabagError } from '../../errors.js';
 import { LatencyHistogram } from '../../observe/latency-histogram.js';
-import type { Predictor, PredictRequest } from '../../predictor/predictor.js';
+import type { PredictOptions, PredictRequest } from '../../predictor/predictor.js';
 import type { ProcessCost, ShardCpu } from './process-meter.js';
+
+/** What load is put on: a predictor, or a served one. */
+export interface LoadTarget {
+  predict(request: PredictRequest, options?: PredictOptions): Promise<unknown>;
+}
 
 /** What every kind of load needs. Requests are made before the run and sent round and round, so that making them is no part of it. */
 export interface Load {
-  readonly predictor: Predictor;
+  readonly predictor: LoadTarget;
   /** At least one. */
   readonly requests: readonly PredictRequest[];
   /** Counted from the intended send time; default 1000. */
@@ -15,6 +20,8 @@ export interface Load {
   /** Sparse shards' processes, for their share of the cost. */
   readonly shardCpu?: ShardCpu;
   readonly onProgress?: (doneMs: number, totalMs: number) => void;
+  /** Told of each answer that counts, and of its latency from the send. */
+  readonly onAnswer?: (answer: unknown, ms: number) => void;
 }
 
 /** What one run measured, or several of the same load merged. */

@@ -136,11 +136,13 @@ class OpenLoop {
     void predictor
       .predict(requests[position % requests.length] as PredictRequest, { deadlineMs })
       .then(
-        () => {
+        (answer) => {
           const now = pacer.now();
           outcomes?.latency.record(now - intendedAt);
           outcomes?.fromSend.record(now - sentAt);
-          if (measured) this.#answeredAt = now;
+          if (!measured) return;
+          this.#answeredAt = now;
+          this.options.onAnswer?.(answer, now - sentAt);
         },
         // What a signal ends besides this run, such as shards in its terminal, makes requests fail that count for nothing.
         (error: unknown) => !this.options.signal?.aborted && outcomes?.failed(error),

@@ -33,9 +33,12 @@ export async function runSerialLoad(options: SerialOptions): Promise<LoadRun> {
       if (measuredFrom !== null) left--;
       const sentAt = clock.now();
       try {
-        await predictor.predict(requests[n % requests.length] as PredictRequest, { deadlineMs });
+        const answer = await predictor.predict(requests[n % requests.length] as PredictRequest, { deadlineMs });
         now = clock.now();
-        if (measuredFrom !== null) outcomes.latency.record(now - sentAt);
+        if (measuredFrom !== null) {
+          outcomes.latency.record(now - sentAt);
+          options.onAnswer?.(answer, now - sentAt);
+        }
       } catch (error) {
         now = clock.now();
         if (measuredFrom !== null && !signal?.aborted) outcomes.failed(error);

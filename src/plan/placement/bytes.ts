@@ -23,7 +23,7 @@ export function copiedBytes(spec: ModelSpec): number[] {
 
 /** The tables, and parts of row-wise ones, that each shard of a plan holds, published; main after the last. */
 export function heldByShards(
-  plan: Plan,
+  plan: Pick<Plan, 'shards' | 'tables'>,
   spec: ModelSpec,
 ): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
   const copied = copiedBytes(spec);

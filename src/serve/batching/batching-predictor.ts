@@ -25,6 +25,8 @@ const DEFAULT_MAX_DELAY_MS = 2;
 const DEFAULT_MAX_ITEMS = 1024;
 /** One runs while the next is on its way. */
 const DEFAULT_MAX_RUNS = 2;
+/** Requests that have waited as long as they may start beside so many times maxRuns at most: more would only wait elsewhere, where nobody takes turns. */
+const MOST_RUNS = 4;
 /** A request starts when so many times what it is expected to take is left to its deadline. */
 const DEADLINE_RUNS = 2;
 /** After a shard gave no answer in time: a request is run again, alone, when this part of its deadline is left. */
@@ -223,7 +225,8 @@ export class BatchingPredictor implements Predictor {
   }
 
   #setTimer(): void {
-    const { size, dueAt } = this.#queue;
+    const { dueAt } = this.#queue;
+    const size = this.#runs < MOST_RUNS * this.#maxRuns ? this.#queue.size : 0;
     if (this.#timer !== null && (size === 0 || dueAt < this.#timer.at)) {
       this.#timer.cancel();
       this.#timer = null;

@@ -5,7 +5,7 @@ import { datatypeOf, rawTensor } from '../tensors/raw-tensor.js';
 import type { Tensor } from '../tensors/tensor.js';
 import { InferParameterSchema } from './proto/open_inference_pb.js';
 import { typedTensor } from './typed-tensor.js';
-import { countVarints, decodeVarints, MalformedMessage } from './varints.js';
+import { MalformedMessage } from './varints.js';
 
 /** A ModelInferRequest, read. */
 export interface InferRequest {
@@ -23,6 +23,8 @@ export interface InferRequest {
 /** Beyond, a message of a few bytes for each would become a thousand times as large. */
 const MOST_TENSORS = 65_536;
 const MOST_DIMS = 16;
+/** Of any datatype. */
+const ALIGNMENT = 8;
 
 const VARINT = 0;
 const DELIMITED = 2;
@@ -61,7 +63,7 @@ interface Fields {
 export function readInferRequest(message: Buffer, hold: (bytes: number) => void): InferRequest {
   const fields = fieldsOf(message);
   const { model, version, id, inputs, outputs, raw, parameters } = fields;
-  const rawOf = rawContents(inputs, raw);
+  const rawOf = rawContents(inputs, aligned(raw, hold));
   const tensors = inputs.map((input, at): Tensor => {
     const datatype = datatypeOf(input.name, input.datatype);
     const bytes = rawOf(at);
@@ -85,6 +87,23 @@ function malformedNamed<T>(read: () => T): T {
     const message = `the message is no ModelInferRequest: ${(error as Error).message}`;
     throw new TerabagError('invalid_argument', message, { field: 'message' }, { cause: error });
   }
+}
+
+/** In one piece of memory, those that are not: one for each would leave more to the garbage collector than all else of a request. */
+function aligned(raw: readonly Uint8Array[], hold: (bytes: number) => void): readonly Uint8Array[] {
+  const moved = (bytes: Uint8Array): number => (bytes.byteOffset % ALIGNMENT === 0 ? 0 : Math.ceil(bytes.length / ALIGNMENT) * ALIGNMENT);
+  const size = raw.reduce((sum, bytes) => sum + moved(bytes), 0);
+  if (size === 0) return raw;
+  hold(size);
+  const memory = Buffer.allocUnsafeSlow(size);
+  let at = 0;
+  return raw.map((bytes) => {
+    const room = moved(bytes);
+    if (room === 0) return bytes;
+    memory.set(bytes, at);
+    at += room;
+    return memory.subarray(at - room, at - room + bytes.length);
+  });
 }
 
 /**
@@ -148,8 +167,8 @@ class RequestReader {
     this.#eachField(this.#end(), (number) => {
       if (number === TAG_1) input.name = this.#text();
       else if (number === TAG_2) input.datatype = this.#text();
-      else if (number === TAG_3) this.#shape(input.shape, this.#bytes());
-      else if (number === TAG_SHAPE_UNPACKED) this.#shape(input.shape, this.#varint());
+      else if (number === TAG_3) this.#shape(input.shape);
+      else if (number === TAG_SHAPE_UNPACKED) this.#dim(input.shape);
       else if (number === TAG_4) this.#parameter(parameters);
       else if (number === TAG_5) input.contents = input.contents === null ? this.#bytes() : Buffer.concat([input.contents, this.#bytes()]);
       else return false;
@@ -186,16 +205,25 @@ class RequestReader {
     if (KNOWN.has(name)) parameters.set(name, value);
   }
 
-  #shape(shape: number[], bytes: Uint8Array): void {
-    const count = countVarints(bytes);
-    if (shape.length + count > MOST_DIMS) throw new MalformedMessage(`a shape has more than ${MOST_DIMS} dims`);
-    // Each in one byte, as most are.
-    if (count === bytes.length) shape.push(...bytes);
-    else {
-      const words = new Uint32Array(2 * count);
-      decodeVarints(bytes, count, words, 2);
-      shape.push(...Array.from(new BigInt64Array(words.buffer), Number));
+  #shape(shape: number[]): void {
+    const end = this.#end();
+    while (this.#reader.pos < end) this.#dim(shape);
+  }
+
+  #dim(shape: number[]): void {
+    if (shape.length === MOST_DIMS) throw new MalformedMessage(`a shape has more than ${MOST_DIMS} dims`);
+    const { message } = this;
+    const reader = this.#reader;
+    // Of up to four bytes, as nearly all are: a bigint would take longer than all else of an input.
+    for (let dim = 0, at = 0; at < 4; at++) {
+      const byte = message[reader.pos + at] as number;
+      dim |= (byte & 0x7f) << (7 * at);
+      if (byte >= 0x80) continue;
+      reader.pos += at + 1;
+      shape.push(dim);
+      return;
     }
+    shape.push(Number(reader.int64()));
   }
 
   /** read says whether it has read a field, which is skipped otherwise. */
@@ -232,12 +260,6 @@ class RequestReader {
     const text = this.message.toString('utf8', this.#reader.pos, end);
     this.#reader.pos = end;
     return text;
-  }
-
-  #varint(): Uint8Array {
-    const start = this.#reader.pos;
-    this.#reader.skip(VARINT, 0);
-    return this.message.subarray(start, this.#reader.pos);
   }
 }
 

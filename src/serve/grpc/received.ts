@@ -38,6 +38,8 @@ export class ReceivedMessage {
 export interface ReceiveOptions {
   /** Bytes of a message, decompressed. */
   readonly maxBytes: number;
+  /** A message has to be whole so long after it began. */
+  readonly wholeMs: number;
   /** Of all messages that are held, whole or not. */
   readonly budget: ByteBudget;
   readonly tokens: Tokens | undefined;
@@ -45,8 +47,6 @@ export interface ReceiveOptions {
   readonly open: ReadonlySet<string>;
 }
 
-/** A message has to be whole this long after it began. */
-const WHOLE_MS = 60_000;
 /** The most that deflate makes of a byte. */
 const MOST_RATIO = 1032;
 /** Of a message on the wire: whether it is compressed, and its length. */
@@ -126,7 +126,7 @@ class CallMessages {
       at += bytes;
       if (this.#left === 0 && !this.#finish()) return;
     }
-    if (this.#prefix > 0 && this.#timer === null) this.#timer = setTimeout(() => this.#late(), WHOLE_MS).unref();
+    if (this.#prefix > 0 && this.#timer === null) this.#timer = setTimeout(() => this.#late(), this.options.wholeMs).unref();
   }
 
   #finish(): boolean {
@@ -153,7 +153,7 @@ class CallMessages {
 
   #late(): void {
     this.#end();
-    this.refuse(callStatus(Status.DEADLINE_EXCEEDED, `the message was not whole after ${WHOLE_MS / 1000} s`));
+    this.refuse(callStatus(Status.DEADLINE_EXCEEDED, `the message was not whole after ${this.options.wholeMs / 1000} s`));
   }
 
   /** The next message, as grpc-js hands it on. */

@@ -23,12 +23,16 @@ export interface GrpcOptions {
   readonly maxConnections: number;
   readonly tls?: TlsFiles | undefined;
   readonly tokens?: Tokens | undefined;
+  /** Bytes of all messages that are held, where each alone may be larger; default 1 GiB. */
+  readonly maxHeld?: number;
+  /** A message has to be whole this long after it began; default 60 s. */
+  readonly wholeMs?: number;
 }
 
 /** Of one connection; clients keep further calls back. As many as a predictor has requests in flight. */
 const MAX_STREAMS = 1024;
-/** Of all messages, where each alone may be larger. */
-const MAX_MESSAGES_BYTES = 2 ** 30;
+const MAX_HELD_BYTES = 2 ** 30;
+const WHOLE_MS = 60_000;
 /** Peers that are silent for so long are asked for a sign, and lose their connection when they give none. */
 const KEEP_ALIVE_MS = 60_000;
 const KEEP_ALIVE_TIMEOUT_MS = 20_000;
@@ -49,8 +53,9 @@ export class GrpcServer {
   readonly #sockets = new Set<Socket>();
   readonly #open = new OpenCalls();
 
-  private constructor(serving: Serving, { maxBody, maxConnections, tls, tokens }: GrpcOptions) {
-    const budget = new ByteBudget(MAX_MESSAGES_BYTES);
+  private constructor(serving: Serving, options: GrpcOptions) {
+    const { maxBody, maxConnections, tls, tokens, maxHeld = MAX_HELD_BYTES, wholeMs = WHOLE_MS } = options;
+    const budget = new ByteBudget(maxHeld);
     this.#server = new Server({
       'grpc.max_receive_message_length': maxBody,
       'grpc.max_send_message_length': -1,
@@ -58,7 +63,7 @@ export class GrpcServer {
       'grpc.keepalive_time_ms': KEEP_ALIVE_MS,
       'grpc.keepalive_timeout_ms': KEEP_ALIVE_TIMEOUT_MS,
       'grpc.enable_channelz': 0,
-      interceptors: [receiver({ maxBytes: maxBody, budget, tokens, open: OPEN_PATHS })],
+      interceptors: [receiver({ maxBytes: maxBody, wholeMs, budget, tokens, open: OPEN_PATHS })],
     });
     this.#server.addService(definitionOf(GRPCInferenceService), inferenceMethods(serving, this.#open));
     this.#server.addService(definitionOf(Health), healthMethods(serving, this.#open));

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { handleBidiStreamingCall, ServerDuplexStream } from '@grpc/grpc-js';
 import { TerabagError } from '../../errors.js';
 import { remainingMs } from './call.js';
@@ -16,6 +17,8 @@ export const streamHandler =
   (infer: Infer, open: OpenCalls): handleBidiStreamingCall<ReceivedMessage, Buffer> =>
   (call) => {
     const gone = new AbortController();
+    // Each request that is answered listens.
+    setMaxListeners(0, gone.signal);
     let ended = false;
     let unanswered = 0;
     let written = Promise.resolve();

@@ -32,9 +32,13 @@ const parametersSchema = z.looseObject({
   /** N, where no input tells it. */
   items: optional(count),
   binary_data_output: optional(z.boolean()),
+  /** Whether Server-Timing is asked for. */
+  timing: optional(z.boolean()),
 });
 
-const NO_PARAMETERS: Parameters = { timeout: undefined, priority: undefined, items: undefined, binary_data_output: undefined };
+const NO_PARAMETERS: Parameters = {
+  ...{ timeout: undefined, priority: undefined, items: undefined, binary_data_output: undefined, timing: undefined },
+};
 
 const inputSchema = z.looseObject({
   name: z.string(),

@@ -11,6 +11,7 @@ import { writeInferAnswer } from './infer-answer.js';
 import { type InferRequest, readInferRequest } from './infer-request.js';
 import { openApiDocument } from './openapi.js';
 import type { Route } from './router.js';
+import { asksForTiming, withTiming } from './server-timing.js';
 
 /** A request as handlers see it. */
 export interface HttpCall {
@@ -94,18 +95,25 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
   const { request, signal, parameters } = call;
+  const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
   // Before a body is read for nobody.
   serving.repository.model(parameters['model'] ?? '', parameters['version']);
   return withBody(request, headerLength ?? 0, limits, async (body) => {
+    const readAt = performance.now();
     const asked = readInferRequest(body, headerLength);
-    const { timeout, items } = asked.parameters;
+    const parsedAt = performance.now();
+    const { timeout, items, timing } = asked.parameters;
     const answer = await serving.infer('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'], tensors: asked.tensors, items },
       outputs: asked.outputs.map(({ name }) => name),
       options: predictOptions([timeout === undefined ? undefined : timeout / 1000], signal),
     });
-    return encodedAnswer(asked, answer);
+    const answeredAt = performance.now();
+    const encoded = encodedAnswer(asked, answer);
+    if (!timing && !asksForTiming(request)) return encoded;
+    const { inputMs, predictMs } = answer.times;
+    return withTiming(encoded, { startedAt, readAt, decodeMs: parsedAt - readAt + inputMs, predictMs, answeredAt });
   });
 }
 
@@ -134,14 +142,21 @@ async function rankAnswer(serving: Serving, limits: BodyLimits, { request, param
   const deadlineMs = deadline === null ? undefined : Number(deadline);
   if (deadlineMs !== undefined && !(deadlineMs > 0))
     throw new TerabagError('invalid_argument', `deadline_ms has to be a number above 0: ${deadline}`, { field: 'deadline_ms' });
+  const startedAt = performance.now();
   return withBody(request, 0, limits, async (body) => {
-    const { model, prediction } = await serving.rank('http', {
+    const readAt = performance.now();
+    const asked = requestFromJson(parseExactJson(body.toString('utf8')));
+    const decodeMs = performance.now() - readAt;
+    const { model, prediction, times } = await serving.rank('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'] },
-      request: requestFromJson(parseExactJson(body.toString('utf8'))),
+      request: asked,
       options: predictOptions([deadlineMs], signal),
     });
+    const answeredAt = performance.now();
     refuseNotFinite(prediction);
-    return jsonAnswer({ model: model.name, version: model.version, ...predictionToJson(prediction) });
+    const encoded = jsonAnswer({ model: model.name, version: model.version, ...predictionToJson(prediction) });
+    if (!asksForTiming(request)) return encoded;
+    return withTiming(encoded, { startedAt, readAt, decodeMs: decodeMs + times.inputMs, predictMs: times.predictMs, answeredAt });
   });
 }
 

@@ -130,6 +130,18 @@ test('no request waits longer than maxDelayMs, whatever else runs', async () => 
   expect(runs.map((run) => run.request.items)).toEqual([1, 2]);
 });
 
+test('of requests that have waited as long as they may a few runs start beside the others, no more', async () => {
+  const { predict, runs, pass } = started();
+  for (let x = 0; x < 9; x++) {
+    predict(request(x));
+    await pass(5);
+  }
+  expect(runs).toHaveLength(4);
+  runs[0]!.answer();
+  await pass(0);
+  expect(runs.map((run) => run.request.items)).toEqual([1, 1, 1, 1, 5]);
+});
+
 test('a request whose deadline is near does not wait', async () => {
   const { predict, runs, pass } = started({ maxDelayMs: 50 });
   predict(request(1));
