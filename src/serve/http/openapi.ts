@@ -296,7 +296,7 @@ export function openApiDocument(): Json {
     info: {
       title: 'Terabag',
       version: SERVER_METADATA.version,
-      description: `Deep learning recommendation models over the Open Inference Protocol v2 with the extensions ${SERVER_METADATA.extensions.join(', ')}.`,
+      description: `Deep learning recommendation models over the Open Inference Protocol v2 with the extensions ${SERVER_METADATA.extensions.join(', ')}. Beside it: the page at /, what it shows, and /metrics.`,
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     paths: paths(),

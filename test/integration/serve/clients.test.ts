@@ -174,27 +174,24 @@ const LOADS = ['http', 'grpc'].flatMap((protocol) => [
   ...(protocol === 'grpc' ? [{ protocol, what: 'streams', load: 2, args: ['--concurrency-range', '2', '--streaming', '--async'] }] : []),
 ]);
 
-test.skipIf(CLIENTS === '').each(LOADS)(
-  'perf_analyzer drives ragged requests, $protocol: $what',
-  async ({ protocol, load, args }) => {
-    const data = join(dir, 'input-data.json');
-    // It takes the inputs of all requests to be those of the first.
-    const sent = requests.filter(({ model, what }) => model === 'small' && LENGTHS.includes(what));
-    await writeFile(data, inputData(sent.map(({ inputs }) => inputs)));
-    const report = join(dir, 'report.csv');
-    const stdout = await perfAnalyzer(CLIENTS, [
-      ...['-m', 'small', '-u', protocol === 'http' ? new URL(served.url).host : (served.grpc ?? ''), '-i', protocol, '--input-data', data],
-      ...[...args, '--request-count', '60', '-f', report],
-    ]);
-    const [result, ...others] = loadResults(report);
-    expect(others, stdout).toEqual([]);
-    expect(result?.load, stdout).toBe(load);
-    expect(result?.perSecond).toBeGreaterThan(0);
-    expect(result?.p50Us).toBeGreaterThan(0);
-    expect(result?.p99Us).toBeGreaterThanOrEqual(result?.p50Us as number);
-    expect(stdout).not.toMatch(/error|failed/i);
-  },
-);
+test.skipIf(CLIENTS === '').each(LOADS)('perf_analyzer drives ragged requests, $protocol: $what', async ({ protocol, load, args }) => {
+  const data = join(dir, 'input-data.json');
+  // It takes the inputs of all requests to be those of the first.
+  const sent = requests.filter(({ model, what }) => model === 'small' && LENGTHS.includes(what));
+  await writeFile(data, inputData(sent.map(({ inputs }) => inputs)));
+  const report = join(dir, 'report.csv');
+  const stdout = await perfAnalyzer(CLIENTS, [
+    ...['-m', 'small', '-u', protocol === 'http' ? new URL(served.url).host : (served.grpc ?? ''), '-i', protocol, '--input-data', data],
+    ...[...args, '--request-count', '60', '-f', report],
+  ]);
+  const [result, ...others] = loadResults(report);
+  expect(others, stdout).toEqual([]);
+  expect(result?.load, stdout).toBe(load);
+  expect(result?.perSecond).toBeGreaterThan(0);
+  expect(result?.p50Us).toBeGreaterThan(0);
+  expect(result?.p99Us).toBeGreaterThanOrEqual(result?.p50Us as number);
+  expect(stdout).not.toMatch(/error|failed/i);
+});
 
 test.skipIf(CLIENTS === '')('curl ranks with plain JSON, and infers with a body that is compressed', async () => {
   const [request] = requests as readonly [ClientRequest];

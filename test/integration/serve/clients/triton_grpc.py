@@ -296,6 +296,8 @@ def unsupported():
         expect(told[0].status(), "StatusCode.UNIMPLEMENTED", str(told[0]))
     with refused(InferenceServerException, "shared memory"):
         client.infer(MODEL, [region])
+    with refused(InferenceServerException, "classification"):
+        infer(requests(MODEL)[0], outputs=[grpc.InferRequestedOutput("scores", class_count=1)])
 
 
 @check

@@ -256,6 +256,8 @@ def unsupported():
         expect(told[0].status(), "501", str(told[0]))
     with refused(InferenceServerException, "shared memory"):
         client.infer(MODEL, [region])
+    with refused(InferenceServerException, "classification"):
+        infer(requests(MODEL)[0], outputs=[http.InferRequestedOutput("scores", class_count=1)])
 
 
 @check
