@@ -44,7 +44,17 @@ const suites: readonly Suite[] = [
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [serveSuite, shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [
+  serveSuite,
+  shardsSuite,
+  rpcSuite,
+  stagesSuite,
+  metricsSuite,
+  overloadSuite,
+  batchingSuite,
+  planSuite,
+  hostsSuite,
+];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

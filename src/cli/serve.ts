@@ -96,7 +96,12 @@ export const serveCommand = new Command('serve')
   )
   .option('--metrics <address>', 'HOST:PORT of a further listener of /metrics and health only, without TLS and tokens')
   .addOption(
-    quantityOption('--batch-delay <time>', 'how long small requests wait for others at most, with which they are run as one; 0s: not at all', durationMs, '0s'),
+    quantityOption(
+      '--batch-delay <time>',
+      'how long small requests wait for others at most, with which they are run as one; 0s: not at all',
+      durationMs,
+      '0s',
+    ),
   )
   .option('--workers <n>', 'processes that share the listening sockets and the mapped tables, each a main shard', positiveInteger, 1)
   .option('--tls-cert <file>', 'certificate (PEM): HTTPS and gRPC over TLS')
@@ -125,7 +130,7 @@ Examples:
   terabag serve ./model --plan plan.json --http '*:8000'
   terabag serve ranker=./ranker ranker:2=./ranker-2 ads=./published/ads --plan ads=ads-plan.json
   terabag serve --repository ./models --allow-repository-control
-  curl -d '{"dense": {}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2]}}}' http://127.0.0.1:8000/v1/models/ranker:rank`),
+  curl --data @request.json http://127.0.0.1:8000/v1/models/ranker:rank`),
   )
   .action(async (models: readonly NamedPath[], options: ServeCommandOptions, command: Command) => {
     const { tlsCert, tlsKey, tlsCa } = options;

@@ -137,10 +137,14 @@ export async function serveModels(
   const metricsText = metricsOf(metrics);
   const { batchDelayMs = 0, deadlineMs } = options;
   if (!(batchDelayMs >= 0 && batchDelayMs <= MOST_DRAIN_MS))
-    throw new TerabagError('invalid_argument', `batchDelayMs has to be a number of 0 or more and below 2^31: ${batchDelayMs}`, { field: 'batchDelayMs' });
+    throw new TerabagError('invalid_argument', `batchDelayMs has to be a number of 0 or more and below 2^31: ${batchDelayMs}`, {
+      field: 'batchDelayMs',
+    });
   const instruments = { metrics, batchDelayMs, deadlineMs };
   const findInstrumented: FindModels = async () => (await find()).map((source) => instrumented(source, instruments));
-  const repository = new Repository(findInstrumented, ({ name, version }, { message }) => onWarning(`model ${name} version ${version}: ${message}`));
+  const repository = new Repository(findInstrumented, ({ name, version }, { message }) =>
+    onWarning(`model ${name} version ${version}: ${message}`),
+  );
   const { repositoryControl = false, onRequest } = options;
   const serving = new Serving(repository, {
     ...{ repositoryControl, peersOf },
