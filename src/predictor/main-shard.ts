@@ -89,6 +89,7 @@ export class MainShard implements Predictor {
   }
 
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction> {
+    options?.trace?.watch(this.shards.map(({ client }) => client.name));
     return this.#pipeline.predict(request, options);
   }
 

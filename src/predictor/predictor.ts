@@ -48,6 +48,8 @@ export interface PredictOptions {
   readonly priority?: Priority;
   /** Whose request it is: where requests wait, callers take turns. Default: one caller for all that name none. */
   readonly caller?: string;
+  /** Keeps what the stages of this request took, in place of the tracer that the predictor was opened with. One at a time. */
+  readonly trace?: Tracer;
 }
 
 /** From the one that goes first. */

@@ -17,6 +17,17 @@ export interface InferCall {
   /** Names of outputs; left out or empty: all. */
   readonly outputs?: readonly string[] | undefined;
   readonly options: PredictOptions;
+  readonly arrival: CallArrival;
+}
+
+/** Of the request that asks for an inference. */
+export interface CallArrival {
+  /** performance.now(). */
+  readonly startedAt: number;
+  /** Headers, or metadata. */
+  readonly headers: Readonly<Record<string, unknown>>;
+  /** Told which span it has, as the header traceresponse says it, when it is traced. */
+  readonly onTraced?: (traceresponse: string) => void;
 }
 
 export interface OutputTensor {

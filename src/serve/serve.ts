@@ -15,6 +15,7 @@ import { readTls, type TlsOptions } from './security/tls.js';
 import { Tokens } from './security/tokens.js';
 import type { ModelSource } from './served-model.js';
 import { type EndedRequest, Serving } from './serving.js';
+import { openTraces } from './traces/open-traces.js';
 
 /** One version of a model that is served. */
 export interface ServedPredictor {
@@ -147,7 +148,7 @@ export async function serveModels(
   );
   const { repositoryControl = false, onRequest } = options;
   const serving = new Serving(repository, {
-    ...{ repositoryControl, peersOf },
+    ...{ repositoryControl, peersOf, traces: await openTraces() },
     onRequest: (ended) => {
       metrics.requestEnded(ended);
       page.watch.ended(ended);

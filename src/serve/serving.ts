@@ -4,8 +4,11 @@ import { type InferAnswer, type InferCall, infer, type Predicted, rank } from '.
 import { type Answering, alone, type Peers } from './peers.js';
 import type { Repository } from './repository.js';
 import { type ModelStatistics, sumStatistics } from './statistics.js';
+import type { RequestTraces, TracedCall } from './traces/request-traces.js';
 
 export type Protocol = 'http' | 'grpc';
+
+type Call = Pick<InferCall, 'model' | 'version' | 'options' | 'arrival'>;
 
 /** A request that was answered, or refused. */
 export interface EndedRequest {
@@ -34,6 +37,8 @@ export class Serving {
       /** Whether clients may load and unload models. */
       readonly repositoryControl: boolean;
       readonly onRequest?: ((ended: EndedRequest) => void) | undefined;
+      /** Spans of requests; default none. */
+      readonly traces?: RequestTraces | null;
       /** How to reach the other processes of this server; default there are none. */
       readonly peersOf?: ((answer: Answering) => Peers) | undefined;
     },
@@ -68,46 +73,42 @@ export class Serving {
   }
 
   infer(protocol: Protocol, call: InferCall): Promise<InferAnswer> {
-    return this.#counted(protocol, call, () => infer(this.repository, call));
+    return this.#counted(protocol, call, (options) => infer(this.repository, { ...call, options }));
   }
 
-  rank(
-    protocol: Protocol,
-    call: Pick<InferCall, 'model' | 'version' | 'options'> & { readonly request: PredictRequest },
-  ): Promise<Predicted> {
-    return this.#counted(protocol, call, () => rank(this.repository, call));
+  rank(protocol: Protocol, call: Call & { readonly request: PredictRequest }): Promise<Predicted> {
+    return this.#counted(protocol, call, (options) => rank(this.repository, { ...call, options }));
   }
 
-  async #counted<T extends Predicted>(
-    protocol: Protocol,
-    { model: name, version: asked }: Pick<InferCall, 'model' | 'version'>,
-    run: () => Promise<T>,
-  ): Promise<T> {
-    const startedAt = performance.now();
+  async #counted<T extends Predicted>(protocol: Protocol, call: Call, run: (options: PredictOptions) => Promise<T>): Promise<T> {
+    const { startedAt } = call.arrival;
     this.#inFlight++;
-    const { onRequest } = this.options;
+    const traced = this.#traced(protocol, call);
+    const ended = (of: Pick<EndedRequest, 'model' | 'version' | 'code' | 'items'>): void =>
+      this.options.onRequest?.({ ...of, protocol, ms: performance.now() - startedAt });
     try {
-      const answer = await run();
-      const { model, prediction } = answer;
-      onRequest?.({
-        protocol,
-        model: model.name,
-        version: model.version,
-        code: 'ok',
-        items: prediction.items,
-        ms: performance.now() - startedAt,
-      });
+      const answer = await run(traced === null ? call.options : { ...call.options, trace: traced.stages });
+      const { name: model, version } = answer.model;
+      const { items, degraded = false } = answer.prediction;
+      ended({ model, version, code: 'ok', items });
+      traced?.end({ code: 'ok', items, degraded });
       return answer;
     } catch (thrown) {
-      const error = TerabagError.from(thrown);
-      const model = this.repository.find(name, asked);
-      const of = { model: model?.name ?? '', version: model?.version ?? '' };
-      onRequest?.({ protocol, ...of, code: error.code, items: 0, ms: performance.now() - startedAt });
-      throw error;
+      const { code, message } = TerabagError.from(thrown);
+      const { name: model = '', version = '' } = this.repository.find(call.model, call.version) ?? {};
+      ended({ model, version, code, items: 0 });
+      traced?.end({ code, items: 0, degraded: false, message });
+      throw thrown;
     } finally {
       this.#inFlight--;
       if (this.#inFlight === 0) this.#whenIdle?.();
     }
+  }
+
+  #traced(protocol: Protocol, { model, version = '', arrival: { startedAt, headers, onTraced } }: Call): TracedCall | null {
+    const traced = this.options.traces?.start({ protocol, model, version, headers, startedAt }) ?? null;
+    if (traced !== null) onTraced?.(traced.traceresponse);
+    return traced;
   }
 
   /** Of one version, of all of a model, or of all models when none is named, over all processes. Throws not_found. */

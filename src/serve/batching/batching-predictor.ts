@@ -179,11 +179,11 @@ export class BatchingPredictor implements Predictor {
   }
 
   #enter(request: PredictRequest, options: PredictOptions, admitted: Admitted<RequestCopy>): Promise<Prediction> {
-    const { priority = 'normal', caller = '', signal = null } = options;
+    const { priority = 'normal', caller = '', signal = null, trace } = options;
     oneOf('priority', priority, PRIORITIES);
     if (typeof caller !== 'string') throw wrongNumber('caller', 'a string', caller);
     const first = this.#watchTurns();
-    const alone = (): Promise<Prediction> => this.#runAlone(request, admitted, signal);
+    const alone = (): Promise<Prediction> => this.#runAlone(request, admitted, { signal, ...(trace !== undefined && { trace }) });
     if (this.#maxDelayMs === 0 || (first && this.#runs === 0 && this.#queue.size === 0)) return alone();
     if (request?.users !== undefined) return alone();
     const copy = admitted.memory;
@@ -335,9 +335,13 @@ export class BatchingPredictor implements Predictor {
     }
   }
 
-  #runAlone(request: PredictRequest, { deadlineMs }: Admitted<RequestCopy>, signal: AbortSignal | null): Promise<Prediction> {
+  #runAlone(
+    request: PredictRequest,
+    { deadlineMs }: Admitted<RequestCopy>,
+    options: Pick<PredictOptions, 'signal' | 'trace'>,
+  ): Promise<Prediction> {
     this.#counts.aloneRequests++;
-    return this.#measured(1, 0, () => this.inner.predict(request, { deadlineMs, signal })).then((prediction) => {
+    return this.#measured(1, 0, () => this.inner.predict(request, { ...options, deadlineMs })).then((prediction) => {
       this.#count(prediction);
       return prediction;
     });

@@ -1,6 +1,6 @@
 import type { DescMessage, DescService } from '@bufbuild/protobuf';
 import { type DescMethodUnary, fromBinary, fromJson, type JsonValue, type MessageShape, toBinary } from '@bufbuild/protobuf';
-import type { handleUnaryCall, MethodDefinition, ServiceDefinition } from '@grpc/grpc-js';
+import type { handleUnaryCall, MethodDefinition, ServerDuplexStream, ServerUnaryCall, ServiceDefinition } from '@grpc/grpc-js';
 import { TerabagError } from '../../errors.js';
 import type { ReceivedMessage } from './received.js';
 import { statusOf } from './status.js';
@@ -44,8 +44,36 @@ export function writeMessage(schema: DescMessage, value: unknown): Buffer {
   return Buffer.from(buffer, byteOffset, byteLength);
 }
 
-/** Aborted by the signal when the client goes, or its deadline has passed. */
-export type Answer = (message: ReceivedMessage, signal: AbortSignal, deadlineMs: () => number | undefined) => Buffer | Promise<Buffer>;
+/** What an answer needs to know of its call. */
+export interface CallContext {
+  /** Aborted when the client goes, or its deadline has passed. */
+  readonly signal: AbortSignal;
+  /** What is left to the deadline; undefined without one. */
+  readonly deadlineMs: number | undefined;
+  /** performance.now(). */
+  readonly startedAt: number;
+  /** The client's metadata. */
+  readonly headers: Readonly<Record<string, unknown>>;
+  /** For fairness between callers. */
+  readonly caller: string;
+}
+
+/** Of a request of this call that comes now. */
+export function contextOf(
+  call: Pick<ServerUnaryCall<unknown, unknown> | ServerDuplexStream<unknown, unknown>, 'metadata' | 'getPeer' | 'getDeadline'>,
+  signal: AbortSignal,
+): CallContext {
+  const headers = call.metadata.getMap();
+  return {
+    ...{ signal, startedAt: performance.now(), headers },
+    caller: String(headers['authorization'] ?? call.getPeer().replace(/:\d+$/, '')),
+    get deadlineMs() {
+      return remainingMs(call.getDeadline());
+    },
+  };
+}
+
+export type Answer = (message: ReceivedMessage, context: CallContext) => Buffer | Promise<Buffer>;
 
 /** A handler of grpc-js; what answer throws becomes a status. */
 export const unaryHandler =
@@ -58,7 +86,7 @@ export const unaryHandler =
       if (!ended) gone.abort();
     });
     call.request
-      .use((message) => answer(message, gone.signal, () => remainingMs(call.getDeadline())))
+      .use((message) => answer(message, contextOf(call, gone.signal)))
       .then(
         (bytes) => {
           ended = true;

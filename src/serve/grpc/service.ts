@@ -26,9 +26,9 @@ export function inferenceMethods(serving: Serving, open: OpenCalls): UntypedServ
     ModelReady: jsonHandler(method.modelReady, ({ name, version }) => ({ ready: modelReady(serving, name, version) })),
     ServerMetadata: jsonHandler(method.serverMetadata, () => SERVER_METADATA),
     ModelMetadata: jsonHandler(method.modelMetadata, ({ name, version }) => modelMetadata(repository, repository.model(name, version))),
-    ModelInfer: unaryHandler(async (message, signal, deadlineMs) => {
+    ModelInfer: unaryHandler(async (message, context) => {
       const request = readInferRequest(message.bytes, (bytes) => message.hold(bytes));
-      return writeInferAnswer(request, await infer(request, signal, deadlineMs()));
+      return writeInferAnswer(request, await infer(request, context));
     }),
     ModelStreamInfer: streamHandler(infer, open),
     ModelConfig: jsonHandler(method.modelConfig, ({ name, version }) => ({ config: modelConfig(repository.model(name, version)) })),

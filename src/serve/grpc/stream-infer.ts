@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import type { handleBidiStreamingCall, ServerDuplexStream } from '@grpc/grpc-js';
 import { TerabagError } from '../../errors.js';
-import { remainingMs } from './call.js';
+import { contextOf } from './call.js';
 import type { Infer } from './infer.js';
 import { writeInferAnswer, writeStreamError } from './infer-answer.js';
 import { readInferRequest } from './infer-request.js';
@@ -55,11 +55,12 @@ async function answerOf(
   infer: Infer,
   signal: AbortSignal,
 ): Promise<Buffer> {
+  const context = contextOf(call, signal);
   let id = '';
   try {
     const request = readInferRequest(message.bytes, (more) => message.hold(more));
     id = request.id;
-    return writeInferAnswer({ ...request, streamed: true }, await infer(request, signal, remainingMs(call.getDeadline())));
+    return writeInferAnswer({ ...request, streamed: true }, await infer(request, context));
   } catch (error) {
     return writeStreamError(id, statusOf(error).details);
   }

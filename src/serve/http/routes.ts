@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { TerabagError } from '../../errors.js';
 import { predictionToJson, refuseNotFinite } from '../../predictor/prediction-json.js';
 import { requestFromJson } from '../../predictor/request-json.js';
@@ -16,6 +16,8 @@ import { asksForTiming, withTiming } from './server-timing.js';
 /** A request as handlers see it. */
 export interface HttpCall {
   readonly request: IncomingMessage;
+  /** For headers that are known before the answer is. */
+  readonly response: ServerResponse;
   readonly parameters: Readonly<Record<string, string>>;
   /** Of the path, from ? on. */
   readonly query: URLSearchParams;
@@ -94,7 +96,7 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 }
 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
-  const { request, signal, parameters, caller } = call;
+  const { request, response, signal, parameters, caller } = call;
   const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
   // Before a body is read for nobody.
@@ -107,6 +109,7 @@ async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall)
     const answer = await serving.infer('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'], tensors: asked.tensors, items },
       outputs: asked.outputs.map(({ name }) => name),
+      arrival: { startedAt, headers: request.headers, onTraced: (traceresponse) => response.setHeader('traceresponse', traceresponse) },
       options: predictOptions({ timeouts: [timeout === undefined ? undefined : timeout / 1000], priority, caller, signal }),
     });
     const answeredAt = performance.now();
@@ -137,7 +140,11 @@ function headerLengthOf({ headers }: IncomingMessage): number | null {
 }
 
 /** Body and answer as a line of JSONL requests and scores has them. */
-async function rankAnswer(serving: Serving, limits: BodyLimits, { request, parameters, query, signal, caller }: HttpCall): Promise<Answer> {
+async function rankAnswer(
+  serving: Serving,
+  limits: BodyLimits,
+  { request, response, parameters, query, signal, caller }: HttpCall,
+): Promise<Answer> {
   const deadline = query.get('deadline_ms');
   const deadlineMs = deadline === null ? undefined : Number(deadline);
   if (deadlineMs !== undefined && !(deadlineMs > 0))
@@ -150,6 +157,7 @@ async function rankAnswer(serving: Serving, limits: BodyLimits, { request, param
     const { model, prediction, times } = await serving.rank('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'] },
       request: asked,
+      arrival: { startedAt, headers: request.headers, onTraced: (traceresponse) => response.setHeader('traceresponse', traceresponse) },
       options: predictOptions({ timeouts: [deadlineMs], caller, signal }),
     });
     const answeredAt = performance.now();

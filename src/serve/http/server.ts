@@ -102,7 +102,7 @@ export class HttpServer {
     this.#allowOrigin(request, response);
     let answer: Answer;
     try {
-      answer = await this.#answer(request, gone.signal);
+      answer = await this.#answer(request, response, gone.signal);
     } catch (error) {
       answer = errorAnswer(error);
     }
@@ -116,7 +116,7 @@ export class HttpServer {
     }
   }
 
-  #answer(request: IncomingMessage, signal: AbortSignal): Answer | Promise<Answer> {
+  #answer(request: IncomingMessage, response: ServerResponse, signal: AbortSignal): Answer | Promise<Answer> {
     const { url = '/', method = 'GET' } = request;
     const at = url.indexOf('?');
     const path = at < 0 ? url : url.slice(0, at);
@@ -126,7 +126,14 @@ export class HttpServer {
       throw new Refusal(401, 'a bearer token is needed: Authorization: Bearer TOKEN', { 'www-authenticate': 'Bearer' });
     const { handle, parameters } = this.#router.find(method, path);
     const query = new URLSearchParams(at < 0 ? '' : url.slice(at + 1));
-    return handle({ request, parameters, query, signal, caller: request.headers.authorization ?? request.socket.remoteAddress ?? '' });
+    return handle({
+      request,
+      response,
+      parameters,
+      query,
+      signal,
+      caller: request.headers.authorization ?? request.socket.remoteAddress ?? '',
+    });
   }
 
   #allowOrigin({ headers }: IncomingMessage, response: ServerResponse): void {
@@ -136,7 +143,7 @@ export class HttpServer {
     response.setHeader('access-control-allow-origin', corsOrigin);
     response.setHeader('access-control-allow-methods', 'GET, POST');
     response.setHeader('access-control-allow-headers', 'authorization, content-type, content-encoding, inference-header-content-length');
-    response.setHeader('access-control-expose-headers', 'inference-header-content-length, server-timing');
+    response.setHeader('access-control-expose-headers', 'inference-header-content-length, server-timing, traceresponse');
     if (corsOrigin !== '*') response.setHeader('vary', 'Origin');
   }
 
