@@ -29,7 +29,7 @@ export const predictSuite: Suite = {
     const bundle = join(options.dir, 'model');
     const batches = BATCHES.filter((batch) => options.wanted.test(`dlrm26-b${batch}`));
     if (batches.length === 0) return;
-    const shape = shapeOf(rows);
+    const shape = dlrmShape(rows);
     const spec = await writeSyntheticBundle(bundle, shape);
     // Peers have their tables on huge pages; files that were just written lie on small ones in part.
     await promisify(execFile)(process.execPath, [compiledPath('cli/main.js'), 'warm', bundle]);
@@ -51,7 +51,8 @@ async function linkWithPolicy(bundle: string, spec: ModelSpec): Promise<void> {
   await finishBundle(passing, { ...spec, tables: spec.tables.map((table) => ({ ...table, unseen: { policy: 'zero' } })) });
 }
 
-const shapeOf = (rows: number): ModelShape => ({
+/** 26 tables of so many rows. */
+export const dlrmShape = (rows: number): ModelShape => ({
   name: 'dlrm26',
   description: '26 tables of dim 64, one id a bag',
   seed: 26,

@@ -19,6 +19,7 @@ import { plannerSuite } from './planner.js';
 import { poolSuite } from './pool.js';
 import { predictSuite } from './predict.js';
 import { rpcSuite } from './rpc.js';
+import { serveSuite } from './serve.js';
 import { shardsSuite } from './shards.js';
 import { stagesSuite } from './stages.js';
 import type { Line, Suite } from './suite.js';
@@ -31,6 +32,7 @@ const suites: readonly Suite[] = [
   attentionSuite,
   predictSuite,
   modelsSuite,
+  serveSuite,
   shardsSuite,
   rpcSuite,
   stagesSuite,
@@ -42,7 +44,17 @@ const suites: readonly Suite[] = [
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [shardsSuite, rpcSuite, stagesSuite, metricsSuite, overloadSuite, batchingSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [
+  serveSuite,
+  shardsSuite,
+  rpcSuite,
+  stagesSuite,
+  metricsSuite,
+  overloadSuite,
+  batchingSuite,
+  planSuite,
+  hostsSuite,
+];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

@@ -2,7 +2,8 @@ import { native } from '../src/engine/native.js';
 
 /**
  * Who is measured beside us; limit is what the machine gives a plain loop, anonymous-hugepages our own engine on copied tables, plain-rows the same
- * with ids that are rows, unseen-policy the same where ids that a table does not have are zeros, of which there are none.
+ * with ids that are rows, unseen-policy the same where ids that a table does not have are zeros, of which there are none; ts-api the predictor itself
+ * in place of its endpoint, variant the endpoint with another option. fastapi, kserve and triton serve TorchScript, onnxruntime may be served, too.
  */
 export type Peer =
   | 'fbgemm'
@@ -17,7 +18,12 @@ export type Peer =
   | 'anonymous-hugepages'
   | 'plain-rows'
   | 'prom-client'
-  | 'unseen-policy';
+  | 'unseen-policy'
+  | 'fastapi'
+  | 'kserve'
+  | 'triton'
+  | 'ts-api'
+  | 'variant';
 
 /** One figure, as it is written to the JSON lines. */
 export interface Line {

@@ -91,7 +91,7 @@ export async function startPeer(
 }
 
 /** The Python of the peers; fbgemm may need another version of PyTorch than the newest, and has an environment of its own. */
-export function python(script: string, environment: 'torch' | 'fbgemm'): string[] {
+export function python(script: string, environment: 'torch' | 'fbgemm' | 'kserve' | 'pytriton'): string[] {
   return [join(PEERS_DIR, environment, 'bin', 'python'), join(import.meta.dirname, script)];
 }
 

@@ -2,7 +2,7 @@
 // Python environments (several GB) for torch and for fbgemm, which has to match a version of PyTorch; onnxruntime-node; small C++ programs.
 // What cannot be had here is said, and the bench says it again on that peer's lines.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,6 +27,16 @@ function environment(name, ...packages) {
   return run(python, '-m', 'pip', 'install', '--quiet', ...packages);
 }
 
+/** What an environment does not have itself is that of torch's: PyTorch is several GB. */
+function withTorch(name) {
+  const packages = (of) => {
+    const lib = join(target, of, 'lib');
+    return join(lib, readdirSync(lib).find((entry) => entry.startsWith('python')) ?? '', 'site-packages');
+  };
+  writeFileSync(join(packages(name), 'torch-environment.pth'), `${packages('torch')}\n`);
+  return true;
+}
+
 function build(name, source, ...flags) {
   return run('c++', '-std=c++17', '-O3', '-march=native', '-o', join(target, name), join(here, source), ...flags);
 }
@@ -42,7 +52,12 @@ attempt('flat_hash_map', 'apt-get install libabsl-dev', () =>
 attempt('onnxruntime', 'npm has no onnxruntime-node for this platform', () =>
   run('npm', 'install', '--ignore-scripts', '--no-audit', '--prefix', join(target, 'ort'), 'onnxruntime-node'),
 );
-attempt('torch', 'apt-get install python3-venv', () => environment('torch', 'torch', 'numpy', 'onnx', 'onnxscript', 'safetensors'));
+attempt('torch', 'apt-get install python3-venv', () =>
+  environment('torch', 'torch', 'numpy', 'onnx', 'onnxscript', 'safetensors', 'fastapi', 'uvicorn[standard]'),
+);
+attempt('kserve', 'no kserve for this Python', () => environment('kserve', 'kserve') && withTorch('kserve'));
+// Carries Triton's server.
+attempt('pytriton', 'no nvidia-pytriton for this platform', () => environment('pytriton', 'nvidia-pytriton') && withTorch('pytriton'));
 // The library is built for one version of PyTorch, which its package does not name: 1.9 loads with 2.14.
 attempt('fbgemm', 'no fbgemm-gpu-cpu and torch here that load together', () => {
   const packages = [

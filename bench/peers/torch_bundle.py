@@ -56,6 +56,20 @@ class Concat(nn.Module):
         return torch.cat([vector.expand(self.items, -1) for vector in vectors], 1)
 
 
+class DotInteraction(nn.Module):
+    """The first vector, then the dot products of all pairs, row-major lower triangle."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        below = torch.tril_indices(count, count, offset=-1)
+        self.register_buffer("below", below[0] * count + below[1])
+
+    def forward(self, *vectors: torch.Tensor) -> torch.Tensor:
+        stacked = torch.stack(vectors, 1)
+        pairs = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(1).index_select(1, self.below)
+        return torch.cat([vectors[0], pairs], 1)
+
+
 class Product(nn.Module):
     def forward(self, *vectors: torch.Tensor) -> torch.Tensor:
         product = vectors[0]
@@ -155,6 +169,8 @@ class BundleModel(nn.Module):
                 return Fc(weights[layer["weight"]], weights[layer["bias"]], layer.get("activation", "none"))
             case "concat":
                 return Concat(self.items)
+            case "dot_interaction" if not layer.get("diagonal"):
+                return DotInteraction(len(layer["inputs"]))
             case "product":
                 return Product()
             case "target_attention":

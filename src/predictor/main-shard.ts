@@ -57,9 +57,9 @@ export class MainShard implements Predictor {
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
     this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
-    options.meter?.watch({ version: this.version, shards: clients, ownStats: () => this.#ownStats() });
     this.watched = this.#watched(placementOf(bundle.spec, options.plan ?? null));
     this.watched.trace = options.trace ?? null;
+    options.meter?.watch({ version: this.version, shards: clients, ownStats: () => this.#ownStats() });
   }
 
   #watched(placement: Placement): Watched {

@@ -1,6 +1,8 @@
 import cluster, { type Worker } from 'node:cluster';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
+import type { ServerMetrics } from '../observe/metrics/server-metrics.js';
+import { answerPrimary, answerWorker, piecesOfPrimary } from '../observe/metrics/workers.js';
 import type { Answering, Peers } from './peers.js';
 
 /** Of a worker that ended: first, and at most. */
@@ -78,6 +80,7 @@ class Relay {
 
   add(worker: Worker): void {
     this.#workers.add(worker);
+    answerWorker(worker, () => [...this.#workers]);
     worker.once('exit', () => {
       this.#workers.delete(worker);
       for (const waiting of this.#waiting.values()) if (waiting.from === worker) waiting.answered(GONE);
@@ -121,6 +124,12 @@ const isQuick = (question: string): boolean => question !== 'load' && question !
 export function tellPrimary(where: string): void {
   const message: Message = { terabag: 'serving', where };
   process.send?.(message, undefined, undefined, () => undefined);
+}
+
+/** In a worker: the text of /metrics of all workers, which the primary makes. */
+export function workerMetrics(own: ServerMetrics): () => AsyncIterable<Uint8Array> {
+  answerPrimary((slices) => own.sections(slices));
+  return () => piecesOfPrimary();
 }
 
 /** In a worker: all workers, asked through the primary. */

@@ -25,8 +25,8 @@ export const mainName = (name: string): string => `${name}-${MAIN}`;
 const FILE = 'main.yaml';
 const TLS_DIR = '/etc/terabag/tls';
 const TOKENS_DIR = '/etc/terabag/tokens';
-/** Requests of clients take longer than those that they become: main waits so much longer than a shard. */
-const DRAIN_FACTOR = 10;
+/** Beyond the time in which it still takes requests: for those in flight, which nothing cuts short. */
+const IN_FLIGHT_S = 30;
 const PROBE_S = 5;
 
 /** A Deployment of main shards behind a Service, with autoscaling and a PodDisruptionBudget. */
@@ -50,8 +50,7 @@ function deployment(
   options: KubernetesOptions,
   settings: PodSettings,
 ): NodeMap {
-  const { keys, tlsSecret, tokenSecret, bundle, verify } = options;
-  const drainMs = options.drainMs * DRAIN_FACTOR;
+  const { keys, tlsSecret, tokenSecret, bundle, verify, drainMs } = options;
   const held = heldBytesOf(plan, MAIN);
   const secrets: PodParts['secrets'] = [
     ...(keys.kind === 'none' ? [] : [keysMount(mainKeysSecret(options.name))]),
@@ -95,7 +94,7 @@ function deployment(
             residency: 'populate',
             secrets,
             bundleVolume: mainVolume(options, settings, held),
-            drainS: Math.ceil(drainMs / 1000),
+            drainS: Math.ceil(drainMs / 1000) + IN_FLIGHT_S,
             affinity: undefined,
             spread: acrossZones(labels),
           },

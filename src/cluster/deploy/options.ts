@@ -38,7 +38,7 @@ export interface KubernetesOptions {
   readonly replicas: number | null;
   readonly residency: Residency;
   readonly verify: 'full' | 'size';
-  /** How long a shard waits for requests in flight; main waits ten times as long. */
+  /** How long a shard waits for requests in flight, and main takes further ones. */
   readonly drainMs: number;
   readonly bundle: BundleSource;
   readonly keys: KeySource;

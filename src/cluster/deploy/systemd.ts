@@ -29,8 +29,8 @@ const METRICS_PORT = 9400;
 const WATCHDOG_S = 15;
 /** Beyond what draining may take. */
 const END_S = 10;
-/** Requests of clients take longer than those that they become: main waits so much longer than a shard. */
-const DRAIN_FACTOR = 10;
+/** Of main, beyond the time in which it still takes requests: for those in flight, which nothing cuts short. */
+const IN_FLIGHT_MS = 30_000;
 const RESTART_S = 2;
 
 /** A unit for each replica of each shard, one for main: each for the hosts where it is to run. */
@@ -73,18 +73,17 @@ export function systemdFiles(plan: Plan, options: SystemdOptions): DeployFile[] 
       options,
     });
   });
-  const mainDrainMs = drainMs * DRAIN_FACTOR;
   const main = unit({
     file: `${name}-${MAIN_SHARD}.service`,
     description: `Terabag main shard of ${plan.model.name}`,
     command: [
-      ...[program, 'serve', `${bundles}/${MAIN_SHARD}`, '--plan', planPath, ...metrics(0), ...common, '--drain', `${mainDrainMs}ms`],
+      ...[program, 'serve', `${bundles}/${MAIN_SHARD}`, '--plan', planPath, ...metrics(0), ...common, '--drain', `${drainMs}ms`],
       ...(http === null ? [] : ['--http', http]),
       ...(grpc === null ? [] : ['--grpc', grpc]),
       ...(keys === null ? [] : ['--key', '%d/main.key', '--shard-key', '%d/shards.pub']),
     ],
     credentials: keys === null ? [] : [`main.key:${keys}/main.key`, `shards.pub:${keys}/shards.pub`],
-    drainMs: mainDrainMs,
+    drainMs: drainMs + IN_FLIGHT_MS,
     options,
   });
   return [...shards, main];

@@ -8,9 +8,13 @@ export interface InputMetadata {
   readonly shape: readonly number[];
 }
 
-interface NamedTensor extends InputMetadata {
+/** Little-endian, row-major. */
+export interface NamedTensor extends InputMetadata {
   readonly bytes: Uint8Array;
 }
+
+/** Bytes of JSON before the binary tensors. */
+export const HEADER_LENGTH = 'inference-header-content-length';
 
 /** A body of the REST protocol with binary tensors, but for the request's deadline, which is different each time that it is sent. */
 export class InferMessage {
@@ -29,10 +33,11 @@ export class InferMessage {
     this.#binary = Buffer.concat(ordered.map(({ bytes }) => bytes));
   }
 
-  /** Its bytes, and how many of them are JSON. */
-  write(deadlineMs: number): { readonly body: Buffer; readonly headerLength: number } {
+  /** Its bytes, and what a request has to say of them. */
+  write(deadlineMs: number): { readonly body: Buffer; readonly headers: Readonly<Record<string, string | number>> } {
     const head = Buffer.from(`{"parameters":{"timeout":${Math.max(1, Math.floor(deadlineMs * 1000))}`);
-    return { body: Buffer.concat([head, this.#rest, this.#binary]), headerLength: head.length + this.#rest.length };
+    const headers = { 'content-type': 'application/octet-stream', [HEADER_LENGTH]: head.length + this.#rest.length };
+    return { body: Buffer.concat([head, this.#rest, this.#binary]), headers };
   }
 }
 

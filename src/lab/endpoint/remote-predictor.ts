@@ -1,7 +1,7 @@
 import { TerabagError } from '../../errors.js';
 import type { PredictOptions, PredictRequest } from '../../predictor/predictor.js';
 import { type HttpAnswer, HttpClient } from './http-client.js';
-import { type InferMessage, type InputMetadata, messageOf } from './infer-message.js';
+import { HEADER_LENGTH, type InferMessage, type InputMetadata, messageOf } from './infer-message.js';
 import { parseServerTiming, type ServerStages } from './server-stages.js';
 
 /** What a served model answered. */
@@ -36,7 +36,7 @@ interface Metadata {
 }
 
 const SCORES = 'scores';
-const HEADER_LENGTH = 'inference-header-content-length';
+const ASKING_FOR_TIMING = { 'x-terabag-timing': '1' } as const;
 const METADATA_MS = 10_000;
 const DEFAULT_DEADLINE_MS = 1000;
 
@@ -83,12 +83,8 @@ export class RemotePredictor {
       message = messageOf(request, this.#inputs);
       this.#messages.set(request, message);
     }
-    const { body, headerLength } = message.write(deadlineMs);
-    const headers = {
-      'content-type': 'application/octet-stream',
-      [HEADER_LENGTH]: headerLength,
-      ...(this.options.timing && { 'x-terabag-timing': '1' }),
-    };
+    const { body, headers: told } = message.write(deadlineMs);
+    const headers = this.options.timing ? { ...told, ...ASKING_FOR_TIMING } : told;
     return predictionOf(await this.client.call(this.#path, { headers, body, deadlineMs, signal }));
   }
 
@@ -130,7 +126,8 @@ interface AnswerHeader {
   }[];
 }
 
-function predictionOf({ headers, body }: HttpAnswer): RemotePrediction {
+/** Reads an answer of the protocol, outputs in binary or as JSON. */
+export function predictionOf({ headers, body }: HttpAnswer): RemotePrediction {
   const given = headers[HEADER_LENGTH];
   const headerLength = given === undefined ? body.length : Number(given);
   const { outputs, model_version = '', parameters } = jsonOf(body.subarray(0, headerLength)) as AnswerHeader;

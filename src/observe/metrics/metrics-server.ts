@@ -11,6 +11,8 @@ const MAX_HEADER_BYTES = 8192;
 const TIMEOUT_MS = 10_000;
 const MAX_CONNECTIONS = 64;
 
+export const METRICS_HEADERS = { 'content-type': CONTENT_TYPE, 'cache-control': 'no-store' } as const;
+
 export interface MetricsServerOptions extends HttpAddress {
   /** The text of /metrics, anew for each scrape. */
   readonly pieces: () => AsyncIterable<Uint8Array>;
@@ -19,12 +21,14 @@ export interface MetricsServerOptions extends HttpAddress {
 }
 
 /** Answers a scrape; what its reader has not taken is waited for between two pieces. Never rejects. */
-export async function sendMetrics(response: ServerResponse, pieces: AsyncIterable<Uint8Array>): Promise<void> {
-  response.writeHead(200, { 'Content-Type': CONTENT_TYPE, 'Cache-Control': 'no-store' });
-  if (response.req.method === 'HEAD') {
-    response.end();
-    return;
-  }
+async function sendMetrics(response: ServerResponse, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  response.writeHead(200, METRICS_HEADERS);
+  if (response.req.method === 'HEAD') response.end();
+  else await writeMetrics(response, pieces);
+}
+
+/** Its body, when the head is written. Never rejects. */
+export async function writeMetrics(response: ServerResponse, pieces: AsyncIterable<Uint8Array>): Promise<void> {
   // What is written to a connection that has ended would end the process.
   response.on('error', () => undefined);
   try {

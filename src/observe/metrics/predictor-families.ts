@@ -83,17 +83,22 @@ class Watched {
 
 /** What predictors count, read when it is asked for. */
 export class PredictorFamilies {
-  readonly #watched = new Map<WatchedModel, Watched>();
+  /** By name and version. */
+  readonly #watched = new Map<string, Watched>();
   readonly all: readonly Family[];
 
   constructor() {
     this.all = [...this.#ofMeters(), ...this.#ofPredictors(), ...this.#ofShards(), ...this.#ofReplicas()];
   }
 
-  /** Until the call of what it returns. */
+  /** Until the call of what it returns, or until another predictor serves the same version. */
   watch(watched: WatchedModel): () => void {
-    this.#watched.set(watched, new Watched(watched));
-    return () => this.#watched.delete(watched);
+    const key = JSON.stringify([watched.model, watched.version]);
+    const entry = new Watched(watched);
+    this.#watched.set(key, entry);
+    return () => {
+      if (this.#watched.get(key) === entry) this.#watched.delete(key);
+    };
   }
 
   /** A family with the samples of each model, which are added in steps. */

@@ -1,8 +1,10 @@
 import { type Clock, systemClock } from '../../clock.js';
 import { oneOf, TerabagError } from '../../errors.js';
 import type { ResolvedModel } from '../../model/graph.js';
+import type { BatchMeter } from '../../observe/batch-meter.js';
 import type { PredictorStats } from '../../observe/counters.js';
 import { LatencyHistogram, type LatencySummary } from '../../observe/latency-histogram.js';
+import type { PredictorMeter } from '../../observe/predictor-meter.js';
 import { Admission, type Admitted } from '../../predictor/admission.js';
 import {
   PRIORITIES,
@@ -16,6 +18,7 @@ import {
 } from '../../predictor/predictor.js';
 import { Scratch } from '../../predictor/scratch.js';
 import { shown } from '../../predictor/shown.js';
+import type { Watched } from '../../predictor/watched.js';
 import { isFinite32 } from '../../tables/finite.js';
 import { mergeRequests, RequestCopy } from './request-copy.js';
 import { RequestQueue } from './request-queue.js';
@@ -40,6 +43,8 @@ export interface BatchingOptions extends Pick<PredictorOptions, 'deadlineMs' | '
   readonly maxItems?: number;
   /** Runs at a time, beside those of requests that have waited as long as they may; default 2. */
   readonly maxRuns?: number;
+  /** Counts batches and waits, for /metrics. */
+  readonly meter?: BatchMeter;
   /** Told of each run that ended, for histograms. */
   readonly onRun?: (run: EndedRun) => void;
   /** @internal */
@@ -102,6 +107,8 @@ interface Waiting {
 export class BatchingPredictor implements Predictor {
   readonly modelHash: string;
   readonly model: ResolvedModel;
+  readonly watched?: Watched;
+  readonly meter?: PredictorMeter;
   readonly #admission: Admission<RequestCopy>;
   readonly #queue = new RequestQueue<Waiting>();
   readonly #cost = new RunCost();
@@ -131,6 +138,8 @@ export class BatchingPredictor implements Predictor {
       if (!Number.isInteger(value) || value < 1) throw wrongNumber(field, 'an integer, 1 or more', value);
     this.modelHash = inner.modelHash;
     this.model = inner.model;
+    if (inner.watched !== undefined) this.watched = inner.watched;
+    if (inner.meter !== undefined) this.meter = inner.meter;
     this.#clock = clock;
     this.#maxDelayMs = inner.model.onnx === undefined ? maxDelayMs : 0;
     this.#maxItems = maxItems;
@@ -190,8 +199,10 @@ export class BatchingPredictor implements Predictor {
       const waiting: Waiting = { admitted, priority, caller, items, dueAt, resolve, reject };
       if (this.#queue.size === 0) this.#filledAt = admitted.startedAt;
       this.#queue.add(waiting);
+      this.options.meter?.enqueued();
       admitted.onOver = () => {
         this.#queue.delete(waiting);
+        this.options.meter?.dequeued((this.#clock.now() - admitted.startedAt) / 1000);
         reject(null);
       };
       if (this.#queue.items >= this.#enough() && this.#runs < this.#maxRuns) this.#start();
@@ -264,6 +275,7 @@ export class BatchingPredictor implements Predictor {
       members.push(next);
       [items, deadlineAt] = [allItems, earliest];
       this.#delays.record(now - admitted.startedAt);
+      this.options.meter?.dequeued((now - admitted.startedAt) / 1000);
     }
     this.#queue.updateDueAt();
     this.#filledAt = now;
@@ -312,6 +324,7 @@ export class BatchingPredictor implements Predictor {
       this.#startAll();
     };
     this.#runs++;
+    this.options.meter?.ran(requests);
     try {
       const prediction = await run();
       ended(prediction, null);

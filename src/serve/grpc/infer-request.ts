@@ -15,7 +15,7 @@ export interface InferRequest {
   readonly tensors: readonly Tensor[];
   /** Names; none: all. */
   readonly outputs: readonly string[];
-  readonly parameters: { readonly timeout: number | undefined; readonly items: number | undefined };
+  readonly parameters: { readonly timeout: number | undefined; readonly items: number | undefined; readonly priority: number | undefined };
   /** Whether values came in raw_input_contents, as those of the answer go then. */
   readonly raw: boolean;
 }
@@ -70,8 +70,8 @@ export function readInferRequest(message: Buffer, hold: (bytes: number) => void)
     if (bytes !== null) return rawTensor(input.name, datatype, input.shape, bytes);
     return malformedNamed(() => typedTensor(input.name, datatype, input.shape, input.contents ?? NO_BYTES, hold));
   });
-  const [timeout, items] = ['timeout', 'items'].map((name) => countParameter(name, parameters.get(name)));
-  return { model, version, id, tensors, outputs, parameters: { timeout, items }, raw: raw.length > 0 };
+  const [timeout, items, priority] = ['timeout', 'items', 'priority'].map((name) => countParameter(name, parameters.get(name)));
+  return { model, version, id, tensors, outputs, parameters: { timeout, items, priority }, raw: raw.length > 0 };
 }
 
 const NO_BYTES = new Uint8Array();
@@ -263,7 +263,7 @@ class RequestReader {
   }
 }
 
-const KNOWN: ReadonlySet<string> = new Set(['timeout', 'items', 'shared_memory_region', 'classification']);
+const KNOWN: ReadonlySet<string> = new Set(['timeout', 'items', 'priority', 'shared_memory_region', 'classification']);
 
 function added<T>(field: string, list: T[], value: T): void {
   if (list.length === MOST_TENSORS) throw new MalformedMessage(`${field} has more than ${MOST_TENSORS} entries`);

@@ -7,8 +7,8 @@ export type Infer = (request: InferRequest, signal: AbortSignal, deadlineMs: num
 
 export const inference =
   (serving: Serving): Infer =>
-  ({ model, version, tensors, outputs, parameters: { timeout, items } }, signal, deadlineMs) =>
+  ({ model, version, tensors, outputs, parameters: { timeout, items, priority } }, signal, deadlineMs) =>
     serving.infer('grpc', {
       ...{ model, version, tensors, items, outputs },
-      options: predictOptions([timeout === undefined ? undefined : timeout / 1000, deadlineMs], signal),
+      options: predictOptions({ timeouts: [timeout === undefined ? undefined : timeout / 1000, deadlineMs], priority, signal }),
     });

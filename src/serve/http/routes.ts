@@ -94,7 +94,7 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 }
 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
-  const { request, signal, parameters } = call;
+  const { request, signal, parameters, caller } = call;
   const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
   // Before a body is read for nobody.
@@ -103,11 +103,11 @@ async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall)
     const readAt = performance.now();
     const asked = readInferRequest(body, headerLength);
     const parsedAt = performance.now();
-    const { timeout, items, timing } = asked.parameters;
+    const { timeout, items, timing, priority } = asked.parameters;
     const answer = await serving.infer('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'], tensors: asked.tensors, items },
       outputs: asked.outputs.map(({ name }) => name),
-      options: predictOptions([timeout === undefined ? undefined : timeout / 1000], signal),
+      options: predictOptions({ timeouts: [timeout === undefined ? undefined : timeout / 1000], priority, caller, signal }),
     });
     const answeredAt = performance.now();
     const encoded = encodedAnswer(asked, answer);
@@ -137,7 +137,7 @@ function headerLengthOf({ headers }: IncomingMessage): number | null {
 }
 
 /** Body and answer as a line of JSONL requests and scores has them. */
-async function rankAnswer(serving: Serving, limits: BodyLimits, { request, parameters, query, signal }: HttpCall): Promise<Answer> {
+async function rankAnswer(serving: Serving, limits: BodyLimits, { request, parameters, query, signal, caller }: HttpCall): Promise<Answer> {
   const deadline = query.get('deadline_ms');
   const deadlineMs = deadline === null ? undefined : Number(deadline);
   if (deadlineMs !== undefined && !(deadlineMs > 0))
@@ -150,7 +150,7 @@ async function rankAnswer(serving: Serving, limits: BodyLimits, { request, param
     const { model, prediction, times } = await serving.rank('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'] },
       request: asked,
-      options: predictOptions([deadlineMs], signal),
+      options: predictOptions({ timeouts: [deadlineMs], caller, signal }),
     });
     const answeredAt = performance.now();
     refuseNotFinite(prediction);

@@ -7,7 +7,7 @@ import type { Handler } from '../http/routes.js';
 import type { Serving } from '../serving.js';
 import { Events } from './events.js';
 import type { Snapshot } from './snapshot.js';
-import { snapshotOf, Watch } from './watch.js';
+import { type ProcessSample, snapshotOf, Watch } from './watch.js';
 
 /** Modules of the page's script, each after those that it imports. */
 const SCRIPTS = ['dom.js', 'format.js', 'treemap.js', 'map.js', 'waterfall.js', 'charts.js', 'tables.js', 'stream.js', 'page.js'];
@@ -18,10 +18,11 @@ export class Page {
   readonly #events: Events;
 
   private constructor(
-    serving: Serving,
+    private readonly serving: Serving,
     private readonly document: Answer,
   ) {
     this.watch = new Watch(serving);
+    serving.answer('page', () => this.watch.sample());
     this.#events = new Events(() => this.#snapshot());
   }
 
@@ -42,7 +43,7 @@ export class Page {
   }
 
   async #snapshot(): Promise<Snapshot> {
-    return snapshotOf([this.watch.sample()]);
+    return snapshotOf((await this.serving.peers.ask('page')) as readonly ProcessSample[]);
   }
 
   #listen(): Answer {

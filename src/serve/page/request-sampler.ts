@@ -1,5 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import { addLayers, EMBEDDED_LAYERS, embeddedStack, LATENCY_LAYERS, latencyStack, type Stack } from '../../observe/stacks.js';
+import type { TracedRequest } from '../../observe/traced-request.js';
 import { type EndedRecord, Tracer } from '../../observe/tracer.js';
 import type { Watched } from '../../predictor/watched.js';
 import type { SlowRequest } from './snapshot.js';
@@ -15,9 +16,9 @@ const MOST_SLOWEST = 8;
 const CAPACITY = 256;
 /** Spans of main, beside one for each shard. */
 const OWN_SPANS = 24;
-/** Read at a look, since each takes tens of microseconds of the event loop: the slowest, and others evenly. */
+/** Read at a look, since each takes some hundred microseconds of the event loop: the slowest, and others evenly. */
 const READ_SLOWEST = 3;
-const READ_OTHERS = 12;
+const READ_OTHERS = 8;
 
 /** Sums, so that those of several processes can be added. */
 export interface TracedSums {
@@ -34,6 +35,9 @@ export class RequestSampler {
   #lookedAt = performance.now();
   readonly #sums = new TimedWindow<TracedSums>(STACKS_MS, 1000);
   readonly #slowest = new TimedWindow<SlowRequest>(SLOWEST_MS, 1000);
+  /** Copied, and not taken apart yet. */
+  readonly #copied: { readonly request: TracedRequest; readonly isSlow: boolean; readonly isSample: boolean }[] = [];
+  #working = false;
 
   constructor(private readonly watched: Watched) {
     this.#own = watched.trace === null ? new Tracer({ capacity: CAPACITY, spans: OWN_SPANS + 2 * watched.placement.shards.length }) : null;
@@ -67,22 +71,34 @@ export class RequestSampler {
     );
     const step = Math.max(1, Math.ceil(fresh.length / READ_OTHERS));
     const others = new Set(fresh.filter((_, n) => n % step === 0).map(({ number }) => number));
-    for (const request of tracer.requests(new Set([...slow, ...others]))) {
-      if (slow.has(request.number))
-        this.#slowest.push(now, {
-          id: `${process.pid}-${request.number}-${Math.round(request.startUs)}`,
-          at: Math.round(performance.timeOrigin + request.endUs / 1000),
-          ms: (request.endUs - request.startUs) / 1000,
-          items: request.items,
-          error: request.error,
-          lanes: waterfall(request),
-        });
-      if (!others.has(request.number) || !request.complete || request.error !== null) continue;
+    for (const request of tracer.requests(new Set([...slow, ...others])))
+      this.#copied.push({ request, isSlow: slow.has(request.number), isSample: others.has(request.number) });
+    if (!this.#working) this.#work();
+  }
+
+  /** One at a turn of the event loop, so that requests do not wait for all of them. */
+  #work(): void {
+    const next = this.#copied.shift();
+    this.#working = next !== undefined;
+    if (next === undefined) return;
+    const { request, isSlow, isSample } = next;
+    const now = performance.now();
+    if (isSlow)
+      this.#slowest.push(now, {
+        id: `${process.pid}-${request.number}-${Math.round(request.startUs)}`,
+        at: Math.round(performance.timeOrigin + request.endUs / 1000),
+        ms: (request.endUs - request.startUs) / 1000,
+        items: request.items,
+        error: request.error,
+        lanes: waterfall(request),
+      });
+    if (isSample && request.complete && request.error === null) {
       const { bounding, ...embedded } = embeddedStack(request);
       const counted: Record<string, number> = {};
       for (const shard of bounding) counted[shard] = (counted[shard] ?? 0) + 1;
       this.#sums.push(now, { requests: 1, latency: latencyStack(request), embedded, bounding: counted });
     }
+    setImmediate(() => this.#work());
   }
 }
 

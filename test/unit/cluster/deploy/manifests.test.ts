@@ -106,7 +106,7 @@ test('commands are those of a shard and of main, which find what is mounted', ()
   expect(containerOf(set).volumeMounts.map(({ mountPath }: Any) => mountPath)).toEqual(['/etc/terabag/plan.json', '/published']);
   const main = find(objects, 'Deployment', 'terabag-main');
   expect(containerOf(main).args.join(' ')).toBe(
-    'serve /published/main --plan /etc/terabag/plan.json --verify full --drain 30000ms --http 0.0.0.0:8000 --grpc 0.0.0.0:8001 --metrics 0.0.0.0:9400',
+    'serve /published/main --plan /etc/terabag/plan.json --verify full --drain 3000ms --http 0.0.0.0:8000 --grpc 0.0.0.0:8001 --metrics 0.0.0.0:9400',
   );
   expect(set.spec.template.spec.volumes).toContainEqual({
     name: 'bundle',
@@ -157,7 +157,7 @@ test('probes ask the listener of metrics; a pod that is to end is left before it
   const objects = objectsOf(REPLICATED, { drainMs: 7_000 });
   for (const [workload, drainS, startPath] of [
     [find(objects, 'StatefulSet', 'terabag-shard-0'), 7, 'ready'],
-    [find(objects, 'Deployment', 'terabag-main'), 70, 'live'],
+    [find(objects, 'Deployment', 'terabag-main'), 37, 'live'],
   ]) {
     const { startupProbe, readinessProbe, livenessProbe, lifecycle, ports } = containerOf(workload);
     expect(startupProbe.httpGet).toEqual({ path: `/v2/health/${startPath}`, port: 'metrics' });

@@ -20,7 +20,7 @@ test('each replica of each shard has a unit, and main; each with a port for metr
     '/usr/bin/terabag shard /etc/terabag/plan.json --name shard-1 --replica 2 --bundle /var/lib/terabag/shard-1 --metrics 127.0.0.1:9405 --verify full --residency populate --drain 3000ms --insecure',
   ]);
   expect(field(all.get('terabag-main.service'), 'ExecStart')).toEqual([
-    '/usr/bin/terabag serve /var/lib/terabag/main --plan /etc/terabag/plan.json --metrics 127.0.0.1:9400 --verify full --residency populate --drain 30000ms',
+    '/usr/bin/terabag serve /var/lib/terabag/main --plan /etc/terabag/plan.json --metrics 127.0.0.1:9400 --verify full --residency populate --drain 3000ms',
   ]);
   const ports = [...all.values()].map((unit) => / --metrics (\S+)/.exec(unit)?.[1]);
   expect(new Set(ports).size).toBe(all.size);

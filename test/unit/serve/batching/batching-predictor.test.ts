@@ -130,6 +130,35 @@ test('no request waits longer than maxDelayMs, whatever else runs', async () => 
   expect(runs.map((run) => run.request.items)).toEqual([1, 2]);
 });
 
+test('requests of turn after turn are collected until a turn brings none, or for as long as a run takes beside its items', async () => {
+  const { predict, runs, pass, clock } = started({ maxRuns: 2, maxDelayMs: 50 });
+  // 2 ms, whatever the items.
+  for (let n = 0; n < 20; n++) {
+    predict(ofUser(1 + (n % 4), 1));
+    clock.block(2);
+    runs.at(-1)!.answer();
+    await pass(0);
+  }
+  const before = runs.length;
+  const items = (): unknown[] => runs.slice(before).map((run) => run.request.items);
+  for (const x of [1, 2, 3]) {
+    predict(request(x));
+    clock.block(0);
+  }
+  expect(items()).toEqual([1]);
+  clock.block(0);
+  expect(items()).toEqual([1, 2]);
+  clock.block(2);
+  for (const run of runs.slice(before)) run.answer();
+  await pass(0);
+  for (let x = 0; x < 5; x++) {
+    predict(request(x));
+    clock.block(0.75);
+  }
+  // The first alone, the others when the second had waited for 2 ms.
+  expect(items()).toEqual([1, 2, 1, 3]);
+});
+
 test('of requests that have waited as long as they may a few runs start beside the others, no more', async () => {
   const { predict, runs, pass } = started();
   for (let x = 0; x < 9; x++) {
