@@ -39,7 +39,7 @@ export async function startServingPeer(peer: ServingPeer, task: object): Promise
   if (!existsSync(program)) return { peer, note: `not installed (${program}): run node bench/peers/setup.mjs` };
   const told = { ...task, directory: join(PEERS_DIR, 'ort'), port: await freePort() };
   try {
-    return await startServer([...command, JSON.stringify(told)], { ready, parse: (line) => JSON.parse(line) });
+    return await startServer([...command, JSON.stringify(told)], { ready, parse: (line) => (line.startsWith('{"url"') ? JSON.parse(line) : null) });
   } catch (error) {
     return { peer, note: (error as Error).message };
   }
@@ -49,8 +49,10 @@ interface Start {
   /** Path that answers with 200 once requests can be sent. */
   readonly ready: string;
   /** Of a line of stdout; null of one that says something else. */
-  readonly parse: (line: string) => Pick<ServerProcess, 'url'> & Partial<Pick<ServerProcess, 'params'>>;
+  readonly parse: (line: string) => Started | null;
 }
+
+type Started = Pick<ServerProcess, 'url'> & Partial<Pick<ServerProcess, 'params'>>;
 
 /** Rejects when it ends, or is not ready in time; the message ends with the last line that it wrote. */
 export async function startServer([program = '', ...args]: readonly string[], { ready, parse }: Start): Promise<ServerProcess> {
@@ -61,13 +63,14 @@ export async function startServer([program = '', ...args]: readonly string[], { 
   });
   const ended = once(child, 'exit');
   try {
-    const line = await new Promise<string>((resolve, reject) => {
-      const reader = createInterface({ input: child.stdout });
+    const { url, params = {} } = await new Promise<Started>((resolve, reject) => {
       // What it says later is read, and nobody's.
-      reader.once('line', resolve);
+      createInterface({ input: child.stdout }).on('line', (line) => {
+        const started = parse(line);
+        if (started !== null) resolve(started);
+      });
       void ended.then(([code]) => reject(new Error(`ended with ${code}: ${last}`)));
     });
-    const { url, params = {} } = parse(line);
     await untilReady(
       url,
       ready,
