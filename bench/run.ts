@@ -5,10 +5,12 @@ import { positiveInteger, regularExpression } from '../src/cli/options.js';
 import { describeMachine, machineLine } from '../src/lab/report/machine.js';
 import { refuseUnwritable, writeFileAtomic } from '../src/tables/atomic.js';
 import { attentionSuite } from './attention.js';
+import { batchingSuite } from './batching.js';
 import { fcSuite } from './fc.js';
 import { hostsSuite } from './hosts.js';
 import { interactionSuite } from './interaction.js';
 import { keyedSuite } from './keyed.js';
+import { metricsSuite } from './metrics.js';
 import { modelsSuite } from './models.js';
 import { overloadSuite } from './overload.js';
 import { pinTo } from './peers/process.js';
@@ -34,13 +36,25 @@ const suites: readonly Suite[] = [
   shardsSuite,
   rpcSuite,
   stagesSuite,
+  metricsSuite,
   overloadSuite,
+  batchingSuite,
   planSuite,
   plannerSuite,
   hostsSuite,
 ];
 /** They start processes of their own. */
-const UNPINNED: readonly Suite[] = [serveSuite, shardsSuite, rpcSuite, stagesSuite, overloadSuite, planSuite, hostsSuite];
+const UNPINNED: readonly Suite[] = [
+  serveSuite,
+  shardsSuite,
+  rpcSuite,
+  stagesSuite,
+  metricsSuite,
+  overloadSuite,
+  batchingSuite,
+  planSuite,
+  hostsSuite,
+];
 const SCRATCH = 'bench-output';
 const [ROUNDS, QUICK_ROUNDS] = [9, 3];
 

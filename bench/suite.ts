@@ -17,6 +17,7 @@ export type Peer =
   | 'limit'
   | 'anonymous-hugepages'
   | 'plain-rows'
+  | 'prom-client'
   | 'unseen-policy'
   | 'fastapi'
   | 'kserve'

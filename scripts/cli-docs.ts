@@ -17,6 +17,11 @@ const program = await openProgram([]);
 
 export function cliReference(): string {
   const section = (title: string, command: Command): string => `## ${title}\n\n\`\`\`text\n${helpOf(command)}\n\`\`\`\n`;
+  const sectionsOf = (parent: Command, words = 'terabag'): string[] =>
+    parent.commands.flatMap((command) => {
+      const name = `${words} ${command.name()}`;
+      return [section(name, command), ...sectionsOf(command, name)];
+    });
   return [
     '# Commands',
     '',
@@ -24,7 +29,7 @@ export function cliReference(): string {
     'Sizes are numbers with a unit in powers of 1024 (`0B`, `512KiB`, `64MiB`, `1.5GiB`, `2TiB`), times likewise (`500us`, `20ms`, `10s`, `2m`), in all of them.',
     '',
     section('terabag', program),
-    ...program.commands.map((command) => section(`terabag ${command.name()}`, command)),
+    ...sectionsOf(program),
   ].join('\n');
 }
 

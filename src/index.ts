@@ -56,6 +56,7 @@ export type {
   Predictor,
   PredictorOptions,
   PredictRequest,
+  Priority,
   Readiness,
 } from './predictor/predictor.js';
 export { requestFromJson } from './predictor/request-json.js';
@@ -64,6 +65,12 @@ export type { ShardState } from './rpc/messages.js';
 export { type ReplicaStats, SHARD_STATS, type ShardStats, type StatKind, type StatSpec, type StatValue } from './rpc/shard-stats.js';
 export type { SecurityOptions } from './rpc/transport/security.js';
 export type { ServedVersion } from './rpc/version.js';
+export {
+  type BatchingOptions,
+  BatchingPredictor,
+  type BatchingStats,
+  type EndedRun,
+} from './serve/batching/batching-predictor.js';
 export type { TlsOptions } from './serve/security/tls.js';
 export { type ServedPredictor, type ServeOptions, type ServingServer, serve } from './serve/serve.js';
 export type { EndedRequest, Protocol } from './serve/serving.js';

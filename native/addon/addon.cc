@@ -5,6 +5,7 @@
 #include <new>
 #include <string>
 
+#include "addon/arguments.h"
 #include "addon/dense_net_object.h"
 #include "addon/environment.h"
 #include "addon/key_index_object.h"
@@ -16,6 +17,7 @@
 #include "engine/layer.h"
 #include "engine/thread_pool.h"
 #include "kernels/kernel_table.h"
+#include "wire/unix_datagram.h"
 
 namespace terabag {
 namespace {
@@ -82,6 +84,13 @@ Napi::Value fingerprints(const Napi::CallbackInfo& info) {
   }
 }
 
+Napi::Value send_datagram(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString() || !info[1].IsString()) throw argument_error(info.Env(), "address and text have to be strings");
+  const std::string address = info[0].As<Napi::String>();
+  const std::string text = info[1].As<Napi::String>();
+  return Napi::Number::New(info.Env(), send_unix_datagram(address, text));
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   const std::string settings_error = ThreadPool::settings_error();
   if (!settings_error.empty()) throw Napi::Error::New(env, settings_error);
@@ -102,6 +111,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("socketsAvailable", define_sockets_available(env));
   exports.Set("answerChecksum", define_answer_checksum(env));
   exports.Set("Socket", define_socket(env));
+  exports.Set("sendDatagram", Napi::Function::New(env, send_datagram));
   return exports;
 }
 

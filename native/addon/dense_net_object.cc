@@ -103,6 +103,21 @@ Precision precision_of(Napi::Env env, const Napi::Value& value) {
   throw argument_error(env, "precision has to be one of precisions(): " + name);
 }
 
+// Every input has one row, one per item or one per group; groups have an item each, and all items.
+void check_groups(Napi::Env env, uint32_t items, std::span<const uint8_t> rows, std::span<const uint32_t> groups) {
+  for (const uint8_t kind : rows) {
+    if (kind > static_cast<uint8_t>(Rows::kPerGroup)) throw argument_error(env, "rows has to be 0, 1 or 2 for each input");
+    if (kind == static_cast<uint8_t>(Rows::kPerGroup) && groups.empty()) throw argument_error(env, "rows per group need groups");
+  }
+  uint64_t sum = 0;
+  bool empty = false;
+  for (const uint32_t count : groups) {
+    sum += count;
+    empty = empty || count == 0;
+  }
+  if (!groups.empty() && (empty || sum != items)) throw argument_error(env, "groups have to have an item each, and all items");
+}
+
 Napi::Error lengths_error(Napi::Env env, const std::string& what) {
   Napi::Error error = Napi::Error::New(env, what);
   error.Set("status", "bad_lengths");
@@ -168,21 +183,25 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     Workspace& workspace = *info[0].As<Napi::External<Workspace>>().Data();
     const auto stage = static_cast<uint32_t>(integer(info[1], "stage", 0, net_->last_stage()));
     const auto items = static_cast<uint32_t>(integer(info[2], "items", 1, kMaxItems));
-    const std::span<uint8_t> per_item = bytes(info, 3, "perItem");
+    const std::span<uint8_t> rows = bytes(info, 3, "rows");
     const std::span<float> dense = floats(info, 4, "dense");
-    if (per_item.size() != net_->num_inputs()) throw argument_error(env, "perItem has to have one entry per input");
-    const uint8_t* flags = per_item.data();
-    if (dense.size() != net_->input_length(0, net_->num_dense(), items, flags))
+    if (rows.size() != net_->num_inputs()) throw argument_error(env, "rows has to have one entry per input");
+    std::span<uint32_t> groups;
+    if (info.Length() > 10 && !info[10].IsUndefined() && !info[10].IsNull())
+      groups = typed<uint32_t>(info, 10, napi_uint32_array, "groups");
+    check_groups(env, items, rows, groups);
+    const RunShape shape{items, rows.data(), groups};
+    if (dense.size() != net_->input_length(0, net_->num_dense(), shape))
       throw argument_error(env, "dense has another length than the features need");
     const float* pooled = nullptr;
     float* scores = nullptr;
     std::span<uint32_t> lengths;
     if (stage > 0) {
       const std::span<float> pooled_array = floats(info, 5, "pooled");
-      if (pooled_array.size() != net_->input_length(net_->num_dense(), net_->num_inputs(), items, flags))
+      if (pooled_array.size() != net_->input_length(net_->num_dense(), net_->num_inputs(), shape))
         throw argument_error(env, "pooled has another length than the bags need");
       pooled = pooled_array.data();
-      const uint64_t num_lengths = net_->num_lengths(items, flags);
+      const uint64_t num_lengths = net_->num_lengths(shape);
       if (num_lengths > 0) lengths = typed<uint32_t>(info, 6, napi_uint32_array, "lengths");
       if (lengths.size() != num_lengths) throw argument_error(env, "lengths has to have one entry per row of each sequence");
     }
@@ -195,12 +214,13 @@ class DenseNetObject : public Napi::ObjectWrap<DenseNetObject> {
     const CallTimes times(info, 8, 5, num_threads > 0);
     // A stage reads what those before it left in the workspace, and only that of the same net, items, features and lengths.
     if (workspace.busy) throw argument_error(env, "workspace is in use by another run");
-    if (!net_->staged(workspace, stage, items, flags, lengths))
-      throw argument_error(env, "a stage needs those before it on the same workspace with the same items, perItem and lengths");
+    if (!net_->staged(workspace, stage, shape, lengths))
+      throw argument_error(env, "a stage needs those before it on the same workspace with the same items, rows, groups and lengths");
     try {
-      const std::string error = net_->set_lengths(workspace, stage, items, flags, lengths);
+      net_->set_groups(workspace, shape);
+      const std::string error = net_->set_lengths(workspace, stage, shape, lengths);
       if (!error.empty()) throw lengths_error(env, error);
-      net_->prepare(workspace, stage, items, flags, std::max(1u, num_threads));
+      net_->prepare(workspace, stage, shape, std::max(1u, num_threads));
     } catch (const std::bad_alloc&) {
       throw Napi::Error::New(env, "no memory for a run of this many items: " + std::to_string(items));
     }

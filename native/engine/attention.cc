@@ -101,13 +101,20 @@ void run_query_key(const SequenceJob& job) {
   const AlignedFloats &keys = layer.tensors[0], &bias = layer.tensors[1], &queries = layer.tensors[2], &products = layer.tensors[3];
   float* folded = job.scratch;
   float* sums = folded + outputs * dim;  // of the queries' parts, with the bias: what the pairs of an item start from
-  const auto num_queries = static_cast<uint32_t>(query.per_item ? job.to - job.from : 1);
-  job.kernels.fully_connected(
-      {query.row(job.from), query.stride, num_queries, dim, dim, queries.data(), bias.data(), layer.dim, false, sums, outputs});
+  const auto sum_queries = [&](const float* rows, uint64_t count) {
+    job.kernels.fully_connected(
+        {rows, query.stride, static_cast<uint32_t>(count), dim, dim, queries.data(), bias.data(), layer.dim, false, sums, outputs});
+  };
+  if (query.per_item) sum_queries(query.row(job.from), job.to - job.from);
+  const float* summed = nullptr;  // of queries that items share
   float* out = job.out;
   for (uint64_t item = job.from; item < job.to; ++item, sums += query.per_item ? outputs : 0) {
     const auto length = static_cast<uint32_t>(sequence.lengths.length(item));
     if (length == 0) continue;
+    if (!query.per_item && query.row(item) != summed) {
+      summed = query.row(item);
+      sum_queries(summed, 1);
+    }
     if (has_product)
       job.kernels.attention->fold_query(
           {keys.data(), products.data(), query.row(item), dim, static_cast<uint32_t>(outputs / width), width, folded});

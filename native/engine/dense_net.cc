@@ -81,16 +81,16 @@ DenseNet::DenseNet(const KernelTable& kernels, Precision precision, std::vector<
   }
 }
 
-uint64_t DenseNet::input_length(uint32_t from, uint32_t to, uint32_t items, const uint8_t* per_item) const {
+uint64_t DenseNet::input_length(uint32_t from, uint32_t to, const RunShape& shape) const {
   uint64_t length = 0;
-  for (uint32_t input = from; input < to; ++input) length += inputs_[input].floats() * (per_item[input] ? items : 1);
+  for (uint32_t input = from; input < to; ++input) length += inputs_[input].floats() * shape.rows_of(input);
   return length;
 }
 
-uint64_t DenseNet::num_lengths(uint32_t items, const uint8_t* per_item) const {
+uint64_t DenseNet::num_lengths(const RunShape& shape) const {
   uint64_t length = 0;
   for (uint32_t input = 0; input < num_inputs(); ++input) {
-    if (inputs_[input].positions > 0) length += per_item[input] ? items : 1;
+    if (inputs_[input].positions > 0) length += shape.rows_of(input);
   }
   return length;
 }
@@ -103,43 +103,56 @@ uint32_t DenseNet::stage_before(uint32_t stage) const {
   return before;
 }
 
-bool DenseNet::staged(const Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item,
-                      std::span<const uint32_t> lengths) const {
+bool DenseNet::staged(const Workspace& workspace, uint32_t stage, const RunShape& shape, std::span<const uint32_t> lengths) const {
   const uint32_t before = stage_before(stage);
   if (before == stage) return true;
-  if (workspace.net != number_ || workspace.items != items || workspace.stage < before) return false;
+  if (workspace.net != number_ || workspace.items != shape.items || workspace.stage < before) return false;
+  if (!std::equal(workspace.groups.begin(), workspace.groups.end(), shape.groups.begin(), shape.groups.end())) return false;
   // Stage 0 read no bags.
   const uint32_t read = before == 0 ? num_dense_ : num_inputs();
   for (uint32_t input = 0; input < read; ++input) {
-    if ((workspace.per_item[input] != 0) != (per_item[input] != 0)) return false;
+    if (workspace.rows[input] != shape.rows[input]) return false;
   }
   return before == 0 || std::equal(workspace.lengths.begin(), workspace.lengths.end(), lengths.begin(), lengths.end());
 }
 
-std::string DenseNet::set_lengths(Workspace& workspace, uint32_t stage, uint32_t items, const uint8_t* per_item,
-                                  std::span<const uint32_t> lengths) const {
+void DenseNet::set_groups(Workspace& workspace, const RunShape& shape) const {
+  workspace.groups.assign(shape.groups.begin(), shape.groups.end());
+  workspace.group_of.clear();
+  for (uint32_t group = 0; group < shape.groups.size(); ++group)
+    workspace.group_of.insert(workspace.group_of.end(), shape.groups[group], group);
+}
+
+std::string DenseNet::set_lengths(Workspace& workspace, uint32_t stage, const RunShape& shape, std::span<const uint32_t> lengths) const {
   const uint32_t before = stage_before(stage);
   if (stage == 0 || (before != stage && before > 0)) return "";  // None are read, or those of the stage before.
   workspace.net = 0;                                             // What was there belongs to other lengths.
   workspace.lengths.assign(lengths.begin(), lengths.end());
   workspace.starts.resize(num_inputs());
+  workspace.item_starts.resize(num_inputs());
+  workspace.rows.assign(shape.rows, shape.rows + num_inputs());
   const uint32_t* given = workspace.lengths.data();
   for (uint32_t input = 0; input < num_inputs(); ++input) {
     std::vector<uint64_t>& starts = workspace.starts[input];
     starts.clear();
     if (inputs_[input].positions == 0) continue;
     starts.push_back(0);
-    for (uint32_t row = 0; row < (per_item[input] ? items : 1); ++row, ++given) {
+    for (uint32_t row = 0; row < shape.rows_of(input); ++row, ++given) {
       if (*given > inputs_[input].positions) {
         return "lengths have a sequence of more positions than input " + std::to_string(input) + " has: row " + std::to_string(row) + ", " +
                std::to_string(*given) + ", at most " + std::to_string(inputs_[input].positions);
       }
       starts.push_back(starts.back() + *given);
     }
+    std::vector<uint64_t>& of_items = workspace.item_starts[input];
+    of_items.clear();
+    if (shape.rows[input] != static_cast<uint8_t>(Rows::kPerGroup)) continue;
+    of_items.push_back(0);
+    for (const uint32_t group : workspace.group_of) of_items.push_back(of_items.back() + starts[group + 1] - starts[group]);
   }
   for (const auto& [a, b] : together_) {
-    const Lengths of_a{workspace.starts[a].data(), per_item[a] != 0}, of_b{workspace.starts[b].data(), per_item[b] != 0};
-    for (uint32_t item = 0; item < items; ++item) {
+    const Lengths of_a = lengths_of(workspace, a), of_b = lengths_of(workspace, b);
+    for (uint32_t item = 0; item < shape.items; ++item) {
       if (of_a.length(item) == of_b.length(item)) continue;
       return "lengths of inputs " + std::to_string(a) + " and " + std::to_string(b) + " have to be equal: item " + std::to_string(item) +
              ", " + std::to_string(of_a.length(item)) + " and " + std::to_string(of_b.length(item));
@@ -148,18 +161,28 @@ std::string DenseNet::set_lengths(Workspace& workspace, uint32_t stage, uint32_t
   return "";
 }
 
-void DenseNet::pack_sequences(const Workspace& workspace, Lane& lane, std::vector<Value>& values, bool per_item, uint64_t from,
-                              uint64_t to) const {
+Lengths DenseNet::lengths_of(const Workspace& workspace, uint32_t input) const {
+  const auto rows = static_cast<Rows>(workspace.rows[input]);
+  Lengths lengths{workspace.starts[input].data(), rows == Rows::kPerItem};
+  if (rows != Rows::kPerGroup) return lengths;
+  lengths.group_of = workspace.group_of.data();
+  lengths.item_starts = workspace.item_starts[input].data();
+  return lengths;
+}
+
+void DenseNet::pack_sequences(const Workspace& workspace, const std::vector<Value>& given_values, Lane& lane, std::vector<Value>& values,
+                              bool per_item, uint64_t from, uint64_t to) const {
   for (uint32_t input = 0; input < num_inputs(); ++input) {
-    const Value& given = workspace.values[input];
-    if (!workspace.packs[input] || given.per_item != per_item) continue;
+    const Value& given = given_values[input];
+    if (!workspace.packs[input] || given.per_item != per_item || given.group_of != nullptr) continue;
+    const float* rows = given.data;  // Both may be one value.
     Value& packed = values[input];
     packed.stride = row_stride(given.dim);
     packed.first_item = from;
     float* row = lane.packed[input].data();
     packed.data = row;
     for (uint64_t item = from; item < to; ++item) {
-      const float* x = given.data + item * inputs_[input].floats();
+      const float* x = rows + item * inputs_[input].floats();
       for (uint64_t p = given.lengths.length(item); p > 0; --p, x += given.dim, row += packed.stride) std::copy_n(x, given.dim, row);
     }
   }
@@ -171,13 +194,18 @@ void DenseNet::sum_shared_inputs(Workspace& workspace, size_t l) const {
   if (shared.count == 0) return;
   const Layer& concat = layers_[layer.inputs[0] - num_inputs()];
   float* x = workspace.lanes[0].padded.data();
-  for (size_t i = 0, at = 0; at < shared.count; ++i) {
-    const Value& value = workspace.values[concat.inputs[i]];
-    std::copy_n(value.row(0), value.dim, x + at);
-    at += value.dim;
+  const uint64_t stride = row_stride(shared.count);
+  const auto rows = static_cast<uint32_t>(shared.group_of != nullptr ? workspace.groups.size() : 1);
+  const std::vector<Value>& values = shared.group_of != nullptr ? workspace.group_values : workspace.values;
+  for (uint32_t row = 0; row < rows; ++row) {
+    for (size_t i = 0, at = 0; at < shared.count; ++i) {
+      const Value& value = values[concat.inputs[i]];
+      std::copy_n(value.row(row), value.dim, x + row * stride + at);
+      at += value.dim;
+    }
   }
-  kernels_.fully_connected(
-      {x, 0, 1, shared.count, concat.dim, layer.weight().data(), layer.bias().data(), layer.dim, false, shared.sums.data(), 0});
+  kernels_.fully_connected({x, stride, rows, shared.count, concat.dim, layer.weight().data(), layer.bias().data(), layer.dim, false,
+                            shared.sums.data(), layer.bias().size()});
 }
 
 void DenseNet::run(Workspace& workspace, uint32_t stage, const float* dense, const float* pooled, float* scores, LayerTimes* times) const {
@@ -203,30 +231,71 @@ void DenseNet::run_stage(Workspace& workspace, uint32_t stage, const float* dens
     Value& value = workspace.values[input];
     const float*& block = input < num_dense_ ? dense : pooled;
     value.data = block;
-    if (block != nullptr) block += (value.per_item ? workspace.items : 1) * inputs_[input].floats();
+    workspace.group_values[input].data = block;
+    const uint64_t rows = value.per_item ? workspace.items : value.group_of != nullptr ? workspace.groups.size() : 1;
+    if (block != nullptr) block += rows * inputs_[input].floats();
   }
-  // What all items share is computed once, first: it reads nothing that is per item.
+  // What all items share is computed once, first: it reads nothing that is per item. Then what those of a group share.
   Lane& first = workspace.lanes[0];
-  pack_sequences(workspace, first, workspace.values, false, 0, 1);
+  const uint64_t groups = workspace.groups.size();
+  pack_sequences(workspace, workspace.values, first, workspace.values, false, 0, 1);
+  for (uint32_t input = 0; groups > 0 && input < inputs; ++input) {
+    if (workspace.values[input].group_of == nullptr) workspace.group_values[input] = by_group(workspace.values[input]);
+  }
+  if (groups > 0) {
+    pack_sequences(workspace, workspace.group_values, first, workspace.group_values, true, 0, groups);
+    for (uint32_t input = 0; input < inputs; ++input) {
+      if (workspace.values[input].group_of == nullptr) continue;
+      workspace.values[input].data = workspace.group_values[input].data;
+      workspace.values[input].stride = workspace.group_values[input].stride;
+    }
+  }
   std::copy(workspace.values.begin(), workspace.values.end(), first.values.begin());
   first.shared = workspace.shared.data();
   for (size_t l = 0; l < layers_.size(); ++l) {
-    if (layers_[l].stage != stage || workspace.values[inputs + l].per_item) continue;
+    if (layers_[l].stage != stage || workspace.values[inputs + l].per_item || workspace.values[inputs + l].group_of != nullptr) continue;
     const auto rows = workspace.timed ? &DenseNet::run_timed_rows : &DenseNet::run_rows;
     (this->*rows)(first, layers_[l], 0, 1, workspace.kept[l].data());
   }
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    if (layers_[l].stage == stage) sum_shared_inputs(workspace, l);
-  }
-  const std::thread::id caller = std::this_thread::get_id();
-  const auto run_one = [&](uint32_t l) {
-    Lane& lane = workspace.lanes[l];
-    const bool helps = workspace.timed && workspace.reads_cpu && std::this_thread::get_id() != caller;
-    const uint64_t cpu_before = helps ? thread_cpu_ns() : 0;
-    run_lane(workspace, lane, stage, l, scores);
-    if (helps) lane.times.cpu_ns = thread_cpu_ns() - cpu_before;
+  const auto sum_shared = [&](bool of_groups) {
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      if (layers_[l].stage == stage && (workspace.shared[l].group_of != nullptr) == of_groups) sum_shared_inputs(workspace, l);
+    }
   };
-  ThreadPool::shared().parallel(static_cast<uint32_t>(workspace.lanes.size()), std::cref(run_one));  // A reference: nothing is allocated.
+  sum_shared(false);
+  const std::thread::id caller = std::this_thread::get_id();
+  const auto on_lanes = [&](uint64_t lanes, const auto& run) {
+    const auto run_one = [&](uint32_t l) {
+      Lane& lane = workspace.lanes[l];
+      const bool helps = workspace.timed && workspace.reads_cpu && std::this_thread::get_id() != caller;
+      const uint64_t cpu_before = helps ? thread_cpu_ns() : 0;
+      run(lane, l);
+      if (helps) lane.times.cpu_ns += thread_cpu_ns() - cpu_before;
+    };
+    ThreadPool::shared().parallel(static_cast<uint32_t>(lanes), std::cref(run_one));  // A reference: nothing is allocated.
+  };
+  if (groups > 0) {
+    const uint64_t lanes = group_lanes(workspace, stage);
+    on_lanes(lanes, [&](Lane& lane, uint32_t l) { run_groups(workspace, lane, stage, l, lanes); });
+    sum_shared(true);
+  }
+  on_lanes(workspace.lanes.size(), [&](Lane& lane, uint32_t l) { run_lane(workspace, lane, stage, l, scores); });
+}
+
+void DenseNet::run_groups(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, uint64_t lanes) const {
+  const uint32_t inputs = num_inputs();
+  const uint64_t groups = workspace.groups.size(), rows = workspace.block_groups;
+  std::copy(workspace.group_values.begin(), workspace.group_values.end(), lane.values.begin());
+  lane.shared = workspace.shared.data();
+  for (uint64_t from = first_block * rows; from < groups; from += lanes * rows) {
+    const uint64_t to = std::min(from + rows, groups);
+    for (size_t l = 0; l < layers_.size(); ++l) {
+      const Value& value = lane.values[inputs + l];
+      if (layers_[l].stage != stage || !value.per_item) continue;
+      float* out = const_cast<float*>(value.row(from));
+      workspace.timed ? run_timed_rows(lane, layers_[l], from, to, out) : run_rows(lane, layers_[l], from, to, out);
+    }
+  }
 }
 
 void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, uint64_t first_block, float* scores) const {
@@ -236,7 +305,7 @@ void DenseNet::run_lane(const Workspace& workspace, Lane& lane, uint32_t stage, 
   lane.shared = workspace.shared.data();
   for (uint64_t from = first_block * rows; from < items; from += workspace.lanes.size() * rows) {
     const uint64_t to = std::min(from + rows, items);
-    pack_sequences(workspace, lane, lane.values, true, from, to);
+    pack_sequences(workspace, workspace.values, lane, lane.values, true, from, to);
     for (size_t l = 0; l < layers_.size(); ++l) {
       Value& value = lane.values[inputs + l];
       if (layers_[l].stage != stage || !value.per_item) continue;

@@ -73,10 +73,22 @@ void DenseNet::run_fp32(Lane& lane, const Layer& layer, uint64_t from, uint64_t 
   }
   const SharedInputs& shared = lane.shared[&layer - layers_.data()];
   const uint32_t skip = x.per_item ? shared.count : 0;
+  const float* bias = skip > 0 ? shared.sums.data() : layer.bias().data();
+  const uint64_t width = layer.bias().size();
+  uint64_t bias_stride = 0;
+  if (skip > 0 && shared.group_of != nullptr) {
+    const uint32_t* group_of = shared.group_of + from;
+    if (group_of[0] == group_of[rows - 1]) {
+      bias += group_of[0] * width;
+    } else {
+      for (uint64_t row = 0; row < rows; ++row) std::copy_n(bias + group_of[row] * width, width, lane.sums.data() + row * width);
+      bias = lane.sums.data();
+      bias_stride = width;
+    }
+  }
   kernels_.fully_connected({given + skip, stride, static_cast<uint32_t>(rows), x.dim - skip, x.dim,
-                            layer.weight().data() + static_cast<uint64_t>(skip) * kernels_.panel_width,
-                            skip > 0 ? shared.sums.data() : layer.bias().data(), layer.dim, layer.activation == Activation::kRelu, out,
-                            row_stride(layer.dim)});
+                            layer.weight().data() + static_cast<uint64_t>(skip) * kernels_.panel_width, bias, layer.dim,
+                            layer.activation == Activation::kRelu, out, row_stride(layer.dim), bias_stride});
 }
 
 void DenseNet::run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
@@ -88,14 +100,25 @@ void DenseNet::run_timed_rows(Lane& lane, const Layer& layer, uint64_t from, uin
 }
 
 void DenseNet::run_interaction(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {
-  for (size_t i = 0; i < layer.inputs.size(); ++i) {
-    const Value& value = lane.values[layer.inputs[i]];
-    lane.vectors[i] = value.row(from);
-    lane.strides[i] = value.per_item ? value.stride : 0;
+  const uint32_t* group_of = nullptr;
+  for (const uint32_t input : layer.inputs) {
+    if (lane.values[input].group_of != nullptr) group_of = lane.values[input].group_of;
   }
-  kernels_.dot_interaction({lane.vectors.data(), lane.strides.data(), static_cast<uint32_t>(layer.inputs.size()),
-                            lane.values[layer.inputs[0]].dim, layer.diagonal, static_cast<uint32_t>(to - from), out, row_stride(layer.dim),
-                            lane.stacked.data()});
+  // The kernel steps from item to item, or stays: on the items of one group after the other.
+  for (uint64_t first = from; first < to;) {
+    uint64_t end = group_of == nullptr ? to : first + 1;
+    while (end < to && group_of[end] == group_of[first]) ++end;
+    for (size_t i = 0; i < layer.inputs.size(); ++i) {
+      const Value& value = lane.values[layer.inputs[i]];
+      lane.vectors[i] = value.row(first);
+      lane.strides[i] = value.per_item ? value.stride : 0;
+    }
+    kernels_.dot_interaction({lane.vectors.data(), lane.strides.data(), static_cast<uint32_t>(layer.inputs.size()),
+                              lane.values[layer.inputs[0]].dim, layer.diagonal, static_cast<uint32_t>(end - first), out,
+                              row_stride(layer.dim), lane.stacked.data()});
+    out += (end - first) * row_stride(layer.dim);
+    first = end;
+  }
 }
 
 void DenseNet::run_rows(Lane& lane, const Layer& layer, uint64_t from, uint64_t to, float* out) const {

@@ -79,18 +79,25 @@ bool function_of(Activation activation, Function* function);
 // How long the rows of a sequence are. Their positions are counted through: those of an item start behind those of the items before it, so
 // that what runs position by position has no work on padding.
 struct Lengths {
-  const uint64_t* starts = nullptr;  // [rows + 1] of the input that the sequence comes from: where each row's positions start
-  bool per_item = false;             // whether that input has a row for every item; else all are as long as the only one
-  uint32_t appended = 0;             // positions that each row has beyond the input's
+  const uint64_t* starts = nullptr;    // [rows + 1] of the input that the sequence comes from: where each row's positions start
+  bool per_item = false;               // whether that input has a row for every item; else, without groups, all are as long as the only one
+  uint32_t appended = 0;               // positions that each row has beyond the input's
+  const uint32_t* group_of = nullptr;  // of an input with a row for every group: that of each item
+  const uint64_t* item_starts = nullptr;  // [items + 1] with groups: where the positions of each item start when each has its own
   uint64_t length(uint64_t item) const {
-    const uint64_t row = per_item ? item : 0;
+    const uint64_t row = per_item ? item : group_of != nullptr ? group_of[item] : 0;
     return starts[row + 1] - starts[row] + appended;
   }
-  uint64_t start(uint64_t item) const { return per_item ? starts[item] + appended * item : item * length(0); }
+  uint64_t start(uint64_t item) const {
+    if (per_item) return starts[item] + appended * item;
+    return group_of != nullptr ? item_starts[item] + appended * item : item * length(0);
+  }
+  // Of a value that has a row for every group.
+  uint64_t group_start(uint64_t group) const { return group_of != nullptr ? starts[group] + appended * group : group * length(0); }
 };
 
-// A value of a run: of every item from `first_item` on, or one for all. A vector is a row of `dim` floats; a sequence has a row for each of
-// its positions, those of an item behind those of the one before.
+// A value of a run: of every item from `first_item` on, one for all, or one for every group of items. A vector is a row of `dim` floats; a
+// sequence has a row for each of its positions, those of an item behind those of the one before.
 struct Value {
   const float* data;
   uint32_t dim;
@@ -99,16 +106,28 @@ struct Value {
   uint32_t positions = 0;  // of a sequence: at most; 0: a vector
   Lengths lengths;
   uint64_t first_item = 0;
+  const uint32_t* group_of = nullptr;  // of a value with a row for every group: that of each item
   const float* row(uint64_t item, uint64_t position = 0) const { return data + (first_row(item) + position) * stride; }
   // Rows of these items, or of the one that is there for all.
   uint64_t rows(uint64_t from, uint64_t to) const { return positions == 0 ? to - from : lengths.start(to) - lengths.start(from); }
 
  private:
   uint64_t first_row(uint64_t item) const {
+    if (group_of != nullptr) return positions == 0 ? group_of[item] : lengths.group_start(group_of[item]);
     if (!per_item) return 0;
     return positions == 0 ? item - first_item : lengths.start(item) - lengths.start(first_item);
   }
 };
+
+// A value as the groups see it: with a row for each of them, where it is theirs. One that is per item is not read there.
+inline Value by_group(Value value) {
+  if (value.per_item) return {nullptr, value.dim, value.stride, false, value.positions, {}};
+  if (value.group_of == nullptr) return value;
+  value.per_item = true;
+  value.group_of = nullptr;
+  if (value.lengths.group_of != nullptr) value.lengths = {value.lengths.starts, true, value.lengths.appended};
+  return value;
+}
 
 // Floats from row to row of a layer's buffer: an odd number of 64-byte cache lines, so that the rows of a tile spread over the L1 cache.
 inline uint64_t row_stride(uint32_t dim) { return ((static_cast<uint64_t>(dim) + 15) / 16 | 1) * 16; }

@@ -304,25 +304,27 @@ void test_fully_connected(const Isa& isa) {
   const uint64_t x_stride = inputs + below(9), y_stride = outputs + below(9);
   // Now and then only the last inputs of the panels, as when the sum of the first ones is the bias.
   const auto panel_inputs = static_cast<uint32_t>(inputs + (below(2) == 0 ? below(50) : 0));
+  // One for all rows, or one for each.
+  const uint64_t biases = below(2) == 0 ? 1 : rows, bias_stride = biases == 1 ? 0 : panels * isa.panel_width;
   const uint64_t packed_floats = ((panels - 1) * panel_inputs + inputs) * isa.panel_width;
   const Guarded x(((rows - 1) * x_stride + inputs) * 4, below(2) == 0), packed(packed_floats * 4, below(2) == 0),
-      bias(panels * isa.panel_width * 4, below(2) == 0), y(((rows - 1) * y_stride + outputs) * 4, below(2) == 0);
+      bias(biases * panels * isa.panel_width * 4, below(2) == 0), y(((rows - 1) * y_stride + outputs) * 4, below(2) == 0);
   for (uint64_t i = 0; i < (rows - 1) * x_stride + inputs; ++i) x.floats()[i] = uniform();
   std::memset(packed.data, 0, packed_floats * 4);
-  std::memset(bias.data, 0, panels * isa.panel_width * 4);
+  std::memset(bias.data, 0, biases * panels * isa.panel_width * 4);
   const auto weight = [&](uint64_t n, uint64_t k) -> float& {
     return packed.floats()[n / isa.panel_width * panel_inputs * isa.panel_width + k * isa.panel_width + n % isa.panel_width];
   };
   for (uint64_t n = 0; n < outputs; ++n) {
-    bias.floats()[n] = uniform();
+    for (uint64_t row = 0; row < biases; ++row) bias.floats()[row * bias_stride + n] = uniform();
     for (uint64_t k = 0; k < inputs; ++k) weight(n, k) = uniform();
   }
   const bool relu = below(2) == 0;
   isa.fully_connected(
-      {x.floats(), x_stride, rows, inputs, panel_inputs, packed.floats(), bias.floats(), outputs, relu, y.floats(), y_stride});
+      {x.floats(), x_stride, rows, inputs, panel_inputs, packed.floats(), bias.floats(), outputs, relu, y.floats(), y_stride, bias_stride});
   for (uint64_t row = 0; row < rows; ++row) {
     for (uint64_t n = 0; n < outputs; ++n) {
-      double sum = bias.floats()[n], scale = std::abs(sum);
+      double sum = bias.floats()[row * bias_stride + n], scale = std::abs(sum);
       for (uint64_t k = 0; k < inputs; ++k) {
         const double term = static_cast<double>(x.floats()[row * x_stride + k]) * weight(n, k);
         sum += term;

@@ -3,7 +3,7 @@ import { modelHash } from '../model/hash.js';
 import { openModel } from '../model/open-model.js';
 import type { ModelSpec } from '../model/spec.js';
 import { type Plan, writePlan } from '../plan/file/plan.js';
-import { planSummary, type ShardSummary } from '../plan/placement/bytes.js';
+import { heldBytes, planSummary, type ShardSummary } from '../plan/placement/bytes.js';
 import { MAX_SHARDS, type PlanOptions, STRATEGIES, type Strategy } from '../plan/placement/strategies.js';
 import { type Costs, readCosts } from '../plan/predict/costs.js';
 import { DEFAULT_COSTS } from '../plan/predict/default-costs.js';
@@ -126,7 +126,7 @@ Examples:
     const whatIf = change === null ? null : planScenario(changed(scenario, change));
     // The plan comes last but for its profile: it says that all that was asked for could be done.
     if (options.map !== undefined) await writePlanMap(options.map, planned.spec, made, scenario.costs.machine);
-    await writePlan(options.output, made.plan);
+    await writePlan(options.output, { ...made.plan, bytes: heldBytes(made.plan, planned.spec) });
     await writeProfile(profilePath, profile);
     const compared = options.explain ? compareStrategies(scenario, predictor) : [];
     const summary = planSummary(made.plan, planned.spec, profile);

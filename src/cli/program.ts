@@ -1,8 +1,6 @@
-import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { further } from './help.js';
-
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
+import { version } from './version.js';
 
 /** In the order of --help. What runs one loads only that: others need rooms, of the lab say, that a daemon has no use for. */
 const COMMANDS = {
@@ -19,6 +17,7 @@ const COMMANDS = {
   shard: async () => (await import('./shard.js')).shardCommand,
   up: async () => (await import('./up.js')).upCommand,
   serve: async () => (await import('./serve.js')).serveCommand,
+  deploy: async () => (await import('./deploy.js')).deployCommand,
   predict: async () => (await import('./predict.js')).predictCommand,
   evaluate: async () => (await import('./evaluate.js')).evaluateCommand,
   synth: async () => (await import('./synth.js')).synthCommand,
@@ -48,6 +47,7 @@ Examples:
   terabag plan ./model --shards 4 -o plan.json
   terabag up plan.json --bundle ./model
   terabag serve ./model --plan plan.json
+  terabag deploy kubernetes plan.json -o manifests
   terabag predict requests.jsonl --bundle ./model --plan plan.json
   terabag evaluate requests.jsonl --labels labels.jsonl --bundle ./model
   terabag bench --bundle ./model --plan plan.json --qps 25
@@ -60,9 +60,15 @@ export async function openProgram(words: readonly string[]): Promise<Command> {
   const loaders = Object.entries(COMMANDS).flatMap(([known, load]) => (known === name || !Object.hasOwn(COMMANDS, name) ? [load] : []));
   const program = newProgram();
   for (const command of await Promise.all(loaders.map((load) => load()))) {
-    command.exitOverride();
-    command.showHelpAfterError(`(terabag ${command.name()} --help has examples)`);
+    endEarly(command, `terabag ${command.name()}`);
     program.addCommand(command);
   }
   return program.exitOverride().showHelpAfterError('(terabag --help lists the commands)');
+}
+
+/** What ends a command early is thrown, of those below it too. */
+function endEarly(command: Command, words: string): void {
+  command.exitOverride();
+  command.showHelpAfterError(`(${words} --help has examples)`);
+  for (const below of command.commands) endEarly(below, `${words} ${below.name()}`);
 }

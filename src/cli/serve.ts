@@ -2,9 +2,11 @@ import cluster from 'node:cluster';
 import { once } from 'node:events';
 import { basename, resolve } from 'node:path';
 import { Command, InvalidArgumentError } from 'commander';
+import { openServiceManager, type ServiceManager } from '../cluster/service-manager.js';
 import type { Precision } from '../engine/native.js';
 import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
+import { PredictorMeter } from '../observe/predictor-meter.js';
 import { MAIN_SHARD, readPlan } from '../plan/file/plan.js';
 import { bundleOf } from '../plan/file/published.js';
 import type { RpcMode } from '../plan/predict/rpc-mode.js';
@@ -15,7 +17,7 @@ import { connect } from '../predictor/sharded.js';
 import { type ModelFiles, modelsOfRepository } from '../serve/models.js';
 import { serveModels } from '../serve/serve.js';
 import type { ModelSource } from '../serve/served-model.js';
-import { replacesWorker, superviseWorkers, workerPeers } from '../serve/workers.js';
+import { replacesWorker, superviseWorkers, tellPrimary, workerMetrics, workerPeers } from '../serve/workers.js';
 import { further } from './help.js';
 import {
   durationMs,
@@ -36,8 +38,11 @@ interface ServeCommandOptions extends SecurityFlags {
   readonly plan?: readonly NamedPath[];
   readonly repository?: string;
   readonly http: string;
+  readonly grpc: string;
   readonly deadline: number;
   readonly drain: number;
+  readonly metrics?: string;
+  readonly batchDelay: number;
   readonly workers: number;
   readonly tlsCert?: string;
   readonly tlsKey?: string;
@@ -79,6 +84,7 @@ export const serveCommand = new Command('serve')
   )
   .option('--repository <dir>', 'serve every DIR/NAME/VERSION/, which is a bundle, with plan.json in it if it has shards')
   .option('--http <address>', 'HOST:PORT of HTTP; *:PORT: every address of this machine', '127.0.0.1:8000')
+  .option('--grpc <address>', 'HOST:PORT of gRPC, likewise; off: none', '127.0.0.1:8001')
   .addOption(quantityOption('--deadline <time>', 'of requests that name none', positiveDurationMs, '100ms'))
   .addOption(
     quantityOption(
@@ -86,6 +92,15 @@ export const serveCommand = new Command('serve')
       'after SIGTERM, how long requests are still taken while load balancers see that it is not ready',
       durationMs,
       '3s',
+    ),
+  )
+  .option('--metrics <address>', 'HOST:PORT of a further listener of /metrics and health only, without TLS and tokens')
+  .addOption(
+    quantityOption(
+      '--batch-delay <time>',
+      'how long small requests wait for others at most, with which they are run as one; 0s: not at all',
+      durationMs,
+      '0s',
     ),
   )
   .option('--workers <n>', 'processes that share the listening sockets and the mapped tables, each a main shard', positiveInteger, 1)
@@ -115,28 +130,36 @@ Examples:
   terabag serve ./model --plan plan.json --http '*:8000'
   terabag serve ranker=./ranker ranker:2=./ranker-2 ads=./published/ads --plan ads=ads-plan.json
   terabag serve --repository ./models --allow-repository-control
-  curl -d '{"dense": {}, "sparse": {"clicks": {"indices": [4, 8], "offsets": [0, 2]}}}' http://127.0.0.1:8000/v1/models/ranker:rank`),
+  curl --data @request.json http://127.0.0.1:8000/v1/models/ranker:rank`),
   )
   .action(async (models: readonly NamedPath[], options: ServeCommandOptions, command: Command) => {
-    const find = await modelFinder(models, options, command);
     const { tlsCert, tlsKey, tlsCa } = options;
     if ((tlsCert === undefined) !== (tlsKey === undefined)) command.error('error: --tls-cert and --tls-key need each other');
     if (tlsCa !== undefined && tlsCert === undefined) command.error('error: --tls-ca needs --tls-cert and --tls-key');
-    if (options.workers > 1 && cluster.isPrimary) return primary(options);
+    const find = await modelFinder(models, options, command);
+    const manager = cluster.isWorker ? await openServiceManager({ env: {} }) : await openServiceManager({ onWarning: warn });
+    if (options.workers > 1 && cluster.isPrimary) return primary(options, manager);
     const server = await serveModels(
       find,
       {
         ...{ http: options.http, maxBody: options.maxBody, drainMs: options.drain, onWarning: warn },
+        ...{ batchDelayMs: options.batchDelay, deadlineMs: options.deadline },
+        ...(options.metrics !== undefined && { metrics: options.metrics }),
+        ...(options.grpc !== 'off' && { grpc: options.grpc }),
         ...(tlsCert !== undefined &&
           tlsKey !== undefined && { tls: { cert: tlsCert, key: tlsKey, ...(tlsCa !== undefined && { clientCa: tlsCa }) } }),
         ...(options.tokenFile !== undefined && { tokenFile: options.tokenFile }),
         ...(options.corsOrigin !== undefined && { corsOrigin: options.corsOrigin }),
         repositoryControl: options.allowRepositoryControl === true,
       },
-      cluster.isWorker ? { peersOf: workerPeers, openFirst: replacesWorker() } : {},
+      cluster.isWorker ? { peersOf: workerPeers, metricsOf: workerMetrics, openFirst: replacesWorker() } : {},
     );
-    if (cluster.isPrimary) console.log(`serving at ${server.url}`);
+    void server.opened.then(() => manager.ready(`serving at ${server.url}`));
+    const where = `${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`;
+    if (cluster.isPrimary) console.log(`serving at ${where}`);
+    else tellPrimary(where);
     await askedToEnd();
+    manager.stopping();
     await server.close();
     if (cluster.isPrimary) console.log('stopped');
     // Its channel to the primary keeps a worker.
@@ -156,14 +179,17 @@ async function askedToEnd(): Promise<void> {
   await once(ending.signal, 'abort');
 }
 
-async function primary({ workers, tlsCert }: ServeCommandOptions): Promise<void> {
+async function primary({ workers }: ServeCommandOptions, manager: ServiceManager): Promise<void> {
   const ended = new AbortController();
-  void askedToEnd().then(() => ended.abort());
-  cluster.once('listening', (_, { address, port }) => {
-    const host = address === null ? '*' : String(address).includes(':') ? `[${address}]` : address;
-    console.log(`serving at ${tlsCert === undefined ? 'http' : 'https'}://${host}:${port}`);
+  void askedToEnd().then(() => {
+    manager.stopping();
+    ended.abort();
   });
-  await superviseWorkers(workers, ended.signal, warn);
+  const onServing = (where: string): void => {
+    console.log(`serving at ${where}`);
+    manager.ready(`serving at ${where}`);
+  };
+  await superviseWorkers(workers, ended.signal, { onServing, onWarning: warn });
   console.log('stopped');
 }
 
@@ -217,7 +243,7 @@ function withPlans(models: readonly ModelFiles[], plans: readonly NamedPath[], c
 
 async function openModel({ bundle, plan }: ModelFiles, options: ServeCommandOptions, signal: AbortSignal): Promise<Predictor> {
   const { deadline: deadlineMs, verify, residency, precision, rpc, dedup = false, onShardFailure = 'error' } = options;
-  const common = { deadlineMs, verify, residency, precision, signal, onWarning: warn };
+  const common = { deadlineMs, meter: new PredictorMeter(), verify, residency, precision, signal, onWarning: warn };
   if (plan === null) return openLocal(bundle, common);
   // It is told as not ready while shards are missing, and serves as soon as they are there.
   return connect(await readPlan(plan), { ...common, bundle, rpc, dedup, onShardFailure, readyMs: 0, ...securityOf(options) });

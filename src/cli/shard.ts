@@ -1,7 +1,9 @@
 import { Command } from 'commander';
 import { runDaemon } from '../cluster/daemon.js';
 import { whenFree } from '../cluster/launch-lock.js';
+import { openServiceManager } from '../cluster/service-manager.js';
 import { shardLog } from '../cluster/shard-log.js';
+import { httpAddress } from '../endpoints/http-address.js';
 import type { Residency } from '../engine/residency.js';
 import { readModelSpec } from '../model/bundle.js';
 import { type Plan, readPlan } from '../plan/file/plan.js';
@@ -21,6 +23,7 @@ interface ShardCommandOptions extends SecurityFlags {
   readonly verify: 'full' | 'size';
   readonly residency: Residency;
   readonly drain: number;
+  readonly metrics?: string;
 }
 
 export const shardCommand = new Command('shard')
@@ -30,6 +33,10 @@ export const shardCommand = new Command('shard')
   .requiredOption('--bundle <dir>', 'directory of the model, or what it was published to')
   .option('--replica <n>', "which of the shard's endpoints in the plan this is, from 0; needed where it has several", position)
   .option('--listen <endpoint>', "listen here instead of the plan's endpoint; tcp://127.0.0.1:* takes a free port")
+  .option(
+    '--metrics <address>',
+    'serve /metrics, /v2/health/live and /v2/health/ready here: HOST:PORT; *:PORT: every address of this machine',
+  )
   .addOption(logLevelOption('info'))
   .addOption(verifyOption())
   .addOption(residencyOption())
@@ -40,22 +47,25 @@ export const shardCommand = new Command('shard')
   .addHelpText(
     'after',
     further(`
-On SIGTERM it refuses new requests, answers those in flight, and ends with exit code 0.
+On SIGTERM it refuses new requests, answers those in flight, and ends with exit code 0. A service manager that started it (systemd, Type=notify) is
+told when it serves and when it drains, and gets signs of life (WatchdogSec).
 
 Examples:
   terabag shard plan.json --name shard-0 --bundle ./model
   terabag shard plan.json --name shard-0 --replica 1 --bundle ./published/shard-0
   terabag shard plan.json --name shard-1 --bundle ./model --listen tcp://127.0.0.1:* --verify size
-  terabag shard plan.json --name shard-2 --bundle ./model --residency lock
+  terabag shard plan.json --name shard-2 --bundle ./model --residency lock --metrics '*:9400'
   terabag shard plan.json --name shard-3 --bundle ./model --listen 'tcp://*:5003' --key shard.key --allow main.pub`),
   )
   .action(async (planPath: string, options: ShardCommandOptions) => {
     const { name: shard, bundle, replica, listen, logLevel, verify, residency, drain } = options;
+    const metrics = options.metrics === undefined ? null : httpAddress('--metrics', options.metrics);
     const log = shardLog(shard, logLevel);
     const plan = await readPlan(planPath);
     const spec = await readModelSpec(await bundleOf(bundle, shard));
     const warning = wholeTablesWarning({ plan, spec, dir: bundle, planPath, residency }, shard);
     if (warning !== null) log.warn(warning);
+    const manager = await openServiceManager({ onWarning: (message) => log.warn(message) });
     const endpoint = endpointOf(plan, options);
     // Before a table is read for it.
     if (endpoint !== null) await whenFree([endpoint], 0);
@@ -69,7 +79,9 @@ Examples:
         residency,
         drainMs: drain,
         onProgress,
+        manager,
         ...securityOf(options),
+        ...(metrics !== null && { metrics }),
         ...(replica !== undefined && { replica }),
         ...(listen !== undefined && { endpoint: listen }),
       }),

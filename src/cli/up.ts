@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { Command } from 'commander';
 import { endpointsOf, LaunchLock, whenFree } from '../cluster/launch-lock.js';
+import { openServiceManager } from '../cluster/service-manager.js';
 import type { LogLevel } from '../cluster/shard-task.js';
 import type { Residency } from '../engine/residency.js';
 import { TerabagError } from '../errors.js';
@@ -110,6 +111,7 @@ Examples:
     if (warning !== null) say({ shard: 'all', what: 'warning', detail: warning });
     const running = new Set(plan.shards.flatMap(({ name, endpoints }) => endpoints.map((_, replica) => `${name} ${replica}`)));
     const deserted = new AbortController();
+    const manager = await openServiceManager({ onWarning: (message) => say({ shard: 'all', what: 'warning', detail: message }) });
     const cluster = await launchOnHosts(plan, {
       bundle: options.bundle,
       ephemeralPorts: options.freePorts !== undefined,
@@ -144,6 +146,7 @@ Examples:
       if (options.restart) onHangup = oneAtATime(restart, say);
       const shards = cluster.shards.map((shard) => `${replicaName(plan, shard)} at ${shard.endpoint} (pid ${shard.pid})`);
       say({ shard: 'all', what: 'up', detail: shards.join('; ') || 'the plan has no sparse shards, main holds all tables' });
+      manager.ready(`serving ${shards.length} replicas`);
       const over = AbortSignal.any([ended.signal, deserted.signal]);
       if (shards.length > 0 && !over.aborted) await once(over, 'abort');
       if (!ended.signal.aborted && deserted.signal.aborted)
@@ -154,6 +157,7 @@ Examples:
             : 'every shard has ended, and with --no-restart none is started again',
         );
     } finally {
+      manager.stopping();
       await cluster.stop();
       lock.release();
     }

@@ -1,7 +1,7 @@
 import { oneOf, TerabagError } from '../errors.js';
 import type { ResolvedModel } from '../model/graph.js';
 import { layerWorkOf } from '../model/layer-work.js';
-import type { DensePart } from './dense-part.js';
+import type { DensePart, Waiting } from './dense-part.js';
 import type { JobTimes } from './job-times.js';
 import { type NativeDenseNet, type NativeWorkspace, native, PRECISIONS, type Precision } from './native.js';
 import { runError } from './native-errors.js';
@@ -81,10 +81,18 @@ export class DenseNet implements DensePart {
     lengths: Uint32Array | null,
     output: Float32Array | null,
     job: JobTimes | null = null,
+    _request: Waiting | null = null,
+    groups: Uint32Array | null = null,
   ): Promise<void> | undefined {
-    const hops = this.#expectedNs(stage, items, perItem, lengths) > SYNC_BUDGET_NS;
+    const hops = this.#expectedNs(stage, items, perItem, lengths, groups?.length ?? 1) > SYNC_BUDGET_NS;
     if (job !== null) job.onThread = hops;
     try {
+      if (groups !== null) {
+        const [times, timesAt] = [job?.times, job?.timesAt];
+        if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, lengths, output, times, timesAt, groups);
+        this.#net.runSync(workspace, stage, items, perItem, dense, pooled, lengths, output, times, timesAt, groups);
+        return undefined;
+      }
       if (hops) return this.#net.run(workspace, stage, items, perItem, dense, pooled, lengths, output, job?.times, job?.timesAt);
       this.#net.runSync(workspace, stage, items, perItem, dense, pooled, lengths, output, job?.times, job?.timesAt);
       return undefined;
@@ -98,8 +106,8 @@ export class DenseNet implements DensePart {
     return Promise.resolve();
   }
 
-  #expectedNs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array | null): number {
-    if (this.#sequences !== null && lengths !== null) return NS_PER_MAC * this.#sequences.macs(stage, items, perItem, lengths);
+  #expectedNs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array | null, groups: number): number {
+    if (this.#sequences !== null && lengths !== null) return NS_PER_MAC * this.#sequences.macs(stage, [1, items, groups], perItem, lengths);
     return (this.#macsPerItem[stage] ?? 0) * (NS_PER_WEIGHT + NS_PER_MAC * items);
   }
 }
@@ -123,12 +131,14 @@ class SequenceWork {
   }
 
   /** lengths: as DenseNet.run gets them. Layers without sequences are few multiply-adds beside those that have them, and counted likewise. */
-  macs(stage: number, items: number, perItem: Uint8Array, lengths: Uint32Array): number {
+  macs(stage: number, rows: readonly [one: number, items: number, groups: number], perItem: Uint8Array, lengths: Uint32Array): number {
     let [most, sum] = [0, 0];
-    for (const [input, positions] of this.inputPositions.entries()) most += positions * (perItem[input] === 1 ? items : 1);
+    const rowsOf = (input: number): number => rows[perItem[input] as 0 | 1 | 2];
+    for (const [input, positions] of this.inputPositions.entries()) most += positions * rowsOf(input);
     for (const length of lengths) sum += length;
     let macs = 0;
-    for (const layer of this.#layers[stage] ?? []) macs += layer.macs * (layer.inputs.some((input) => perItem[input] === 1) ? items : 1);
+    for (const layer of this.#layers[stage] ?? [])
+      macs += layer.macs * layer.inputs.reduce((most, input) => Math.max(most, rowsOf(input)), 1);
     return macs * (sum / Math.max(1, most));
   }
 }

@@ -20,7 +20,7 @@ export interface DensePart {
   createWorkspace(): DenseWorkspace;
   /**
    * Runs a stage: done on return (undefined), or when the promise settles; until then the buffers are the run's. perItem[i] is 1 when input i has
-   * `items` rows, 0 when it has 1; dense and pooled have the rows of dense features and of bags, one input after another; a sequence's row has
+   * `items` rows, 0 when it has 1, 2 when it has one for each group of items; dense and pooled have the rows of dense features and of bags, one input after another; a sequence's row has
    * zeros behind its last position, and lengths says of each row of the sequences how many positions it has (null without sequences). output, of the
    * last stage: a row for each item, the values of all outputs one behind another. Measures itself when there is a job. What has not begun when the
    * request is over need not begin.
@@ -36,6 +36,8 @@ export interface DensePart {
     output: Float32Array | null,
     job: JobTimes | null,
     request: Waiting,
+    /** Items of each group, one after the other; never of an ONNX model. */
+    groups: Uint32Array | null,
   ): Promise<void> | undefined;
   /** When no run is left. */
   close(): Promise<void>;

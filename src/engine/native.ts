@@ -145,7 +145,7 @@ export interface NativeDenseNet {
   /**
    * [sync] Runs the layers of one stage; stages run in order, on one workspace, with the same items and perItem. dense: the dense features' rows
    * one after another; pooled: likewise the bags' (null in stage 0), of a sequence all positions, zeros behind its last; perItem[i] is 1 when input i
-   * has `items` rows, 0 when it has 1. lengths: of each sequence those of its rows, at most its positions (null in stage 0, and without
+   * has `items` rows, 0 when it has 1, 2 when it has one for each of the groups, consecutive items, one or more in each. lengths: of each sequence those of its rows, at most its positions (null in stage 0, and without
    * sequences); those of sequences that a layer reads together have to be equal: status bad_lengths. output (last stage, 1 or more; else null):
    * [items, dim of the output] float32.
    */
@@ -160,6 +160,7 @@ export interface NativeDenseNet {
     output: Float32Array | null,
     times?: Float64Array | null,
     timesAt?: number,
+    groups?: Uint32Array | null,
   ): void;
   /** [async] The same on addon threads; the workspace and the buffers must not be touched, transferred or detached until it settles. */
   run(
@@ -173,6 +174,7 @@ export interface NativeDenseNet {
     output: Float32Array | null,
     times?: Float64Array | null,
     timesAt?: number,
+    groups?: Uint32Array | null,
   ): Promise<void>;
 }
 
@@ -385,6 +387,11 @@ export interface NativeAddon {
   socketsAvailable(): boolean;
   /** [sync] CRC-32C (RFC 3720, appendix B.4) of an answer: of the id as a little-endian float64, the stamp and the vectors. */
   answerChecksum(id: number, stamp: Uint8Array, vectors: Uint8Array): number;
+  /**
+   * [sync] Sends text as one datagram to a Unix socket, by its path or, after an @, its abstract name; never waits. Returns 0 or the system's error
+   * number: EAGAIN while the receiver's queue is full.
+   */
+  sendDatagram(address: string, text: string): number;
   /** onReadable: messages wait; receive until there is none. onEvent: of a DEALER, whether its peer came, or went or was not there, which may be told again later; of a ROUTER, that somebody came. */
   Socket: {
     new (options: NativeSocketOptions, onReadable: () => void, onEvent: (up: boolean) => void): NativeSocket;

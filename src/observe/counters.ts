@@ -76,6 +76,9 @@ type TableCounts = Readonly<Record<keyof typeof TABLE_COUNTERS, number>>;
 export type PredictorStats = Readonly<Record<Exclude<keyof typeof PREDICTOR_COUNTERS, keyof TableCounts | 'unseen'>, number>> &
   Partial<TableCounts> & { readonly unseen: Readonly<Record<string, number>> };
 
+/** What is counted in this process, without what is counted of each shard. */
+export type OwnStats = Omit<PredictorStats, keyof RpcCounts>;
+
 /** The sums of these counts, 0 of none. */
 export function sumRpcCounts(counts: Iterable<RpcCounts>): RpcCounts {
   const sums = Object.fromEntries(Object.keys(RPC_COUNTERS).map((name) => [name, 0])) as Record<keyof RpcCounts, number>;

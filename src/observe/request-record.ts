@@ -63,6 +63,15 @@ export class RequestRecord implements Stages {
     this.#phase = this.#nowhere;
   }
 
+  /** performance.now() times; of a request that has ended. */
+  get startedAt(): number {
+    return this.slab[this.start + HEADER.startedAt] as number;
+  }
+
+  get endedAt(): number {
+    return this.slab[this.start + HEADER.endedAt] as number;
+  }
+
   /** False while the request runs, or something may still write for it. */
   get free(): boolean {
     return !this.#open && this.#holds === 0;

@@ -2,15 +2,21 @@ import type { JobTimes } from '../engine/job-times.js';
 import type { JobKind, KINDS, PhaseKind } from './layout.js';
 import type { RpcSpan } from './spans.js';
 
+/** A bag or sequence layer's part of a request. */
+export interface LookedUp {
+  readonly input: { readonly indices: { readonly length: number } };
+}
+
 /** A job of the addon: gets where the addon writes its times, null when nobody wants them; done on return (undefined), or when the promise settles. */
-type Job = (times: JobTimes | null) => Promise<void> | undefined;
+export type Job = (times: JobTimes | null) => Promise<void> | undefined;
 
 /**
  * The one hook by which a predictor says what it does for a request: stamped by a RequestRecord, or nothing at all by NO_STAGES. batch counts the
  * batches of a request, round the RPCs that follow one another.
  */
 export interface Stages {
-  setItems(items: number): void;
+  /** Its shapes are checked. */
+  setItems(items: number, bags: readonly LookedUp[]): void;
   /** The main thread works on the request from here on; ends the phase before. */
   enter(phase: (typeof KINDS)[PhaseKind], batch?: number, round?: number): void;
   /** The main thread turns to something else. */

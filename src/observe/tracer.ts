@@ -17,6 +17,14 @@ export interface TracerOptions {
   readonly cpu?: boolean;
 }
 
+/** A request that has ended, as long as its record is not used again. Times are those of performance.now(). */
+export interface EndedRecord {
+  readonly number: number;
+  readonly error: string | null;
+  readonly startedAt: number;
+  readonly endedAt: number;
+}
+
 /** Pauses of the garbage collector that are kept; at some milliseconds between two, a few seconds of the busiest process. */
 const COLLECTIONS = 4096;
 
@@ -81,10 +89,20 @@ export class Tracer {
     return null;
   }
 
-  /** The requests that have ended, copied, in the order of their beginning. A garbage collection of the last turn of the event loop may be missing. */
-  requests(): TracedRequest[] {
+  /** The requests that have ended, in no order; not copied. @internal */
+  ended(): readonly EndedRecord[] {
+    return this.#records.filter((record) => record.closed);
+  }
+
+  /**
+   * The requests that have ended, or of them those of the given numbers, copied, in the order of their beginning. A garbage collection of the last turn
+   * of the event loop may be missing.
+   */
+  requests(numbers?: ReadonlySet<number>): TracedRequest[] {
     this.#keepPauses(this.#observer.takeRecords());
-    const closed = this.#records.filter((record) => record.closed).sort((a, b) => a.number - b.number);
+    const closed = this.#records
+      .filter(({ closed, number }) => closed && (numbers?.has(number) ?? true))
+      .sort((a, b) => a.number - b.number);
     const pauses = this.#keptPauses();
     return closed.map((record) => readRecord(record, this.#shards, pauses));
   }

@@ -110,6 +110,8 @@ export interface AdmissionOptions {
   readonly maxInFlightBytes?: number | undefined;
   readonly deadlineMs?: number | undefined;
   readonly clock?: Clock | undefined;
+  /** Asked when a request does not fit beside the others: whether one of these was ended in its favour. */
+  readonly makeRoom?: ((options: PredictOptions) => boolean) | undefined;
 }
 
 /**
@@ -131,12 +133,14 @@ export class Admission<M extends Memory> {
   readonly #maxInFlight: number;
   readonly #limit: ConcurrencyLimit;
   readonly #bytes: ByteBudget;
+  readonly #makeRoom: (options: PredictOptions) => boolean;
 
   constructor(
     private readonly makeMemory: () => M,
     options: AdmissionOptions = {},
   ) {
-    const { deadlineMs = DEFAULT_DEADLINE_MS, clock = systemClock } = options;
+    const { deadlineMs = DEFAULT_DEADLINE_MS, clock = systemClock, makeRoom = () => false } = options;
+    this.#makeRoom = makeRoom;
     const { maxInFlight = DEFAULT_MAX_IN_FLIGHT, maxInFlightBytes = DEFAULT_MAX_IN_FLIGHT_BYTES } = options;
     checkAtLeastOne('maxInFlight', maxInFlight);
     checkAtLeastOne('maxInFlightBytes', maxInFlightBytes);
@@ -157,7 +161,8 @@ export class Admission<M extends Memory> {
     try {
       const { deadlineMs = this.#deadlineMs, signal = null } = anObject('options', options);
       this.#check(deadlineMs, signal);
-      const refused = this.#overload(deadlineMs);
+      let refused = this.#overload(deadlineMs);
+      if (refused !== null && this.#makeRoom(options)) refused = this.#overload(deadlineMs);
       if (refused !== null) return rejectedSoon(this.#failed(refused, stages));
       const memory = this.#idle.take() ?? this.makeMemory();
       const admitted = new Admitted(memory, this.#clock.now(), deadlineMs, this.#inFlight, this.#bytes);

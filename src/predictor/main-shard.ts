@@ -2,12 +2,16 @@ import type { OpenedTables } from '../engine/tables.js';
 import { sumUnseen } from '../engine/unseen-counts.js';
 import type { Bundle } from '../model/bundle.js';
 import type { ResolvedModel } from '../model/graph.js';
-import { type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import { type OwnStats, type PredictorStats, sumRpcCounts } from '../observe/counters.js';
+import type { PredictorMeter } from '../observe/predictor-meter.js';
+import type { Plan } from '../plan/file/plan.js';
+import { type Placement, placementOf } from '../plan/placement/placement.js';
 import type { ShardClient } from '../rpc/client.js';
 import type { ReplicaStats } from '../rpc/shard-stats.js';
 import type { ServedVersion } from '../rpc/version.js';
 import { Pipeline, type PipelineOptions } from './pipeline.js';
 import type { Prediction, PredictOptions, Predictor, PredictorOptions, PredictRequest, Readiness } from './predictor.js';
+import type { Watched } from './watched.js';
 
 const STATS_MS = 2000;
 
@@ -27,27 +31,53 @@ export class MainShard implements Predictor {
   readonly model: ResolvedModel;
   /** planHash is empty without a plan. */
   readonly version: ServedVersion;
+  readonly meter?: PredictorMeter;
   readonly #pipeline: Pipeline;
   readonly #rounds: Way['rounds'];
   readonly #net: Way['net'];
+  readonly watched: Watched;
 
   constructor(
     bundle: Bundle,
     private readonly shards: readonly AskedShard[],
     /** Main's own tables; none of most plans. */
     private readonly own: OpenedTables,
-    options: Way & { readonly version: ServedVersion | null } & Pick<PipelineOptions, 'batchItems' | 'dedup' | 'onShardFailure' | 'trace'> &
+    options: Way & { readonly version: ServedVersion | null; readonly plan?: Plan } & Pick<
+        PipelineOptions,
+        'batchItems' | 'dedup' | 'onShardFailure' | 'trace' | 'meter'
+      > &
       Pick<PredictorOptions, 'deadlineMs' | 'maxInFlight' | 'maxInFlightBytes'>,
   ) {
     this.modelHash = bundle.hash;
     this.version = options.version ?? { modelHash: bundle.hash, planHash: '', epoch: 0 };
+    if (options.meter !== undefined) this.meter = options.meter;
     this.#net = options.net;
     const model = bundle.model as ResolvedModel;
     this.model = model;
     this.#rounds = options.rounds;
     const clients = shards.map(({ client }) => client);
     this.#pipeline = new Pipeline({ ...options, admission: options, model, modelHash: bundle.hash, shards: clients, engine: own.engine });
-    options.trace?.watch(clients.map(({ name }) => name));
+    this.watched = this.#watched(placementOf(bundle.spec, options.plan ?? null));
+    this.watched.trace = options.trace ?? null;
+    options.meter?.watch({ version: this.version, shards: clients, ownStats: () => this.#ownStats() });
+  }
+
+  #watched(placement: Placement): Watched {
+    const { version, shards } = this;
+    const pipeline = this.#pipeline;
+    const names = shards.map(({ client }) => client.name);
+    return {
+      ...{ version, placement },
+      get trace() {
+        return pipeline.trace;
+      },
+      set trace(trace) {
+        trace?.watch(names);
+        pipeline.trace = trace;
+      },
+      replicas: () => shards.flatMap(({ client }) => client.replicas()),
+      shardStats: () => this.shardStats(),
+    };
   }
 
   /** Rejects with the reason of the first shard, in the plan's order, that is not ready after ms. */
@@ -71,11 +101,14 @@ export class MainShard implements Predictor {
   }
 
   stats(): PredictorStats {
+    return { ...this.#ownStats(), ...sumRpcCounts(this.shards.map(({ client }) => client.counts)) };
+  }
+
+  #ownStats(): OwnStats {
     const { bytes: tableBytes = 0, residentBytes = 0, hugePageBytes = 0, lockedBytes = 0 } = this.own.residency ?? {};
     return {
       ...this.#pipeline.counts,
       unseen: sumUnseen([this.own.engine, ...this.#rounds.map(({ partitioner }) => partitioner)]),
-      ...sumRpcCounts(this.shards.map(({ client }) => client.counts)),
       ...(this.own.residency && { tableBytes, residentBytes, hugePageBytes, lockedBytes }),
     };
   }

@@ -4,6 +4,7 @@ import type { SparseEngine } from '../engine/sparse-engine.js';
 import { type ErrorCode, TerabagError } from '../errors.js';
 import { type ResolvedBag, type ResolvedModel, returnedDim } from '../model/graph.js';
 import { KINDS } from '../observe/layout.js';
+import type { PredictorMeter } from '../observe/predictor-meter.js';
 import type { RpcSpan } from '../observe/spans.js';
 import { NO_STAGES, type Stages } from '../observe/stages.js';
 import type { Tracer } from '../observe/tracer.js';
@@ -66,6 +67,7 @@ export interface PipelineOptions {
   /** Default error. */
   readonly onShardFailure?: ShardFailurePolicy | undefined;
   readonly trace?: Tracer | undefined;
+  readonly meter?: PredictorMeter | undefined;
 }
 
 /** What becomes of a request when a shard gives no vectors: it fails, or their bags are taken for empty. */
@@ -120,15 +122,18 @@ export class Pipeline {
   readonly #batchItems: number;
   readonly #cutter: SequenceCutter;
   readonly #counts = { degraded: 0, nonFinite: 0 };
+  trace: Tracer | null;
 
   constructor(private readonly options: PipelineOptions) {
+    this.trace = options.trace ?? null;
     this.#cutter = new SequenceCutter(options.model, { repeated: options.onMain ? 'each' : 'once' });
     this.#batchItems = options.batchItems ?? Number.POSITIVE_INFINITY;
     this.#admission = new Admission(() => new RequestMemory(options.net), options.admission);
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    const stages = this.options.trace?.open() ?? NO_STAGES;
+    const traced = this.trace?.open() ?? NO_STAGES;
+    const stages = this.options.meter?.open(traced) ?? traced;
     return this.#admission.run(options, (admitted) => this.#predict(request, this.#running(admitted, stages)), stages);
   }
 
@@ -154,7 +159,7 @@ export class Pipeline {
     stages.enter(KINDS.check);
     const checked = checkRequest(model, request, admitted.memory.scratch);
     const { items } = checked;
-    stages.setItems(items);
+    stages.setItems(items, checked.bags);
     stages.enter(KINDS.partition);
     const returned = new Float32Array(items * returnedDim(model));
     const end = (): Prediction => {
@@ -411,7 +416,7 @@ export class Pipeline {
 
   /** Runs a stage of the dense part; pooled from stage 1 on, what is returned of the last. */
   #runLayers(
-    { request: { items, perItem, dense }, lengths, memory, number }: PreparedBatch,
+    { request: { items, perItem, users, dense }, lengths, memory, number }: PreparedBatch,
     round: number,
     stage: number,
     { pooled, returned }: { readonly pooled: Float32Array | null; readonly returned: Float32Array | null },
@@ -420,7 +425,7 @@ export class Pipeline {
     if (items === 0) return undefined;
     const { net } = this.options;
     return stages.runJob(KINDS.dense, number, round, (times) =>
-      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times, admitted),
+      net.run(memory.workspace, stage, items, perItem, dense, pooled, stage === 0 ? null : lengths, returned, times, admitted, users),
     );
   }
 }

@@ -3,7 +3,9 @@ import type { OnnxOptions } from '../engine/onnx/onnx-net.js';
 import type { Residency } from '../engine/residency.js';
 import type { ResolvedModel } from '../model/graph.js';
 import type { PredictorStats } from '../observe/counters.js';
+import type { PredictorMeter } from '../observe/predictor-meter.js';
 import type { Tracer } from '../observe/tracer.js';
+import type { Watched } from './watched.js';
 
 /** Ids of one embedding bag or sequence layer: integers, 64-bit ones as bigint, or as a string of decimal digits where JSON carries them. */
 export type Indices = Int32Array | Uint32Array | BigInt64Array | readonly (number | bigint | string)[];
@@ -28,6 +30,11 @@ export interface PredictRequest {
   /** N; when left out, the largest number of rows or bags given. */
   readonly items?: number;
   readonly dense: Readonly<Record<string, Float32Array | readonly number[]>>;
+  /**
+   * Of a request of several users: the number of items of each, 1 or more, which add up to N; the first user's items come first. A feature has then 1
+   * row for all, one for each user, or one for each item. Each user's scores have the bits of a request of its own. Not for ONNX models.
+   */
+  readonly users?: Uint32Array | readonly number[];
   /** By name of the embedding bag or sequence layer. A sequence keeps the order of its bag's ids; of more than it has positions, others are cut off. */
   readonly sparse: Readonly<Record<string, BagsInput>>;
 }
@@ -37,7 +44,16 @@ export interface PredictOptions {
   readonly deadlineMs?: number;
   /** Aborting ends the request at once (code aborted), and cancels what was asked of shards. */
   readonly signal?: AbortSignal | null;
+  /** Where requests wait for each other, those of a higher priority go first; default normal. */
+  readonly priority?: Priority;
+  /** Whose request it is: where requests wait, callers take turns. Default: one caller for all that name none. */
+  readonly caller?: string;
 }
+
+/** From the one that goes first. */
+export const PRIORITIES = ['high', 'normal', 'low'] as const;
+/** @useDeclaredType */
+export type Priority = (typeof PRIORITIES)[number];
 
 /** How a predictor is opened, whether its tables are in this process or on shards. */
 export interface PredictorOptions {
@@ -66,6 +82,8 @@ export interface PredictorOptions {
   readonly signal?: AbortSignal;
   /** Keeps what the stages of the latest requests took, here and on the shards; default nothing is measured. */
   readonly trace?: Tracer;
+  /** Counts requests, and what their stages take, for /metrics. One meter measures one predictor. */
+  readonly meter?: PredictorMeter;
 }
 
 export interface Prediction {
@@ -101,8 +119,12 @@ export interface Readiness {
  */
 export interface Predictor {
   readonly modelHash: string;
+  /** What a server's page shows of it. @internal */
+  readonly watched?: Watched;
   /** Names, dims and rules of what a request has to hold, and of the outputs. */
   readonly model: ResolvedModel;
+  /** That it was opened with. */
+  readonly meter?: PredictorMeter;
   predict(request: PredictRequest, options?: PredictOptions): Promise<Prediction>;
   /** A predictor that is not ready stays usable: requests wait for what is missing until their deadline. */
   readiness(): Readiness;

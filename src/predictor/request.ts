@@ -12,8 +12,10 @@ const MAX_ITEMS = 1 << 20;
 /** A request whose shapes all fit the model. Ids are checked where they are read: by the partition, and by the engine. */
 export interface CheckedRequest {
   readonly items: number;
-  /** Per input of the dense net (dense features, then bags): 1 when it has a row per item, 0 when it has one for all. */
+  /** Per input of the dense net (dense features, then bags): 1 when it has a row per item, 0 when it has one for all, 2 when it has one per user. */
   readonly perItem: Uint8Array;
+  /** Items of each user, when there are several. */
+  readonly users: Uint32Array | null;
   /** The dense features' rows, one feature after another. */
   readonly dense: Float32Array;
   /** In the order of model.bags. */
@@ -71,14 +73,32 @@ export function checkRequest(model: ResolvedModel, request: PredictRequest, scra
   if (!Number.isInteger(items) || items < 0 || items > MAX_ITEMS) {
     throw invalid(`items has to be an integer between 0 and ${MAX_ITEMS}: ${shown(items)}`, { field: 'items' });
   }
+  const users = request.users === undefined ? null : checkUsers(model, request.users, items, scratch);
   const perItem = scratch.u8('perItem', rows.length);
   for (let input = 0; input < rows.length; input++) {
     const count = rows[input] as number;
-    if (count !== items && count !== 1) throw badRows(model, input, count, items);
-    perItem[input] = count === items ? 1 : 0;
+    if (count !== items && count !== 1 && count !== users?.length) throw badRows(model, input, count, items);
+    perItem[input] = count === items ? 1 : count === 1 ? 0 : 2;
   }
   if (model.onnx !== undefined && items > 1) refuseItemRows(model, model.onnx, perItem);
-  return { items, perItem, dense: concatDense(model, dense, scratch), bags };
+  return { items, perItem, users, dense: concatDense(model, dense, scratch), bags };
+}
+
+/** Null of one user, and of users with one item each: then features have 1 row or one per item, as without. */
+function checkUsers(model: ResolvedModel, users: ArrayLike<number>, items: number, scratch: Scratch): Uint32Array | null {
+  if (!isArray(users)) throw noArray('users', users);
+  if (model.onnx !== undefined) throw invalid(`a request for an ONNX model has one user: ${users.length}`, { field: 'users' });
+  const checked = scratch.u32('users', users.length);
+  let sum = 0;
+  for (let user = 0; user < users.length; user++) {
+    const count = users[user] as number;
+    if (!Number.isInteger(count) || count < 1 || count > MAX_ITEMS)
+      throw invalid(`users have to have 1 item or more each: user ${user}, ${shown(count)}`, { field: 'users', user });
+    sum += count;
+    checked[user] = count;
+  }
+  if (sum !== items) throw invalid(`users have to have all items: ${sum}, items ${items}`, { field: 'users', items });
+  return users.length <= 1 || users.length === items ? null : checked;
 }
 
 /** What a request that was made for PyTorch's EmbeddingBag lacks. */
@@ -109,8 +129,16 @@ export function sliceItems(model: ResolvedModel, request: CheckedRequest, from: 
   const items = to - from;
   const perItem = scratch.u8('perItem', request.perItem.length);
   perItem.set(request.perItem);
-  const many = (input: number): boolean => request.perItem[input] === 1;
-  const rows = model.dense.map(({ dim }, feature) => dim * (many(feature) ? items : 1));
+  const users = request.users === null ? null : sliceUsers(request.users, from, to);
+  // Of what has a row per user, those of the users whose items these are.
+  const [rowsFrom, rowsTo] = [
+    [0, from, users?.from ?? 0],
+    [1, to, users?.to ?? 1],
+  ] as const;
+  const kind = (input: number): 0 | 1 | 2 => request.perItem[input] as 0 | 1 | 2;
+  const count = (input: number): number => rowsTo[kind(input)] - rowsFrom[kind(input)];
+  const given = [1, request.items, request.users?.length ?? 1] as const;
+  const rows = model.dense.map(({ dim }, feature) => dim * count(feature));
   const dense = scratch.f32(
     'dense',
     rows.reduce((sum, length) => sum + length, 0),
@@ -118,13 +146,33 @@ export function sliceItems(model: ResolvedModel, request: CheckedRequest, from: 
   let read = 0;
   let written = 0;
   model.dense.forEach(({ dim }, feature) => {
-    const start = read + (many(feature) ? from * dim : 0);
+    const start = read + rowsFrom[kind(feature)] * dim;
     dense.set(request.dense.subarray(start, start + (rows[feature] as number)), written);
     written += rows[feature] as number;
-    read += dim * (many(feature) ? request.items : 1);
+    read += dim * given[kind(feature)];
   });
-  const bags = request.bags.map((bags, bag) => (many(model.dense.length + bag) ? sliceBags(bags, from, to) : bags));
-  return { items, perItem, dense, bags };
+  const bags = request.bags.map((bags, bag) => {
+    const own = kind(model.dense.length + bag);
+    return own === 0 ? bags : sliceBags(bags, rowsFrom[own], rowsTo[own]);
+  });
+  return { items, perItem, users: users?.items ?? null, dense, bags };
+}
+
+/** The users that have some of these items, and how many of them each. */
+function sliceUsers(
+  users: Uint32Array,
+  from: number,
+  to: number,
+): { readonly from: number; readonly to: number; readonly items: Uint32Array } {
+  const items: number[] = [];
+  let [first, at] = [0, 0];
+  for (const [user, count] of users.entries()) {
+    const own = Math.min(to, at + count) - Math.max(from, at);
+    if (own > 0 && items.length === 0) first = user;
+    if (own > 0) items.push(own);
+    at += count;
+  }
+  return { from: first, to: first + items.length, items: Uint32Array.from(items) };
 }
 
 function sliceBags({ name, input, firstBag, firstPosition }: CheckedBags, from: number, to: number): CheckedBags {

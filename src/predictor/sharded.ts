@@ -97,7 +97,7 @@ async function open(plan: Plan, options: ConnectOptions): Promise<ShardedPredict
       const client = clientOf(shard, { version, kernels }, { ...options, names, reach });
       shards.push({ client, tables: tablesOf(plan, shard.name) });
     }
-    predictor = new MainShard(bundle, shards, own, { ...options, ...way, version });
+    predictor = new MainShard(bundle, shards, own, { ...options, ...way, version, plan });
   } catch (error) {
     await way?.net.close();
     for (const { client } of shards) client.close();

@@ -57,6 +57,29 @@ const FAULTS: Partial<Record<ErrorCode, Fault>> = {
 /** beaten: another attempt ended the call. */
 type Ending = 'beaten' | 'late' | 'aborted';
 
+/** A replica of a shard as main knows it, without asking. */
+export interface ReplicaState {
+  readonly shard: string;
+  readonly endpoint: string;
+  /** Whether it takes requests. */
+  readonly ready: boolean;
+  readonly draining: boolean;
+  /** Its answers failed, and it is given none for a while. */
+  readonly ejected: boolean;
+  /** Why it takes no requests; null while it does. */
+  readonly why: TerabagError | null;
+  /** Requests of main that it has not answered. */
+  readonly inFlight: number;
+  /** What a request takes, smoothed over the latest; null before the first. */
+  readonly latencyMs: number | null;
+  /** How long ago that was last observed; null before the first. */
+  readonly latencyAgeMs: number | null;
+  /** Of the latest heartbeat; null before the first. */
+  readonly roundTripMs: number | null;
+  /** How long it has owed a sign. */
+  readonly unheardMs: number;
+}
+
 /** What a client expects of a shard, whichever replica answers. */
 export interface ExpectedShard extends ExpectedPeer {
   /** Closed with the client. */
@@ -120,6 +143,16 @@ export class ShardClient {
   /** Whether some replica takes requests. */
   get ready(): boolean {
     return this.#replicas.ready;
+  }
+
+  /** In the order of the endpoints. */
+  replicas(): readonly ReplicaState[] {
+    const now = this.#clock.now();
+    return this.#replicas.listed.map(({ link, ejection, latencyMs, latencyAt }) => ({
+      ...{ shard: this.name, endpoint: link.endpoint, ready: link.ready, draining: link.draining, ejected: !ejection.sound },
+      ...{ why: link.ready ? null : link.why, inFlight: link.inFlight, latencyMs },
+      ...{ latencyAgeMs: latencyMs === null ? null : now - latencyAt, roundTripMs: link.roundTripMs, unheardMs: link.unheardMs(now) },
+    }));
   }
 
   /** Why no replica takes requests; null while one does. */

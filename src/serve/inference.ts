@@ -86,6 +86,8 @@ async function predictCounted(
   const prediction = await predictor.predict(request, options);
   const times = { inputMs: calledAt - startedAt, predictMs: performance.now() - calledAt };
   model.counter.succeeded(prediction.items, times.inputMs, times.predictMs);
+  // Not before: names of bags that the model does not have were refused.
+  model.lookups?.count(request);
   return { model, prediction, times };
 }
 
@@ -109,3 +111,10 @@ function outputOf({ scores, scoreDim, items, outputs }: Prediction, name: string
   if (further === undefined || name === SCORES) return { name, shape: [items, scoreDim], data: scores };
   return { name, shape: [items, items === 0 ? 0 : further.length / items], data: further };
 }
+
+/** What an answer says of itself beside its outputs; null of one that is whole. */
+export const answerParameters = ({
+  degraded,
+  missingTables = [],
+}: Prediction): { readonly degraded: true; readonly missing_tables: string } | null =>
+  degraded ? { degraded, missing_tables: missingTables.join(',') } : null;

@@ -1,5 +1,6 @@
 import { TerabagError } from '../errors.js';
 import type { Predictor } from '../predictor/predictor.js';
+import type { LookupCounter } from './page/lookup-counter.js';
 import { type ModelStatistics, StatisticsCounter } from './statistics.js';
 import { type Signature, signatureOf } from './tensors/signature.js';
 
@@ -18,11 +19,15 @@ export type ModelState = 'LOADING' | 'READY' | 'UNAVAILABLE';
 export interface Opened {
   readonly predictor: Predictor;
   readonly signature: Signature;
+  /** performance.now(). */
+  readonly openedAt: number;
 }
 
 /** One version of a model: its predictor once it is opened, why it is not, and what was counted of it. */
 export class ServedModel {
   readonly counter = new StatisticsCounter();
+  /** Null while nobody watches. */
+  lookups: LookupCounter | null = null;
   #opened: Opened | null = null;
   #opening: { readonly abort: AbortController; readonly done: Promise<void> } | null = null;
   #failure: TerabagError | null = null;
@@ -88,7 +93,7 @@ export class ServedModel {
       }
       const before = this.#opened;
       this.source = source;
-      this.#opened = { predictor, signature: signatureOf(predictor.model) };
+      this.#opened = { predictor, signature: signatureOf(predictor.model), openedAt: performance.now() };
       this.#failure = null;
       // It answers what it has; nobody waits for that.
       void before?.predictor.close().catch(() => undefined);

@@ -1,5 +1,5 @@
 import { TerabagError } from '../errors.js';
-import type { PredictOptions, PredictRequest } from '../predictor/predictor.js';
+import { PRIORITIES, type PredictOptions, type PredictRequest, type Priority } from '../predictor/predictor.js';
 import { type InferAnswer, type InferCall, infer, type Predicted, rank } from './inference.js';
 import { type Answering, alone, type Peers } from './peers.js';
 import type { Repository } from './repository.js';
@@ -147,10 +147,25 @@ export class Serving {
   }
 }
 
-/** What a client asks of one request: its deadline is the smaller of the two, in ms, where it names any. */
-export function predictOptions(timeouts: readonly (number | undefined)[], signal: AbortSignal): PredictOptions {
+/** What a client asks of one request. */
+export interface Asked {
+  /** Ms; its deadline is the smallest of those above 0, where it names any. */
+  readonly timeouts: readonly (number | undefined)[];
+  /** 1 is the highest; 0 or none: the default. */
+  readonly priority?: number | undefined;
+  /** Whose request it is: callers take turns where requests wait. */
+  readonly caller?: string | undefined;
+  readonly signal: AbortSignal;
+}
+
+export function predictOptions({ timeouts, priority = 0, caller, signal }: Asked): PredictOptions {
   const given = timeouts.filter((ms) => ms !== undefined && ms > 0) as number[];
-  return given.length === 0 ? { signal } : { signal, deadlineMs: Math.min(...given, MOST_DEADLINE_MS) };
+  return {
+    signal,
+    ...(given.length > 0 && { deadlineMs: Math.min(...given, MOST_DEADLINE_MS) }),
+    ...(priority > 0 && { priority: PRIORITIES[Math.min(priority, PRIORITIES.length) - 1] as Priority }),
+    ...(caller !== undefined && { caller }),
+  };
 }
 
 const MOST_DEADLINE_MS = 2 ** 31 - 1;

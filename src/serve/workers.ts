@@ -1,6 +1,8 @@
 import cluster, { type Worker } from 'node:cluster';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, type ErrorDetails, TerabagError } from '../errors.js';
+import type { ServerMetrics } from '../observe/metrics/server-metrics.js';
+import { answerPrimary, answerWorker, piecesOfPrimary } from '../observe/metrics/workers.js';
 import type { Answering, Peers } from './peers.js';
 
 /** Of a worker that ended: first, and at most. */
@@ -14,7 +16,8 @@ type Message =
   | { readonly terabag: 'ask'; readonly number: number; readonly question: string; readonly argument: string }
   | { readonly terabag: 'question'; readonly number: number; readonly question: string; readonly argument: string }
   | { readonly terabag: 'answer'; readonly number: number; readonly value: Told }
-  | { readonly terabag: 'answers'; readonly number: number; readonly values: readonly Told[] };
+  | { readonly terabag: 'answers'; readonly number: number; readonly values: readonly Told[] }
+  | { readonly terabag: 'serving'; readonly where: string };
 
 /** A value, or an error as it travels. */
 type Told = { readonly value: unknown } | { readonly code: ErrorCode; readonly message: string; readonly details: ErrorDetails };
@@ -32,12 +35,22 @@ const ANSWER_MS = 2_000;
  * Runs this process's command line in count workers, which share its listening sockets, until ended is aborted; starts those again that end before.
  * Resolves when all have ended.
  */
-export async function superviseWorkers(count: number, ended: AbortSignal, warn: (message: string) => void): Promise<void> {
-  const relay = new Relay();
-  await Promise.all(Array.from({ length: count }, () => superviseOne(relay, ended, warn)));
+export async function superviseWorkers(count: number, ended: AbortSignal, { onServing, onWarning }: WorkerEvents): Promise<void> {
+  let told = false;
+  const relay = new Relay((where) => {
+    if (!told) onServing(where);
+    told = true;
+  });
+  await Promise.all(Array.from({ length: count }, () => superviseOne(relay, ended, onWarning)));
 }
 
-async function superviseOne(relay: Relay, ended: AbortSignal, warn: (message: string) => void): Promise<void> {
+export interface WorkerEvents {
+  /** Told once where they listen, when the first does. */
+  readonly onServing: (where: string) => void;
+  readonly onWarning: (message: string) => void;
+}
+
+async function superviseOne(relay: Relay, ended: AbortSignal, onWarning: (message: string) => void): Promise<void> {
   let waitMs = RESTART_MS;
   for (let replaces = false; !ended.aborted; replaces = true) {
     const startedAt = performance.now();
@@ -52,7 +65,7 @@ async function superviseOne(relay: Relay, ended: AbortSignal, warn: (message: st
     ended.removeEventListener('abort', end);
     if (ended.aborted) return;
     waitMs = performance.now() - startedAt > STEADY_MS ? RESTART_MS : Math.min(MOST_RESTART_MS, waitMs * 2);
-    warn(`worker ${worker.process.pid} ended (${how}); another is started in ${waitMs} ms`);
+    onWarning(`worker ${worker.process.pid} ended (${how}); another is started in ${waitMs} ms`);
     await sleep(waitMs, undefined, { signal: ended }).catch(() => undefined);
   }
 }
@@ -63,8 +76,11 @@ class Relay {
   readonly #workers = new Set<Worker>();
   readonly #waiting = new Map<number, { readonly from: Worker; readonly answered: (told: Told) => void }>();
 
+  constructor(private readonly onServing: (where: string) => void) {}
+
   add(worker: Worker): void {
     this.#workers.add(worker);
+    answerWorker(worker, () => [...this.#workers]);
     worker.once('exit', () => {
       this.#workers.delete(worker);
       for (const waiting of this.#waiting.values()) if (waiting.from === worker) waiting.answered(GONE);
@@ -72,6 +88,7 @@ class Relay {
     worker.on('message', (message: unknown) => {
       if (!isMessage(message)) return;
       if (message.terabag === 'answer') this.#waiting.get(message.number)?.answered(message.value);
+      if (message.terabag === 'serving') this.onServing(message.where);
       if (message.terabag === 'ask') void this.#ask(worker, message);
     });
   }
@@ -102,6 +119,18 @@ class Relay {
 /** Of a worker that ended or did not answer: it is left out. */
 const GONE: Told = { code: 'aborted', message: '', details: {} };
 const isQuick = (question: string): boolean => question !== 'load' && question !== 'unload';
+
+/** In a worker: says where it listens. */
+export function tellPrimary(where: string): void {
+  const message: Message = { terabag: 'serving', where };
+  process.send?.(message, undefined, undefined, () => undefined);
+}
+
+/** In a worker: the text of /metrics of all workers, which the primary makes. */
+export function workerMetrics(own: ServerMetrics): () => AsyncIterable<Uint8Array> {
+  answerPrimary((slices) => own.sections(slices));
+  return () => piecesOfPrimary();
+}
 
 /** In a worker: all workers, asked through the primary. */
 export function workerPeers(answer: Answering): Peers {

@@ -27,6 +27,8 @@ export interface NetJob {
     dense: Float32Array;
     pooled: Float32Array;
     lengths?: Uint32Array | null;
+    /** Items of each group; perItem is 2 for inputs with a row for each. */
+    groups?: Uint32Array | null;
     outLength: number;
     /** The stages that are run, in this order; 0 and 1 unless a test is about others. */
     stages?: number[];

@@ -60,11 +60,23 @@ for (const { inputDims, inputPositions, numDense, layers, output, precision, run
       const net = new native.DenseNet(inputDims, numDense, layers, output, precision, inputPositions);
       const workspace = net.createWorkspace();
       const outs = [];
-      for (const { items, perItem, dense, pooled, lengths = null, outLength, stages = [0, 1] } of runs) {
+      for (const { items, perItem, dense, pooled, lengths = null, groups = null, outLength, stages = [0, 1] } of runs) {
         const out = guarded(outLength);
         new Float32Array(out.buffer).fill(7);
         for (const [n, stage] of stages.entries()) {
-          const args = [workspace, stage, items, perItem, dense, stage === 0 ? null : pooled, stage === 0 ? null : lengths, out];
+          const args = [
+            workspace,
+            stage,
+            items,
+            perItem,
+            dense,
+            stage === 0 ? null : pooled,
+            stage === 0 ? null : lengths,
+            out,
+            null,
+            0,
+            groups,
+          ];
           if (n % 2 === 0) net.runSync(...args);
           else await net.run(...args);
         }

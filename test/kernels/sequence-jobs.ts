@@ -71,6 +71,42 @@ export function alone(net: NetJob, run: Run, item: number): Run {
   };
 }
 
+/**
+ * Runs of one net, whose inputs have a row for all items or one per item likewise, as one of groups: a row for all becomes one for each group. Of the
+ * inputs that are `alike` the first run's row is for all groups.
+ */
+export function merged(net: NetJob, runs: readonly Run[], alike: readonly boolean[] = []): Run {
+  const { inputDims, numDense, inputPositions = inputDims.map(() => 0) } = net;
+  const perItem = runs[0]!.perItem.map((own, input) => (own === 1 ? 1 : alike[input] ? 0 : 2));
+  const blocks = inputDims.map((): number[] => []);
+  const lengths = inputDims.map((): number[] => []);
+  runs.forEach((run, r) => {
+    let [at, length] = [0, 0];
+    inputDims.forEach((dim, input) => {
+      if (input === numDense) at = 0;
+      const positions = inputPositions[input]!;
+      const rows = run.perItem[input] === 1 ? run.items : 1;
+      const end = at + rows * dim * Math.max(1, positions);
+      const ends = length + (positions > 0 ? rows : 0);
+      if (perItem[input] !== 0 || r === 0) {
+        blocks[input]!.push(...(input < numDense ? run.dense : run.pooled).subarray(at, end));
+        lengths[input]!.push(...(run.lengths ?? new Uint32Array()).subarray(length, ends));
+      }
+      [at, length] = [end, ends];
+    });
+  });
+  return {
+    items: runs.reduce((sum, { items }) => sum + items, 0),
+    perItem,
+    groups: Uint32Array.from(runs, ({ items }) => items),
+    dense: Float32Array.from(blocks.slice(0, numDense).flat()),
+    pooled: Float32Array.from(blocks.slice(numDense).flat()),
+    lengths: Uint32Array.from(lengths.flat()),
+    outLength: runs.reduce((sum, { outLength }) => sum + outLength, 0),
+    ...(runs[0]!.stages && { stages: runs[0]!.stages }),
+  };
+}
+
 /** Items of every length that matters, of two sequences with the same lengths. */
 export function lengths(random: Random): LengthOf {
   const drawn: number[] = [];

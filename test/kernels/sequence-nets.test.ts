@@ -2,8 +2,8 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { FEATURES, SEQUENCE_POOLINGS } from '../../src/model/ops.js';
 import { itemScores } from '../reference/sequence-net.js';
-import { availableKernels, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
-import { below, floatsOf, itemOf, lengths, runOf } from './sequence-jobs.js';
+import { availableKernels, bytesOf, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
+import { below, floatsOf, itemOf, lengths, merged, runOf } from './sequence-jobs.js';
 
 type Layers = NetJob['layers'];
 interface Value {
@@ -175,4 +175,56 @@ test('random nets of layers over sequences give what their definitions give in f
     }),
     { numRuns: 25 },
   );
+});
+
+test('items of a group have the bits that they have in a run of their own', () => {
+  const grouped = fc.record({
+    sizes: fc.array(fc.constantFrom(1, 2, 5, 40), { minLength: 1, maxLength: 9 }),
+    threads: fc.constantFrom(1, 3),
+  });
+  fc.assert(
+    fc.property(
+      fc.constantFrom(...availableKernels),
+      fc.array(nets, { minLength: 4, maxLength: 12 }),
+      grouped,
+      (isa, drawn, { sizes, threads }) => {
+        const jobs = drawn.map((given): NetJob => {
+          const { dim, positions, vectorPerItem, sequencesPerItem, seed } = given;
+          const { layers } = new RandomNet(given);
+          const inputs = { inputDims: [dim, dim, dim], inputPositions: [0, positions, positions], numDense: 1 };
+          const net = { ...inputs, layers, output: 2 + layers.length, runs: [] };
+          const random = randomFrom(seed);
+          const own = [vectorPerItem, sequencesPerItem, sequencesPerItem];
+          const runs = sizes.map((items) => ({ ...runOf(random, net, items, own, lengths(random)), stages: [1] }));
+          return { ...net, runs: [merged(net, runs), ...runs] };
+        });
+        for (const { outs, error } of runJobs(isa, { tables: [], nets: jobs }, threads).nets) {
+          const [together, ...alone] = outs ?? expect.fail(error?.message);
+          expect(Buffer.compare(bytesOf(together!), Buffer.concat(alone.map(bytesOf)))).toBe(0);
+        }
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
+
+test('a sequence whose rows are a page apart gives the same once for all items and repeated', () => {
+  const [dim, positions, items] = [1024, 3, 2];
+  const net: NetJob = {
+    ...{ inputDims: [1, dim], inputPositions: [0, positions], numDense: 1, output: 3, runs: [] },
+    layers: [layer('sequence_pool', [1], dim, 1, { pooling: 'sum' }), layer('concat', [0, 2], dim + 1, 1)],
+  };
+  const once = { ...runOf(randomFrom(5), net, items, [true, false], () => positions), stages: [1] };
+  const repeated = {
+    ...once,
+    perItem: Uint8Array.of(1, 1),
+    pooled: Float32Array.of(...once.pooled, ...once.pooled),
+    lengths: Uint32Array.of(positions, positions),
+  };
+  for (const isa of availableKernels) {
+    const { outs, error } = runJobs(isa, { tables: [], nets: [{ ...net, runs: [once, repeated] }] }).nets[0]!;
+    const [one, each] = outs ?? expect.fail(error?.message);
+    expect(Buffer.compare(bytesOf(one!), bytesOf(each!))).toBe(0);
+    expect(one![1]).not.toBe(0);
+  }
 });

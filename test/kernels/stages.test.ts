@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { availableKernels, bytesOf, layer, type NetJob, randomFrom, runJobs } from './jobs.js';
+import { merged } from './sequence-jobs.js';
 
 const random = randomFrom(23);
 const below = (count: number): number => Math.floor(random() * count);
@@ -113,6 +114,50 @@ describe.each(availableKernels)('dense nets with %s kernels', (isa) => {
       });
     },
   );
+
+  it.each(PRECISIONS.filter((precision) => precisions.includes(precision)))(
+    'give in %s the items of a group the bits that they have in a run of their own, in many stages and in one, on one thread and on several',
+    (precision) => {
+      const nets = Array.from({ length: 40 }, () => {
+        const net = makeNet(precision);
+        const shared = net.inputDims.map(() => below(3) > 0);
+        const sizes = Array.from({ length: 2 + below(12) }, () => [1, 2, 3, 8, 33, 120][below(6)] as number);
+        const runs = sizes.map((items) => runsOf(net, items, shared, [0, 1, 2, 3]).once);
+        return { ...net, runs: [merged(net, runs), ...runs] };
+      });
+      const whole = runJobs(isa, { tables: [], nets: nets.map(inOneStage) }).nets;
+      const staged = runJobs(isa, { tables: [], nets }).nets;
+      const threads = runJobs(isa, { tables: [], nets }, 4).nets;
+      for (const answers of [staged, whole, threads]) {
+        for (const { outs, error } of answers) {
+          const [together, ...alone] = outs ?? expect.fail(error?.message);
+          expect(together!.some((value) => value !== 0)).toBe(true);
+          expect(Buffer.compare(bytesOf(together!), Buffer.concat(alone.map(bytesOf)))).toBe(0);
+        }
+      }
+    },
+  );
+
+  it('refuse groups that are not all items, that are empty, or that are missing, and rows of another kind', () => {
+    const net = makeNet('fp32');
+    const run = runsOf(
+      net,
+      3,
+      net.inputDims.map(() => true),
+      [0],
+    ).once;
+    const { perItem, groups, ...rest } = merged(net, [run, run]);
+    const broken: Partial<Run>[] = [
+      { perItem, groups: Uint32Array.of(3, 2) },
+      { perItem, groups: Uint32Array.of(3, 3, 0) },
+      { perItem, groups: Uint32Array.of(4294967295, 7) },
+      { perItem },
+      { perItem: perItem.map(() => 3), groups: groups! },
+    ];
+    const jobs = broken.map((each): NetJob => ({ ...net, runs: [{ ...rest, perItem, ...each }] }));
+    for (const { error } of runJobs(isa, { tables: [], nets: jobs }).nets) expect(error?.message).toMatch(/groups|rows/);
+    expect(runJobs(isa, { tables: [], nets: [{ ...net, runs: [{ ...rest, perItem, groups: groups! }] }] }).nets[0]?.error).toBeUndefined();
+  });
 
   it('refuse a stage whose earlier ones did not run before it, or ran for other items or features', () => {
     const net = makeNet('fp32');

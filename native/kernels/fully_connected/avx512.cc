@@ -18,11 +18,12 @@ void tile(const FullyConnectedJob& job, uint64_t row, uint64_t column) {
   const uint64_t num_inputs = job.num_inputs, panel_inputs = job.panel_inputs;
   const float* x = job.x + row * job.x_stride;
   const float* panel = job.packed + column * panel_inputs;
+  const float* bias = job.bias + row * job.bias_stride + column;
   __m512 sum_f32x16[kRows][kVectors];
 #pragma GCC unroll 12
   for (uint32_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (uint32_t v = 0; v < kVectors; ++v) sum_f32x16[r][v] = _mm512_loadu_ps(job.bias + column + v * kLanes);
+    for (uint32_t v = 0; v < kVectors; ++v) sum_f32x16[r][v] = _mm512_loadu_ps(bias + r * job.bias_stride + v * kLanes);
   }
   for (uint64_t k = 0; k < num_inputs; ++k) {
     __m512 weight_f32x16[kVectors];

@@ -8,7 +8,7 @@ void fully_connected(const FullyConnectedJob& job) {
     const float* x = job.x + row * job.x_stride;
     for (uint64_t n = 0; n < job.num_outputs; ++n) {
       const float* weight = job.packed + n / kPanelWidth * job.panel_inputs * kPanelWidth + n % kPanelWidth;
-      float sum = job.bias[n];
+      float sum = job.bias[row * job.bias_stride + n];
       for (uint64_t k = 0; k < job.num_inputs; ++k) sum += x[k] * weight[k * kPanelWidth];
       job.y[row * job.y_stride + n] = job.relu && sum < 0.0f ? 0.0f : sum;
     }

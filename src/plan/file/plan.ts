@@ -36,6 +36,8 @@ const planSchema = z.strictObject({
   ),
   /** parts[p] names the shard of part p: rows r with r mod parts.length == p, as local row floor(r / parts.length). [MAIN_SHARD]: held by main. */
   tables: z.array(z.strictObject({ table: name, parts: z.array(name).min(1) })),
+  /** What each shard holds, and main with its dense part, for those who give them memory; nothing that serves reads it. */
+  bytes: z.record(name, z.int().nonnegative()).optional(),
 });
 /** @useDeclaredType */
 export type Plan = z.output<typeof planSchema>;

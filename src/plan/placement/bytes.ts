@@ -23,7 +23,7 @@ export function copiedBytes(spec: ModelSpec): number[] {
 
 /** The tables, and parts of row-wise ones, that each shard of a plan holds, published; main after the last. */
 export function heldByShards(
-  plan: Plan,
+  plan: Pick<Plan, 'shards' | 'tables'>,
   spec: ModelSpec,
 ): Map<string, { readonly table: TableSpec; readonly part: RowPart; readonly bytes: number }[]> {
   const copied = copiedBytes(spec);
@@ -40,6 +40,18 @@ export function heldByShards(
     }
   }
   return held;
+}
+
+/** Bytes of what each shard holds, published; of main, with its dense part. */
+export function heldBytes(plan: Plan, spec: ModelSpec): Record<string, number> {
+  const tableFiles = new Set(spec.tables.flatMap(({ file, keys }) => [file, ...(keys === undefined ? [] : [keys.file])]));
+  const dense = Object.entries(spec.files).reduce((sum, [path, { bytes }]) => sum + (tableFiles.has(path) ? 0 : bytes), 0);
+  return Object.fromEntries(
+    [...heldByShards(plan, spec)].map(([shard, held]) => [
+      shard,
+      held.reduce((sum, { bytes }) => sum + bytes, shard === MAIN_SHARD ? dense : 0),
+    ]),
+  );
 }
 
 /** What a shard holds, and what a request asks of it. */

@@ -34,6 +34,16 @@ export class Replica<A extends LinkAttempt> implements Candidate {
     this.ejection = new Ejection(now);
   }
 
+  /** Of the latest answers, smoothed; null before the first. */
+  get latencyMs(): number | null {
+    return this.#latencyMs;
+  }
+
+  /** When that was last observed. */
+  get latencyAt(): number {
+    return this.#latencyAt;
+  }
+
   tier(now: number): number | null {
     if (!this.link.ready) return null;
     if (!this.listed) return TIERS.retired;

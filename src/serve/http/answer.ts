@@ -10,6 +10,8 @@ export interface Answer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | number>>;
   readonly parts: readonly Uint8Array[];
+  /** Given the response when its head is written, in place of parts: writes the body as it comes, and ends it. */
+  readonly stream?: (response: ServerResponse) => void;
 }
 
 /** Clients parse the body of any status, and some compare the type exactly. */
@@ -34,7 +36,12 @@ const COMPRESS = { gzip: promisify(gzip), deflate: promisify(deflate) } as const
 const LEAST_COMPRESSED_BYTES = 1024;
 
 /** Writes it, compressed where the client takes that and it is worth it. */
-export async function send(request: IncomingMessage, response: ServerResponse, { status, headers, parts }: Answer): Promise<void> {
+export async function send(request: IncomingMessage, response: ServerResponse, { status, headers, parts, stream }: Answer): Promise<void> {
+  if (stream !== undefined && request.method !== 'HEAD') {
+    response.writeHead(status, headers);
+    stream(response);
+    return;
+  }
   const [first = Buffer.alloc(0)] = parts;
   const whole = parts.length > 1 ? Buffer.concat(parts) : first;
   const encoding = whole.length < LEAST_COMPRESSED_BYTES ? null : encodingOf(request.headers['accept-encoding']);

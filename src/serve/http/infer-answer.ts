@@ -1,6 +1,5 @@
 import { refuseNotFinite } from '../../predictor/prediction-json.js';
-import type { Prediction } from '../../predictor/predictor.js';
-import type { InferAnswer } from '../inference.js';
+import { answerParameters, type InferAnswer } from '../inference.js';
 import { rawBytes } from '../tensors/raw-tensor.js';
 import type { InferRequest } from './infer-request.js';
 
@@ -36,10 +35,3 @@ export function writeInferAnswer(
   );
   return { parts: [json, ...binary], headerLength: binary.length > 0 ? json.length : null };
 }
-
-/** What an answer says of itself beside its outputs; null of one that is whole. */
-export const answerParameters = ({
-  degraded,
-  missingTables = [],
-}: Prediction): { readonly degraded: true; readonly missing_tables: string } | null =>
-  degraded ? { degraded, missing_tables: missingTables.join(',') } : null;

@@ -9,6 +9,7 @@ import { type BodyLimits, withBody } from './body.js';
 import { parseExactJson } from './exact-json.js';
 import { writeInferAnswer } from './infer-answer.js';
 import { type InferRequest, readInferRequest } from './infer-request.js';
+import { openApiDocument } from './openapi.js';
 import type { Route } from './router.js';
 import { asksForTiming, withTiming } from './server-timing.js';
 
@@ -50,6 +51,7 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
   ]);
   const trace = unsupported('the trace extension');
   const logging = unsupported('the logging extension');
+  const document = jsonAnswer(openApiDocument());
   return [
     get('/v2', () => jsonAnswer(SERVER_METADATA)),
     get('/v2/health/live', () => jsonAnswer({ live: true })),
@@ -77,6 +79,7 @@ export function protocolRoutes(serving: Serving, limits: BodyLimits): Route<Hand
     post('/v2/trace/setting', trace),
     get('/v2/logging', logging),
     post('/v2/logging', logging),
+    get('/openapi.json', () => document),
     post('/v1/models/{model}:rank', (call) => rankAnswer(serving, limits, call)),
     post('/v1/models/{model}/versions/{version}:rank', (call) => rankAnswer(serving, limits, call)),
   ];
@@ -91,7 +94,7 @@ function modelReadiness(serving: Serving, { parameters: { model = '', version } 
 }
 
 async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall): Promise<Answer> {
-  const { request, signal, parameters } = call;
+  const { request, signal, parameters, caller } = call;
   const startedAt = performance.now();
   const headerLength = headerLengthOf(request);
   // Before a body is read for nobody.
@@ -100,11 +103,11 @@ async function inferAnswer(serving: Serving, limits: BodyLimits, call: HttpCall)
     const readAt = performance.now();
     const asked = readInferRequest(body, headerLength);
     const parsedAt = performance.now();
-    const { timeout, items, timing } = asked.parameters;
+    const { timeout, items, timing, priority } = asked.parameters;
     const answer = await serving.infer('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'], tensors: asked.tensors, items },
       outputs: asked.outputs.map(({ name }) => name),
-      options: predictOptions([timeout === undefined ? undefined : timeout / 1000], signal),
+      options: predictOptions({ timeouts: [timeout === undefined ? undefined : timeout / 1000], priority, caller, signal }),
     });
     const answeredAt = performance.now();
     const encoded = encodedAnswer(asked, answer);
@@ -134,7 +137,7 @@ function headerLengthOf({ headers }: IncomingMessage): number | null {
 }
 
 /** Body and answer as a line of JSONL requests and scores has them. */
-async function rankAnswer(serving: Serving, limits: BodyLimits, { request, parameters, query, signal }: HttpCall): Promise<Answer> {
+async function rankAnswer(serving: Serving, limits: BodyLimits, { request, parameters, query, signal, caller }: HttpCall): Promise<Answer> {
   const deadline = query.get('deadline_ms');
   const deadlineMs = deadline === null ? undefined : Number(deadline);
   if (deadlineMs !== undefined && !(deadlineMs > 0))
@@ -147,7 +150,7 @@ async function rankAnswer(serving: Serving, limits: BodyLimits, { request, param
     const { model, prediction, times } = await serving.rank('http', {
       ...{ model: parameters['model'] ?? '', version: parameters['version'] },
       request: asked,
-      options: predictOptions([deadlineMs], signal),
+      options: predictOptions({ timeouts: [deadlineMs], caller, signal }),
     });
     const answeredAt = performance.now();
     refuseNotFinite(prediction);

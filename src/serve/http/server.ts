@@ -39,8 +39,8 @@ const MAX_BODIES_BYTES = 2 ** 30;
 /** How long after the last answer connections are kept for a client that has not read it yet. */
 const LINGER_MS = 500;
 
-/** Health is asked by load balancers and kubelets, which have no tokens. */
-const OPEN_PATHS: ReadonlySet<string> = new Set(['/v2/health/live', '/v2/health/ready']);
+/** Health is asked by load balancers and kubelets, which have no tokens; the page holds nothing of what is served, and asks for one itself. */
+const OPEN_PATHS: ReadonlySet<string> = new Set(['/v2/health/live', '/v2/health/ready', '/']);
 
 /** HTTP/1.1 of a Serving. */
 export class HttpServer {

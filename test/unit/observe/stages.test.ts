@@ -6,7 +6,7 @@ import { Tracer } from '../../../src/observe/tracer.js';
 
 /** What a predictor does for a request, whoever listens. */
 async function tell(stages: Stages): Promise<void> {
-  stages.setItems(7);
+  stages.setItems(7, []);
   stages.enter(KINDS.check);
   expect(stages.runJob(KINDS.pool, 1, 2, () => undefined)).toBeUndefined();
   stages.leave();

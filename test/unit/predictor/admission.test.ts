@@ -255,6 +255,27 @@ test('what work throws before it returns is a rejected promise, counted once, an
   expect(await gate.run({}, () => 3)).toBe(3);
 });
 
+test('a request that does not fit is let in when room is made for it', async () => {
+  const inside: Admitted<Memory>[] = [];
+  const asked: unknown[] = [];
+  const gate = admission(1, {
+    makeRoom: (options) => {
+      asked.push(options);
+      if (options.priority !== 'high') return false;
+      inside[0]?.fail(new TerabagError('overloaded', 'gave way'));
+      return true;
+    },
+  });
+  const first = gate.run({}, (admitted) => {
+    inside.push(admitted);
+    return never;
+  });
+  await expect(gate.run({}, () => 1)).rejects.toMatchObject({ code: 'overloaded' });
+  expect(await gate.run({ priority: 'high' }, () => 2)).toBe(2);
+  await expect(first).rejects.toMatchObject({ message: 'gave way' });
+  expect(asked).toEqual([{}, { priority: 'high' }]);
+});
+
 test('a request whose work aborts it is aborted', async () => {
   const controller = new AbortController();
   const work = (): Promise<never> => {

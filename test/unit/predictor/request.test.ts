@@ -47,17 +47,22 @@ const given = fc
 /** All that one item of a checked request is made of. */
 function itemOf(request: CheckedRequest, item: number): unknown[] {
   let at = 0;
+  const { items, users } = request;
+  const userOf = Array.from(users ?? []).flatMap((count, user) => Array<number>(count).fill(user));
+  /** Which row is the item's, of how many. */
+  const rowOf = (input: number): [row: number, rows: number] =>
+    request.perItem[input] === 1 ? [item, items] : request.perItem[input] === 2 ? [userOf[item] as number, users?.length ?? 0] : [0, 1];
   const dense = MODEL.dense.map(({ dim }, feature) => {
-    const many = request.perItem[feature] === 1;
-    const start = at + (many ? item * dim : 0);
-    at += dim * (many ? request.items : 1);
+    const [row, rows] = rowOf(feature);
+    const start = at + row * dim;
+    at += dim * rows;
     return [...request.dense.subarray(start, start + dim)];
   });
   expect(request.dense.length).toBe(at);
   const bags = request.bags.map(({ input: { indices, offsets, weights }, numBags }, b) => {
-    const many = request.perItem[2 + b] === 1;
-    expect([numBags, offsets.length, offsets[numBags]]).toEqual([many ? request.items : 1, numBags + 1, indices.length]);
-    const [from, to] = [offsets[many ? item : 0] as number, offsets[(many ? item : 0) + 1] as number];
+    const [row, rows] = rowOf(2 + b);
+    expect([numBags, offsets.length, offsets[numBags]]).toEqual([rows, numBags + 1, indices.length]);
+    const [from, to] = [offsets[row] as number, offsets[row + 1] as number];
     return [Array.from(indices as Int32Array).slice(from, to), weights && Array.from(weights).slice(from, to)];
   });
   return [dense, bags];
@@ -77,6 +82,48 @@ test('slices of a request hold the values of their items, and what is given once
     }),
     { numRuns: 300 },
   );
+});
+
+test('slices of a request of several users hold the rows of the users whose items they have', () => {
+  const [scratch, own] = [new Scratch(), new Scratch()];
+  const users = fc.array(fc.integer({ min: 1, max: 4 }), { minLength: 2, maxLength: 6 });
+  fc.assert(
+    fc.property(
+      users,
+      fc.array(fc.constantFrom(0, 1, 2), { minLength: 4, maxLength: 4 }),
+      fc.integer({ min: 1, max: 9 }),
+      (counts, kinds, size) => {
+        const items = counts.reduce((sum, count) => sum + count, 0);
+        const rows = kinds.map((kind) => [1, items, counts.length][kind] as number);
+        const values = (length: number): number[] => Array.from({ length }, (_, at) => at);
+        const bags = (count: number): BagsInput => ({ indices: values(2 * count), offsets: values(count + 1).map((bag) => 2 * bag) });
+        const request = {
+          ...{ items, users: counts, dense: { user: values(3 * rows[0]!), item: values(2 * rows[1]!) } },
+          sparse: { clicks: { ...bags(rows[2]!), weights: values(2 * rows[2]!) }, item_id: bags(rows[3]!) },
+        };
+        const whole = checkRequest(MODEL, request, scratch);
+        for (let from = 0; from < items; from += size) {
+          const to = Math.min(items, from + size);
+          const slice = sliceItems(MODEL, whole, from, to, own);
+          if (slice.users !== null) expect(slice.users.reduce((sum, count) => sum + count, 0)).toBe(to - from);
+          for (let item = from; item < to; item++) expect(itemOf(slice, item - from)).toEqual(itemOf(whole, item));
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+test('users that do not have all items, that have none, or that an ONNX model would get are refused', () => {
+  const sparse = { clicks: { indices: [], offsets: [0, 0], weights: [] }, item_id: { indices: [], offsets: [0, 0, 0, 0] } };
+  const check = (users: unknown, model: ResolvedModel = MODEL): CheckedRequest =>
+    checkRequest(model, { items: 3, users: users as number[], dense: { user: [1, 2, 3], item: [1, 2, 3, 4] }, sparse }, new Scratch());
+  expect(check([1, 2]).perItem).toEqual(Uint8Array.of(0, 2, 0, 1));
+  const refused = (call: () => unknown): void => expect(call).toThrow(expect.objectContaining({ code: 'invalid_argument' }));
+  for (const users of [[1, 1], [1, 3], [0, 3], [3, 0], [1.5, 1.5], [-1, 4], ['1', '2'], 7, null]) refused(() => check(users));
+  refused(() => check([1, 2], { ...MODEL, onnx: {} as NonNullable<ResolvedModel['onnx']> }));
+  // Two rows are of no user when there is one.
+  refused(() => check([3]));
 });
 
 test('the first bad id of a request is found, whatever its type and wherever else one is, in every slice and layer', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
 import fc from 'fast-check';
+import { test } from 'vitest';
 import type { ResolvedBag, ResolvedModel } from '../../../../src/model/graph.js';
 import { requestOfTensors } from '../../../../src/serve/tensors/request-tensors.js';
 import { signatureOf } from '../../../../src/serve/tensors/signature.js';
