@@ -116,7 +116,10 @@ class ServeBench {
       start: () =>
         startServer([...command, ...options], {
           ready: '/v2/health/ready',
-          parse: (line) => ({ url: /http:\S+/.exec(line)?.[0] ?? line }),
+          parse: (line) => {
+            const url = /^serving at (\S+)$/.exec(line)?.[1];
+            return url === undefined ? null : { url };
+          },
         }),
       target: ({ url }) => RemotePredictor.open({ url, model: MODEL }),
     };

@@ -48,6 +48,8 @@ if __name__ == "__main__":
         app_dir=os.path.dirname(os.path.abspath(__file__)),
         port=task["port"],
         workers=task["workers"],
+        # Workers that import PyTorch do not answer for a while.
+        timeout_worker_healthcheck=120,
         loop="uvloop",
         http="httptools",
         log_level="error",

@@ -27,7 +27,8 @@ class Dlrm(Model):
         scores = self.script(dense, ids).numpy()
         output = InferOutput("scores", list(scores.shape), "FP32")
         output.set_data_from_numpy(scores, binary_data=True)
-        return InferResponse(payload.id, MODEL, [output])
+        # A request need not have an id, and an answer does.
+        return InferResponse(payload.id or "0", MODEL, [output])
 
 
 if __name__ == "__main__":

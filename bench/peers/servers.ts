@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { HttpClient } from '../../src/lab/endpoint/http-client.js';
@@ -39,7 +39,10 @@ export async function startServingPeer(peer: ServingPeer, task: object): Promise
   if (!existsSync(program)) return { peer, note: `not installed (${program}): run node bench/peers/setup.mjs` };
   const told = { ...task, directory: join(PEERS_DIR, 'ort'), port: await freePort() };
   try {
-    return await startServer([...command, JSON.stringify(told)], { ready, parse: (line) => JSON.parse(line) });
+    return await startServer([...command, JSON.stringify(told)], {
+      ready,
+      parse: (line) => (line.startsWith('{"url"') ? JSON.parse(line) : null),
+    });
   } catch (error) {
     return { peer, note: (error as Error).message };
   }
@@ -49,25 +52,33 @@ interface Start {
   /** Path that answers with 200 once requests can be sent. */
   readonly ready: string;
   /** Of a line of stdout; null of one that says something else. */
-  readonly parse: (line: string) => Pick<ServerProcess, 'url'> & Partial<Pick<ServerProcess, 'params'>>;
+  readonly parse: (line: string) => Started | null;
 }
+
+type Started = Pick<ServerProcess, 'url'> & Partial<Pick<ServerProcess, 'params'>>;
 
 /** Rejects when it ends, or is not ready in time; the message ends with the last line that it wrote. */
 export async function startServer([program = '', ...args]: readonly string[], { ready, parse }: Start): Promise<ServerProcess> {
-  const child = spawn(program, args, { detached: true, stdio: ['pipe', 'pipe', 'pipe'] });
+  const child = spawn(program, args, {
+    detached: true,
+    stdio: ['pipe', 'pipe', 'pipe'],
+    // Triton's Python backend starts whichever python3 it finds.
+    env: { ...process.env, PATH: `${dirname(program)}:${process.env['PATH'] ?? ''}` },
+  });
   let last = '';
   child.stderr.on('data', (chunk: Buffer) => {
     last = chunk.toString().trim().split('\n').at(-1) ?? last;
   });
   const ended = once(child, 'exit');
   try {
-    const line = await new Promise<string>((resolve, reject) => {
-      const reader = createInterface({ input: child.stdout });
+    const { url, params = {} } = await new Promise<Started>((resolve, reject) => {
       // What it says later is read, and nobody's.
-      reader.once('line', resolve);
+      createInterface({ input: child.stdout }).on('line', (line) => {
+        const started = parse(line);
+        if (started !== null) resolve(started);
+      });
       void ended.then(([code]) => reject(new Error(`ended with ${code}: ${last}`)));
     });
-    const { url, params = {} } = parse(line);
     await untilReady(
       url,
       ready,

@@ -22,8 +22,12 @@ function attempt(what, remedy, work) {
 }
 
 function environment(name, ...packages) {
+  return environmentOf('python3', name, ...packages);
+}
+
+function environmentOf(interpreter, name, ...packages) {
   const python = join(target, name, 'bin', 'python');
-  if (!existsSync(python) && !run('python3', '-m', 'venv', join(target, name))) return false;
+  if (!existsSync(python) && !run(interpreter, '-m', 'venv', join(target, name))) return false;
   return run(python, '-m', 'pip', 'install', '--quiet', ...packages);
 }
 
@@ -56,8 +60,13 @@ attempt('torch', 'apt-get install python3-venv', () =>
   environment('torch', 'torch', 'numpy', 'onnx', 'onnxscript', 'safetensors', 'fastapi', 'uvicorn[standard]'),
 );
 attempt('kserve', 'no kserve for this Python', () => environment('kserve', 'kserve') && withTorch('kserve'));
-// Carries Triton's server.
-attempt('pytriton', 'no nvidia-pytriton for this platform', () => environment('pytriton', 'nvidia-pytriton') && withTorch('pytriton'));
+// Carries Triton's server, whose Python backend is linked to the system's libpython: only the same version has the standard library that it needs.
+attempt(
+  'pytriton',
+  'no nvidia-pytriton for this platform, or no python3-venv',
+  () =>
+    environmentOf(existsSync('/usr/bin/python3') ? '/usr/bin/python3' : 'python3', 'pytriton', 'nvidia-pytriton') && withTorch('pytriton'),
+);
 // The library is built for one version of PyTorch, which its package does not name: 1.9 loads with 2.14.
 attempt('fbgemm', 'no fbgemm-gpu-cpu and torch here that load together', () => {
   const packages = [

@@ -32,6 +32,5 @@ if __name__ == "__main__":
             # As many requests as fit together into what is on hand: none waits for others.
             config=ModelConfig(max_batch_size=task["items"] * task["mostRequests"], batcher=DynamicBatcher(max_queue_delay_microseconds=task["queueDelayUs"])),
         )
-        triton.run()
         ready(task["port"], torch=torch.__version__)
         threading.Event().wait()

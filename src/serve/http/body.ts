@@ -3,6 +3,7 @@ import { promisify } from 'node:util';
 import { gunzip, inflate } from 'node:zlib';
 import type { ByteBudget } from '../../byte-budget.js';
 import { TerabagError } from '../../errors.js';
+import { BufferPool, type Lent } from '../../rpc/transport/buffer-pool.js';
 import { Refusal } from './refusal.js';
 
 /** What reads a body bounds. */
@@ -12,6 +13,9 @@ export interface BodyLimits {
   /** Of all bodies that are held. */
   readonly budget: ByteBudget;
 }
+
+/** Bodies in memory of their own would make V8 collect all garbage after every 32 MiB of them. */
+const bodies = new BufferPool();
 
 /** Binary tensors are read where they lie when they are aligned to this. */
 const ALIGNMENT = 8;
@@ -47,25 +51,29 @@ export async function withBody<T>(
       throw new TerabagError('overloaded', `bodies of requests hold too many bytes: ${budget.held} of ${budget.most}`, { field: 'body' });
     held += bytes;
   };
+  let lent: Lent | null = null;
   try {
     let body: Buffer;
     if (Number.isNaN(announced)) body = await collected(request, maxBytes, hold);
     else {
       hold(announced);
-      body = await placed(request, announced, decompress === undefined ? headerLength : 0);
+      lent = bodies.take(announced + ALIGNMENT);
+      body = await placed(request, lent.bytes, decompress === undefined ? headerLength : 0);
     }
     if (decompress !== undefined) body = await decompressed(body, decompress, limits, hold);
     return await use(body);
   } finally {
+    // Predictors copy what they are given.
+    lent?.release();
     budget.giveBack(held);
   }
 }
 
 const tooLarge = (maxBytes: number): Refusal => new Refusal(413, `the body may have ${maxBytes} bytes (--max-body)`);
 
-async function placed(request: IncomingMessage, length: number, headerLength: number): Promise<Buffer> {
+async function placed(request: IncomingMessage, { buffer, byteLength }: Uint8Array, headerLength: number): Promise<Buffer> {
   const from = (ALIGNMENT - (headerLength % ALIGNMENT)) % ALIGNMENT;
-  const memory = Buffer.allocUnsafeSlow(from + length);
+  const memory = Buffer.from(buffer, 0, byteLength);
   let at = from;
   await eachChunk(request, (chunk) => {
     at += chunk.copy(memory, at);
