@@ -17,7 +17,7 @@ import { connect } from '../predictor/sharded.js';
 import { type ModelFiles, modelsOfRepository } from '../serve/models.js';
 import { serveModels } from '../serve/serve.js';
 import type { ModelSource } from '../serve/served-model.js';
-import { replacesWorker, superviseWorkers, tellPrimary, workerMetrics, workerPeers } from '../serve/workers.js';
+import { superviseWorkers, tellPrimary, workerMetrics, workerPeers } from '../serve/workers.js';
 import { further } from './help.js';
 import {
   durationMs,
@@ -122,7 +122,7 @@ export const serveCommand = new Command('serve')
   .addHelpText(
     'after',
     further(`
-It listens at once and is ready (/v2/health/ready) when every table of every model has a live replica. A model is named as its model.json says, unless
+It listens at once (with --workers, when the models of a worker are open) and is ready (/v2/health/ready) when every table of every model has a live replica. A model is named as its model.json says, unless
 NAME is given. SIGTERM: not ready at once; requests in flight end, and then the listeners close. A second signal does not wait.
 
 Examples:
@@ -152,7 +152,7 @@ Examples:
         ...(options.corsOrigin !== undefined && { corsOrigin: options.corsOrigin }),
         repositoryControl: options.allowRepositoryControl === true,
       },
-      cluster.isWorker ? { peersOf: workerPeers, metricsOf: workerMetrics, openFirst: replacesWorker() } : {},
+      cluster.isWorker ? { peersOf: workerPeers, metricsOf: workerMetrics, openFirst: true } : {},
     );
     void server.opened.then(() => manager.ready(`serving at ${server.url}`));
     const where = `${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`;

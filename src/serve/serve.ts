@@ -68,7 +68,7 @@ export interface ProcessOptions {
   /** The text of /metrics of all processes; default that of this one. */
   readonly metricsOf?: (own: ServerMetrics) => () => AsyncIterable<Uint8Array>;
   readonly peersOf?: (answer: Answering) => Peers;
-  /** Opens the models before it listens, since other processes serve meanwhile; default it listens first, live and not ready. */
+  /** Opens the models before it listens, since connections go to any process that does; default it listens first, live and not ready. */
   readonly openFirst?: boolean;
 }
 

@@ -24,10 +24,6 @@ type Told = { readonly value: unknown } | { readonly code: ErrorCode; readonly m
 
 const isMessage = (message: unknown): message is Message => typeof message === 'object' && message !== null && 'terabag' in message;
 
-/** Set in workers that are started in the place of one that ended: they listen when their models are open, since the others serve meanwhile. */
-const REPLACES = 'TERABAG_SERVE_REPLACES';
-export const replacesWorker = (): boolean => process.env[REPLACES] !== undefined;
-
 /** How long all workers are waited for when one asks; those that are busy longer are left out. Loading a model takes as long as it takes. */
 const ANSWER_MS = 2_000;
 
@@ -52,9 +48,9 @@ export interface WorkerEvents {
 
 async function superviseOne(relay: Relay, ended: AbortSignal, onWarning: (message: string) => void): Promise<void> {
   let waitMs = RESTART_MS;
-  for (let replaces = false; !ended.aborted; replaces = true) {
+  while (!ended.aborted) {
     const startedAt = performance.now();
-    const worker = cluster.fork(replaces ? { [REPLACES]: '1' } : {});
+    const worker = cluster.fork();
     relay.add(worker);
     const exited = new Promise<string>((resolve) => {
       worker.once('exit', (code, signal) => resolve(signal === null ? `code ${code}` : signal));

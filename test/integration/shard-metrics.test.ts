@@ -70,7 +70,7 @@ test('a shard tells over HTTP what it does, and that it is ready, until it ends'
   // The same requests, as main counts them.
   expect([meter.codes.get('ok'), meter.items.sum, meter.predictor?.version]).toEqual([5, 20, predictor.version]);
   expect(meter.predictor?.shards.map(({ name, counts, ready, replicas: _ }) => [name, counts.sent, ready])).toEqual([['shard-0', 5, true]]);
-  expect(meter.predictor?.shards[0]?.replicas()).toEqual([{ endpoint, ready: true, ejected: false, inFlight: 0 }]);
+  expect(meter.predictor?.shards[0]?.replicas()).toMatchObject([{ endpoint, ready: true, ejected: false, inFlight: 0 }]);
   await predictor.close();
 
   child.kill('SIGTERM');

@@ -101,8 +101,10 @@ test('every metric that only Terabag has of requests, stages and tables is drawn
 
 test('docs/metrics.md has the metrics that there are (npm run docs:metrics writes it)', () => {
   const page = readFileSync(file('docs/metrics.md'), 'utf8');
-  expect(page).toBe(metricsPage(page));
-  const told = [...page.matchAll(/^\| `(\w+)` \|/gm)].map(([, name]) => name);
+  // Columns are aligned by the formatter.
+  const plain = (text: string): string => text.replaceAll(/ +\|/g, ' |').replaceAll(/-{3,}/g, '---');
+  expect(plain(page)).toBe(plain(metricsPage(page)));
+  const told = [...page.matchAll(/^\| `(\w+)` +\|/gm)].map(([, name]) => name);
   expect(told.sort()).toEqual([...METRICS.keys()].sort());
 });
 
