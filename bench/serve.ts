@@ -109,7 +109,19 @@ class ServeBench {
 
   #ours(...flags: string[]): Contender {
     const command = [process.execPath, compiledPath('cli/main.js'), 'serve', `${MODEL}=${this.bundle}`];
-    const options = ['--http', '127.0.0.1:0', '--verify', 'size', '--deadline', `${DEADLINE_MS}ms`, '--drain', '0s', ...flags];
+    const options = [
+      '--http',
+      '127.0.0.1:0',
+      '--grpc',
+      'off',
+      '--verify',
+      'size',
+      '--deadline',
+      `${DEADLINE_MS}ms`,
+      '--drain',
+      '0s',
+      ...flags,
+    ];
     return {
       peer: null,
       variant: flags.join(' '),
