@@ -84,6 +84,9 @@ function forPeople({ case: name, params, peer, value, unit, ratio, spread, resid
   return `${name.padEnd(34)} ${who} ${`${figure(value)} ${unit}`.padStart(14)} ${noise.padStart(9)}  ${times.padEnd(15)} ${detail === 'none' ? '' : detail}`;
 }
 
+// Handlers of exit end what was started, which a signal alone would not let them do.
+for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
+
 await new Command('npm run bench --')
   .description('Measures, and prints what it ran on. Nothing else should run on the machine meanwhile.')
   .addArgument(

@@ -38,11 +38,13 @@ interface Lengths {
   readonly warmUpMs: number;
   readonly probeMs: number;
   readonly tolerance: number;
+  /** Of a probe, which is longer at low rates. */
+  readonly fewestRequests: number;
   /** Of searches, which are many runs each. */
   readonly searches: number;
 }
-const FULL: Lengths = { serial: 400, warmUpMs: 1000, probeMs: 4000, tolerance: 0.05, searches: 3 };
-const QUICK: Lengths = { serial: 50, warmUpMs: 200, probeMs: 500, tolerance: 0.25, searches: 1 };
+const FULL: Lengths = { serial: 400, warmUpMs: 1000, probeMs: 4000, tolerance: 0.05, fewestRequests: 1000, searches: 3 };
+const QUICK: Lengths = { serial: 50, warmUpMs: 200, probeMs: 500, tolerance: 0.25, fewestRequests: 50, searches: 1 };
 
 /** Our endpoint with one option and with another, in turn. */
 interface Comparison {
@@ -109,7 +111,19 @@ class ServeBench {
 
   #ours(...flags: string[]): Contender {
     const command = [process.execPath, compiledPath('cli/main.js'), 'serve', `${MODEL}=${this.bundle}`];
-    const options = ['--http', '127.0.0.1:0', '--verify', 'size', '--deadline', `${DEADLINE_MS}ms`, '--drain', '0s', ...flags];
+    const options = [
+      '--http',
+      '127.0.0.1:0',
+      '--grpc',
+      'off',
+      '--verify',
+      'size',
+      '--deadline',
+      `${DEADLINE_MS}ms`,
+      '--drain',
+      '0s',
+      ...flags,
+    ];
     return {
       peer: null,
       variant: flags.join(' '),
@@ -243,12 +257,12 @@ class ServeBench {
         const wrong = expected.findIndex((score, at) => !(Math.abs((scores[at] ?? Number.NaN) - score) <= 1e-4 * Math.abs(score) + 1e-6));
         if (wrong >= 0) return failed(`scores differ: item ${wrong}, ${scores[wrong]}, ours ${expected[wrong]}`);
         const load = { predictor: target, requests, deadlineMs: DEADLINE_MS };
-        const { warmUpMs, probeMs, tolerance } = this.lengths;
+        const { warmUpMs, probeMs, tolerance, fewestRequests } = this.lengths;
         const serial = await runSerialLoad({ ...load, warmUpMs, durationMs: probeMs / 2 });
         const alone = serial.latency.quantile(0.5);
         if (alone === null) return failed(`no request was answered: ${JSON.stringify(serial.errors)}`);
         const { qps, probes } = await findMaxQps({
-          ...{ ...load, warmUpMs, durationMs: probeMs, tolerance, process: 'poisson', seed: 1, repeats: 1 },
+          ...{ ...load, warmUpMs, durationMs: probeMs, tolerance, fewestRequests, process: 'poisson', seed: 1, repeats: 1 },
           ...{ bound: { quantile: 0.99, ms: boundMs }, firstQps: firstRate(alone), pacer: new TickPacer() },
         });
         const probe = probes.find((each) => each.qps === qps);

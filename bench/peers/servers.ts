@@ -69,6 +69,10 @@ export async function startServer([program = '', ...args]: readonly string[], { 
   child.stderr.on('data', (chunk: Buffer) => {
     last = chunk.toString().trim().split('\n').at(-1) ?? last;
   });
+  // A bench that ends early, by Ctrl-C say, leaves no server behind.
+  const orphan = (): void => killGroup(child);
+  process.once('exit', orphan);
+  child.once('exit', () => process.off('exit', orphan));
   const ended = once(child, 'exit');
   try {
     const { url, params = {} } = await new Promise<Started>((resolve, reject) => {
@@ -114,12 +118,16 @@ async function untilReady(url: string, path: string, hasEnded: () => boolean, la
 async function end(child: ChildProcess): Promise<void> {
   if (child.pid === undefined) return;
   const ended = child.exitCode !== null || child.signalCode !== null ? null : once(child, 'exit');
+  killGroup(child);
+  await ended;
+}
+
+function killGroup({ pid }: ChildProcess): void {
   try {
-    process.kill(-child.pid, 'SIGKILL');
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
   } catch {
     // Nobody of the group is left.
   }
-  await ended;
 }
 
 async function freePort(): Promise<number> {
