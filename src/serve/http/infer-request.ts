@@ -1,8 +1,8 @@
-import { z } from 'zod';
 import { TerabagError } from '../../errors.js';
 import { datatypeOf, rawTensor, valuesOfShape } from '../tensors/raw-tensor.js';
 import type { Tensor } from '../tensors/tensor.js';
 import { parseExactJson } from './exact-json.js';
+import { aBooleanAt, aCountAt, anArrayAt, anObjectAt, aStringAt, has, inside, type JsonObject, optional, required } from './json-fields.js';
 
 /** An inference request of the REST protocol with the binary tensor data extension, read. */
 export interface InferRequest {
@@ -17,54 +17,18 @@ export interface AskedOutput {
   readonly binary: boolean;
 }
 
-export type Parameters = z.output<typeof parametersSchema>;
-
-/** null stands for what a client leaves out. */
-const optional = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? undefined);
-/** Of numbers in words, as some clients write them, too. */
-const count = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER);
-
-const parametersSchema = z.looseObject({
+/** Of a request as a whole. Others are passed over. */
+export interface Parameters {
   /** Microseconds from the arrival of the request; 0: none. */
-  timeout: optional(count),
+  readonly timeout: number | undefined;
   /** 0: none; 1 is the highest. */
-  priority: optional(count),
+  readonly priority: number | undefined;
   /** N, where no input tells it. */
-  items: optional(count),
-  binary_data_output: optional(z.boolean()),
+  readonly items: number | undefined;
+  readonly binary_data_output: boolean | undefined;
   /** Whether Server-Timing is asked for. */
-  timing: optional(z.boolean()),
-});
-
-const NO_PARAMETERS: Parameters = {
-  ...{ timeout: undefined, priority: undefined, items: undefined, binary_data_output: undefined, timing: undefined },
-};
-
-const inputSchema = z.looseObject({
-  name: z.string(),
-  shape: z.array(z.unknown()),
-  datatype: z.string(),
-  parameters: optional(z.looseObject({ binary_data_size: optional(count), shared_memory_region: z.unknown().optional() })),
-  data: z.unknown().optional(),
-});
-
-const outputSchema = z.looseObject({
-  name: z.string(),
-  parameters: optional(
-    z.looseObject({
-      binary_data: optional(z.boolean()),
-      classification: z.unknown().optional(),
-      shared_memory_region: z.unknown().optional(),
-    }),
-  ),
-});
-
-const requestSchema = z.looseObject({
-  id: optional(z.string()),
-  parameters: optional(parametersSchema),
-  inputs: z.array(inputSchema),
-  outputs: optional(z.array(outputSchema)),
-});
+  readonly timing: boolean | undefined;
+}
 
 /**
  * Reads a body: JSON, and where headerLength is not null, that many bytes of JSON and then the binary tensors in the order of the inputs. Binary values
@@ -73,45 +37,80 @@ const requestSchema = z.looseObject({
 export function readInferRequest(body: Buffer, headerLength: number | null): InferRequest {
   if (headerLength !== null && headerLength > body.length)
     throw invalid('Inference-Header-Content-Length', `is ${headerLength}, and the body has ${body.length} bytes`);
-  const json = body.toString('utf8', 0, headerLength ?? body.length);
-  const { id = '', inputs, outputs = [], parameters = NO_PARAMETERS } = parsed(parseExactJson(json));
+  const request = anObjectAt(ROOT, parseExactJson(body.toString('utf8', 0, headerLength ?? body.length)));
+  const id = optional(aStringAt, ROOT, request, 'id') ?? '';
+  const parameters = parametersOf(optional(anObjectAt, ROOT, request, 'parameters') ?? {});
   let at = headerLength ?? body.length;
-  const tensors = inputs.map((input): Tensor => {
-    const size = input.parameters?.binary_data_size;
-    if ((input.parameters?.shared_memory_region ?? undefined) !== undefined)
-      throw unsupported(`input ${input.name}: shared memory`, input.name);
+  const tensors = required(anArrayAt, ROOT, request, 'inputs').map((given, n): Tensor => {
+    const input = inputAt(inside(INPUTS, n), given);
+    const { name, size } = input;
     if (size === undefined) return jsonTensor(input);
     if (headerLength === null && size > 0)
-      throw invalid(input.name, 'has binary_data_size, which needs the header Inference-Header-Content-Length', 'input ');
-    if (size > body.length - at)
-      throw invalid(input.name, `has binary_data_size ${size}, and the body has ${body.length - at} more`, 'input ');
-    if (Array.isArray(input.data) && input.data.length > 0) throw invalid(input.name, 'has both data and binary_data_size', 'input ');
+      throw invalid(name, 'has binary_data_size, which needs the header Inference-Header-Content-Length', 'input ');
+    if (size > body.length - at) throw invalid(name, `has binary_data_size ${size}, and the body has ${body.length - at} more`, 'input ');
+    if (Array.isArray(input.data) && input.data.length > 0) throw invalid(name, 'has both data and binary_data_size', 'input ');
     const bytes = body.subarray(at, at + size);
     at += size;
-    return rawTensor(input.name, datatypeOf(input.name, input.datatype), input.shape as number[], bytes);
+    return rawTensor(name, datatypeOf(name, input.datatype), input.shape as number[], bytes);
   });
   if (at < body.length) throw invalid('body', `has ${body.length - at} bytes beyond those of its tensors`);
   const { binary_data_output: binaryOutput = false } = parameters;
-  const asked = outputs.map(({ name, parameters: how }): AskedOutput => {
-    if ((how?.classification ?? undefined) !== undefined) throw unsupported(`output ${name}: classification`, name);
-    if ((how?.shared_memory_region ?? undefined) !== undefined) throw unsupported(`output ${name}: shared memory`, name);
-    return { name, binary: how?.binary_data ?? binaryOutput };
-  });
-  return { id, tensors, outputs: asked, parameters };
+  const outputs = (optional(anArrayAt, ROOT, request, 'outputs') ?? []).map((given, n) =>
+    outputAt(inside(OUTPUTS, n), given, binaryOutput),
+  );
+  return { id, tensors, outputs, parameters };
 }
 
-function parsed(value: unknown): z.output<typeof requestSchema> {
-  const { success, data, error } = requestSchema.safeParse(value);
-  if (success) return data;
-  const [issue] = error.issues;
-  const path = issue?.path.join('.') ?? '';
-  throw invalid(path === '' ? 'body' : path, issue?.message ?? 'is not an inference request');
+const ROOT = (): string => '';
+const PARAMETERS = inside(ROOT, 'parameters');
+const INPUTS = inside(ROOT, 'inputs');
+const OUTPUTS = inside(ROOT, 'outputs');
+
+const parametersOf = (given: JsonObject): Parameters => ({
+  timeout: optional(aCountAt, PARAMETERS, given, 'timeout'),
+  priority: optional(aCountAt, PARAMETERS, given, 'priority'),
+  items: optional(aCountAt, PARAMETERS, given, 'items'),
+  binary_data_output: optional(aBooleanAt, PARAMETERS, given, 'binary_data_output'),
+  timing: optional(aBooleanAt, PARAMETERS, given, 'timing'),
+});
+
+interface Input {
+  readonly name: string;
+  readonly datatype: string;
+  readonly shape: readonly unknown[];
+  /** Bytes in the binary part; undefined: data is JSON. */
+  readonly size: number | undefined;
+  readonly data: unknown;
 }
 
-function jsonTensor({ name, datatype: given, shape, data }: z.output<typeof inputSchema>): Tensor {
+function inputAt(place: () => string, value: unknown): Input {
+  const given = anObjectAt(place, value);
+  const name = required(aStringAt, place, given, 'name');
+  const parameters = optional(anObjectAt, place, given, 'parameters');
+  if (has(parameters, 'shared_memory_region')) throw unsupported(`input ${name}: shared memory`, name);
+  return {
+    name,
+    datatype: required(aStringAt, place, given, 'datatype'),
+    shape: required(anArrayAt, place, given, 'shape'),
+    size: parameters && optional(aCountAt, inside(place, 'parameters'), parameters, 'binary_data_size'),
+    data: has(given, 'data') ? given['data'] : undefined,
+  };
+}
+
+function outputAt(place: () => string, value: unknown, binaryOutput: boolean): AskedOutput {
+  const given = anObjectAt(place, value);
+  const name = required(aStringAt, place, given, 'name');
+  const parameters = optional(anObjectAt, place, given, 'parameters');
+  if (has(parameters, 'classification')) throw unsupported(`output ${name}: classification`, name);
+  if (has(parameters, 'shared_memory_region')) throw unsupported(`output ${name}: shared memory`, name);
+  const binary = parameters && optional(aBooleanAt, inside(place, 'parameters'), parameters, 'binary_data');
+  return { name, binary: binary ?? binaryOutput };
+}
+
+function jsonTensor({ name, datatype: given, shape, data }: Input): Tensor {
   const datatype = datatypeOf(name, given);
   const values = valuesOfShape(name, shape);
-  if (!Array.isArray(data) && !(values === 0 && (data === undefined || data === null)))
+  if (!Array.isArray(data) && !(values === 0 && data === undefined))
     throw invalid(name, 'needs data, an array, or the parameter binary_data_size', 'input ');
   const flat = Array.isArray(data) ? flattened(name, data, values) : [];
   if (flat.length !== values)
