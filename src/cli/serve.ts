@@ -155,7 +155,8 @@ Examples:
       cluster.isWorker ? { peersOf: workerPeers, metricsOf: workerMetrics, openFirst: true } : {},
     );
     void server.opened.then(() => manager.ready(`serving at ${server.url}`));
-    const where = `${server.url}${server.grpcAddress === null ? '' : `, gRPC at ${server.grpcAddress}`}`;
+    const { url, grpcAddress, metricsUrl } = server;
+    const where = `${url}${grpcAddress === null ? '' : `, gRPC at ${grpcAddress}`}${metricsUrl === null ? '' : `, metrics at ${metricsUrl}`}`;
     if (cluster.isPrimary) console.log(`serving at ${where}`);
     else tellPrimary(where);
     await askedToEnd();

@@ -29,7 +29,7 @@ export async function startServe(args: readonly string[], grpc: '127.0.0.1:0' | 
   const [url, grpcAt = null] = await Promise.race([
     new Promise<[string, string | undefined]>((resolve) => {
       lines.on('line', (line) => {
-        const [, at, grpcAddress] = /^serving at (https?:[^\s,]+)(?:, gRPC at (\S+))?/.exec(line) ?? [];
+        const [, at, grpcAddress] = /^serving at (https?:[^\s,]+)(?:, gRPC at ([^\s,]+))?/.exec(line) ?? [];
         if (at !== undefined) resolve([at, grpcAddress]);
       });
     }),
