@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import cluster from 'node:cluster';
 import { CommanderError } from 'commander';
 import { TerabagError } from '../errors.js';
 import { lostOutput, watchStdout } from './stdout.js';
@@ -25,6 +26,8 @@ try {
   // It has said all; the process ends when stdout has taken that.
   if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 || error.code === 'commander.help' ? 0 : USAGE;
   else fail(TerabagError.from(error));
+  // Its channel to the primary would keep a worker.
+  if (cluster.isWorker) process.disconnect();
 }
 process.on('exit', () => {
   const lost = lostOutput();

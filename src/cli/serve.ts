@@ -210,6 +210,9 @@ async function modelFinder(
   const files = withPlans(named, plans, command);
   const twice = files.find(({ name, version }, at) => files.findIndex((other) => other.name === name && other.version === version) !== at);
   if (twice !== undefined) command.error(`error: model ${twice.name} version ${twice.version} is named twice: give one NAME:VERSION=DIR`);
+  // What is wrong with them is said before it listens.
+  for (const { plan } of files) if (plan !== null) await readPlan(plan);
+  if (repository !== undefined) await modelsOfRepository(repository);
   return async () => {
     const found = repository === undefined ? [] : await modelsOfRepository(repository);
     const more = found.filter(({ name, version }) => !files.some((known) => known.name === name && known.version === version));

@@ -132,7 +132,8 @@ export class Pipeline {
   }
 
   predict(request: PredictRequest, options: PredictOptions = {}): Promise<Prediction> {
-    const traced = (options.trace ?? this.trace)?.open() ?? NO_STAGES;
+    // What is no object is refused below.
+    const traced = (options?.trace ?? this.trace)?.open() ?? NO_STAGES;
     const stages = this.options.meter?.open(traced) ?? traced;
     return this.#admission.run(options, (admitted) => this.#predict(request, this.#running(admitted, stages)), stages);
   }

@@ -7,7 +7,7 @@ import type { Scratch } from './scratch.js';
 import { shown } from './shown.js';
 
 /** Native dense nets take up to 2^24 items; a request beyond this is a mistake. */
-const MAX_ITEMS = 1 << 20;
+export const MAX_ITEMS = 1 << 20;
 
 /** A request whose shapes all fit the model. Ids are checked where they are read: by the partition, and by the engine. */
 export interface CheckedRequest {

@@ -113,6 +113,10 @@ function outputNames({ outputs }: Signature, asked: readonly string[] = []): rea
   const known = outputs.map(({ name }) => name);
   if (asked.length === 0) return known;
   const unknown = asked.find((name) => !known.includes(name));
+  if (unknown === undefined && asked.length > known.length)
+    throw new TerabagError('invalid_argument', `outputs has to name each output once: ${asked.length} names of ${known.length}`, {
+      field: 'outputs',
+    });
   if (unknown === undefined) return asked;
   throw new TerabagError('invalid_argument', `output ${unknown} is not of the model; it has ${known.join(', ')}`, { field: unknown });
 }

@@ -91,6 +91,8 @@ const DEFAULT_MAX_BODY = 64 * 2 ** 20;
 const DEFAULT_MAX_CONNECTIONS = 10_000;
 const DEFAULT_HEADERS_MS = 10_000;
 const DEFAULT_REQUEST_MS = 60_000;
+/** How long a moment without requests is waited for before listeners close. */
+const MOST_IDLE_MS = 2_000;
 const MOST_DRAIN_MS = 2 ** 31 - 1;
 
 /** Serves a predictor, or several models and versions, over the Open Inference Protocol v2. Resolves when it listens. */
@@ -192,7 +194,10 @@ export async function serveModels(
   const close = async (): Promise<void> => {
     serving.startDraining();
     if (drainMs > 0) await sleep(drainMs);
-    await serving.whenIdle();
+    // Under load there may be no such moment: listeners close then, and each waits for its own.
+    const waited = new AbortController();
+    await Promise.race([serving.whenIdle(), sleep(MOST_IDLE_MS, undefined, { signal: waited.signal }).catch(() => undefined)]);
+    waited.abort();
     page.close();
     await Promise.all(servers.map((server) => server.close()));
     tokens?.close();

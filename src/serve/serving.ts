@@ -29,7 +29,7 @@ export class Serving {
   readonly #answers = new Map<string, (argument: string) => unknown>();
   #draining = false;
   #inFlight = 0;
-  #whenIdle: (() => void) | null = null;
+  readonly #whenIdle: (() => void)[] = [];
 
   constructor(
     readonly repository: Repository,
@@ -101,7 +101,7 @@ export class Serving {
       throw thrown;
     } finally {
       this.#inFlight--;
-      if (this.#inFlight === 0) this.#whenIdle?.();
+      if (this.#inFlight === 0) for (const idle of this.#whenIdle.splice(0)) idle();
     }
   }
 
@@ -143,7 +143,7 @@ export class Serving {
   whenIdle(): Promise<void> {
     if (this.#inFlight === 0) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#whenIdle = resolve;
+      this.#whenIdle.push(resolve);
     });
   }
 }

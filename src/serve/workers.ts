@@ -32,12 +32,20 @@ const ANSWER_MS = 2_000;
  * Resolves when all have ended.
  */
 export async function superviseWorkers(count: number, ended: AbortSignal, { onServing, onWarning }: WorkerEvents): Promise<void> {
-  let told = false;
+  let served = false;
   const relay = new Relay((where) => {
-    if (!told) onServing(where);
-    told = true;
+    if (!served) onServing(where);
+    served = true;
   });
-  await Promise.all(Array.from({ length: count }, () => superviseOne(relay, ended, onWarning)));
+  const hopeless = new AbortController();
+  const over = AbortSignal.any([ended, hopeless.signal]);
+  const onExit = (how: string): void => {
+    if (served || how !== 'code 1') return;
+    hopeless.abort();
+  };
+  await Promise.all(Array.from({ length: count }, () => superviseOne(relay, over, { onWarning, onExit })));
+  if (hopeless.signal.aborted && !ended.aborted)
+    throw new TerabagError('invalid_argument', 'no worker can serve, for the reason above; correct that, and start again');
 }
 
 export interface WorkerEvents {
@@ -46,7 +54,11 @@ export interface WorkerEvents {
   readonly onWarning: (message: string) => void;
 }
 
-async function superviseOne(relay: Relay, ended: AbortSignal, onWarning: (message: string) => void): Promise<void> {
+async function superviseOne(
+  relay: Relay,
+  ended: AbortSignal,
+  { onWarning, onExit }: Pick<WorkerEvents, 'onWarning'> & { readonly onExit: (how: string) => void },
+): Promise<void> {
   let waitMs = RESTART_MS;
   while (!ended.aborted) {
     const startedAt = performance.now();
@@ -59,6 +71,7 @@ async function superviseOne(relay: Relay, ended: AbortSignal, onWarning: (messag
     ended.addEventListener('abort', end);
     const how = await exited;
     ended.removeEventListener('abort', end);
+    onExit(how);
     if (ended.aborted) return;
     waitMs = performance.now() - startedAt > STEADY_MS ? RESTART_MS : Math.min(MOST_RESTART_MS, waitMs * 2);
     onWarning(`worker ${worker.process.pid} ended (${how}); another is started in ${waitMs} ms`);
@@ -76,6 +89,8 @@ class Relay {
 
   add(worker: Worker): void {
     this.#workers.add(worker);
+    // A message to one that is ending.
+    worker.on('error', () => undefined);
     answerWorker(worker, () => [...this.#workers]);
     worker.once('exit', () => {
       this.#workers.delete(worker);
@@ -143,7 +158,8 @@ export function workerPeers(answer: Answering): Peers {
       const { number, question, argument } = message;
       const told = (value: Told): void => say({ terabag: 'answer', number, value });
       answer(question, argument).then(
-        (value) => told({ value }),
+        // Messages have no undefined.
+        (value) => told({ value: value ?? null }),
         (thrown: unknown) => {
           const { code, message: text, details } = TerabagError.from(thrown);
           told({ code, message: text, details });

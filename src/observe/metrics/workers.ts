@@ -9,7 +9,8 @@ const TIMEOUT_MS = 5_000;
 
 /** One end of the channel between a primary process and a worker of node:cluster: a Worker, or process. */
 export interface Channel {
-  send?(message: object): unknown;
+  /** What cannot be sent is told to callback: without one, a channel that is closed is an error that ends the process. */
+  send?(message: object, handle?: undefined, options?: undefined, callback?: (error: Error | null) => void): unknown;
   on(event: 'message', listener: (message: unknown) => void): unknown;
   off(event: 'message', listener: (message: unknown) => void): unknown;
 }
@@ -41,7 +42,8 @@ export function answerPrimary(sections: (slices: Slices) => AsyncIterable<Sectio
 
 async function tell(id: number, sections: (slices: Slices) => AsyncIterable<Section>, channel: Channel): Promise<void> {
   const slices = new Slices();
-  const send = (part: Part | null): unknown => channel.send?.({ kind: 'terabag:samples', id, part } satisfies Message);
+  const send = (part: Part | null): unknown =>
+    channel.send?.({ kind: 'terabag:samples', id, part } satisfies Message, undefined, undefined, () => undefined);
   for await (const { name, help, type, aggregator, sample } of sections(slices)) {
     let [series, values]: [string[], number[]] = [[], []];
     const flush = (): void => {
@@ -136,7 +138,7 @@ function askWorker(worker: Channel, onPart: (part: Part) => void, timeoutMs: num
 /** False: it is gone. */
 function sent(channel: Channel, message: Message): boolean {
   try {
-    channel.send?.(message);
+    channel.send?.(message, undefined, undefined, () => undefined);
     return true;
   } catch {
     return false;

@@ -53,7 +53,10 @@ export class GrpcServer {
   readonly #sockets = new Set<Socket>();
   readonly #open = new OpenCalls();
 
-  private constructor(serving: Serving, options: GrpcOptions) {
+  private constructor(
+    private readonly serving: Serving,
+    options: GrpcOptions,
+  ) {
     const { maxBody, maxConnections, tls, tokens, maxHeld = MAX_HELD_BYTES, wholeMs = WHOLE_MS } = options;
     const budget = new ByteBudget(maxHeld);
     this.#server = new Server({
@@ -103,7 +106,9 @@ export class GrpcServer {
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#listener.close(() => resolve()));
     this.#open.end();
+    // Connections are told to make no more calls; those in flight end.
     this.#server.tryShutdown(() => undefined);
+    await this.serving.whenIdle();
     const cut = setTimeout(() => {
       this.#server.forceShutdown();
       for (const socket of this.#sockets) socket.destroy();

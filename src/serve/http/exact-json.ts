@@ -9,7 +9,9 @@ const INTEGER = /^-?\d+$/;
 /** JSON in which integers that a number cannot hold become strings of their digits: 64-bit ids keep every bit. Throws invalid_argument. */
 export function parseExactJson(text: string): unknown {
   try {
-    return JSON.parse(LONG.test(text) ? text.replace(TOKEN, quoteLong) : text);
+    const value: unknown = JSON.parse(text);
+    // Of sound JSON only: what is not closed takes TOKEN the square of its length.
+    return LONG.test(text) ? JSON.parse(text.replace(TOKEN, quoteLong)) : value;
   } catch (error) {
     throw new TerabagError('invalid_argument', `the body is not JSON: ${(error as Error).message.slice(0, 200)}`, { field: 'body' });
   }

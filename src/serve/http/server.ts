@@ -107,6 +107,8 @@ export class HttpServer {
       answer = errorAnswer(error);
     }
     try {
+      // The parser tells of the end of a body that there is none of when this turn is over.
+      await null;
       if (response.destroyed) return;
       // What is left of a body that nobody reads would be taken for the next request.
       if (!request.complete || this.serving.draining) response.setHeader('connection', 'close');
@@ -124,6 +126,8 @@ export class HttpServer {
     if (method === 'OPTIONS' && corsOrigin !== undefined) return { status: 204, headers: {}, parts: [] };
     if (tokens !== undefined && !OPEN_PATHS.has(path) && !tokens.accepts(request.headers.authorization))
       throw new Refusal(401, 'a bearer token is needed: Authorization: Bearer TOKEN', { 'www-authenticate': 'Bearer' });
+    // Browsers send simple requests of any page without asking first.
+    if (method === 'POST' && !this.#mayCall(request)) throw new Refusal(403, 'pages of this origin may not call (--cors-origin)');
     const { handle, parameters } = this.#router.find(method, path);
     const query = new URLSearchParams(at < 0 ? '' : url.slice(at + 1));
     return handle({
@@ -134,6 +138,12 @@ export class HttpServer {
       signal,
       caller: request.headers.authorization ?? request.socket.remoteAddress ?? '',
     });
+  }
+
+  #mayCall({ headers: { origin, host } }: IncomingMessage): boolean {
+    const { corsOrigin } = this.options;
+    if (origin === undefined || corsOrigin === '*' || corsOrigin === origin) return true;
+    return URL.canParse(origin) && new URL(origin).host === host;
   }
 
   #allowOrigin({ headers }: IncomingMessage, response: ServerResponse): void {

@@ -24,12 +24,16 @@ export function datatypeOf(tensor: string, text: unknown): Datatype {
   throw invalid(tensor, `has to have a datatype of ${Object.keys(ARRAYS).join(', ')}: ${shown}`);
 }
 
+/** Of a shape. */
+const MOST_DIMS = 8;
+
 /** Values of a shape; throws invalid_argument, with the tensor as field, unless they can be counted. */
 export function valuesOfShape(tensor: string, shape: readonly unknown[]): number {
+  if (shape.length > MOST_DIMS) throw invalid(tensor, `has to have at most ${MOST_DIMS} dims: ${shape.length}`);
   let values = 1;
   for (const dim of shape) {
     if (!Number.isSafeInteger(dim) || (dim as number) < 0)
-      throw invalid(tensor, `has to have a shape of integers, 0 or more: [${shape.slice(0, 8).join(', ')}]`);
+      throw invalid(tensor, `has to have a shape of integers, 0 or more: ${typeof dim === 'number' ? dim : typeof dim}`);
     values *= dim as number;
   }
   if (values <= Number.MAX_SAFE_INTEGER) return values;

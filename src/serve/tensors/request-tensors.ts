@@ -1,6 +1,7 @@
 import { TerabagError } from '../../errors.js';
 import type { ResolvedModel } from '../../model/graph.js';
 import type { BagsInput, Indices, PredictRequest } from '../../predictor/predictor.js';
+import { MAX_ITEMS } from '../../predictor/request.js';
 import type { Role, Signature } from './signature.js';
 import { isIntegerType, type Tensor } from './tensor.js';
 
@@ -110,6 +111,8 @@ function offsetsOfRows({ name, shape, data }: Tensor): Uint32Array {
   if (shape.length !== 1 && shape.length !== 2) throw invalid(name, `has to have shape [bags] or [bags, ids]: [${shape.join(', ')}]`);
   const [bags, ids] = [shape[0] as number, shape[1] ?? 1];
   if (bags * ids !== data.length) throw invalid(name, `has ${data.length} values, which is not what [${shape.join(', ')}] holds`);
+  // Bags without ids are as many as the shape says.
+  if (bags > MAX_ITEMS) throw invalid(name, `has to have at most ${MAX_ITEMS} bags: ${bags}`);
   return Uint32Array.from({ length: bags + 1 }, (_, bag) => bag * ids);
 }
 
