@@ -16,8 +16,11 @@ export type { ResolvedOnnx, ResolvedOnnxInput, ResolvedOnnxLengths, ResolvedOnnx
 export { type Model, openModel } from './model/open-model.js';
 export type { ModelSpec } from './model/spec.js';
 export type { UnseenPolicy, UnseenSpec } from './model/unseen.js';
+export { BatchMeter } from './observe/batch-meter.js';
 export { type ChromeTrace, chromeTrace, type TraceEvent } from './observe/chrome-trace.js';
 export { PREDICTOR_COUNTERS, type PredictorStats } from './observe/counters.js';
+export type { LatencySummary } from './observe/latency-histogram.js';
+export { PredictorMeter } from './observe/predictor-meter.js';
 export { type QuantileStacks, stacksAtQuantile } from './observe/quantile-stacks.js';
 export { computeStack, type EmbeddedStack, embeddedStack, latencyStack, type Stack } from './observe/stacks.js';
 export type { Interval, TracedJob, TracedPhase, TracedRequest, TracedRpc } from './observe/traced-request.js';

@@ -30,7 +30,8 @@ uint64_t most_rows(const Value& value, uint64_t items, uint64_t block) {
 
 uint64_t longest(const Value& sequence, uint64_t items) {
   uint64_t most = 0;
-  for (uint64_t item = 0; item < (sequence.lengths.per_item ? items : 1); ++item) most = std::max(most, sequence.lengths.length(item));
+  const bool differ = sequence.lengths.per_item || sequence.lengths.group_of != nullptr;
+  for (uint64_t item = 0; item < (differ ? items : 1); ++item) most = std::max(most, sequence.lengths.length(item));
   return most;
 }
 

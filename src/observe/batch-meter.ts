@@ -2,9 +2,9 @@ import { Buckets, COUNT_BOUNDS, DURATION_BOUNDS } from './buckets.js';
 
 /** Counts what becomes of requests that are merged into batches, for /metrics. */
 export class BatchMeter {
-  /** Requests of a batch. */
+  /** Requests of a batch. @internal */
   readonly requests = new Buckets(COUNT_BOUNDS);
-  /** Seconds that a request waited for others. */
+  /** Seconds that a request waited for others. @internal */
   readonly waits = new Buckets(DURATION_BOUNDS);
   /** Requests that wait now. */
   waiting = 0;

@@ -43,13 +43,14 @@ export interface MeteredPredictor {
 export class PredictorMeter {
   /** Requests that ended, by the code of their error or OK. */
   readonly codes = new Map<string, number>([[OK, 0]]);
-  /** Seconds, of requests that were answered: from the call to the answer, and in the order of METERED_STAGES, of those that they came to. */
+  /** Seconds, of requests that were answered: from the call to the answer. @internal */
   readonly durations = new Buckets(DURATION_BOUNDS);
+  /** Likewise in the order of METERED_STAGES, of those that they came to. @internal */
   readonly stages: readonly Buckets[] = METERED_STAGES.map(() => new Buckets(DURATION_BOUNDS));
-  /** Items of a request that was answered. */
+  /** Items of a request that was answered. @internal */
   readonly items = new Buckets(COUNT_BOUNDS);
   lookups = 0;
-  /** Null before it is opened. */
+  /** Null before it is opened. @internal */
   predictor: MeteredPredictor | null = null;
   readonly #idle: MeteredRequest[] = [];
 
